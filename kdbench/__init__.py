@@ -1,0 +1,25 @@
+"""kdbench: compare knowledge-distillation methods fairly, fast and with evidence.
+
+The public names are those a method file needs; they load torch on first use, so that
+``kdbench --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kdbench.distiller import Batch, Distiller, Outputs, Pair, Shapes, kl
+    from kdbench.registry import register
+
+__version__ = "0.1.0"
+__all__ = ["Batch", "Distiller", "Outputs", "Pair", "Shapes", "kl", "register"]
+
+_HOMES = {"register": "kdbench.registry"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'kdbench' has no attribute {name!r}")
+    return getattr(import_module(_HOMES.get(name, "kdbench.distiller")), name)

@@ -1,0 +1,181 @@
+"""The contract between a distillation method and everything else. Read this file first.
+
+A method is a *loss module*: it turns what a student and a teacher show on one batch into
+named scalar terms. The engine owns both models, the optimizer and the loop, so that two
+rows of a table can differ by the method alone.
+
+Letters used for shapes, here and in every method file:
+    B images of a batch        C channels        H, W height and width of a map
+    D width of the pooled vector                 K classes         N training images
+    S, T student and teacher layers
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Outputs(NamedTuple):
+    """What one forward pass of a model shows to a method."""
+
+    feats: tuple[Tensor, ...]  # (B, C, H, W) each: the stem, then the stages, shallow to deep
+    last: Tensor  # (B, C, H, W), what the head pools; not always feats[-1]
+    pooled: Tensor  # (B, D), the input of the classifier
+    logits: Tensor  # (B, K)
+    preacts: tuple[Tensor, ...] | None = None  # feats before their last ReLU; None: no such tap
+    classifier: tuple[Tensor, Tensor | None] | None = None  # (K, D) and (K,), gradients pass
+
+
+class Batch(NamedTuple):
+    """One training batch, on the device."""
+
+    image: Tensor  # (B, 3, H, W), normalised
+    label: Tensor  # (B,) int64
+    idx: Tensor  # (B,) int64, position of each image in the training set
+    progress: Tensor  # () float32 in [0, 1), share of the stage that is done
+
+
+class Shapes(NamedTuple):
+    """Sizes of one model's ``Outputs``, measured once on a real forward pass."""
+
+    feats: tuple[tuple[int, int, int], ...]  # (C, H, W) per tap
+    last: tuple[int, int, int]  # (C, H, W)
+    pooled: int  # D
+
+
+@dataclass(frozen=True)
+class Pair:
+    """All that a method may know when it is built.
+
+    ``head`` is the teacher's own, frozen: last map (B, C, H, W) -> logits (B, K). Gradients
+    pass through it to the map. ``teacher_norms`` holds, for each of the teacher's preacts
+    from the first stage on, weight and bias (C,) of the batch norm that made it; None where
+    the model has no such layer.
+    """
+
+    student: Shapes
+    teacher: Shapes
+    head: Callable[[Tensor], Tensor]
+    num_classes: int
+    train_labels: Tensor  # (N,) int64, on the CPU
+    batch_size: int
+    teacher_norms: tuple[tuple[Tensor, Tensor], ...] | None = None
+
+    @property
+    def num_train(self) -> int:
+        """N, the number of training images."""
+        return len(self.train_labels)
+
+
+def kl(student: Tensor, teacher: Tensor, tau: Tensor | float) -> Tensor:
+    """tau^2 * batchmean KL(softmax(teacher / tau) || softmax(student / tau)); (B, K) each -> ()."""
+    divergence = F.kl_div(
+        F.log_softmax(student / tau, dim=1), F.softmax(teacher / tau, dim=1), reduction="batchmean"
+    )
+    return divergence * tau**2
+
+
+class Distiller(nn.Module):
+    """A distillation method. Subclass it in one file, write ``terms``, and it is in the suite.
+
+    loss = ce_weight * CE(z_S, y) + kd_weight * KL_tau(z_S, z_T) + sum of terms
+
+    What a method adds - trainable modules as attributes, memory banks as buffers indexed by
+    ``batch.idx`` - must all be in ``state_dict()``: that is how a run resumes. The engine
+    trains every parameter that requires a gradient with the student's own optimizer.
+
+    Rules for ``terms``, because it is compiled and captured: tensors in, tensors out; no
+    ``.item()``, no branch on a tensor's value, no counter in Python (``batch.progress`` tells
+    the time); randomness from torch's default generator only. The batch size is constant save
+    for the epoch's last batch: a branch on a shape is fine. What comes back is already
+    weighted; the names become columns of the training curve.
+
+    Args:
+        pair: shapes and facts of the teacher-student pair.
+        ce_weight: weight of the cross-entropy; 0 leaves it out.
+        kd_weight: weight of the KL term between the logits; 0 leaves it out.
+        tau: temperature of that term.
+
+    Raises:
+        ValueError: in ``__init__`` only, when the method cannot serve the pair. The sentence
+            is what the leaderboard prints in that cell.
+    """
+
+    #: Citation, with a link.
+    reference: ClassVar[str] = ""
+    #: What the numbers were proven against: "authors' code", "port", "formula" or "reading".
+    provenance: ClassVar[str] = ""
+    #: Where this class differs from the paper or from the release, one sentence each.
+    departures: ClassVar[tuple[str, ...]] = ()
+    #: control, logit, feature, relation, contrastive, two-stage or modified student.
+    family: ClassVar[str] = "feature"
+    #: A control may ignore the teacher (plain student, label smoothing).
+    needs_teacher: ClassVar[bool] = True
+
+    #: Epochs of a stage before the main one, stated for a 240-epoch recipe; the engine scales
+    #: them with the length of the run. 0: there is no such stage.
+    pretrain_epochs: ClassVar[int] = 0
+    #: Whether that stage trains the student's body too, not the method's modules alone.
+    pretrain_student: ClassVar[bool] = False
+    #: Learning rate of that stage; None: the student's. It falls tenfold at pretrain_drops.
+    pretrain_lr: ClassVar[float | None] = None
+    pretrain_drops: ClassVar[tuple[float, ...]] = ()  # shares of the stage, such as (.5, .75)
+
+    #: Further views of every image: names of kdbench.data.views. Images, idx and Outputs then
+    #: hold all views one after another (view-major, the plain view first); labels stay (B,).
+    views: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self, pair: Pair, *, ce_weight: float = 1.0, kd_weight: float = 0.0, tau: float = 4.0
+    ) -> None:
+        super().__init__()
+        self.ce_weight, self.kd_weight, self.tau = ce_weight, kd_weight, tau
+
+    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """The method's own scalars, named and weighted. This is what a method writes."""
+        return {}
+
+    def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """CE + KD + terms, by name; their sum is minimised. The engine calls this."""
+        named: dict[str, Tensor] = {}
+        if self.ce_weight:
+            named["ce"] = self.ce_weight * F.cross_entropy(student.logits, batch.label)
+        student, teacher = self.rewrite(student, teacher)
+        if self.kd_weight:
+            named["kd"] = self.kd_weight * kl(student.logits, teacher.logits, self.tau)
+        return named | self.terms(student, teacher, batch)
+
+    def rewrite(self, student: Outputs, teacher: Outputs) -> tuple[Outputs, Outputs]:
+        """What the KD term and all terms see in place of the raw outputs (CE stays on the raw).
+
+        For methods that change a target instead of adding a loss: MAS averages three teacher
+        logits, logit standardisation z-scores both sides. In ``a+b`` it applies to both.
+        """
+        return student, teacher
+
+    def pretrain_terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """As ``loss``, for the stage before the main one (all of it: no CE or KD is added)."""
+        raise NotImplementedError(f"{type(self).__name__} has pretrain_epochs but no pretrain_terms")
+
+    def begin(self, stage: str) -> None:
+        """Called when ``stage`` ("pretrain" or "train") begins and after every ``train()``.
+
+        The place to freeze what the stage must not train: ``requires_grad_(False)`` and
+        ``eval()``. May be called many times, so it must only set, never count.
+        """
+
+    def predict(self, student: Outputs) -> Tensor:
+        """(B, K) logits to score. The student's own, unless the method changes the network."""
+        return student.logits
+
+    @classmethod
+    def modifies_student(cls) -> bool:
+        """Whether the evaluated network is not the plain student: ranked in a class of its own."""
+        return cls.predict is not Distiller.predict
+
+

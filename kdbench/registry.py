@@ -1,0 +1,284 @@
+"""From a name to a method's class: the methods/ folder, plug-in files, entry points, ``a+b``.
+
+One file that cannot be imported never hides the others: it is listed as broken, with its
+sentence, and asking for it says why.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib import import_module, metadata, util
+from itertools import product
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+from kdbench.distiller import Distiller
+
+_GROUP = "kdbench.methods"
+_PLUGIN = "kdbench_plugin_"
+_COMMON = ("ce_weight", "kd_weight", "tau")
+
+_classes: dict[str, type[Distiller]] = {}
+_broken: dict[str, str] = {}
+
+
+def register(cls: type[Distiller]) -> type[Distiller]:
+    """Class decorator: puts a method into the registry under the name of its file.
+
+    Raises:
+        ValueError: the class is no Distiller, or the name is taken by another module.
+    """
+    if not (isinstance(cls, type) and issubclass(cls, Distiller)):
+        raise ValueError(f"@register takes a subclass of kdbench.Distiller, not {cls!r}")
+    name = cls.__module__.rpartition(".")[2].removeprefix(_PLUGIN)
+    there = _classes.get(name)
+    if there is not None and there.__module__ != cls.__module__:
+        raise ValueError(
+            f"method {name!r} is defined twice: in {_file(there)} and in {_file(cls)}; rename one file"
+        )
+    if there is not None and there.__qualname__ != cls.__qualname__:
+        raise ValueError(f"{_file(cls)} registers two methods; one file holds one method")
+    _classes[name] = cls
+    return cls
+
+
+def name_of(cls: type[Distiller]) -> str:
+    """The name a class was registered under.
+
+    Raises:
+        ValueError: it was not.
+    """
+    for name, known in _classes.items():
+        if known is cls:
+            return name
+    raise ValueError(f"{cls.__name__} is not registered; put @register above it")
+
+
+def names() -> list[str]:
+    """Every method that can be used, sorted."""
+    _discover()
+    return sorted(_classes)
+
+
+def broken() -> dict[str, str]:
+    """Methods that could not be imported, with the reason."""
+    _discover()
+    return dict(_broken)
+
+
+def get(name: str) -> type[Distiller]:
+    """The class of one name, or of a combination such as ``mag+crd``.
+
+    Raises:
+        ValueError: unknown, with the nearest names; or broken, with the reason.
+    """
+    _discover()
+    if "+" in name:
+        from kdbench.combine import combined
+
+        parts = [part.strip() for part in name.split("+")]
+        if len(set(parts)) < len(parts):
+            raise ValueError(f"{name!r} names a method twice")
+        return combined(tuple(sorted(parts)), tuple(get(part) for part in sorted(parts)))
+    if name in _classes:
+        return _classes[name]
+    if name in _broken:
+        raise ValueError(f"method {name!r} is there but broken: {_broken[name]}")
+    near = get_close_matches(name, _classes, n=3, cutoff=0.5)
+    known = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names())}"
+    raise ValueError(f"no method {name!r}; {known}")
+
+
+def load_plugin(path: str | Path) -> str:
+    """Import a method from a file of the user's; returns its name.
+
+    Raises:
+        ValueError: no such file, it cannot be imported, or it registers nothing.
+    """
+    file = Path(path).expanduser().resolve()
+    name = file.stem
+    if not file.is_file():
+        raise ValueError(f"no plug-in file {str(path)!r}")
+    module_name = _PLUGIN + name
+    if module_name in sys.modules and getattr(sys.modules[module_name], "__file__", None) == str(file):
+        return name
+    spec = util.spec_from_file_location(module_name, file)
+    if file.suffix != ".py" or spec is None or spec.loader is None:
+        raise ValueError(f"plug-in {str(path)!r} is not a Python file")
+    module = util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[module_name]
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise ValueError(f"plug-in {file.name} cannot be imported: {_sentence(error)}") from error
+    if name not in _classes or _classes[name].__module__ != module_name:
+        raise ValueError(f"plug-in {file.name} registers no method; put @register above its class")
+    return name
+
+
+class Hyper(NamedTuple):
+    """One hyper-parameter, as the signature states it."""
+
+    default: object
+    common: bool  # declared by Distiller itself, not by the method
+
+
+def hyperparameters(cls: type[Distiller]) -> dict[str, Hyper]:
+    """Keyword-only parameters of ``__init__``, following ``**common`` up to the base.
+
+    Raises:
+        ValueError: one has no default.
+    """
+    found: dict[str, Hyper] = {}
+    own = getattr(cls, "combined_hyperparameters", None)
+    if own is not None:
+        return dict(own())
+    for klass in cls.__mro__:
+        init = vars(klass).get("__init__")
+        if init is None:
+            continue
+        follows = False
+        for parameter in inspect.signature(init).parameters.values():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                follows = True
+            elif parameter.kind is parameter.KEYWORD_ONLY:
+                if parameter.default is parameter.empty:
+                    raise ValueError(f"{cls.__name__}: hyper-parameter {parameter.name!r} has no default")
+                found.setdefault(parameter.name, Hyper(parameter.default, parameter.name in _COMMON))
+        if not follows or klass is Distiller:
+            break
+    return found
+
+
+class Spec(NamedTuple):
+    """One method as asked for on the command line: a name and what was set beside it."""
+
+    name: str
+    hyper: tuple[tuple[str, object], ...] = ()
+
+    def __str__(self) -> str:
+        inside = ",".join(f"{key}={value}" for key, value in self.hyper)
+        return f"{self.name}[{inside}]" if inside else self.name
+
+
+def parse(text: str) -> list[Spec]:
+    """``a,b``, ``all``, ``fit*``, ``semckd[beta=200,400]``, ``mag+crd`` -> specifications.
+
+    Values after one key are alternatives; several keys make the product of their values.
+
+    Raises:
+        ValueError: unknown method or hyper-parameter, a value of the wrong kind.
+    """
+    specs: list[Spec] = []
+    for item in _split(text):
+        match = re.fullmatch(r"([^\[\]]+)(?:\[(.*)\])?", item)
+        if match is None:
+            raise ValueError(f"cannot read {item!r}; write name or name[key=value]")
+        wanted, inside = match.group(1).strip(), match.group(2)
+        for name in _expand(wanted):
+            specs += [Spec(name, hyper) for hyper in _alternatives(name, inside)]
+    if not specs:
+        raise ValueError("no method was asked for; try --methods all or `kdbench list methods`")
+    return list(dict.fromkeys(specs))
+
+
+def _split(text: str) -> list[str]:
+    """At commas outside brackets."""
+    parts = re.split(r",(?![^\[]*\])", text)
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _expand(wanted: str) -> list[str]:
+    if wanted == "all":
+        return names()
+    if any(sign in wanted for sign in "*?"):
+        found = [name for name in names() if fnmatchcase(name, wanted)]
+        if not found:
+            raise ValueError(f"no method matches {wanted!r}; there are {', '.join(names())}")
+        return found
+    get(wanted)  # raises with the nearest names
+    return ["+".join(sorted(part.strip() for part in wanted.split("+")))]
+
+
+def _alternatives(name: str, inside: str | None) -> list[tuple[tuple[str, object], ...]]:
+    if not inside:
+        return [()]
+    known = hyperparameters(get(name))
+    values: dict[str, list[object]] = {}
+    key = ""
+    for token in re.split(r"[,;]", inside):
+        if "=" in token:
+            key, _, token = (part.strip() for part in token.partition("="))
+            if key not in known:
+                raise ValueError(f"method {name!r} has no hyper-parameter {key!r}; it has {', '.join(known)}")
+        elif not key:
+            raise ValueError(f"cannot read [{inside}] after {name!r}; write [key=value]")
+        values.setdefault(key, []).append(convert(token.strip(), known[key].default, f"{name}[{key}]"))
+    return [tuple(sorted(zip(values, chosen, strict=True))) for chosen in product(*values.values())]
+
+
+def convert(text: str, default: object, where: str) -> object:
+    """Text from the command line -> the type of the default.
+
+    Raises:
+        ValueError: it does not read as that type.
+    """
+    kind = type(default)
+    try:
+        if kind is bool:
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+        if kind is int and text.lstrip("+-").isdigit():
+            return int(text)
+        if kind in (int, float):
+            number = float(text)
+            if kind is int and not number.is_integer():
+                raise ValueError
+            return int(number) if kind is int else number
+        return text
+    except (KeyError, ValueError):
+        raise ValueError(f"{where} takes a value like {default!r}, not {text!r}") from None
+
+
+def idea(cls: type[Distiller]) -> str:
+    """First line of the method's file: its idea in one sentence."""
+    module = sys.modules.get(cls.__module__)
+    return (inspect.getdoc(module) or inspect.getdoc(cls) or "").partition("\n")[0] if module else ""
+
+
+@cache
+def _discover() -> None:
+    import kdbench
+
+    homes = [Path(home) / "methods" for home in kdbench.__path__]
+    for file in sorted({f for home in homes if home.is_dir() for f in home.glob("[!_]*.py")}):
+        _try(file.stem, lambda stem=file.stem: import_module(f"kdbench.methods.{stem}"))
+    for point in metadata.entry_points(group=_GROUP):
+        _try(point.name, point.load)
+
+
+def _try(name: str, load: object) -> None:
+    try:
+        loaded = load()  # type: ignore[operator]
+        if isinstance(loaded, ModuleType) and name not in _classes:
+            raise ValueError("the file registers no method; put @register above its class")
+    except Exception as error:  # whatever a stranger's file raises must not hide the others
+        _broken[name] = _sentence(error)
+
+
+def _sentence(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or "no message"
+    return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
+
+
+def _file(cls: type[Distiller]) -> str:
+    module = sys.modules.get(cls.__module__)
+    return str(getattr(module, "__file__", None) or cls.__module__)

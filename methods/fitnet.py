@@ -1,0 +1,56 @@
+"""FitNets: one map of the teacher is the hint, one of the student is guided by it.
+
+Romero, Ballas, Kahou, Chassang, Gatta, Bengio. FitNets: Hints for Thin Deep Nets.
+ICLR 2015. https://arxiv.org/abs/1412.6550
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdbench import Batch, Distiller, Outputs, Pair, register
+
+
+def regressor(student: tuple[int, int, int], teacher: tuple[int, int, int], *, relu: bool = True) -> nn.Sequential:
+    """Student map (C_S, H_S, W_S) -> teacher channels, at the teacher's side where a kernel can."""
+    (c_s, h_s, _), (c_t, h_t, _) = student, teacher
+    conv: nn.Module
+    if h_s == 2 * h_t:
+        conv = nn.Conv2d(c_s, c_t, 3, stride=2, padding=1)
+    elif 2 * h_s == h_t:
+        conv = nn.ConvTranspose2d(c_s, c_t, 4, stride=2, padding=1)
+    elif h_s >= h_t:
+        conv = nn.Conv2d(c_s, c_t, 1 + h_s - h_t)
+    else:
+        conv = nn.Conv2d(c_s, c_t, 3, padding=1)
+    return nn.Sequential(conv, nn.BatchNorm2d(c_t), *([nn.ReLU()] if relu else []))
+
+
+@register
+class FitNet(Distiller):
+    """loss = CE + KD + beta * mean (r(F_S) - F_T)^2, over one tap of each side."""
+
+    reference = "Romero et al. FitNets. ICLR 2015. https://arxiv.org/abs/1412.6550"
+    provenance = "authors' code"
+    departures = (
+        "Paper: the hint trains the lower half first, KD the whole net after; here, as in every suite that"
+        " reports FitNets (RepDistiller, SemCKD), both terms train together.",
+        "The regressor ends in batch norm and ReLU, as released: a hint with negative entries"
+        " (WRN, MobileNetV2) cannot be met exactly.",
+    )
+
+    def __init__(
+        self, pair: Pair, *, tap: int = 2, beta: float = 100.0, relu: bool = True, **common: float
+    ) -> None:
+        super().__init__(pair, **common)
+        deepest = min(len(pair.student.feats), len(pair.teacher.feats)) - 1
+        if not 0 <= tap <= deepest:
+            raise ValueError(f"fitnet: tap={tap} is not there; this pair shares taps 0 to {deepest}")
+        self.tap, self.beta = tap, beta
+        guided, hint = pair.student.feats[tap], pair.teacher.feats[tap]
+        self.regressor = regressor(guided, hint, relu=relu)
+
+    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        guided = self.regressor(student.feats[self.tap])  # (B, C_T, H, W)
+        # A student map under half the teacher's side: the hint is pooled down to it.
+        hint = F.adaptive_avg_pool2d(teacher.feats[self.tap], guided.shape[2:])
+        return {"hint": self.beta * F.mse_loss(guided, hint)}
