@@ -1,0 +1,77 @@
+"""One file per lane: written aside, verified, renamed. A kill at any moment leaves a whole one."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_MAGIC = b"kdbench checkpoint 1\n"
+_DIGEST = hashlib.sha256().digest_size
+
+
+class CheckpointDamaged(ValueError):
+    """The file is truncated, edited or no checkpoint at all."""
+
+
+class CheckpointForeign(ValueError):
+    """A whole checkpoint, but of other settings or another teacher."""
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write ``state`` (tensors, numbers, strings, lists, dicts) so that ``path`` is always whole.
+
+    Raises:
+        OSError: the disk is full or the folder is not writable; what was there before stays.
+    """
+    payload = io.BytesIO()
+    torch.save(state, payload)
+    body = payload.getvalue()
+    whole = _MAGIC + hashlib.sha256(body).digest() + body
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".tmp")
+    try:
+        with open(aside, "wb") as file:
+            file.write(whole)
+            file.flush()
+            os.fsync(file.fileno())
+        if aside.read_bytes() != whole:  # the old checkpoint goes only when the new one reads back
+            raise OSError(f"{aside} did not read back as written")
+        os.replace(aside, path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def load(path: Path, *, settings: str, teacher: str, device: torch.device | str = "cpu") -> dict[str, Any] | None:
+    """The state in ``path``; None when there is no such file.
+
+    Raises:
+        CheckpointDamaged: it cannot be read whole.
+        CheckpointForeign: its settings hash or teacher hash is another.
+    """
+    try:
+        whole = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    body = whole[len(_MAGIC) + _DIGEST :]
+    digest = whole[len(_MAGIC) : len(_MAGIC) + _DIGEST]
+    if not whole.startswith(_MAGIC) or hashlib.sha256(body).digest() != digest:
+        raise CheckpointDamaged(f"checkpoint {path.name} is truncated or was not written by kdbench")
+    state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    for what, ours in (("settings", settings), ("teacher", teacher)):
+        if state[what] != ours:
+            raise CheckpointForeign(
+                f"checkpoint {path.name} belongs to another {'teacher' if what == 'teacher' else 'set of settings'}"
+                f" ({state[what][:8]}, this run has {ours[:8]}); --force trains the cell anew"
+            )
+    return state

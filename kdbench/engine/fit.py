@@ -1,0 +1,123 @@
+"""The training loop: one teacher pass per batch serves every lane. The one visible loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.distiller import Batch, Outputs
+from kdbench.engine.evaluate import evaluate, predictions
+from kdbench.engine.lane import STAGES, Diverged, Lane
+from kdbench.engine.precision import Precision
+
+
+class Loader(Protocol):
+    """What the loop needs of the training data."""
+
+    def __len__(self) -> int: ...
+
+    def epoch(self, epoch: int, *, stage: str = "train") -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """(image, label, idx) batches; the same ones whenever the same epoch is asked for."""
+        ...
+
+
+class Watcher(Protocol):
+    """Told how far a group of lanes is; never asked anything."""
+
+    def step(self, lanes: int) -> None:
+        """A batch has been through ``lanes`` lanes."""
+
+    def epoch(self, stage: str, lanes: Sequence[Lane]) -> None:
+        """An epoch of these lanes is finished, evaluated and saved."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all lanes of a group share."""
+
+    teacher: nn.Module | None  # eval mode, frozen; None when no lane needs one
+    train: Loader
+    test: Callable[[], Iterable[tuple[Tensor, Tensor]]]
+    device: torch.device
+    precision: Precision
+
+
+class OutOfMemory(Exception):
+    """The device has not enough memory for these lanes at once."""
+
+
+def fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callable[[Lane], None]) -> None:
+    """Train lanes in lock-step to their end; call ``finish`` for each that is done or has failed.
+
+    Lanes may stand at different epochs (some resumed): each joins when its own epoch comes.
+
+    Raises:
+        OutOfMemory: with the number of lanes that did not fit.
+    """
+    teacher_says = None
+    if setting.teacher is not None:
+        teacher_says = predictions(setting.teacher, setting.test(), setting.precision)[0].argmax(dim=1)
+    for stage in STAGES:
+        for epoch in range(max(lane.pretrain_total if stage == "pretrain" else lane.plan.epochs for lane in lanes)):
+            active = [lane for lane in lanes if not lane.failure and (lane.stage, lane.epoch) == (stage, epoch)]
+            if not active:
+                continue
+            _train(setting, active, stage, epoch, watch)
+            due = [lane for lane in active if not lane.failure and stage == "train" and lane.plan.evaluates(epoch)]
+            if due:
+                evaluate(due, setting.test(), teacher_says)
+            for lane in due:
+                lane.curve[-1]["top1"] = lane.report["top1"]
+                if not math.isfinite(lane.report["nll"]):
+                    lane.failure = f"the logits were not finite after epoch {epoch + 1}"
+            watch.epoch(stage, active)
+            for lane in active:
+                if lane.failure or lane.done:
+                    finish(lane)
+                else:
+                    lane.save()
+
+
+def _train(setting: Setting, lanes: Sequence[Lane], stage: str, epoch: int, watch: Watcher) -> None:
+    """One epoch of lock-step training. Nothing in here waits for the device."""
+    started, before = time.perf_counter(), sum(lane.seconds for lane in lanes)
+    for lane in lanes:
+        lane.start_epoch()
+    steps = len(setting.train)
+    shows_teacher = any(lane.method.needs_teacher for lane in lanes)
+    try:
+        for number, (image, label, idx) in enumerate(setting.train.epoch(epoch, stage=stage)):
+            seen = look(setting, image) if shows_teacher else None
+            for lane in lanes:
+                # In a first stage lanes may differ in length, so each has its own clock.
+                progress = torch.tensor((epoch + number / steps) / lane.total, device=setting.device)
+                lane.step(seen, Batch(image, label, idx, progress))
+            watch.step(len(lanes))
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemory(f"{len(lanes)} lanes do not fit into the memory of {setting.device}") from error
+    except RuntimeError as error:
+        if "not enough memory" in str(error) or "can't allocate memory" in str(error):
+            raise OutOfMemory(f"{len(lanes)} lanes do not fit into the memory of {setting.device}") from error
+        raise
+    own = sum(lane.seconds for lane in lanes) - before
+    shared = max(0.0, time.perf_counter() - started - own) / len(lanes)
+    for lane in lanes:
+        try:
+            lane.end_epoch(shared)
+        except Diverged as error:
+            lane.failure = str(error)
+
+
+@torch.no_grad()
+def look(setting: Setting, image: Tensor) -> Outputs:
+    """The teacher's outputs on a batch, shared by every lane."""
+    assert setting.teacher is not None
+    with setting.precision.autocast(setting.device):
+        seen: Outputs = setting.teacher(image)
+    return seen._replace(logits=seen.logits.float())

@@ -1,0 +1,266 @@
+"""A lane: one student under training with its method, optimizer and random numbers.
+
+Nothing in here knows of other lanes, which is why a lane ends the same alone and in company.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.distiller import Batch, Distiller, Outputs
+from kdbench.engine import checkpoint
+from kdbench.engine.precision import Precision
+from kdbench.engine.schedule import Plan
+
+STAGES = ("pretrain", "train")
+
+
+class Diverged(Exception):
+    """A loss term stopped being finite; the message names the term and the epoch."""
+
+
+class Lane:
+    """One student under training.
+
+    Args:
+        key: the cell's name, for messages.
+        student: the network, already initialised; any module that gives ``Outputs``.
+        method: the loss module, already initialised.
+        plan: the recipe.
+        seed: of the lane's own random numbers.
+        path: where the checkpoint lies.
+        settings: hash of everything that changes numbers.
+        teacher: sha256 of the teacher's weights.
+    """
+
+    def __init__(
+        self, key: str, student: nn.Module, method: Distiller, plan: Plan, *, seed: int, path: Path,
+        settings: str, teacher: str, device: torch.device, precision: Precision,
+    ) -> None:
+        self.key, self.plan, self.path = key, plan, path
+        self.settings, self.teacher = settings, teacher
+        self.device, self.precision = device, precision
+        self.student = student.to(device, memory_format=torch.channels_last)
+        self.method = method.to(device)
+        self.curve: list[dict[str, Any]] = []
+        self.seconds, self.images = 0.0, 0
+        self.failure: str | None = None
+        self.report: dict[str, float] = {}  # what the last evaluation measured
+        self._rng = _fresh_rng(seed, device)
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+        self.pretrain_total = plan.pretrain_epochs(method)
+        self.epoch = 0
+        self.enter("pretrain" if self.pretrain_total else "train")
+
+    # -- where it stands ------------------------------------------------------------------
+
+    @property
+    def total(self) -> int:
+        """Epochs of the present stage."""
+        return self.pretrain_total if self.stage == "pretrain" else self.plan.epochs
+
+    @property
+    def done(self) -> bool:
+        """Whether every epoch of the main stage is behind."""
+        return self.stage == "train" and self.epoch >= self.plan.epochs
+
+    def enter(self, stage: str) -> None:
+        """Begin a stage: what it trains, and a fresh optimizer for it."""
+        self.stage, self.epoch = stage, 0
+        self.train_mode()
+        parts: list[nn.Module] = [self.method]
+        if stage == "train" or self.method.pretrain_student:
+            parts.insert(0, self.student)
+        trained = [p for part in parts for p in part.parameters() if p.requires_grad]
+        self.optimizer = self.plan.optimizer(trained)
+
+    def train_mode(self) -> None:
+        """Modes of the present stage; a student that the stage does not train is in eval mode."""
+        self.student.train(self.stage == "train" or self.method.pretrain_student)
+        self.method.train()
+        self.method.begin(self.stage)
+
+    # -- one epoch ------------------------------------------------------------------------
+
+    def start_epoch(self) -> None:
+        """Set the epoch's learning rate and empty the meters."""
+        if self.stage == "train":
+            rate = self.plan.rate(self.epoch)
+        else:
+            rate = self.plan.pretrain_rate(self.method, self.epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self._sums, self._count = {}, 0
+
+    def step(self, teacher: Outputs | None, batch: Batch) -> None:
+        """One optimizer step on one batch. ``teacher`` may be None when the method needs none."""
+        started = time.perf_counter()
+        with self._own_rng():
+            with self.precision.autocast(self.device):
+                terms = self._terms(teacher, batch)
+                total = torch.stack([term.float() for term in terms.values()]).sum()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.precision.backward(total, self.optimizer)
+            self.optimizer.step()
+        n = len(batch.label)
+        for name, term in terms.items():  # stays on the device: nothing waits for it
+            value = term.detach().float() * n
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._count += n
+        self.seconds += time.perf_counter() - started
+
+    def _terms(self, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
+        with torch.set_grad_enabled(self.stage == "train" or self.method.pretrain_student):
+            seen = self._see(batch.image)
+        if teacher is None or not self.method.needs_teacher:
+            teacher = detached(seen)  # whatever the company, such a method sees no teacher
+        stage_loss = self.method.loss if self.stage == "train" else self.method.pretrain_terms
+        return stage_loss(seen, teacher, batch)
+
+    def _see(self, image: Tensor) -> Outputs:
+        seen: Outputs = self.student(image)
+        return seen._replace(logits=seen.logits.float())
+
+    def end_epoch(self, shared_seconds: float) -> None:
+        """Close the epoch: curve point, divergence check, next epoch or next stage.
+
+        ``shared_seconds`` is this lane's share of the time spent on data and teacher.
+
+        Raises:
+            Diverged: a term is not finite.
+        """
+        self.seconds += shared_seconds
+        self.images += self._count if self.stage == "train" else 0
+        means = {name: (value / self._count).item() for name, value in self._sums.items()}
+        for name, mean in means.items():
+            if not math.isfinite(mean):
+                stage = "" if self.stage == "train" else " of the first stage"
+                raise Diverged(f"term {name!r} was {mean} in epoch {self.epoch + 1}{stage}")
+        if self.stage == "train":
+            rate = self.optimizer.param_groups[0]["lr"]
+            self.curve.append({"epoch": self.epoch + 1, "lr": rate, "seconds": self.seconds, "terms": means})
+        self.epoch += 1
+        if self.stage == "pretrain" and self.epoch >= self.pretrain_total:
+            self.enter("train")
+
+    # -- checkpoints ----------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        checkpoint.save(self.path, self.state())
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed lane needs."""
+        return {
+            "settings": self.settings, "teacher": self.teacher, "stage": self.stage, "epoch": self.epoch,
+            "student": self.student.state_dict(), "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(), "rng": self._rng,
+            "curve": self.curve, "seconds": self.seconds, "images": self.images, "report": self.report,
+        }
+
+    def resume(self) -> bool:
+        """Continue from the checkpoint; False when there is none.
+
+        Raises:
+            checkpoint.CheckpointDamaged, checkpoint.CheckpointForeign: see there.
+        """
+        state = checkpoint.load(self.path, settings=self.settings, teacher=self.teacher)
+        if state is None:
+            return False
+        self.enter(state["stage"])
+        self.student.load_state_dict(state["student"])
+        self.method.load_state_dict(state["method"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self._rng = state["epoch"], state["rng"]
+        self.curve, self.report = state["curve"], state["report"]
+        self.seconds, self.images = state["seconds"], state["images"]
+        return True
+
+    # -- what the record needs ------------------------------------------------------------
+
+    def weights_sha256(self) -> str:
+        """Hash of the student's state: names, shapes and bytes."""
+        return state_sha256(self.student.state_dict())
+
+    def extra_train_params(self) -> int:
+        """Parameters that training needs beside the student's."""
+        return sum(p.numel() for p in self.method.parameters())
+
+    def extra_infer_params(self, image: Tensor) -> int:
+        """Of those, how many the evaluated network uses. ``image``: (B, 3, H, W)."""
+        if not self.method.modifies_student():
+            return 0
+        self.student.eval()
+        self.method.eval()
+        frozen = [p for p in self.method.parameters() if not p.requires_grad]
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        with torch.enable_grad():
+            logits = self.method.predict(self.student(image))
+            grads = torch.autograd.grad(logits.sum(), list(self.method.parameters()), allow_unused=True)
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        self.train_mode()
+        return sum(p.numel() for p, g in zip(self.method.parameters(), grads, strict=True) if g is not None)
+
+    @contextmanager
+    def _own_rng(self) -> Iterator[None]:
+        """torch's default generators hold this lane's state inside, and the caller's after."""
+        before = _rng_state(self.device)
+        _set_rng_state(self._rng, self.device)
+        try:
+            yield
+            self._rng = _rng_state(self.device)
+        finally:
+            _set_rng_state(before, self.device)
+
+
+def detached(seen: Outputs) -> Outputs:
+    """The same outputs without a graph."""
+    return Outputs(
+        feats=tuple(feat.detach() for feat in seen.feats), last=seen.last.detach(), pooled=seen.pooled.detach(),
+        logits=seen.logits.detach(),
+        preacts=None if seen.preacts is None else tuple(pre.detach() for pre in seen.preacts),
+        classifier=None if seen.classifier is None
+        else (seen.classifier[0].detach(), None if seen.classifier[1] is None else seen.classifier[1].detach()),
+    )
+
+
+def state_sha256(state: dict[str, Tensor]) -> str:
+    """sha256 over names, dtypes, shapes and bytes, in order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _fresh_rng(seed: int, device: torch.device) -> dict[str, Tensor]:
+    state = {"cpu": torch.Generator().manual_seed(seed).get_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.Generator(device).manual_seed(seed).get_state()
+    return state
+
+
+def _rng_state(device: torch.device) -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def _set_rng_state(state: dict[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
