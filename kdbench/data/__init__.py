@@ -1,0 +1,1 @@
+"""Data sets as resident tensors, and the loader that makes batches of them."""

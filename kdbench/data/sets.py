@@ -1,0 +1,181 @@
+"""Data sets as resident tensors: ``load("cifar100")`` -> ``Dataset``.
+
+``imagefolder:PATH@64`` takes any folder with train/<class>/* and val/<class>/* pictures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from kdbench.data.folder import DataMissing, read_folder, read_tiny_imagenet
+
+if TYPE_CHECKING:
+    from torchvision.datasets import CIFAR10
+
+__all__ = ["NAMES", "DataMissing", "Dataset", "default_root", "limit", "load"]
+
+NAMES = ("cifar10", "cifar100", "digits", "imagefolder:PATH@SIZE", "tinyimagenet")
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images and labels of both parts, in memory.
+
+    Images are (N, 3, H, W) uint8, labels (N,) int64 in [0, number of classes), all on the CPU.
+    """
+
+    name: str
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    classes: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """K, the number of classes."""
+        return len(self.classes)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        c, h, w = self.train_images.shape[1:]
+        return c, h, w
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over shapes, pixels and labels of both parts; names do not count."""
+        digest = hashlib.sha256()
+        for part in (self.train_images, self.train_labels, self.test_images, self.test_labels):
+            digest.update(f"{tuple(part.shape)}".encode())
+            digest.update(part.reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+
+def default_root() -> Path:
+    """Where data sets lie unless told: $KDBENCH_DATA, else kdbench in the user's cache folder."""
+    if os.environ.get("KDBENCH_DATA"):
+        return Path(os.environ["KDBENCH_DATA"]).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "kdbench"
+
+
+def load(name: str, root: str | Path | None = None, *, download: bool = True) -> Dataset:
+    """Read a data set into memory.
+
+    Args:
+        name: one of ``NAMES``; ``imagefolder:PATH@64`` crops to 64 x 64, the default size.
+        root: folder of the data sets; None: ``default_root()``. ``digits`` and
+            ``imagefolder:PATH`` do not look there.
+        download: whether CIFAR may be fetched when it is not there.
+
+    Raises:
+        DataMissing: the files are not there or broken; the sentence says what to put where.
+        ValueError: no such data set, or it would not fit into memory.
+    """
+    folder = Path(root).expanduser() if root is not None else default_root()
+    if name == "digits":
+        return _digits()
+    if name in ("cifar10", "cifar100"):
+        return _cifar(name, folder, download)
+    if name == "tinyimagenet":
+        return Dataset(name, *read_tiny_imagenet(folder))
+    kind, _, path = name.partition(":")
+    if kind == "imagefolder" and path:
+        where, at, size = path.rpartition("@")
+        if not at:
+            where, size = path, "64"
+        if not size.isdigit() or int(size) < 8:
+            raise ValueError(f"{name!r}: the size after @ is a number of pixels from 8 up, not {size!r}")
+        return Dataset(name, *read_folder(Path(where).expanduser(), int(size)))
+    near = get_close_matches(name, NAMES, n=2, cutoff=0.5)
+    known = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(NAMES)}"
+    raise ValueError(f"no data set {name!r}; {known}")
+
+
+def limit(dataset: Dataset, n: int, seed: int = 0) -> Dataset:
+    """The data set with n training images, each class keeping its share; the test part stays.
+
+    Smaller subsets of one seed lie inside larger ones, the order of the images is kept, and
+    every class is there as soon as n reaches the number of classes.
+
+    Raises:
+        ValueError: n is not positive.
+    """
+    if n < 1:
+        raise ValueError(f"a training set of {n} images cannot be trained on; give 1 or more")
+    labels = dataset.train_labels
+    if n >= len(labels):
+        return dataset
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = torch.randperm(len(labels), generator=generator)
+    # The r-th image of a class of m has the key r / m: all firsts come first, then all
+    # classes fill up in step. The sort is stable, so the shuffle decides between equals.
+    key = torch.empty(len(labels), dtype=torch.float64)
+    for label in labels.unique():
+        members = shuffled[labels[shuffled] == label]
+        key[members] = torch.arange(len(members), dtype=torch.float64) / len(members)
+    chosen = shuffled[key[shuffled].argsort(stable=True)[:n]].sort().values
+    return replace(dataset, train_images=dataset.train_images[chosen], train_labels=labels[chosen])
+
+
+def _digits() -> Dataset:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = torch.from_numpy((bunch.images * 255 / 16).round().astype("uint8"))
+    images = images[:, None].repeat(1, 3, 1, 1)
+    labels = torch.from_numpy(bunch.target.astype("int64"))
+    # The second half was written by other people than the first, so the cut is not shuffled.
+    cut = len(labels) // 2
+    classes = tuple(str(name) for name in bunch.target_names)
+    return Dataset("digits", images[:cut], labels[:cut], images[cut:], labels[cut:], classes)
+
+
+def _cifar(name: str, root: Path, download: bool) -> Dataset:
+    from filelock import FileLock
+    from torchvision.datasets import CIFAR10, CIFAR100
+    from torchvision.datasets.utils import check_integrity
+
+    cls = CIFAR100 if name == "cifar100" else CIFAR10
+    archive = root / cls.filename
+
+    def read(*, fetch: bool) -> tuple[CIFAR10, CIFAR10]:
+        # numpy warns of how the official pickles, written in 2009, spell a flag.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return cls(root, train=True, download=fetch), cls(root, train=False)
+
+    # torchvision's own "download" unpacks an archive that is there without any network.
+    fetch = check_integrity(str(archive), cls.tgz_md5)
+    try:
+        try:
+            train, test = read(fetch=fetch)
+        except RuntimeError:
+            if not download:
+                raise
+            root.mkdir(parents=True, exist_ok=True)
+            with FileLock(root / f".{name}.lock"):
+                train, test = read(fetch=True)
+    except (RuntimeError, OSError) as error:
+        tried = "and could not be downloaded" if download else "and downloading was not allowed"
+        raise DataMissing(
+            f"{name} is not complete in {root} {tried}: put the folder {cls.base_folder} or the archive "
+            f"{cls.filename} ({cls.url}) there, or name the folder that has it with --data-dir or KDBENCH_DATA"
+        ) from error
+    return Dataset(name, *_tensors(train), *_tensors(test), tuple(train.classes))
+
+
+def _tensors(part: CIFAR10) -> tuple[Tensor, Tensor]:
+    images = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
+    return images, torch.tensor(part.targets, dtype=torch.int64)
