@@ -1,0 +1,396 @@
+"""Runs a job: groups of cells through the engine, one record for each. Survives anything but the disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors.torch import save_file
+
+from kdbench import data, environment, grid, models, record, registry, teaching
+from kdbench.combine import Combined
+from kdbench.data import Dataset
+from kdbench.distiller import Distiller, Pair
+from kdbench.engine import fit as engine
+from kdbench.engine.checkpoint import CheckpointDamaged, CheckpointForeign
+from kdbench.engine.lane import Lane
+from kdbench.engine.precision import Precision
+from kdbench.engine.schedule import Plan
+from kdbench.grid import Cell
+from kdbench.models import Tapped
+from kdbench.models.teachers import TeacherCard
+from kdbench.record import Record
+from kdbench.session import Job, stable_seed
+
+
+class Watcher(engine.Watcher, Protocol):
+    """What a run tells its user."""
+
+    def note(self, sentence: str) -> None:
+        """Something worth a line."""
+
+    def group(self, title: str, lane_steps: int) -> None:
+        """A group of lanes begins; so many (lanes x batches) are ahead of it."""
+
+    def cell(self, cell: Cell, status: str, sentence: str) -> None:
+        """A cell is done, failed or unsupported."""
+
+
+@dataclass
+class Outcome:
+    """What became of the cells that were asked for."""
+
+    done: list[Cell] = field(default_factory=list)
+    unsupported: list[Cell] = field(default_factory=list)
+    failed: dict[Cell, str] = field(default_factory=dict)
+    elsewhere: list[Cell] = field(default_factory=list)  # another process has them
+
+    @property
+    def exit_code(self) -> int:
+        """0: every asked cell is there or refused by its method; 1: some is missing."""
+        missing = self.failed or self.elsewhere or (self.unsupported and not self.done)
+        return 1 if missing else 0
+
+
+class Stop(Exception):
+    """The run ends early with this sentence (--fail-fast, out of memory)."""
+
+
+def run(job: Job, watch: Watcher) -> Outcome:
+    """Train what is missing.
+
+    Raises:
+        ValueError: the data are not there, or the output folder cannot be written.
+        Stop: see there.
+        KeyboardInterrupt: everything up to the last full epoch is on disk.
+    """
+    outcome = Outcome()
+    todo = _todo(job, watch, outcome)
+    if not todo:
+        return outcome
+    check_writable(job.request.out)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    whole = data.load(job.suite.dataset, job.request.data_dir)
+    limit = job.request.limit_train
+    try:
+        images = whole if limit is None else data.limit(whole, limit)
+        for group in grid.groups(todo):
+            _Group(job, images, group, watch, outcome).run()
+    except OSError as error:
+        raise ValueError(f"cannot write to {job.request.out}: {error.strerror or error};"
+                         " what was finished is kept, repeat the command when there is room") from error
+    return outcome
+
+
+def _todo(job: Job, watch: Watcher, outcome: Outcome) -> list[Cell]:
+    """Cells still to train; the others go to the outcome."""
+    todo = []
+    for cell, state in job.states().items():
+        where = grid.files(job.request.out, cell)
+        if job.request.force:
+            for path in (where.record, where.failed, where.checkpoint):
+                path.unlink(missing_ok=True)
+            todo.append(cell)
+        elif state == "done":
+            try:
+                record.read(where.record)
+                outcome.done.append(cell)
+            except record.RecordDamaged as error:
+                outcome.failed[cell] = f"{error}; --force trains the cell anew"
+                watch.cell(cell, "failed", outcome.failed[cell])
+        elif state == "failed" and not job.request.retry_failed:
+            reason = _reason(where.failed)
+            outcome.failed[cell] = reason
+            watch.cell(cell, "failed", f"{reason} (in an earlier run; --retry-failed tries again)")
+        else:
+            todo.append(cell)
+    return todo
+
+
+def _reason(path: Path) -> str:
+    try:
+        return record.read(path).reason
+    except record.RecordDamaged as error:
+        return str(error)
+
+
+def check_writable(out: Path) -> None:
+    """Try a real write, before hours are spent.
+
+    Raises:
+        ValueError: the folder cannot be made or written.
+    """
+    probe = out / f".kdbench-write-{os.getpid()}"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"kdbench")
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"cannot write to the output folder {out}: {error.strerror}; choose another with --out") from error
+
+
+class _Group:
+    """Cells of one teacher, seed and kind of batch."""
+
+    def __init__(self, job: Job, images: Dataset, cells: list[Cell], watch: Watcher, outcome: Outcome) -> None:
+        self.job, self.images, self.cells, self.watch, self.outcome = job, images, cells, watch, outcome
+        self.device = torch.device(job.device)
+        self.precision = Precision(job.request.precision)
+        self.precision.prepare(self.device)
+        self.out = job.request.out
+        first = cells[0]
+        self.suite, self.seed, self.epochs = job.suite, first.seed, first.epochs
+        self.recipe = dict(first.settings["recipe"])
+
+    def run(self) -> None:
+        """Lock the cells, get the teacher, train."""
+        with ExitStack() as locks:
+            mine = [cell for cell in self.cells if self._lock(cell, locks)]
+            mine = [cell for cell in mine if self._still_missing(cell)]
+            if not mine:
+                return
+            try:
+                teacher, card = self._teacher(mine[0].teacher)
+            except (teaching.TeacherFailed, ValueError) as error:
+                for cell in mine:
+                    self._fail(cell, str(error), keep=False)
+                return
+            self._check_same_teacher(mine, card)
+            self._chunk([cell for cell in mine if cell not in self.outcome.failed], teacher, card)
+
+    def _lock(self, cell: Cell, locks: ExitStack) -> bool:
+        path = grid.files(self.out, cell).lock
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            self.outcome.elsewhere.append(cell)
+            self.watch.cell(cell, "elsewhere", "another kdbench run on this folder is training it")
+            return False
+        locks.callback(path.unlink, missing_ok=True)
+        locks.callback(lock.release)
+        return True
+
+    def _still_missing(self, cell: Cell) -> bool:
+        """Another process may have finished it before the lock was ours."""
+        if grid.files(self.out, cell).record.exists():
+            self.outcome.done.append(cell)
+            return False
+        return True
+
+    def _teacher(self, name: str) -> tuple[Tapped, TeacherCard]:
+        wanted = teaching.recipe(self.suite, self.job.request.epochs, self.job.request.limit_train)
+        if teaching.there(self.out / "teachers", self.suite, name, wanted) is None:
+            steps = wanted["epochs"] * -(-len(self.images.train_labels) // wanted["batch_size"])
+            self.watch.group(f"teacher {name}", steps)
+        return teaching.get(
+            self.out / "teachers", self.suite, name, self.images, wanted,
+            device=self.device, watch=self.watch, note=self.watch.note,
+        )
+
+    def _check_same_teacher(self, cells: Sequence[Cell], card: TeacherCard) -> None:
+        """Rows of one table share a teacher: a record of another one is in the way."""
+        for cell in cells:
+            folder = grid.files(self.out, cell).record.parent
+            for path in sorted(folder.glob("*.json")):
+                if path.name.endswith(".failed.json"):
+                    continue
+                try:
+                    other = record.read(path)
+                except record.RecordDamaged:
+                    continue
+                same_kind = other.quick == cell.quick and other.epochs == cell.epochs
+                if same_kind and other.teacher_sha256 and other.teacher_sha256 != card.sha256:
+                    self._fail(cell, f"{path.name} was measured with another teacher {cell.teacher}"
+                               f" ({other.teacher_sha256[:8]}, here {card.sha256[:8]}); rows of one table share a"
+                               " teacher: choose another --out or restore that teacher", keep=False)
+                    break
+
+    def _chunk(self, cells: list[Cell], teacher: Tapped, card: TeacherCard) -> None:
+        """At most ``--lanes`` cells at once; halves when the memory does not hold them."""
+        most = self.job.request.lanes or len(cells)
+        for start in range(0, len(cells), most):
+            part = cells[start : start + most]
+            try:
+                self._together(part, teacher, card)
+            except engine.OutOfMemory as error:
+                left = [cell for cell in part if cell not in self.outcome.done and cell not in self.outcome.failed
+                        and cell not in self.outcome.unsupported]
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                if self.job.request.lanes is not None or len(left) < 2:
+                    fewer = max(1, len(left) // 2)
+                    advice = f"try --lanes {fewer}" if len(left) > 1 else "one lane alone is too large for it"
+                    raise Stop(f"out of memory: {error}; {advice} (what was trained is kept)") from error
+                self.watch.note(f"{error}; going on with half of them at once")
+                half = len(left) // 2
+                self._chunk(left[:half], teacher, card)
+                self._chunk(left[half:], teacher, card)
+
+    def _together(self, cells: list[Cell], teacher: Tapped, card: TeacherCard) -> None:
+        """Train cells side by side on one teacher pass."""
+        lanes: dict[Lane, Cell] = {}
+        for cell in cells:
+            lane = self._lane(cell, teacher, card)
+            if lane is not None:
+                lanes[lane] = cell
+        if not lanes:
+            return
+        views = next(iter(lanes)).method.views
+        loader = teaching.make_loader(
+            self.images, self.recipe, seed=stable_seed(self.seed, "data"), device=self.device, views=views
+        )
+        wants = any(lane.method.needs_teacher for lane in lanes)
+        shown = models.fold(teacher).to(self.device, memory_format=torch.channels_last) if wants else None
+        setting = engine.Setting(
+            shown, loader, lambda: teaching.test_batches(self.images, self.recipe, self.device), self.device,
+            self.precision,
+        )
+        ahead = sum(lane.plan.epochs + lane.pretrain_total - _behind(lane) for lane in lanes) * len(loader)
+        first = cells[0]
+        self.watch.group(f"{first.teacher}, seed {first.seed}", ahead)
+        done_already = [lane for lane in lanes if lane.done]
+        for lane in done_already:  # killed between the last epoch and the record
+            self._finish(lane, lanes[lane], card)
+        left = [lane for lane in lanes if not lane.done]
+        if left:
+            engine.fit(setting, left, self.watch, finish=lambda lane: self._finish(lane, lanes[lane], card))
+
+    def _lane(self, cell: Cell, teacher: Tapped, card: TeacherCard) -> Lane | None:
+        """The cell's lane, resumed where a checkpoint lies; None when it cannot be trained."""
+        size = self.images.image_shape[-1]
+        where = grid.files(self.out, cell)
+        try:
+            # Common random numbers: methods of one seed start from the same student.
+            torch.manual_seed(stable_seed(cell.seed, "student", cell.student))
+            student = models.create(cell.student, self.images.num_classes, image_size=size)
+            pair = models.make_pair(
+                student, teacher, image_shape=self.images.image_shape, num_classes=self.images.num_classes,
+                train_labels=self.images.train_labels, batch_size=self.recipe["batch_size"],
+            )
+            torch.manual_seed(stable_seed(cell.seed, "method", cell.student))
+            method = build(cell, pair)
+        except ValueError as error:
+            self._refuse(cell, str(error), card)
+            return None
+        except Exception as error:  # a stranger's method may raise anything; the others go on
+            self._fail(cell, f"the method could not be built: {type(error).__name__}: {error}", card=card)
+            return None
+        recipe = cell.settings["recipe"]
+        plan = Plan(cell.epochs, recipe["lr"], recipe["momentum"], recipe["nesterov"], recipe["weight_decay"],
+                    tuple(recipe["milestones"]), recipe["gamma"], recipe["eval_every"])
+        lane = Lane(
+            str(cell), student, method, plan, seed=stable_seed(cell.seed, "lane", cell.student), path=where.checkpoint,
+            settings=cell.hash, teacher=card.sha256, device=self.device, precision=self.precision,
+        )
+        try:
+            if lane.resume():
+                self.watch.note(f"{cell}: going on after epoch {lane.epoch} of {lane.total}")
+        except CheckpointDamaged as error:
+            aside = where.checkpoint.with_suffix(".ckpt.damaged")
+            os.replace(where.checkpoint, aside)
+            self.watch.note(f"{error}; put aside as {aside.name}, the cell starts anew")
+        except CheckpointForeign as error:
+            self._fail(cell, str(error), keep=False)
+            return None
+        return lane
+
+    def _finish(self, lane: Lane, cell: Cell, card: TeacherCard) -> None:
+        """Write what a lane has become; its record's existence means done."""
+        if lane.failure:
+            self._fail(cell, lane.failure, card=card, lane=lane)
+            return
+        where = grid.files(self.out, cell)
+        keep_student(lane, where.student)
+        made = make_record(cell, lane, card, self.images, self.job)
+        record.write(made, where.record)
+        where.failed.unlink(missing_ok=True)
+        where.checkpoint.unlink(missing_ok=True)
+        self.outcome.done.append(cell)
+        self.watch.cell(cell, "done", f"{made.top1_last:.2f}%")
+
+    def _fail(self, cell: Cell, reason: str, *, card: TeacherCard | None = None, lane: Lane | None = None,
+              keep: bool = True) -> None:
+        """A cell that cannot be finished. ``keep`` writes it down, so that the report can say why."""
+        if keep:
+            where = grid.files(self.out, cell)
+            record.write(make_record(cell, lane, card, self.images, self.job, status="failed", reason=reason), where.failed)
+            where.checkpoint.unlink(missing_ok=True)
+        self.outcome.failed[cell] = reason
+        self.watch.cell(cell, "failed", reason)
+        if self.job.request.fail_fast:
+            raise Stop(f"{cell} failed: {reason} (--fail-fast)")
+
+    def _refuse(self, cell: Cell, reason: str, card: TeacherCard) -> None:
+        where = grid.files(self.out, cell)
+        made = make_record(cell, None, card, self.images, self.job, status="unsupported", reason=reason)
+        record.write(made, where.failed)
+        self.outcome.unsupported.append(cell)
+        self.watch.cell(cell, "unsupported", reason)
+
+
+def build(cell: Cell, pair: Pair) -> Distiller:
+    """The cell's method with its hyper-parameters.
+
+    Raises:
+        ValueError: it cannot serve the pair.
+    """
+    cls = registry.get(cell.spec.name)
+    if issubclass(cls, Combined):
+        return cls.build(pair, **cell.hyper)
+    return cls(pair, **cell.hyper)
+
+
+def _behind(lane: Lane) -> int:
+    """Epochs that a resumed lane has behind it."""
+    return lane.epoch + (lane.pretrain_total if lane.stage == "train" else 0)
+
+
+def keep_student(lane: Lane, path: Path) -> None:
+    """The finished student (and the method's modules, when prediction needs them) as safetensors."""
+    state = {f"student.{k}": v.detach().cpu().contiguous() for k, v in lane.student.state_dict().items()}
+    if lane.method.modifies_student():
+        state |= {f"method.{k}": v.detach().cpu().contiguous() for k, v in lane.method.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".tmp")
+    save_file({k: v.clone() for k, v in state.items()}, aside)
+    os.replace(aside, path)
+
+
+def make_record(
+    cell: Cell, lane: Lane | None, card: TeacherCard | None, images: Dataset, job: Job, *, status: str = "done", reason: str = ""
+) -> Record:
+    """The record of a cell, whatever became of it."""
+    method = registry.get(cell.spec.name)
+    seen: dict[str, Any] = {}
+    if lane is not None:
+        tested = [point["top1"] for point in lane.curve if "top1" in point]
+        seen = {
+            "curve": lane.curve, "train_seconds": lane.seconds,
+            "images_per_second": lane.images / lane.seconds if lane.seconds else None,
+            "peak_mem_mb": environment.peak_memory_mb(job.device), "extra_train_params": lane.extra_train_params(),
+        }
+        if status == "done":
+            example = torch.zeros(2, *images.image_shape, device=lane.device)
+            seen |= {
+                "top1_last": lane.report["top1"], "top1_best_test": max(tested), "top5_last": lane.report["top5"],
+                "nll": lane.report["nll"], "ece": lane.report["ece"], "agreement": lane.report.get("agreement"),
+                "weights_sha256": lane.weights_sha256(), "extra_infer_params": lane.extra_infer_params(example),
+            }
+    return Record(
+        status=status, reason=reason, suite=cell.suite, dataset=cell.dataset, convention=job.suite.convention,
+        teacher=cell.teacher, student=cell.student, method=cell.label, seed=cell.seed, epochs=cell.epochs,
+        quick=cell.quick, settings=dict(cell.settings), settings_hash=cell.hash,
+        teacher_sha256=card.sha256 if card else "", teacher_top1=card.top1 if card else None,
+        provenance=method.provenance, modified_student=method.modifies_student(), code=environment.code(),
+        environment=environment.describe(job.device) | {"data": images.fingerprint},
+        finished=datetime.now(UTC).isoformat(timespec="seconds"), **seen,
+    )
