@@ -248,8 +248,7 @@ class _Group:
         loader = teaching.make_loader(
             self.images, self.recipe, seed=stable_seed(self.seed, "data"), device=self.device, views=views
         )
-        wants = any(lane.method.needs_teacher for lane in lanes)
-        shown = models.fold(teacher).to(self.device, memory_format=torch.channels_last) if wants else None
+        shown = models.fold(teacher).to(self.device, memory_format=torch.channels_last)
         setting = engine.Setting(
             shown, loader, lambda: teaching.test_batches(self.images, self.recipe, self.device), self.device,
             self.precision,

@@ -41,7 +41,7 @@ class Watcher(Protocol):
 class Setting:
     """What all lanes of a group share."""
 
-    teacher: nn.Module | None  # eval mode, frozen; None when no lane needs one
+    teacher: nn.Module | None  # eval mode, frozen; None when a teacher itself is trained
     train: Loader
     test: Callable[[], Iterable[tuple[Tensor, Tensor]]]
     device: torch.device
@@ -91,27 +91,34 @@ def _train(setting: Setting, lanes: Sequence[Lane], stage: str, epoch: int, watc
         lane.start_epoch()
     steps = len(setting.train)
     shows_teacher = any(lane.method.needs_teacher for lane in lanes)
-    try:
-        for number, (image, label, idx) in enumerate(setting.train.epoch(epoch, stage=stage)):
-            seen = look(setting, image) if shows_teacher else None
-            for lane in lanes:
-                # In a first stage lanes may differ in length, so each has its own clock.
-                progress = torch.tensor((epoch + number / steps) / lane.total, device=setting.device)
+    for number, (image, label, idx) in enumerate(setting.train.epoch(epoch, stage=stage)):
+        going = [lane for lane in lanes if not lane.failure]
+        seen = look(setting, image) if shows_teacher else None
+        for lane in going:
+            # In a first stage lanes may differ in length, so each has its own clock.
+            progress = torch.tensor((epoch + number / steps) / lane.total, device=setting.device)
+            try:
                 lane.step(seen, Batch(image, label, idx, progress))
-            watch.step(len(lanes))
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory(f"{len(lanes)} lanes do not fit into the memory of {setting.device}") from error
-    except RuntimeError as error:
-        if "not enough memory" in str(error) or "can't allocate memory" in str(error):
-            raise OutOfMemory(f"{len(lanes)} lanes do not fit into the memory of {setting.device}") from error
-        raise
+            except Exception as error:  # a stranger's method may raise anything; the others go on
+                if _is_out_of_memory(error):
+                    raise OutOfMemory(f"{len(going)} lanes do not fit into the memory of {setting.device}") from error
+                lane.failure = f"{type(error).__name__} in epoch {epoch + 1}: {error}"
+        watch.step(len(lanes))
     own = sum(lane.seconds for lane in lanes) - before
     shared = max(0.0, time.perf_counter() - started - own) / len(lanes)
     for lane in lanes:
         try:
-            lane.end_epoch(shared)
+            if not lane.failure:
+                lane.end_epoch(shared)
         except Diverged as error:
             lane.failure = str(error)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    words = ("not enough memory", "can't allocate memory", "out of memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    )
 
 
 @torch.no_grad()

@@ -1,0 +1,280 @@
+"""The command line: parses, prints, decides nothing. torch is imported by the verbs that need it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+import kdbench
+
+OUT = click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("results"), envvar="KDBENCH_OUT", show_default=True,
+    help="Folder of records, teachers and leaderboards.",
+)
+PLUGIN = click.option(
+    "--plugin", "plugins", multiple=True, metavar="FILE.py", help="A method in a file of yours; may be repeated."
+)
+DATA = click.option(
+    "--data-dir", type=click.Path(path_type=Path), envvar="KDBENCH_DATA", help="Where data sets lie or are put."
+)
+DEVICE = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
+
+
+class _Failure(click.ClickException):
+    """One sentence for the user, without a traceback."""
+
+    def __init__(self, sentence: str, code: int = 2) -> None:
+        super().__init__(" ".join(str(sentence).split()))
+        self.exit_code = code
+
+
+def _sentences(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """What the user got wrong is one sentence and exit code 2; Ctrl-C is 130."""
+
+    @wraps(verb)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return verb(*args, **kwargs)
+        except (ValueError, FileNotFoundError) as error:
+            raise _Failure(str(error)) from error
+        except BrokenPipeError:
+            sys.stderr.close()
+            sys.exit(0)
+
+    return guarded
+
+
+class _Interruptible(click.Group):
+    """click turns Ctrl-C into exit code 1; the shell's convention is 130."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        standalone = kwargs.pop("standalone_mode", True)
+        if not standalone:
+            return super().main(*args, standalone_mode=False, **kwargs)
+        try:
+            code = super().main(*args, standalone_mode=False, **kwargs)
+        except click.exceptions.Abort:
+            click.echo("interrupted; what was trained up to the last epoch is kept, repeat the command to go on", err=True)
+            sys.exit(130)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+@click.group(cls=_Interruptible, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(kdbench.__version__, prog_name="kdbench")
+def main() -> None:
+    """Compare knowledge-distillation methods: fairly, fast and with evidence.
+
+    \b
+    kdbench run --methods semckd,crd,fitnet --pairs all
+    kdbench report
+    """
+
+
+@main.command()
+@click.option("--methods", "-m", help="a,b | all | fit* | semckd[beta=200,400] | mag+crd. Default: the suite's.")
+@click.option("--pairs", "-p", default="all", show_default=True, help="all | TEACHER:STUDENT,... | globs; timm/NAME is any timm model.")
+@click.option("--suite", "-s", default="auto", show_default=True, help="Data, pairs and recipe; auto is semckd on CUDA, else digits.")
+@click.option("--seeds", help="A count (3) or a list (0,1,2).")
+@click.option("--epochs", type=int, help="Length of a run; the drops of the learning rate move in proportion.")
+@click.option("--limit-train", type=int, metavar="N", help="Train on N images only, a quick look.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the suite, e.g. recipe.lr=0.1 or teacher.epochs=10.")
+@click.option("--precision", default="exact", show_default=True, help="exact (fp32), tf32 (CUDA) or fast (bf16/fp16).")
+@click.option("--lanes", type=int, help="At most so many students side by side. Default: as many as there are.")
+@click.option("--shard", metavar="I/N", help="This process trains part I of N of the grid.")
+@click.option("--force", is_flag=True, help="Train again what is already there.")
+@click.option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")
+@click.option("--fail-fast", is_flag=True, help="Stop at the first cell that fails.")
+@click.option("--dry-run", is_flag=True, help="Show what would be trained and how long it may take.")
+@PLUGIN
+@DATA
+@OUT
+@DEVICE
+@_sentences
+def run(*, plugins: tuple[str, ...], dry_run: bool, **words: Any) -> int:
+    """Train the grid methods x pairs x seeds; go on where an earlier run stopped."""
+    from kdbench import console, session
+
+    broken = load_plugins(plugins)
+    job = session.resolve(session.Request(**words))
+    out = console.out()
+    for note in job.notes:
+        out.print(note)
+    if dry_run:
+        console.show_plan(job, out)
+        return 0
+    from kdbench import runner
+
+    with console.Progress(out) as watch:
+        for sentence in broken:
+            watch.note(sentence)
+        try:
+            outcome = runner.run(job, watch)
+        except runner.Stop as stop:
+            raise _Failure(str(stop), 1) from stop
+    console.show_outcome(job, outcome, out)
+    return outcome.exit_code or (1 if broken else 0)
+
+
+def load_plugins(plugins: tuple[str, ...]) -> list[str]:
+    """Import plug-in files; a broken one is a sentence, the rest is loaded."""
+    from kdbench import registry
+
+    broken = []
+    for path in plugins:
+        try:
+            registry.load_plugin(path)
+        except ValueError as error:
+            broken.append(str(error))
+    return broken
+
+
+@main.command()
+@click.option("--suite", "-s", "chosen", multiple=True, help="Only this suite; may be repeated. Default: all there are.")
+@click.option("--methods", "-m", help="Only these rows (comma separated labels).")
+@click.option("--baseline", default="student", show_default=True, help="Row that gains are measured against.")
+@click.option("--formats", default="csv,md,tex,html,png,svg", show_default=True, help="Files to write.")
+@OUT
+@_sentences
+def report(*, out: Path, chosen: tuple[str, ...], methods: str | None, baseline: str, formats: str) -> int:
+    """Leaderboards from the records: terminal, CSV, Markdown, LaTeX, HTML and plots."""
+    from kdbench import console, suites
+    from kdbench import report as reporting
+    from kdbench.report.terminal import print_report
+
+    screen = console.out()
+    reports = reporting.report(
+        out, suites=list(chosen) or None, baseline=baseline, methods=methods.split(",") if methods else None,
+        published=suites.published_all(), formats=tuple(part.strip() for part in formats.split(",")),
+    )
+    for one in reports:
+        print_report(one, screen)
+    return 0
+
+
+@main.command("list")
+@click.argument("what", type=click.Choice(["methods", "pairs", "suites", "models"]), default="methods")
+@click.option("--suite", "-s", default="auto", help="Whose pairs.")
+@PLUGIN
+@_sentences
+def list_(*, what: str, suite: str, plugins: tuple[str, ...]) -> int:
+    """What there is: methods, pairs, suites, models."""
+    from kdbench import console
+
+    broken = load_plugins(plugins)
+    console.show_list(what, suite, broken, console.out())
+    return 0
+
+
+@main.command()
+@click.argument("method")
+@PLUGIN
+@_sentences
+def info(*, method: str, plugins: tuple[str, ...]) -> int:
+    """The card of a method: idea, formula, citation, provenance, departures, hyper-parameters."""
+    from kdbench import console
+
+    for sentence in load_plugins(plugins):
+        raise ValueError(sentence)
+    console.show_card(method, console.out())
+    return 0
+
+
+@main.command()
+@OUT
+@_sentences
+def status(*, out: Path) -> int:
+    """What lies in the output folder: finished, running, failed; teachers."""
+    from kdbench import console
+
+    return console.show_status(out, console.out())
+
+
+@main.command()
+@click.argument("methods", nargs=-1, required=True, metavar="NAME|FILE.py|all...")
+@click.option("--verbose", "-v", is_flag=True, help="Show the checks that pass, too.")
+@_sentences
+def check(*, methods: tuple[str, ...], verbose: bool) -> int:
+    """Prove that a method keeps the contract, and say in sentences where it does not."""
+    from kdbench import console, registry
+
+    names: list[str] = []
+    for word in methods:
+        if word == "all":
+            names += registry.names()
+        elif word.endswith(".py"):
+            names.append(registry.load_plugin(word))
+        else:
+            registry.get(word)
+            names.append(word)
+    return console.show_check(list(dict.fromkeys(names)), verbose, console.out())
+
+
+@main.command()
+@DATA
+@OUT
+@_sentences
+def doctor(*, data_dir: Path | None, out: Path) -> int:
+    """Look at the installation: versions, device, memory, data, folders, methods."""
+    from kdbench import console
+
+    return console.show_doctor(data_dir, out, console.out())
+
+
+@main.group()
+def teacher() -> None:
+    """Teachers: train, import published checkpoints, verify."""
+
+
+@teacher.command("train")
+@click.argument("name")
+@click.option("--suite", "-s", default="auto", show_default=True)
+@click.option("--epochs", type=int, help="Default: the suite's recipe for teachers.")
+@DATA
+@OUT
+@DEVICE
+@_sentences
+def teacher_train(**words: Any) -> int:
+    """Train the teacher NAME of a suite and keep it."""
+    from kdbench import console, teacher_verbs
+
+    return teacher_verbs.train(console.out(), **words)
+
+
+@teacher.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--name", required=True, help="The network it is, e.g. resnet32x4.")
+@click.option("--suite", "-s", default="auto", show_default=True, help="Whose data set it was trained on.")
+@click.option("--part", type=click.Choice(["auto", "student", "teacher"]), default="auto", show_default=True,
+              help="Which network of a checkpoint that holds two.")
+@click.option("--no-verify", is_flag=True, help="Do not measure the accuracy (the card then says so).")
+@DATA
+@OUT
+@DEVICE
+@_sentences
+def teacher_import(**words: Any) -> int:
+    """Take over a published checkpoint (RepDistiller, mdistiller, safetensors); never runs code from it."""
+    from kdbench import console, teacher_verbs
+
+    return teacher_verbs.import_(console.out(), **words)
+
+
+@teacher.command("verify")
+@click.argument("name")
+@click.option("--suite", "-s", default="auto", show_default=True)
+@DATA
+@OUT
+@DEVICE
+@_sentences
+def teacher_verify(**words: Any) -> int:
+    """Check a kept teacher's hash and measure its accuracy again."""
+    from kdbench import console, teacher_verbs
+
+    return teacher_verbs.verify(console.out(), **words)

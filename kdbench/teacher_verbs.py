@@ -1,0 +1,88 @@
+"""`kdbench teacher train|import|verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from kdbench import console, data, models, runner, session, teaching
+from kdbench.engine.evaluate import measure, predictions
+from kdbench.engine.precision import Precision
+from kdbench.models import teachers
+from kdbench.suites import Suite
+
+#: A kept teacher whose accuracy moves by more than this (in points) is not what its card says.
+TOLERANCE = 0.05
+
+
+def train(screen: Console, *, name: str, suite: str, epochs: int | None, data_dir: Path | None, out: Path, device: str) -> int:
+    """Train a teacher with the suite's recipe; says so when it is there already."""
+    chosen, where = _setting(suite, device)
+    name = models.resolve(name)
+    if epochs is not None and epochs < 1:
+        raise ValueError(f"--epochs must be 1 or more, not {epochs}")
+    wanted = teaching.recipe(chosen, None, None)
+    if epochs is not None:
+        wanted = teaching.recipe(chosen.set("teacher.epochs", str(epochs)), None, None)
+    stored = teachers.path(out / "teachers", chosen.dataset, name, "")
+    if stored.exists():
+        screen.print(f"{stored} is there already; `kdbench teacher verify {name}` measures it again")
+        return 0
+    runner.check_writable(out)
+    images = data.load(chosen.dataset, data_dir)
+    with console.Progress(screen) as watch:
+        watch.group(f"teacher {name}", wanted["epochs"] * -(-len(images.train_labels) // wanted["batch_size"]))
+        try:
+            teaching.get(out / "teachers", chosen, name, images, wanted, device=where, watch=watch, note=watch.note)
+        except teaching.TeacherFailed as error:
+            raise ValueError(str(error)) from error
+    return 0
+
+
+def import_(
+    screen: Console, *, file: Path, name: str, suite: str, part: str, no_verify: bool, data_dir: Path | None,
+    out: Path, device: str,
+) -> int:
+    """Take over a checkpoint as the teacher of a suite's data set."""
+    chosen, where = _setting(suite, device)
+    name = models.resolve(name)
+    net = models.create(name, chosen.num_classes, image_size=chosen.image_size)
+    state = teachers.match(teachers.read_checkpoint(file, part=part), net)
+    net.net.load_state_dict(state)
+    runner.check_writable(out)
+    top1 = None if no_verify else _top1(net, chosen, data.load(chosen.dataset, data_dir), where)
+    card = teachers.store(
+        out / "teachers", net, dataset=chosen.dataset, name=name, num_classes=chosen.num_classes,
+        image_size=chosen.image_size, top1=top1, source="imported", origin=file.name, half=False, recipe={},
+    )
+    measured = "accuracy not measured (--no-verify)" if top1 is None else f"{top1:.2f}% on the test set"
+    screen.print(f"teacher {name} for {chosen.dataset}: {measured}, sha256 {card.sha256[:12]}")
+    return 0
+
+
+def verify(screen: Console, *, name: str, suite: str, data_dir: Path | None, out: Path, device: str) -> int:
+    """Check hash and shapes, measure again, compare with the card."""
+    chosen, where = _setting(suite, device)
+    name = models.resolve(name)
+    net, card = teachers.load(out / "teachers", chosen.dataset, name, image_size=chosen.image_size)
+    top1 = _top1(net, chosen, data.load(chosen.dataset, data_dir), where)
+    screen.print(f"teacher {name} for {chosen.dataset}: sha256 as on its card, {top1:.2f}% on the test set")
+    if card.top1 is not None and abs(card.top1 - top1) > TOLERANCE:
+        screen.print(f"[red]but its card says {card.top1:.2f}%[/]: other data, or another preprocessing")
+        return 1
+    return 0
+
+
+def _setting(suite: str, device: str) -> tuple[Suite, torch.device]:
+    where = session.choose_device(device)
+    torch.set_num_threads(1)
+    return session.choose_suite(suite, where)[0], torch.device(where)
+
+
+def _top1(net: models.Tapped, suite: Suite, images: data.Dataset, device: torch.device) -> float:
+    recipe = suite.teacher_recipe().model_dump()
+    batches = teaching.test_batches(images, recipe, device)
+    net = net.eval().to(device, memory_format=torch.channels_last)
+    return measure(*predictions(net, batches, Precision()))["top1"]
