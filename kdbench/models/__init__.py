@@ -1,0 +1,8 @@
+"""Models and what can be seen of them: ``create(name, num_classes)`` gives a ``Tapped``."""
+
+from kdbench.models.fold import fold
+from kdbench.models.pair import make_pair
+from kdbench.models.tapped import Tapped
+from kdbench.models.zoo import create, names, resolve
+
+__all__ = ["Tapped", "create", "fold", "make_pair", "names", "resolve"]

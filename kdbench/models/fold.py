@@ -1,0 +1,41 @@
+"""Batch norms folded into the convolutions before them: a faster teacher with the same outputs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from kdbench.models.tapped import Tapped
+
+
+def fold(tapped: Tapped) -> Tapped:
+    """A frozen copy for inference: eval mode, channels_last, batch norms folded where they can be.
+
+    Taps and logits keep their values up to rounding. A batch norm that follows a sum, as the
+    first of a WRN block does, stays. Timm models are copied, not folded.
+    """
+    folded = copy.deepcopy(tapped).eval().requires_grad_(False)
+    folded._norms = tapped.norms()
+    for module in list(folded.net.modules()):
+        for conv_name, norm_name in _pairs(module):
+            conv, norm = getattr(module, conv_name), getattr(module, norm_name)
+            dtype = conv.weight.dtype
+            # In double, or the rounding of 100 folds adds up.
+            fused = fuse_conv_bn_eval(conv.double(), norm.double()).to(dtype)
+            setattr(module, conv_name, fused)
+            setattr(module, norm_name, nn.Identity())
+    return folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def _pairs(module: nn.Module) -> Iterator[tuple[str, str]]:
+    """Names of (convolution, batch norm) in ``module`` where the second takes all the first gives."""
+    yield from getattr(module, "fusions", ())
+    if isinstance(module, nn.Sequential):
+        children = list(module.named_children())
+        for (first, conv), (second, norm) in zip(children, children[1:], strict=False):
+            if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d:
+                yield first, second

@@ -1,0 +1,66 @@
+"""What a method learns about its two models before it is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from kdbench.distiller import Pair
+from kdbench.models.tapped import Tapped, measure, sizes
+
+
+def frozen_head(teacher: Tapped) -> Callable[[Tensor], Tensor]:
+    """The teacher's head as a plain function: last map (B, C, H, W) -> logits (B, K).
+
+    Gradients reach the map and stop before the weights. It reads the teacher's weights where
+    they are when it is called, so it follows ``teacher.to(device)``; and as a function, not a
+    module, it stays out of the ``state_dict()`` of the method that keeps it.
+    """
+
+    if not any(p.requires_grad for p in teacher.parameters()):
+        return lambda last: teacher.head(last)
+    called = _Head(teacher)
+
+    def head(last: Tensor) -> Tensor:
+        detached = {name: p.detach() for name, p in called.named_parameters()}
+        logits: Tensor = functional_call(called, detached, (last,))
+        return logits
+
+    return head
+
+
+class _Head(nn.Module):
+    """``Tapped.head`` as a forward pass, which is what ``functional_call`` can call."""
+
+    def __init__(self, teacher: Tapped) -> None:
+        super().__init__()
+        self.teacher = teacher
+
+    def forward(self, last: Tensor) -> Tensor:
+        return self.teacher.head(last)
+
+
+def make_pair(
+    student: Tapped, teacher: Tapped, *, image_shape: tuple[int, int, int], num_classes: int, train_labels: Tensor,
+    batch_size: int,
+) -> Pair:
+    """Measure both models on images (C, H, W), in eval mode.
+
+    ``train_labels`` is (N,) int64 on the CPU. ``teacher_norms`` stay None where the teacher has
+    no preacts, because they describe those.
+
+    Raises:
+        ValueError: a model's logits are not ``num_classes`` wide.
+    """
+    shown = {"student": measure(student, image_shape), "teacher": measure(teacher, image_shape)}
+    for side, model in (("student", student), ("teacher", teacher)):
+        width = shown[side].logits.shape[1]
+        if width != num_classes:
+            raise ValueError(f"the {side} {model.name} has {width} classes, the data {num_classes}")
+    return Pair(
+        student=sizes(shown["student"]), teacher=sizes(shown["teacher"]), head=frozen_head(teacher),
+        num_classes=num_classes, train_labels=train_labels, batch_size=batch_size,
+        teacher_norms=None if shown["teacher"].preacts is None else teacher.norms(),
+    )

@@ -1,0 +1,108 @@
+"""One face for every model: what the distillation methods see of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.distiller import Outputs, Shapes
+
+Norms = tuple[tuple[Tensor, Tensor], ...]
+
+
+class Reader(Protocol):
+    """How to look into one kind of model."""
+
+    def tap(self, image: Tensor) -> Outputs:
+        """(B, 3, H, W) -> all that a method may see."""
+
+    def head(self, last: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, K) logits."""
+
+
+class Tapped(nn.Module):
+    """A model whose forward pass gives ``Outputs`` instead of bare logits.
+
+    Attributes:
+        name: canonical name, such as "resnet32x4" or "timm/resnet18".
+        net: the model itself; its ``state_dict()`` has the published keys.
+
+    Args:
+        net: a network of the zoo, or any model with a ``reader``.
+        name: what to call it in errors and records.
+        reader: how to tap ``net``; a network of the zoo taps itself.
+        norms: what ``norms()`` answers in place of asking ``net`` (whose norms may be folded).
+    """
+
+    def __init__(self, net: nn.Module, name: str, *, reader: Reader | None = None, norms: Norms | None = None) -> None:
+        super().__init__()
+        self.net = net
+        self.name = name
+        self._reader = reader
+        self._norms = norms
+
+    @property
+    def reader(self) -> Reader:
+        """The zoo network itself, or the reader given."""
+        return self._reader or cast(Reader, self.net)
+
+    def forward(self, image: Tensor) -> Outputs:
+        """(B, 3, H, W) normalised images -> taps and logits, of one forward pass."""
+        return self.reader.tap(image)
+
+    def head(self, last: Tensor) -> Tensor:
+        """(B, C, H, W) as ``Outputs.last`` -> (B, K) logits."""
+        return self.reader.head(last)
+
+    def norms(self) -> Norms | None:
+        """For each stage from the first on, weight and bias (C,) of the batch norm that made its preact.
+
+        Copies without gradient. None where the model has none (a timm model) or where the
+        published network names none (both ShuffleNets).
+        """
+        if self._norms is not None or self._reader is not None:
+            return self._norms
+        modules = self.net.norms()  # type: ignore[operator]
+        return modules and tuple((m.weight.detach().clone(), m.bias.detach().clone()) for m in modules)
+
+    def shapes(self, image_shape: tuple[int, int, int]) -> Shapes:
+        """Sizes of the outputs for images (C, H, W), measured on one forward pass in eval mode."""
+        return sizes(measure(self, image_shape))
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradients inside; every submodule's own mode is put back after."""
+    modes = {m: m.training for m in module.modules()}
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for m, training in modes.items():
+            m.training = training
+
+
+def measure(tapped: Tapped, image_shape: tuple[int, int, int]) -> Outputs:
+    """Outputs for ``picture``: no statistics change, no random number is drawn."""
+    like = next(tapped.parameters())
+    with evaluating(tapped):
+        return cast(Outputs, tapped(picture(image_shape).to(like)))
+
+
+def picture(image_shape: tuple[int, int, int]) -> Tensor:
+    """(1, C, H, W), always the same values, in [-1, 1]."""
+    return torch.arange(math.prod(image_shape), dtype=torch.float64).sin().reshape(1, *image_shape)
+
+
+def sizes(outputs: Outputs) -> Shapes:
+    """Sizes of the taps."""
+    def size(feat: Tensor) -> tuple[int, int, int]:
+        return feat.shape[1], feat.shape[2], feat.shape[3]
+
+    return Shapes(tuple(size(feat) for feat in outputs.feats), size(outputs.last), outputs.pooled.shape[1])
