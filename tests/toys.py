@@ -1,0 +1,46 @@
+"""Random outputs of made-up networks, for tests that compare with a formula instead of golden data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from golden import shapes
+from kdbench import Batch, Outputs, Pair
+
+Shape = tuple[int, int, int]
+
+
+def outputs(*taps: Shape, k: int = 5, b: int = 6, seed: int = 0, grad: bool = False) -> Outputs:
+    """float64 outputs with taps (C, H, W), stem first; the last tap is what the head pools."""
+    rng = torch.Generator().manual_seed(seed)
+
+    def random(*size: int) -> Tensor:
+        return torch.randn(*size, generator=rng, dtype=torch.float64)
+
+    feats = tuple(random(b, *tap).requires_grad_(grad) for tap in taps)
+    pooled = feats[-1].mean(dim=(2, 3))
+    classifier = random(k, taps[-1][0]), random(k)
+    return Outputs(feats, feats[-1], pooled, F.linear(pooled, *classifier), feats, classifier)
+
+
+def batch(b: int = 6, k: int = 5, seed: int = 0) -> Batch:
+    """Labels at random; blank images."""
+    rng = torch.Generator().manual_seed(seed)
+    label = torch.randint(k, (b,), generator=rng)
+    return Batch(torch.zeros(b, 3, 8, 8, dtype=torch.float64), label, torch.arange(b), torch.tensor(0.5))
+
+
+def pair(student: Outputs, teacher: Outputs, **facts: Any) -> Pair:
+    """The pair of these outputs; the head is the teacher's pooling and classifier."""
+    assert teacher.classifier is not None
+    weight, bias = teacher.classifier
+    b, k = teacher.logits.shape
+    given: dict[str, Any] = {
+        "head": lambda last: F.linear(last.mean(dim=(2, 3)), weight.to(last), bias.to(last)),  # type: ignore[union-attr]
+        "num_classes": k, "train_labels": torch.zeros(20, dtype=torch.int64), "batch_size": b,
+    }
+    return Pair(shapes(student), shapes(teacher), **{**given, **facts})
