@@ -1,0 +1,48 @@
+"""Label smoothing, a control without a teacher: part of every label goes to the other classes.
+
+Szegedy, Vanhoucke, Ioffe, Shlens, Wojna. Rethinking the Inception Architecture for Computer Vision.
+CVPR 2016. https://arxiv.org/abs/1512.00567
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdbench import Batch, Distiller, Outputs, Pair, register
+
+
+@register
+class LabelSmoothing(Distiller):
+    """loss = ce_weight * CE(z_S, q), where q has 1 - eps on the label and eps spread evenly.
+
+    The loss is linear in q, so it is plain CE plus a term ``smoothing``: the curve of ``ce`` stays
+    comparable with that of the plain student.
+
+    Args:
+        pair: shapes and facts of the pair.
+        eps: share of the label that is spread, in [0, 1).
+        spread: over ``all`` K classes, the label's own included (the paper, PyTorch), or over the
+            K - 1 ``others`` (the Tf-KD repository).
+        ce_weight: weight of the whole loss.
+
+    Raises:
+        ValueError: ``eps`` or ``spread`` is none of these.
+    """
+
+    reference = "Szegedy et al. Rethinking the Inception Architecture. CVPR 2016. https://arxiv.org/abs/1512.00567"
+    provenance = "formula"
+    family = "control"
+    needs_teacher = False
+
+    def __init__(self, pair: Pair, *, eps: float = 0.1, spread: str = "all", ce_weight: float = 1.0) -> None:
+        super().__init__(pair, ce_weight=ce_weight, kd_weight=0.0)
+        if not 0 <= eps < 1:
+            raise ValueError(f"label_smoothing: eps={eps:g} is no share of a label; take 0 to below 1")
+        if spread not in ("all", "others"):
+            raise ValueError(f"label_smoothing: spread={spread!r} is neither 'all' nor 'others'")
+        k = pair.num_classes
+        self.moved = eps if spread == "all" else eps * k / (k - 1)
+
+    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        uniform = -F.log_softmax(student.logits, dim=1).mean()  # CE with the uniform label
+        plain = F.cross_entropy(student.logits, batch.label)
+        return {"smoothing": self.ce_weight * self.moved * (uniform - plain)}
