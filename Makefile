@@ -1,0 +1,58 @@
+# kdbench: every verb that people and CI use. `make help` lists them.
+PYTHON ?= python3
+VENV   ?= .venv
+OUT    ?= my-results
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+# One thread per process: results do not depend on the number of cores, and two workers do not spin.
+export OMP_NUM_THREADS = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install run report test test-slow test-all check lint type gpu results clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "kdbench needs Python 3.11 or newer; try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing kdbench and what it needs into $(VENV) (torch is some GB the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+install: $(STAMP) ## Make .venv and install kdbench into it
+
+run: $(STAMP) ## Train the embedded suite `digits` and show its leaderboard (a few minutes)
+	@$(BIN)/kdbench run --suite digits --methods semckd,crd,fitnet,kd,student --pairs all --out $(OUT)
+	@$(BIN)/kdbench report --suite digits --out $(OUT)
+
+report: $(STAMP) ## Leaderboards from the records in OUT (default my-results)
+	@$(BIN)/kdbench report --out $(OUT)
+
+test: $(STAMP) ## Run the test suite (minutes; slow and GPU tests are left out)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-slow: $(STAMP) ## Run the tests that take long
+	@$(BIN)/python -m pytest -m "slow and not gpu"
+
+test-all: test test-slow ## Both
+
+check: lint type test ## Lint, types and tests
+
+lint: $(STAMP) ## Ruff
+	@$(BIN)/ruff check .
+
+type: $(STAMP) ## Mypy
+	@$(BIN)/mypy
+
+gpu: $(STAMP) ## Tests that need a CUDA device
+	@$(BIN)/python -m pytest -m gpu
+
+results: $(STAMP) ## Make results/digits anew: every method, all pairs, 3 seeds (hours)
+	@$(BIN)/kdbench run --suite digits --methods all --pairs all --seeds 3
+	@$(BIN)/kdbench report --suite digits
+
+clean: ## Remove caches and builds (never results or .venv)
+	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
