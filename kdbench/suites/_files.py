@@ -1,0 +1,57 @@
+"""TOML files of this package or of the user's -> checked models, with one-sentence errors."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from difflib import get_close_matches
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+HOME: Traversable = files("kdbench.suites")
+
+
+def find(kind: str, name: str, known: Iterable[str], prefix: str = "") -> tuple[Traversable, Traversable]:
+    """The TOML file of a name, or of a path that ends in .toml; and the folder it lies in.
+
+    Raises:
+        ValueError: there is none; the nearest names are told.
+    """
+    if name.endswith(".toml"):
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise ValueError(f"no {kind} file {name!r}")
+        return path, path.resolve().parent
+    known = list(known)
+    if name not in known:
+        raise ValueError(f"no {kind} {name!r}; {nearest(name, known)}, or give the path of a .toml file")
+    return HOME / f"{prefix}{name}.toml", HOME
+
+
+def read(file: Traversable) -> dict[str, Any]:
+    """Raises: ValueError: it is not TOML."""
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file.name} is not readable as TOML: {error}") from error
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``did you mean x or y`` or, when nothing is near, ``there are a, b, c``."""
+    known = sorted(known)
+    near = get_close_matches(word, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+
+
+def sentence(error: ValidationError) -> str:
+    """The first thing that pydantic found, as a sentence."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    said = first["msg"].removeprefix("Value error, ")
+    given = first["input"]
+    shown = "" if isinstance(given, dict) or first["type"] == "value_error" else f", not {given!r}"
+    return f"{where}: {said[0].lower()}{said[1:]}{shown}" if where else said

@@ -1,0 +1,81 @@
+"""A loss convention: the weights that a family of published tables was made with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from kdbench.suites._files import HOME, find, read, sentence
+
+Value = bool | int | float | str
+_PREFIX = "convention_"
+_COMMON = ("ce_weight", "kd_weight", "tau")
+
+
+class Convention(BaseModel):
+    """Hyper-parameters of every method in one published setting.
+
+    A method's values are, the later beating the earlier: ``ce_weight`` and ``kd_weight`` of
+    the convention, its table in ``methods``, its table for the pair in ``pairs``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    title: str
+    ce_weight: float
+    kd_weight: float
+    combined_kd_weight: float  # of a combination that has kd among its parts
+    methods: dict[str, dict[str, Value]] = {}
+    pairs: dict[str, dict[str, dict[str, Value]]] = {}  # "teacher:student" -> method -> values
+
+    def hyper(self, method: str, pair: str, known: Iterable[str]) -> dict[str, Any]:
+        """Values of one method, or of a combination ``a+b``, on ``teacher:student``.
+
+        In a combination each part brings its own weights and CE has the convention's. KD has
+        ``combined_kd_weight`` if kd is a part; else, as the temperature, what a part's table
+        says of it (the largest, if several do), else the convention's. Only names in ``known``
+        are returned: a class without KD, such as the plain student, is given none.
+        """
+        known = set(known)
+        parts = sorted(part.strip() for part in method.split("+"))
+        values: dict[str, Any] = {"ce_weight": self.ce_weight, "kd_weight": self.kd_weight}
+        if len(parts) == 1:
+            values |= self._own(method, pair)
+        else:
+            tables = {part: self._own(part, pair) for part in parts if part != "kd"}
+            for key in ("kd_weight", "tau"):
+                said = [float(table[key]) for table in tables.values() if key in table]
+                values |= {key: max(said)} if said else {}
+            if "kd" in parts:
+                values["kd_weight"] = self.combined_kd_weight
+            for part, table in tables.items():
+                for key, value in table.items():
+                    if key not in _COMMON:
+                        full = f"{part}.{key}"  # the name where two parts share a key
+                        values[full if full in known else key] = value
+        return {key: value for key, value in values.items() if key in known}
+
+    def _own(self, method: str, pair: str) -> dict[str, Value]:
+        return self.methods.get(method, {}) | self.pairs.get(pair, {}).get(method, {})
+
+
+def convention_names() -> list[str]:
+    """Every convention that kdbench brings, sorted."""
+    found = (file.name for file in HOME.iterdir())
+    return sorted(f.removeprefix(_PREFIX).removesuffix(".toml") for f in found if f.startswith(_PREFIX))
+
+
+def convention(name: str) -> Convention:
+    """The convention of a name, or of the path of a TOML file.
+
+    Raises:
+        ValueError: there is none, or the file does not say what a convention must.
+    """
+    file, _ = find("convention", name, convention_names(), _PREFIX)
+    try:
+        return Convention.model_validate(read(file))
+    except ValidationError as error:
+        raise ValueError(f"convention {file.name}: {sentence(error)}") from error

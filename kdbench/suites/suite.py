@@ -1,0 +1,258 @@
+"""A suite: data set, pairs, recipe, convention and published table of one comparison."""
+
+from __future__ import annotations
+
+import csv
+import math
+import tomllib
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from functools import reduce
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+
+from kdbench.suites._files import HOME, find, nearest, read, sentence
+from kdbench.suites.convention import convention_names
+
+Rule = Literal["last", "best_test"]
+
+
+def _pair(text: str) -> str:
+    teacher, colon, student = text.partition(":")
+    if not (teacher and colon and student) or ":" in student:
+        raise ValueError(f"a pair is written teacher:student, not {text!r}")
+    return text
+
+
+Pair = Annotated[str, AfterValidator(_pair)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Recipe(BaseModel):
+    """How a network is trained: SGD with steps in the learning rate, random crop and flip.
+
+    ``milestones`` are stated for ``epochs`` and as the papers write them, "after epoch 150"
+    of epochs counted from 1; where epochs count from 0, as in the engine, epoch 150 is the
+    first at the lower rate.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: Count
+    batch_size: Annotated[int, Field(ge=2)]
+    lr: Positive
+    light_lr: Positive  # of students and teachers that ``light`` matches
+    light: tuple[str, ...] = ("MobileNet*", "Shuffle*")  # glob patterns of model names
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
+    weight_decay: NotNegative = 5e-4
+    milestones: tuple[Count, ...] = ()
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    crop_padding: Annotated[int, Field(ge=0)] = 4  # pixels
+    flip: bool = True
+    mean: tuple[float, float, float]
+    std: tuple[Positive, Positive, Positive]
+    eval_every: Count = 1  # epochs
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if list(self.milestones) != sorted(set(self.milestones)) or any(m >= self.epochs for m in self.milestones):
+            raise ValueError(f"milestones must rise and lie below {self.epochs} epochs, not {list(self.milestones)}")
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+    def lr_for(self, model: str) -> float:
+        """Starting learning rate of a model: ``light_lr`` for the light ones."""
+        return self.light_lr if any(fnmatchcase(model, pattern) for pattern in self.light) else self.lr
+
+    def milestones_for(self, epochs: int) -> tuple[int, ...]:
+        """Milestones of a run of another length, in proportion: 240 -> 24 gives 15, 18, 21."""
+        return _scaled(self.milestones, self.epochs, epochs)
+
+    def factor(self, epoch: int, epochs: int) -> float:
+        """What the starting rate is multiplied by in ``epoch``, counted from 1, of ``epochs``.
+
+        Epoch m is the last before milestone m lowers it: 150 of 240 is 1, 151 is gamma.
+        """
+        return self.gamma ** sum(epoch > milestone for milestone in self.milestones_for(epochs))
+
+
+class Suite(BaseModel):
+    """One comparison. ``teacher`` is its recipe for teachers: what its TOML table leaves out is as in ``recipe``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    title: str
+    dataset: str
+    image_size: Count  # pixels
+    num_classes: Annotated[int, Field(ge=2)]
+    convention: str
+    pairs: tuple[tuple[str, str], ...]  # teacher, student
+    recipe: Recipe
+    teacher: Recipe
+    selection: Rule = "last"  # the epoch that ranks
+    default_methods: tuple[str, ...]
+    default_seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0, 1, 2)
+    published: str | None = None  # CSV file beside the suite's
+    published_rule: Rule | None = None
+    notes: str = ""
+
+    _home: Traversable = PrivateAttr(default=HOME)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spread(cls, raw: Any) -> Any:
+        """``teacher:student`` -> two names; the teacher's recipe starts from the student's."""
+        if not isinstance(raw, dict):
+            return raw
+        raw = dict(raw)
+        if isinstance(raw.get("pairs"), Sequence):
+            raw["pairs"] = [_pair(p).split(":") if isinstance(p, str) else p for p in raw["pairs"]]
+        if isinstance(raw.get("recipe"), dict) and isinstance(raw.get("teacher", {}), dict):
+            raw["teacher"] = _teacher(raw["recipe"], raw.get("teacher", {}))
+        return raw
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if not self.pairs:
+            raise ValueError("a suite has one pair at least")
+        if (self.teacher.mean, self.teacher.std) != (self.recipe.mean, self.recipe.std):
+            raise ValueError("teacher and student see the same images, so mean and std are set in the recipe only")
+        if not self.convention.endswith(".toml") and self.convention not in convention_names():
+            raise ValueError(f"no convention {self.convention!r}; {nearest(self.convention, convention_names())}")
+        if (self.published is None) != (self.published_rule is None):
+            raise ValueError("published and published_rule go together")
+        return self
+
+    def set(self, key: str, value: str) -> Suite:
+        """A copy with one setting changed: ``set("recipe.lr", "0.1")``, for ``--set recipe.lr=0.1``.
+
+        Lists are written with commas. The teacher's recipe does not follow the student's, save
+        for mean and std, which they share; ``teacher.epochs`` moves its milestones in proportion.
+
+        Raises:
+            ValueError: no such setting, or a value that will not do.
+        """
+        if key == "recipe.epochs":
+            raise ValueError("the length of the run is set with --epochs, which moves the milestones in proportion")
+        settable = [
+            "dataset", "image_size", "num_classes", "convention",
+            *(f"recipe.{name}" for name in Recipe.model_fields if name != "epochs"),
+            *(f"teacher.{name}" for name in Recipe.model_fields if name not in ("mean", "std")),
+        ]
+        if key not in settable:
+            near = f"did you mean recipe.{key}?" if f"recipe.{key}" in settable else nearest(key, settable)
+            raise ValueError(f"no setting {key!r}; {near}")
+        table, _, field = key.rpartition(".")
+        listed = str(Recipe.model_fields[field].annotation).startswith("tuple") if table else False
+        new = [_value(part) for part in value.split(",") if part.strip()] if listed else _value(value)
+        raw = self.model_dump()
+        for home in (("recipe", "teacher") if field in ("mean", "std") else (table,)):
+            (raw[home] if home else raw)[field] = new
+        if key == "teacher.epochs" and isinstance(new, int):
+            raw["teacher"]["milestones"] = self.teacher.milestones_for(max(1, new))
+        try:
+            changed = Suite.model_validate(raw)
+        except ValidationError as error:
+            raise ValueError(f"{key}={value} will not do: {sentence(error)}") from error
+        changed._home = self._home
+        return changed
+
+    def override(self, **settings: str) -> Suite:
+        """``set`` for several settings; a key has ``__`` where ``set`` has a dot."""
+        return reduce(lambda suite, item: suite.set(item[0].replace("__", "."), item[1]), settings.items(), self)
+
+
+class Published(NamedTuple):
+    """One published top-1 accuracy, in percent."""
+
+    mean: float
+    std: float | None
+    n: int | None  # runs behind it; None: not stated
+    source: str
+    rule: Rule
+
+
+def names() -> list[str]:
+    """Every suite that kdbench brings, sorted."""
+    found = (file.name for file in HOME.iterdir())
+    return sorted(f.removesuffix(".toml") for f in found if f.endswith(".toml") and not f.startswith("convention_"))
+
+
+def load(name: str) -> Suite:
+    """The suite of a name, or of the path of a TOML file.
+
+    Raises:
+        ValueError: there is none, or the file does not say what a suite must.
+    """
+    file, home = find("suite", name, names())
+    raw = read(file)
+    if isinstance(home, Path) and str(raw.get("convention", "")).endswith(".toml"):
+        raw["convention"] = str(home / raw["convention"])  # one that lies beside the user's suite
+    try:
+        suite = Suite.model_validate(raw)
+    except ValidationError as error:
+        raise ValueError(f"suite {file.name}: {sentence(error)}") from error
+    suite._home = home
+    return suite
+
+
+def published(suite: Suite) -> dict[tuple[str, str, str], Published]:
+    """(teacher, student, method) -> the published number; empty where the suite has no table.
+
+    The method of a teacher's own accuracy is ``teacher``.
+
+    Raises:
+        ValueError: the table is not there or not readable.
+    """
+    if suite.published is None:
+        return {}
+    file = suite._home / suite.published
+    try:
+        rows = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
+        return {
+            (row["teacher"], row["student"], row["method"]): Published(
+                float(row["mean"]), float(row["std"]) if row["std"] else None, int(row["n"]) if row["n"] else None,
+                row["source"], _rule(row["rule"]),
+            )
+            for row in rows
+        }
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(f"the published table {suite.published} of suite {suite.name}: {error}") from error
+
+
+def _scaled(milestones: Sequence[int], stated_for: int, epochs: int) -> tuple[int, ...]:
+    """Rounded to whole epochs; the first epoch of a run is never lowered."""
+    return tuple(max(1, math.floor(m * epochs / stated_for + 0.5)) for m in milestones)
+
+
+def _teacher(recipe: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """The student's recipe with the teacher's differences; the milestones follow its epochs."""
+    merged = recipe | own
+    if "milestones" not in own and isinstance(own.get("epochs"), int) and isinstance(recipe.get("epochs"), int):
+        merged["milestones"] = _scaled(recipe.get("milestones", ()), recipe["epochs"], own["epochs"])
+    return merged
+
+
+def _rule(text: str) -> Rule:
+    if text == "last":
+        return "last"
+    if text == "best_test":
+        return "best_test"
+    raise ValueError(f"rule is last or best_test, not {text!r}")
+
+
+def _value(text: str) -> Any:
+    """A number or a truth value as TOML writes it, else the text itself."""
+    text = text.strip()
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
