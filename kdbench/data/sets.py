@@ -58,7 +58,7 @@ class Dataset:
         digest = hashlib.sha256()
         for part in (self.train_images, self.train_labels, self.test_images, self.test_labels):
             digest.update(f"{tuple(part.shape)}".encode())
-            digest.update(part.reshape(-1).view(torch.uint8).numpy())
+            digest.update(part.reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
 
