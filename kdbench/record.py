@@ -118,7 +118,7 @@ class Record(BaseModel):
 
 
 def write(record: Record, path: Path) -> Record:
-    """Put a record on disk, whole or not at all; returns it with its checksum.
+    """Put a record on disk, whole or not at all; returns it as it will be read, checksum and all.
 
     Raises:
         OSError: the file cannot be written; what lay there before is untouched.
@@ -137,7 +137,7 @@ def write(record: Record, path: Path) -> Record:
     finally:
         aside.unlink(missing_ok=True)
     _sync_folder(path.parent)
-    return record.model_copy(update={"checksum": values["checksum"]})
+    return Record.model_validate(values)
 
 
 def read(path: Path) -> Record:
