@@ -45,7 +45,7 @@ def _hyper(name: str) -> list[str]:
     lines = []
     for key, hyper in known.items():
         others = []
-        for convention in suites.conventions():
+        for convention in suites.convention_names():
             value = suites.convention(convention).hyper(name, "", known).get(key, hyper.default)
             if value != hyper.default:
                 others.append(f"{value} in convention {convention}")
@@ -56,7 +56,7 @@ def _hyper(name: str) -> list[str]:
 def _published(name: str) -> list[str]:
     lines = []
     for suite in suites.names():
-        for (teacher, student, method), number in suites.published(suite).items():
+        for (teacher, student, method), number in suites.published(suites.load(suite)).items():
             if method == name:
                 spread = f" +- {number.std:.2f}" if number.std is not None else ""
                 lines.append(f"{suite}: {teacher}:{student} {number.mean:.2f}{spread}")

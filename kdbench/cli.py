@@ -152,7 +152,7 @@ def report(*, out: Path, chosen: tuple[str, ...], methods: str | None, baseline:
     screen = console.out()
     reports = reporting.report(
         out, suites=list(chosen) or None, baseline=baseline, methods=methods.split(",") if methods else None,
-        published=suites.published_all(), formats=tuple(part.strip() for part in formats.split(",")),
+        published={name: suites.published(suites.load(name)) for name in suites.names()}, formats=tuple(part.strip() for part in formats.split(",")),
     )
     for one in reports:
         print_report(one, screen)

@@ -187,7 +187,7 @@ class _Group:
         return True
 
     def _teacher(self, name: str) -> tuple[Tapped, TeacherCard]:
-        wanted = teaching.recipe(self.suite, self.job.request.epochs, self.job.request.limit_train)
+        wanted = teaching.recipe(self.suite, name, self.job.request.epochs, self.job.request.limit_train)
         if teaching.there(self.out / "teachers", self.suite, name, wanted) is None:
             steps = wanted["epochs"] * -(-len(self.images.train_labels) // wanted["batch_size"])
             self.watch.group(f"teacher {name}", steps)

@@ -23,9 +23,9 @@ def train(screen: Console, *, name: str, suite: str, epochs: int | None, data_di
     name = models.resolve(name)
     if epochs is not None and epochs < 1:
         raise ValueError(f"--epochs must be 1 or more, not {epochs}")
-    wanted = teaching.recipe(chosen, None, None)
     if epochs is not None:
-        wanted = teaching.recipe(chosen.set("teacher.epochs", str(epochs)), None, None)
+        chosen = chosen.set("teacher.epochs", str(epochs))
+    wanted = teaching.recipe(chosen, name, None, None)
     stored = teachers.path(out / "teachers", chosen.dataset, name, "")
     if stored.exists():
         screen.print(f"{stored} is there already; `kdbench teacher verify {name}` measures it again")
@@ -82,7 +82,7 @@ def _setting(suite: str, device: str) -> tuple[Suite, torch.device]:
 
 
 def _top1(net: models.Tapped, suite: Suite, images: data.Dataset, device: torch.device) -> float:
-    recipe = suite.teacher_recipe().model_dump()
+    recipe = suite.teacher.model_dump()
     batches = teaching.test_batches(images, recipe, device)
     net = net.eval().to(device, memory_format=torch.channels_last)
     return measure(*predictions(net, batches, Precision()))["top1"]

@@ -28,13 +28,13 @@ class TeacherFailed(Exception):
     """The teacher could not be trained; its cells cannot run."""
 
 
-def recipe(suite: Suite, epochs: int | None, limit_train: int | None) -> dict[str, Any]:
-    """What a teacher of this suite is trained with; short when the run itself is a short look."""
-    own = suite.teacher_recipe()
+def recipe(suite: Suite, name: str, epochs: int | None, limit_train: int | None) -> dict[str, Any]:
+    """What the teacher ``name`` is trained with; short when the run itself is a short look."""
+    own = suite.teacher
     full = own.epochs
     length = full if epochs is None or epochs >= suite.recipe.epochs else min(full, epochs)
     return {
-        **own.model_dump(exclude={"light", "light_lr", "milestones"}),
+        **own.model_dump(exclude={"light", "light_lr", "milestones"}), "lr": own.lr_for(name),
         "epochs": length, "milestones": list(own.milestones_for(length)), "limit_train": limit_train,
         "quick": length < full or limit_train is not None,
     }
