@@ -61,8 +61,9 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
-        if list(self.milestones) != sorted(set(self.milestones)) or any(m >= self.epochs for m in self.milestones):
-            raise ValueError(f"milestones must rise and lie below {self.epochs} epochs, not {list(self.milestones)}")
+        # Two may fall on one epoch: that is how a short run in proportion looks.
+        if list(self.milestones) != sorted(self.milestones) or any(m > self.epochs for m in self.milestones):
+            raise ValueError(f"milestones must rise and lie within {self.epochs} epochs, not {list(self.milestones)}")
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum above 0")
         return self

@@ -1,0 +1,231 @@
+"""Suites and conventions: what they say, and what they refuse."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kdbench import registry, suites
+from kdbench.suites import Suite
+
+EVERY = {"ce_weight", "kd_weight", "tau", "beta", "tap", "alpha"}
+
+
+@pytest.mark.parametrize("name", suites.names())
+def test_every_suite_stands(name: str) -> None:
+    suite = suites.load(name)
+    assert suite.name == name
+    assert len(set(suite.pairs)) == len(suite.pairs)
+    assert suites.convention(suite.convention).name == suite.convention
+    table = suites.published(suite)
+    assert {key[:2] for key in table} <= set(suite.pairs)
+    assert all(entry.rule == suite.published_rule and 30 < entry.mean < 90 for entry in table.values())
+
+
+@pytest.mark.parametrize("name", suites.names())
+def test_every_pair_is_of_models_that_exist(name: str) -> None:
+    models = pytest.importorskip("kdbench.models")
+    for pair in suites.load(name).pairs:
+        assert tuple(models.resolve(model) for model in pair) == pair
+
+
+@pytest.mark.parametrize(("suite", "pair", "method", "mean", "std"), [
+    ("crd", "resnet32x4:resnet8x4", "kd", 73.33, None),
+    ("crd", "resnet32x4:resnet8x4", "crd", 75.51, None),
+    ("crd", "ResNet50:MobileNetV2", "at", 58.58, None),
+    ("crd", "vgg13:vgg8", "teacher", 74.64, None),
+    ("semckd", "resnet32x4:resnet8x4", "semckd", 76.23, 0.04),
+    ("semckd", "resnet32x4:resnet8x4", "kd", 74.42, 0.05),
+    ("semckd", "wrn_40_2:MobileNetV2", "hkd_port", 69.23, 0.16),
+    ("semckd", "resnet32x4:vgg8", "simkd", 75.76, None),
+])
+def test_published_numbers(suite: str, pair: str, method: str, mean: float, std: float | None) -> None:
+    teacher, student = pair.split(":")
+    entry = suites.published(suites.load(suite))[teacher, student, method]
+    assert (entry.mean, entry.std, entry.n) == (mean, std, None)
+
+
+def test_published_tables_are_whole() -> None:
+    semckd, crd = (suites.published(suites.load(name)) for name in ("semckd", "crd"))
+    for pair in suites.load("semckd").pairs:
+        for method in ("teacher", "student", "kd", "fitnet", "at", "sp", "vid", "hkd_port", "semckd"):
+            assert (*pair, method) in semckd
+    assert len(crd) == 188  # 15 rows of 13 pairs, less the 7 pairs that FSP cannot serve
+
+
+def test_schedule() -> None:
+    recipe = suites.load("semckd").recipe
+    assert recipe.milestones_for(240) == (150, 180, 210)
+    assert recipe.milestones_for(24) == (15, 18, 21)
+    assert [recipe.factor(epoch, 24) for epoch in (1, 15, 16, 18, 19, 21, 22, 24)] == pytest.approx(
+        [1, 1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
+    )
+    assert min(recipe.milestones_for(1)) == 1  # the first epoch runs at the full rate
+    assert recipe.lr_for("resnet8x4") == 0.05
+    assert {recipe.lr_for(light) for light in ("MobileNetV2", "ShuffleV1", "ShuffleV2")} == {0.01}
+
+
+def test_settings_can_be_overridden() -> None:
+    suite = suites.load("digits")
+    changed = suite.override(recipe__lr="0.1", recipe__milestones="5,10", recipe__mean="0.5,0.5,0.5")
+    assert (changed.recipe.lr, changed.recipe.milestones) == (0.1, (5, 10))
+    assert changed.teacher.mean == changed.recipe.mean == (0.5, 0.5, 0.5)
+    assert changed.teacher.lr == suite.teacher.lr
+    assert changed.recipe.model_dump(exclude={"lr", "milestones", "mean"}) == suite.recipe.model_dump(
+        exclude={"lr", "milestones", "mean"}
+    )
+    assert suite.set("recipe.nesterov", "true").recipe.nesterov
+    assert suite.set("recipe.light", "resnet*,wrn*").recipe.lr_for("resnet8") == suite.recipe.light_lr
+    assert suite.set("dataset", "imagefolder:here@32").dataset == "imagefolder:here@32"
+    assert suite.set("teacher.epochs", "60").teacher.milestones == tuple(2 * m for m in suite.teacher.milestones)
+    semckd = suites.load("semckd")
+    assert suites.published(semckd.set("recipe.lr", "0.1")) == suites.published(semckd)
+
+
+@pytest.mark.parametrize(("key", "value", "words"), [
+    ("recipe.lrr", "1", "did you mean recipe.lr"),
+    ("lr", "1", "did you mean recipe.lr?"),
+    ("name", "mine", "no setting"),
+    ("recipe.lr", "fast", "not 'fast'"),
+    ("recipe.lr", "-1", "greater than 0"),
+    ("recipe.lr", "nan", "recipe.lr"),
+    ("recipe.epochs", "3", "--epochs"),
+    ("recipe.milestones", "10,5", "must rise"),
+    ("recipe.milestones", "500", "within"),
+    ("recipe.mean", "0.5,0.5", "recipe.mean"),
+    ("recipe.flip", "perhaps", "boolean"),
+    ("recipe.batch_size", "1", "greater than or equal to 2"),
+    ("teacher.mean", "1,1,1", "no setting"),
+    ("convention", "semkd", "did you mean semckd"),
+])
+def test_what_set_refuses(key: str, value: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words.replace("?", r"\?")) as raised:
+        suites.load("digits").set(key, value)
+    assert "\n" not in str(raised.value)
+
+
+def test_unknown_names_tell_the_nearest() -> None:
+    with pytest.raises(ValueError, match="did you mean digits"):
+        suites.load("digit")
+    with pytest.raises(ValueError, match="did you mean semckd"):
+        suites.convention("semkd")
+    with pytest.raises(ValueError, match="no suite file"):
+        suites.load("nowhere.toml")
+
+
+MINE = """
+name = "mine"
+title = "my own"
+dataset = "digits"
+image_size = 8
+num_classes = 10
+convention = "my_convention.toml"
+pairs = ["resnet20:resnet8"]
+default_methods = ["kd"]
+published = "mine.csv"
+published_rule = "last"
+[recipe]
+epochs = 20
+batch_size = 32
+lr = 0.1
+light_lr = 0.1
+milestones = [10, 15]
+mean = [0.5, 0.5, 0.5]
+std = [0.5, 0.5, 0.5]
+[teacher]
+epochs = 40
+"""
+
+
+def write(folder: Path, text: str = MINE) -> str:
+    file = folder / "mine.toml"
+    file.write_text(text)
+    return str(file)
+
+
+def test_a_suite_of_the_users_own(tmp_path: Path) -> None:
+    (tmp_path / "my_convention.toml").write_text(
+        'name = "my"\ntitle = "t"\nce_weight = 2.0\nkd_weight = 3.0\ncombined_kd_weight = 1.0\n'
+    )
+    (tmp_path / "mine.csv").write_text(
+        "teacher,student,method,mean,std,n,source,rule\nresnet20,resnet8,kd,91.5,0.2,3,me,last\n"
+    )
+    suite = suites.load(write(tmp_path))
+    assert suite.teacher.milestones == (20, 30)
+    assert suites.published(suite)["resnet20", "resnet8", "kd"] == (91.5, 0.2, 3, "me", "last")
+    assert suites.convention(suite.convention).hyper("kd", "a:b", EVERY) == {"ce_weight": 2.0, "kd_weight": 3.0}
+
+
+@pytest.mark.parametrize(("old", "new", "words"), [
+    ("[recipe]", "[recipe", "not readable as TOML"),
+    ("epochs = 20", "", r"recipe.epochs: field required"),
+    ("epochs = 20", "epoch = 20", "recipe"),
+    ('"resnet20:resnet8"', '"resnet20"', "teacher:student"),
+    ('["resnet20:resnet8"]', "[]", "one pair"),
+    ('title = "my own"', "titel = 1", "titel|title"),
+    ('published_rule = "last"', "", "go together"),
+    ('published_rule = "last"', 'published_rule = "best"', "published_rule"),
+])
+def test_a_suite_that_is_wrong(tmp_path: Path, old: str, new: str, words: str) -> None:
+    assert old in MINE
+    with pytest.raises(ValueError, match=words) as raised:
+        suites.load(write(tmp_path, MINE.replace(old, new, 1)))
+    assert "\n" not in str(raised.value)
+    assert "mine.toml" in str(raised.value)
+
+
+def test_a_published_table_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"mine\.csv of suite mine"):
+        suites.published(suites.load(write(tmp_path)))
+
+
+@pytest.mark.parametrize(("name", "method", "wanted"), [
+    ("crd", "kd", {"ce_weight": 0.1, "kd_weight": 0.9, "tau": 4.0}),
+    ("crd", "fitnet", {"ce_weight": 1.0, "kd_weight": 0.0, "tap": 2, "beta": 100.0}),
+    ("crd", "crd", {"ce_weight": 1.0, "kd_weight": 0.0, "beta": 0.8}),
+    ("crd", "crd+kd", {"ce_weight": 1.0, "kd_weight": 1.0, "beta": 0.8}),
+    ("crd", "kd+crd", {"ce_weight": 1.0, "kd_weight": 1.0, "beta": 0.8}),
+    ("crd", "crd+mas", {"ce_weight": 1.0, "kd_weight": 1.0, "beta": 0.8}),
+    ("crd", "dkd", {"ce_weight": 1.0, "kd_weight": 0.0, "alpha": 1.0, "beta": 2.0}),
+    ("semckd", "kd", {"ce_weight": 1.0, "kd_weight": 1.0, "tau": 4.0}),
+    ("semckd", "fitnet", {"ce_weight": 1.0, "kd_weight": 1.0, "tap": 1, "beta": 100.0}),
+    ("semckd", "semckd", {"ce_weight": 1.0, "kd_weight": 1.0, "beta": 400.0}),
+    ("semckd", "simkd", {"ce_weight": 0.0, "kd_weight": 0.0, "beta": 1.0}),
+    ("semckd", "nobody", {"ce_weight": 1.0, "kd_weight": 1.0}),
+])
+def test_weights(name: str, method: str, wanted: dict[str, float]) -> None:
+    assert suites.convention(name).hyper(method, "resnet56:resnet20", EVERY) == wanted
+
+
+def test_weights_of_a_pair_and_of_a_class_that_knows_few() -> None:
+    crd = suites.convention("crd")
+    assert crd.hyper("dkd", "resnet110:resnet20", EVERY)["beta"] == 8.0  # none was published for this pair
+    assert crd.hyper("student", "a:b", {"ce_weight"}) == {"ce_weight": 1.0}
+    shared = {"ce_weight", "kd_weight", "tau", "crd.beta", "semckd.beta"}
+    assert crd.hyper("semckd+crd", "a:b", shared) == {
+        "ce_weight": 1.0, "kd_weight": 0.0, "crd.beta": 0.8, "semckd.beta": 400.0
+    }
+
+
+@pytest.mark.parametrize("name", suites.convention_names())
+def test_every_weight_listed_is_one_that_the_method_has(name: str) -> None:
+    """A misspelt key would be dropped without a word."""
+    convention = suites.convention(name)
+    tables = [convention.methods, *convention.pairs.values()]
+    for table in tables:
+        for method in set(table) & set(registry.names()):
+            missing = set(table[method]) - set(registry.hyperparameters(registry.get(method)))
+            assert not missing - {"kd_weight", "ce_weight"}, f"{method}: {missing}"
+
+
+def test_no_torch() -> None:
+    code = "import sys; from kdbench import suites as s; s.published(s.load('crd')); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_suites_are_frozen() -> None:
+    suite = suites.load("digits")
+    with pytest.raises(ValueError, match="frozen"):
+        suite.name = "other"  # type: ignore[misc]
+    assert isinstance(suite, Suite)
