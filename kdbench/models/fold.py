@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -28,7 +29,7 @@ def fold(tapped: Tapped) -> Tapped:
             fused = fuse_conv_bn_eval(conv.double(), norm.double()).to(dtype)
             setattr(module, conv_name, fused)
             setattr(module, norm_name, nn.Identity())
-    return folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return folded.to(memory_format=torch.channels_last)
 
 
 def _pairs(module: nn.Module) -> Iterator[tuple[str, str]]:
@@ -36,6 +37,6 @@ def _pairs(module: nn.Module) -> Iterator[tuple[str, str]]:
     yield from getattr(module, "fusions", ())
     if isinstance(module, nn.Sequential):
         children = list(module.named_children())
-        for (first, conv), (second, norm) in zip(children, children[1:], strict=False):
+        for (first, conv), (second, norm) in pairwise(children):
             if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d:
                 yield first, second

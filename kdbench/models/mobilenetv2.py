@@ -76,7 +76,7 @@ class MobileNetV2(Net):
 
     def norms(self) -> tuple[nn.BatchNorm2d, ...]:
         """The last batch norm of each tapped group."""
-        return tuple(self.blocks[place][-1].conv[7] for place in _TAPS)  # type: ignore[index,misc,union-attr]
+        return tuple(self.blocks[place][-1].conv[7] for place in _TAPS)  # type: ignore[index]
 
 
 enter(__name__, {"MobileNetV2": partial(MobileNetV2, 0.5), "MobileNetV2_1_0": partial(MobileNetV2, 1.0)})

@@ -71,7 +71,7 @@ class WideResNet(Net):
         feats, preacts = [x], [x]
         for place, stage in enumerate((self.block1, self.block2, self.block3)):
             for position, block in enumerate(stage.layer):
-                normed = block.bn1(x)
+                normed: Tensor = block.bn1(x)  # type: ignore[operator]
                 if place and not position:
                     preacts.append(normed)
                 x = block(x, normed)

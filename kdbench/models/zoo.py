@@ -50,8 +50,9 @@ def resolve(name: str) -> str:
     near = [_BY_PLAIN[n] for n in difflib.get_close_matches(_longer(_plain(name)), _BY_PLAIN, n=3)]
     if timm.is_model(name.lower().split(".")[0]):
         near.insert(0, _TIMM + name.lower())
-    hint = f"the nearest are {', '.join(near)}" if near else f"there are {', '.join(ZOO)} and timm/NAME for timm's models"
-    raise ValueError(f"no model {name!r}; {hint}")
+    nearest = f"the nearest are {', '.join(near)}"
+    some = nearest if near else f"there are {', '.join(ZOO)} and timm/NAME for timm's models"
+    raise ValueError(f"no model {name!r}; {some}")
 
 
 def _resolve_timm(name: str) -> str:
@@ -63,8 +64,8 @@ def _resolve_timm(name: str) -> str:
         if timm.is_model(wanted.split(".")[0]):
             return _TIMM + wanted
     near = difflib.get_close_matches(arch.lower(), timm.list_models(), n=3)
-    hint = f"the nearest are {', '.join(near)}" if near else "timm.list_models() has them all"
-    raise ValueError(f"timm has no model {name!r}; {hint}")
+    some = f"the nearest are {', '.join(near)}" if near else "timm.list_models() has them all"
+    raise ValueError(f"timm has no model {name!r}; {some}")
 
 
 def create(name: str, num_classes: int, *, image_size: int = 32, pretrained: bool = False) -> Tapped:

@@ -1,0 +1,212 @@
+"""Any timm model as a ``Tapped``: stem, stages and head found by looking once.
+
+What timm gives is not one convention, so every model is tried on a small picture when it is
+built, and refused in a sentence if its head, applied to its last map, is not its own output.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdbench.distiller import Outputs
+from kdbench.models.tapped import Tapped, evaluating, picture
+
+_STAGES = 4  # taps taken of a model whose blocks all have the same shape
+_STEMS = ("stem", "patch_embed", "conv_stem", "patch_embeds.0")
+
+
+class Capture:
+    """A forward hook that keeps what its module gave, until asked."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.shown: Any = None
+        self.clone = False
+        module.register_forward_hook(self)
+
+    def __call__(self, module: nn.Module, args: object, shown: Any) -> None:
+        """What torch calls after the module's forward."""
+        self.shown = shown.clone() if self.clone else shown
+
+    def take(self) -> Any:
+        """The last output; forgets it, so that no graph is kept alive."""
+        shown, self.shown = self.shown, None
+        return shown
+
+
+class TimmReader:
+    """Taps of one timm model.
+
+    feats: timm's own, where their first is an early one (five or more of falling size). Where
+    timm gives only the stages (ConvNeXt, Swin), the output of the stem module goes in front. A
+    model whose blocks all have one shape (ViT, mixers) shows its patch embedding and four
+    evenly spaced blocks. If no stem can be found, the first stage stands for it too.
+
+    last: as the head takes it, except that NHWC is shown as NCHW and tokens (B, N, C) as a map:
+    (B, C, H, W) where they fill the grid, (B, C, N, 1) where there are others (a class token).
+
+    preacts: None, timm has no such taps.
+
+    Args:
+        net: the model; hooks are added to it where timm gives no tap.
+        name: for errors.
+        image_size: side of the images for the trial.
+
+    Raises:
+        ValueError: the model cannot be tapped, and why.
+    """
+
+    def __init__(self, net: nn.Module, name: str, *, image_size: int) -> None:
+        self.net: Any = net  # timm models share methods, but no base class
+        self.indices: list[int] | None = None
+        self.captures: list[Capture] = []
+        self.stem: Capture | None = None
+        self.stem_nhwc = False
+        self.nhwc = getattr(net, "output_fmt", None) == "NHWC"
+        self.tokens = self.fill_grid = False
+        classifier = getattr(self.net, "get_classifier", lambda: None)()
+        if isinstance(classifier, tuple):
+            raise ValueError(f"{name} has a distilled head: two classifiers, of which none gives its logits alone")
+        if not isinstance(classifier, nn.Linear | nn.Conv2d):
+            raise ValueError(f"{name} has no linear classifier: its head is {type(classifier).__name__}")
+        image = picture((3, image_size, image_size)).to(classifier.weight)
+        with evaluating(net):
+            try:
+                logits = net(image)
+            except Exception as error:  # whatever the model's own code raises
+                raise ValueError(f"{name} cannot take {image_size}-px images: {_first_line(error)}") from error
+            try:
+                self._look(image)
+                head = self.head(self.tap(image).last)
+            except Exception as error:
+                raise ValueError(f"{name} cannot be tapped: {_first_line(error)}") from error
+        if head.shape != logits.shape or (head - logits).abs().max() > 1e-4 * logits.abs().max():
+            raise ValueError(f"{name} cannot be tapped: its head on its last map does not give its own logits")
+
+    def _look(self, image: Tensor) -> None:
+        """Decide once, on a trial, how this model is tapped."""
+        if not hasattr(self.net, "forward_intermediates"):
+            self._hook_stages(image)
+        last, maps = self._stages(image)
+        if not isinstance(last, Tensor) or last.dim() not in (3, 4):
+            raise ValueError("what its head pools is neither a map nor a row of tokens")
+        self.tokens = last.dim() == 3
+        if any(m.dim() != 4 for m in maps):
+            raise ValueError("its stages are not maps (B, C, H, W)")
+        c, h, w = maps[-1].shape[1:]
+        self.fill_grid = self.tokens and last.shape[1:] == (h * w, c)
+        count = len(maps)
+        alike = count > 1 and len({m.shape for m in maps}) == 1
+        if alike and self.indices is None and not self.captures:
+            self.indices = sorted({round((i + 1) * count / _STAGES) - 1 for i in range(_STAGES)} - {-1})
+        if alike or count <= _STAGES:
+            self._find_stem(image)
+
+    def _find_stem(self, image: Tensor) -> None:
+        """Hook the stem module, if it has a known name and gives a map."""
+        modules = dict(self.net.named_modules())
+        path = next((p for p in _STEMS if p in modules), None)
+        if path is None:
+            return
+        self.stem = Capture(modules[path])
+        _, maps = self._stages(image)
+        shown = self.stem.take()
+        if isinstance(shown, Tensor) and shown.dim() == 4:
+            # Most modules do not say; the trial's image is square, so its map is.
+            said = getattr(modules[path], "output_fmt", None)
+            self.stem_nhwc = said == "NHWC" or shown.shape[2] != shown.shape[3]
+        if self._stem_map(shown, maps[0]) is None:
+            self.stem = None
+
+    def _hook_stages(self, image: Tensor) -> None:
+        """For models without ``forward_intermediates``: hooks where ``feature_info`` points."""
+        modules = dict(self.net.named_modules())
+        info = list(getattr(self.net, "feature_info", ()))
+        paths = [entry.get("module", "") for entry in info]
+        if not paths or any(not path or path not in modules for path in paths):
+            raise ValueError("this timm has neither forward_intermediates nor named feature modules for it")
+        self.captures = [Capture(modules[path]) for path in paths]
+        self.net.forward_features(image)
+        plain = [capture.take() for capture in self.captures]
+        for capture in self.captures:
+            capture.clone = True
+        self.net.forward_features(image)
+        # A ReLU in place right behind the tap would change it after the fact.
+        for capture, before in zip(self.captures, plain, strict=True):
+            capture.clone = not torch.equal(capture.take(), before)
+
+    def _stages(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """What the head takes, as timm has it, and the stages' maps."""
+        if self.captures:
+            last = self.net.forward_features(image)
+            return last, [capture.take() for capture in self.captures]
+        last, maps = self.net.forward_intermediates(image, indices=self.indices)
+        return last, maps
+
+    def _stem_map(self, shown: Any, first: Tensor) -> Tensor | None:
+        """The stem's output as a map; None if it is not one. ``first``: the first stage's map."""
+        if not isinstance(shown, Tensor):
+            return None
+        if shown.dim() == 3 and shown.shape[1] == first.shape[2] * first.shape[3]:
+            return shown.transpose(1, 2).unflatten(2, first.shape[2:])
+        if shown.dim() == 4:
+            return shown.permute(0, 3, 1, 2) if self.stem_nhwc else shown
+        return None
+
+    def tap(self, image: Tensor) -> Outputs:
+        """(B, 3, H, W) -> all that a method may see."""
+        raw, maps = self._stages(image)
+        feats = tuple(maps)
+        if self.stem is not None:
+            feats = (cast(Tensor, self._stem_map(self.stem.take(), feats[0])), *feats)
+        elif self.indices is not None or len(feats) <= _STAGES:
+            feats = (feats[0], *feats)
+        if self.tokens:
+            last = raw.transpose(1, 2).unflatten(2, maps[-1].shape[2:] if self.fill_grid else (-1, 1))
+        else:
+            last = raw.permute(0, 3, 1, 2) if self.nhwc else raw
+        pooled = self._pool(raw)
+        weight, bias = self._classifier()
+        return Outputs(feats, last, pooled, F.linear(pooled, weight, bias), None, (weight, bias))
+
+    def head(self, last: Tensor) -> Tensor:
+        """(B, C, H, W), or tokens (B, C, N, 1), -> (B, K) logits."""
+        if self.tokens:
+            last = last.flatten(2).transpose(1, 2)
+        elif self.nhwc:
+            last = last.permute(0, 2, 3, 1)
+        return F.linear(self._pool(last), *self._classifier())
+
+    def _pool(self, raw: Tensor) -> Tensor:
+        pooled: Tensor = self.net.forward_head(raw, pre_logits=True)
+        return pooled.flatten(1)
+
+    def _classifier(self) -> tuple[Tensor, Tensor | None]:
+        classifier = self.net.get_classifier()
+        return classifier.weight.flatten(1), classifier.bias  # a few are 1x1 convolutions
+
+
+def create(name: str, num_classes: int, *, image_size: int, pretrained: bool) -> Tapped:
+    """As ``zoo.create``, for a resolved name "timm/..."."""
+    arch = name.removeprefix("timm/")
+    options: dict[str, Any] = {}
+    try:
+        cfg = timm.get_pretrained_cfg(arch)
+    except RuntimeError as error:  # an unknown tag
+        raise ValueError(f"{name} cannot be built: {_first_line(error)}") from error
+    if cfg is not None and cfg.fixed_input_size and cfg.input_size[-1] != image_size:
+        options["img_size"] = image_size
+    try:
+        net = timm.create_model(arch, pretrained=pretrained, num_classes=num_classes, **options)
+    except Exception as error:  # timm's constructors and its downloads raise all kinds
+        what = "timm's weights for it cannot be had" if pretrained else f"it cannot be built for {image_size}-px images"
+        raise ValueError(f"{name}: {what}: {_first_line(error)}") from error
+    return Tapped(net, name, reader=TimmReader(net, name, image_size=image_size))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,249 @@
+"""What ``Tapped``, ``make_pair`` and ``fold`` promise, over the zoo's families and timm's."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import timm
+import torch
+from timm.models.vgg import VGG
+from torch import Tensor, nn
+
+from kdbench import Pair
+from kdbench.models import Tapped, create, fold, make_pair
+
+ZOO = ("resnet8", "resnet8x4", "wrn_16_2", "vgg8", "ResNet50", "MobileNetV2", "ShuffleV1", "ShuffleV2")
+#: Model, then its taps at 32 px: stem first.
+TIMM = {
+    "timm/test_resnet": 5, "timm/test_convnext": 5, "timm/test_vit": 5, "timm/regnetx_002": 5,
+    "timm/mobilenetv2_100": 5, "timm/resnet18": 5, "timm/convnext_atto": 5,
+}
+SLOW = {
+    "timm/vit_tiny_patch16_224": 5, "timm/efficientnet_b0": 5, "timm/swin_tiny_patch4_window7_224": 5,
+    "timm/resmlp_12_224": 5, "timm/densenet121": 5, "timm/dla34": 6, "timm/pvt_v2_b0": 5, "timm/vgg11_bn": 6,
+    "timm/mobilenetv3_small_050": 5, "timm/nest_tiny": 4, "timm/xcit_nano_12_p16_224": 5,
+}
+EVERY = (*ZOO, *TIMM, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW))
+
+
+def scramble(tapped: Tapped) -> Tapped:
+    """Batch norms as after some training; a fresh one would hide most mistakes."""
+    torch.manual_seed(1)
+    for module in tapped.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.5, 1.0)
+            nn.init.normal_(module.bias, std=0.1)
+    return tapped
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_taps_and_head(name: str) -> None:
+    tapped = scramble(create(name, 10)).eval()
+    image = torch.randn(3, 3, 32, 32)
+    shown = tapped(image)
+    torch.testing.assert_close(tapped.net(image), shown.logits)
+    torch.testing.assert_close(tapped.head(shown.last), shown.logits)
+    weight, bias = shown.classifier
+    torch.testing.assert_close(shown.pooled @ weight.T + bias, shown.logits)
+    assert weight.requires_grad
+    assert weight.shape == (10, shown.pooled.shape[1])
+    assert all(feat.dim() == 4 and len(feat) == 3 for feat in (*shown.feats, shown.last))
+    if name.startswith("timm/"):
+        assert len(shown.feats) == (TIMM | SLOW)[name]
+        assert shown.preacts is None
+    sides = [feat.shape[2] for feat in shown.feats]
+    assert sides == sorted(sides, reverse=True)
+    shapes = tapped.shapes((3, 32, 32))
+    assert shapes.feats == tuple(tuple(feat.shape[1:]) for feat in shown.feats)
+    assert shapes.last == tuple(shown.last.shape[1:])
+    assert shapes.pooled == shown.pooled.shape[1]
+
+
+@pytest.mark.parametrize("name", ["resnet8", "vgg8", "ResNet50", "ShuffleV1"])
+def test_preacts_are_the_feats_before_their_relu(name: str) -> None:
+    shown = create(name, 10)(torch.randn(2, 3, 32, 32))
+    assert shown.preacts[0] is shown.feats[0]
+    assert len(shown.preacts) == len(shown.feats)
+    for feat, preact in zip(shown.feats[1:], shown.preacts[1:], strict=True):
+        assert torch.equal(preact.relu(), feat)
+        assert (preact < 0).any()
+
+
+def test_wrn_counts_a_batch_once() -> None:
+    """The released networks' preacts update three running statistics twice per batch."""
+    tapped = create("wrn_16_1", 10)
+    tapped.train()
+    tapped(torch.randn(4, 3, 32, 32))
+    counts = {key: value.item() for key, value in tapped.state_dict().items() if key.endswith("num_batches_tracked")}
+    assert set(counts.values()) == {1}
+    shown = tapped.eval()(torch.randn(4, 3, 32, 32))
+    assert torch.equal(shown.preacts[1], tapped.net.block2.layer[0].bn1(shown.feats[1]))
+    assert torch.equal(shown.preacts[3].relu(), shown.last)
+
+
+@pytest.mark.parametrize("name", ["wrn_16_1", "timm/test_convnext", "timm/test_vit"])
+def test_looking_changes_nothing(name: str) -> None:
+    tapped = create(name, 10)
+    tapped.net.train()
+    first = next(tapped.net.children())
+    first.eval()
+    before, random = copy.deepcopy(tapped.state_dict()), torch.get_rng_state()
+    tapped.shapes((3, 32, 32))
+    tapped.norms()
+    assert torch.equal(torch.get_rng_state(), random)
+    assert tapped.net.training
+    assert not first.training
+    for key, value in tapped.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+def test_creating_draws_what_timm_draws() -> None:
+    """The trial that finds the taps takes no random number: a seed means the same weights."""
+    torch.manual_seed(3)
+    ours, after = create("timm/test_vit", 10, image_size=160).net.state_dict(), torch.get_rng_state()
+    torch.manual_seed(3)
+    theirs = timm.create_model("test_vit", num_classes=10).state_dict()
+    assert torch.equal(torch.get_rng_state(), after)
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+@pytest.mark.parametrize("name", ["timm/test_convnext", "timm/test_vit"])
+def test_copies_do_not_share_hooks(name: str) -> None:
+    tapped = create(name, 10).eval()
+    twin, image = copy.deepcopy(tapped), torch.randn(2, 3, 32, 32)
+    for parameter in twin.parameters():
+        parameter.data.mul_(0.5)
+    ours, theirs = tapped(image), twin(image)
+    assert not torch.equal(ours.feats[0], theirs.feats[0])
+    torch.testing.assert_close(tapped(image).feats[0], ours.feats[0])
+    torch.testing.assert_close(twin.net(image), theirs.logits)
+
+
+@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "ShuffleV2", "timm/test_convnext", "timm/test_vit"])
+def test_compiles_as_one_graph(name: str) -> None:
+    torch.compiler.reset()
+    tapped, image = create(name, 10).eval(), torch.randn(2, 3, 32, 32)
+    want, got = tapped(image), torch.compile(tapped, backend="eager", fullgraph=True)(image)
+    for ours, theirs in zip((*want.feats, want.logits), (*got.feats, got.logits), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_models_without_intermediates_are_hooked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Older timm has no ``forward_intermediates`` for VGG, and its ReLUs work in place."""
+    torch.manual_seed(0)
+    net = timm.create_model("vgg11", num_classes=10).eval()
+    image = torch.randn(2, 3, 32, 32)
+    maps = net.forward_intermediates(image)[1]
+    monkeypatch.delattr(VGG, "forward_intermediates")
+    torch.manual_seed(0)
+    tapped = create("timm/vgg11", 10).eval()
+    shown = tapped(image)
+    torch.testing.assert_close(shown.logits, net(image))
+    torch.testing.assert_close(tapped.head(shown.last), shown.logits)
+    assert [f.shape for f in shown.feats] == [m.shape for m in maps]
+    for feat, want in zip(shown.feats, maps, strict=True):
+        torch.testing.assert_close(feat, want)
+
+
+@pytest.mark.parametrize(("name", "size", "sentence"), [
+    ("timm/levit_128s", 224, "timm/levit_128s has a distilled head"),
+    pytest.param("timm/deit_tiny_distilled_patch16_224", 224, "has a distilled head", marks=pytest.mark.slow),
+    pytest.param("timm/crossvit_tiny_240", 240, "has no linear classifier", marks=pytest.mark.slow),
+    pytest.param("timm/coat_tiny", 224, "timm/coat_tiny cannot be tapped: what its head pools", marks=pytest.mark.slow),
+    pytest.param("timm/inception_v3", 32, "timm/inception_v3 cannot take 32-px images", marks=pytest.mark.slow),
+    ("timm/test_vit", 8, r"timm/test_vit.*8"),
+])
+def test_refusals(name: str, size: int, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        create(name, 10, image_size=size)
+
+
+def test_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise OSError("no network\nand much more")
+
+    monkeypatch.setattr(timm, "create_model", fail)
+    with pytest.raises(ValueError, match=r"^timm/resnet18: timm's weights for it cannot be had: no network$"):
+        create("timm/resnet18", 10, pretrained=True)
+
+
+def pair(student: Tapped, teacher: Tapped, classes: int = 10) -> Pair:
+    return make_pair(student, teacher, image_shape=(3, 32, 32), num_classes=classes,
+                     train_labels=torch.arange(7) % 10, batch_size=4)
+
+
+@pytest.mark.parametrize("name", ["resnet8x4", "ShuffleV2", "timm/test_convnext", "timm/test_vit"])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_pair(name: str, frozen: bool) -> None:
+    student, teacher = create("resnet8", 10), create(name, 10).eval()
+    teacher.requires_grad_(not frozen)
+    known = pair(student, teacher)
+    assert known.student == student.shapes((3, 32, 32))
+    assert known.teacher == teacher.shapes((3, 32, 32))
+    assert (known.num_train, known.batch_size, known.num_classes) == (7, 4, 10)
+    shown = teacher(torch.randn(2, 3, 32, 32))
+    last = shown.last.detach().requires_grad_()
+    logits = known.head(last)
+    torch.testing.assert_close(logits, shown.logits)
+    logits.square().sum().backward()
+    assert last.grad is not None
+    assert last.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    holder = nn.Module()
+    holder.head = known.head
+    assert not holder.state_dict()
+
+
+def test_head_follows_the_teacher() -> None:
+    """Moved or loaded after the pair was made, the teacher's weights are still the ones used."""
+    teacher = create("resnet8", 10).eval().requires_grad_(False)
+    known = pair(create("resnet8", 10), teacher)
+    teacher.double()
+    teacher.net.fc.bias.fill_(5.0)
+    shown = teacher(torch.randn(2, 3, 32, 32, dtype=torch.float64))
+    torch.testing.assert_close(known.head(shown.last), shown.logits)
+
+
+def test_pair_norms_go_with_preacts() -> None:
+    student = create("resnet8", 10)
+    assert len(pair(student, create("wrn_16_1", 10)).teacher_norms or ()) == 3
+    assert pair(student, create("MobileNetV2", 10)).teacher_norms is None
+    assert pair(student, create("timm/test_resnet", 10)).teacher_norms is None
+
+
+def test_pair_of_other_data() -> None:
+    with pytest.raises(ValueError, match="the teacher resnet20 has 100 classes, the data 10"):
+        pair(create("resnet8", 10), create("resnet20", 100))
+
+
+def flat(tapped: Tapped, image: Tensor) -> tuple[Tensor, ...]:
+    shown = tapped(image)
+    return *shown.feats, *(shown.preacts or ()), shown.last, shown.pooled, shown.logits
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", [*ZOO, "resnet110", "timm/test_convnext"])
+def test_fold(name: str, dtype: torch.dtype) -> None:
+    tapped = scramble(create(name, 10)).to(dtype)
+    modes = [m.training for m in tapped.modules()]
+    before = copy.deepcopy(tapped.state_dict())
+    folded, image = fold(tapped), torch.randn(2, 3, 32, 32, dtype=dtype)
+    assert [m.training for m in tapped.modules()] == modes
+    assert all(torch.equal(value, before[key]) for key, value in tapped.state_dict().items())
+    assert not folded.training
+    assert not any(p.requires_grad for p in folded.parameters())
+    rtol = 1e-5 if dtype is torch.float32 else 1e-9
+    for ours, want in zip(flat(folded, image), flat(tapped.eval(), image), strict=True):
+        assert (ours - want).abs().max() <= rtol * want.abs().max()
+    norms, kept = tapped.norms(), folded.norms()
+    assert (norms is None) == (kept is None)
+    for ours, theirs in zip(norms or (), kept or (), strict=True):
+        assert torch.equal(ours[0], theirs[0])
+        assert torch.equal(ours[1], theirs[1])
+    left = sum(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
+    assert left == ({"wrn_16_2": 7}.get(name, 0))
