@@ -36,8 +36,14 @@ class Watcher(engine.Watcher, Protocol):
     def note(self, sentence: str) -> None:
         """Something worth a line."""
 
+    def begin(self, lane_steps: int) -> None:
+        """The run begins; so many (lanes x batches) are ahead of it."""
+
     def group(self, title: str, lane_steps: int) -> None:
-        """A group of lanes begins; so many (lanes x batches) are ahead of it."""
+        """A group of lanes begins, with so many of them."""
+
+    def skip(self, lane_steps: int) -> None:
+        """So many were trained in an earlier run or will not be trained."""
 
     def cell(self, cell: Cell, status: str, sentence: str) -> None:
         """A cell is done, failed or unsupported."""
@@ -60,14 +66,14 @@ class Outcome:
 
 
 class Stop(Exception):
-    """The run ends early with this sentence (--fail-fast, out of memory)."""
+    """The run ends early with this sentence (--fail-fast, out of memory, disk full)."""
 
 
 def run(job: Job, watch: Watcher) -> Outcome:
     """Train what is missing.
 
     Raises:
-        ValueError: the data are not there, or the output folder cannot be written.
+        ValueError: the data are not there, or the output folder cannot be written to at all.
         Stop: see there.
         KeyboardInterrupt: everything up to the last full epoch is on disk.
     """
@@ -81,12 +87,24 @@ def run(job: Job, watch: Watcher) -> Outcome:
     limit = job.request.limit_train
     try:
         images = whole if limit is None else data.limit(whole, limit)
+        watch.begin(sum(_epochs(cell) for cell in todo) * _steps(images, todo[0]))
         for group in grid.groups(todo):
             _Group(job, images, group, watch, outcome).run()
     except OSError as error:
-        raise ValueError(f"cannot write to {job.request.out}: {error.strerror or error};"
-                         " what was finished is kept, repeat the command when there is room") from error
+        raise Stop(f"cannot write to {job.request.out}: {error.strerror or error};"
+                   " what was finished is kept, repeat the command when there is room") from error
     return outcome
+
+
+def _epochs(cell: Cell) -> int:
+    """Epochs of all stages of one cell."""
+    plan = Plan(cell.epochs, cell.settings["recipe"]["lr"])
+    return cell.epochs + plan.pretrain_epochs(registry.get(cell.spec.name))
+
+
+def _steps(images: Dataset, cell: Cell) -> int:
+    """Batches of one epoch."""
+    return -(-len(images.train_labels) // cell.settings["recipe"]["batch_size"])
 
 
 def _todo(job: Job, watch: Watcher, outcome: Outcome) -> list[Cell]:
@@ -253,9 +271,11 @@ class _Group:
             shown, loader, lambda: teaching.test_batches(self.images, self.recipe, self.device), self.device,
             self.precision,
         )
-        ahead = sum(lane.plan.epochs + lane.pretrain_total - _behind(lane) for lane in lanes) * len(loader)
+        ahead = sum(_epochs(cell) - _behind(lane) for lane, cell in lanes.items()) * len(loader)
+        self.watch.skip(sum(_epochs(cell) for cell in cells) * len(loader) - ahead)
         first = cells[0]
         self.watch.group(f"{first.teacher}, seed {first.seed}", ahead)
+        teacher.to(self.device)  # the methods read its head where it is
         done_already = [lane for lane in lanes if lane.done]
         for lane in done_already:  # killed between the last epoch and the record
             self._finish(lane, lanes[lane], card)

@@ -1,0 +1,117 @@
+"""kill -9 at any moment, and the grid ends with the records of an uninterrupted one.
+
+Each round forks a child that goes on with the same grid and dies by SIGKILL: at a random time,
+or exactly inside the k-th write, fsync or rename of a checkpoint, teacher or record.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from kdbench import record, runner, session
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork, which this system has not")
+
+WORDS = {
+    "methods": "kd,fitnet,mag", "pairs": "resnet14:resnet8,resnet14:wrn_16_1", "suite": "digits", "seeds": "1", "epochs": 3,
+    "limit_train": 96, "device": "cpu",
+}
+RANDOM_KILLS, PLACED_KILLS = 20, 16
+
+
+class Silent:
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *args: None
+
+
+def grid(out: Path) -> int:
+    torch.set_num_threads(1)
+    return runner.run(session.resolve(session.Request(out=out, **WORDS)), Silent()).exit_code  # type: ignore[arg-type]
+
+
+def child(out: Path, prepare: Callable[[], None]) -> int:
+    """Go on with the grid in a forked child; returns its wait status."""
+    pid = os.fork()
+    if pid == 0:  # nothing of pytest may run in here
+        code = 70
+        try:
+            sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+            prepare()
+            code = grid(out)
+        finally:
+            os._exit(code)
+    return os.waitpid(pid, 0)[1]
+
+
+def die_at(calls: int) -> Callable[[], None]:
+    """Patch the system calls that make files whole: the ``calls``-th of them is the last."""
+    left = calls
+
+    def deadly(real: Callable[..., object]) -> Callable[..., object]:
+        def call(*args: object, **kwargs: object) -> object:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args, **kwargs)
+
+        return call
+
+    def prepare() -> None:
+        os.fsync, os.replace = deadly(os.fsync), deadly(os.replace)  # type: ignore[assignment]
+
+    return prepare
+
+
+def die_in(seconds: float) -> Callable[[], None]:
+    def prepare() -> None:
+        signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    return prepare
+
+
+def measured(out: Path) -> dict[str, object]:
+    found, problems = record.read_all(out / "runs")
+    assert problems == []
+    return {f"{one.teacher}:{one.student} {one.method} {one.seed}": one.measured() for one in found}
+
+
+def test_a_grid_that_is_killed_again_and_again_ends_with_the_same_records(tmp_path: Path) -> None:
+    started = time.monotonic()
+    assert grid(tmp_path / "whole") == 0
+    whole = time.monotonic() - started
+    draw = random.Random(0)
+    kinds = [("random", draw.uniform(0, 0.35 * whole)) for _ in range(RANDOM_KILLS)]
+    kinds += [("placed", draw.randint(1, 12)) for _ in range(PLACED_KILLS)]
+    draw.shuffle(kinds)
+    killed, rounds = 0, 0
+    out = tmp_path / "killed0"
+    for kind, at in kinds:
+        status = child(out, die_in(at) if kind == "random" else die_at(int(at)))
+        if os.WIFSIGNALED(status):
+            killed += 1
+            assert os.WTERMSIG(status) == signal.SIGKILL
+        else:  # it came to its end before its death: compare, and begin another
+            assert os.WEXITSTATUS(status) == 0
+            assert measured(out) == measured(tmp_path / "whole")
+            rounds += 1
+            out = tmp_path / f"killed{rounds}"
+    while killed < 30:
+        status = child(out, die_at(draw.randint(1, 12)))
+        if os.WIFSIGNALED(status):
+            killed += 1
+        else:
+            rounds += 1
+            out = tmp_path / f"killed{rounds}"
+    assert os.waitstatus_to_exitcode(child(out, lambda: None)) == 0
+    assert measured(out) == measured(tmp_path / "whole")
