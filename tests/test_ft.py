@@ -1,0 +1,51 @@
+"""FT equals RepDistiller's code, in both stages."""
+
+import re
+
+import pytest
+import torch
+
+from golden import Case, cases, shapes
+from kdbench import Outputs, Pair
+from kdbench.registry import get
+
+
+def rename(name: str) -> str:
+    """translator.encoder.conv2.bias -> translator.3.bias; the paraphraser keeps its two parts."""
+    role, part, layer, leaf = name.split(".")
+    kind, number = re.fullmatch(r"(conv|bn|deconv)(\d)", layer).groups()  # type: ignore[union-attr]
+    per_block = 3 if role == "translator" else 2
+    index = per_block * (int(number) - 1) + (kind == "bn")
+    return f"{role}.{index}.{leaf}" if role == "translator" else f"{role}.{part}.{index}.{leaf}"
+
+
+@cases("ft", "edge_mixed", "tiny_student_larger", "tiny_teacher_larger", "typical_r56_r20")
+def test_golden(case: Case) -> None:
+    case.open()
+    student, teacher = case.outputs("student"), case.outputs("teacher")
+    method = get("ft")(case.pair(student, teacher), beta=1.0, k=case.meta["hyper"]["k"])
+    renamed = case.load(method, rename)
+    method.train()
+    method.begin("train")
+    case.check(method.terms(student, teacher, case.batch())["factor"], method, renamed)
+    case.check_buffers(method, rename)
+    assert all(p.grad is None for p in method.paraphraser.parameters()), "the paraphraser is frozen"
+
+
+@cases("ft", "init_paraphraser")
+def test_golden_first_stage(case: Case) -> None:
+    case.open()
+    teacher = case.outputs("teacher")
+    method = get("ft")(case.pair(teacher, teacher), k=case.meta["hyper"]["k"])
+    renamed = case.load(method, rename)
+    method.begin("pretrain")
+    case.check(method.pretrain_terms(teacher, teacher, None)["reconstruction"], method, renamed)  # uses no batch
+    assert all(p.grad is None for p in method.translator.parameters())
+
+
+def test_a_factor_without_channels_is_refused() -> None:
+    feats = tuple(torch.zeros(2, 4, 4, 4) for _ in range(3))
+    sizes = shapes(Outputs(feats, feats[-1], torch.zeros(2, 4), torch.zeros(2, 5)))
+    pair = Pair(sizes, sizes, lambda x: x, 5, torch.zeros(8, dtype=torch.int64), 2)
+    with pytest.raises(ValueError, match="take at least"):
+        get("ft")(pair, k=0.1)
