@@ -1,0 +1,60 @@
+"""FSP: copy how the teacher's maps flow into each other, before training.
+
+Yim, Joo, Bae, Kim. A Gift from Knowledge Distillation: Fast Optimization, Network Minimization
+and Transfer Learning. CVPR 2017. https://doi.org/10.1109/CVPR.2017.754
+
+Only a first stage distils: it trains the student's body on the channel-by-channel products of
+successive maps. The main stage is ordinary training.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdbench import Batch, Distiller, Outputs, Pair, register
+
+
+def flow(lower: Tensor, upper: Tensor) -> Tensor:
+    """(B, C1, H1, W1), (B, C2, H2, W2) -> (B, C1, C2): products averaged over positions."""
+    side = [min(a, b) for a, b in zip(lower.shape[2:], upper.shape[2:], strict=True)]
+    lower, upper = (F.adaptive_avg_pool2d(feat, side).flatten(2) for feat in (lower, upper))
+    # Divided first: a sum over positions may leave the range of fp16.
+    return torch.bmm(lower / lower.shape[2], upper.transpose(1, 2))
+
+
+@register
+class FSP(Distiller):
+    """First stage: sum over successive taps of mean (G_S - G_T)^2, G the flow; then CE + KD.
+
+    The stem counts as a tap.
+
+    Raises:
+        ValueError: the models differ in the number of taps or in the channels of one.
+    """
+
+    reference = (
+        "Yim et al. A Gift from Knowledge Distillation. CVPR 2017. https://doi.org/10.1109/CVPR.2017.754"
+    )
+    provenance = "port"
+    departures = (
+        "Flows join successive stages, as in RepDistiller; the paper joins the first and last map of each stage.",
+        "Maps are average-pooled to a common side, as in RepDistiller; the paper max-pools.",
+        "The whole student is in training mode in the first stage; RepDistiller keeps what lies outside the feature"
+        " modules in eval mode.",
+    )
+    family = "two-stage"
+    pretrain_epochs = 30
+    pretrain_student = True
+
+    def __init__(self, pair: Pair, **common: float) -> None:
+        super().__init__(pair, **common)
+        ours, theirs = ([feat[0] for feat in side.feats] for side in (pair.student, pair.teacher))
+        if ours != theirs:
+            raise ValueError(f"fsp: the taps must have equal channels; the student has {ours}, the teacher {theirs}")
+
+    def pretrain_terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        total = student.logits.new_zeros(())
+        for tap in range(1, len(student.feats)):
+            ours, theirs = (flow(side.feats[tap - 1], side.feats[tap]) for side in (student, teacher))
+            total = total + F.mse_loss(ours, theirs)
+        return {"flow": total}
