@@ -129,6 +129,10 @@ def test_randaugment_is_torchvisions_and_knows_epoch_and_image() -> None:
     later = {int(i): view for image, _, idx in made.epoch(2)
              for i, view in zip(idx, image.chunk(2)[1], strict=True)}
     assert sum(torch.equal(shown[i], later[i]) for i in shown) < 20
+    same = Loader(images(1).repeat(40, 1, 1, 1), torch.zeros(40), batch_size=40, mean=MEAN, std=STD,
+                  views=("randaugment",))
+    (image, *_), = same.epoch(0)
+    assert len(image.chunk(2)[1].unique(dim=0)) > 20
     augment = T.RandAugment(2, 10)
     for seed, image in enumerate(images(20)):
         torch.manual_seed(seed)
