@@ -97,6 +97,14 @@ def test_attention_is_neither_uniform_nor_one_hot_at_the_default_temperature() -
     assert all(value > 0.98 for value in entropy(1.0)), "the pitfall that the default avoids"
 
 
+def test_stages_meet_from_the_deepest_upwards_without_the_stems() -> None:
+    cls = get("pffu")
+    for made in (pair(STUDENT, TEACHER), pair(TEACHER, STUDENT)):
+        assert cls(made).levels == [(1, 2), (2, 4)]
+    assert cls(pair(STUDENT, STUDENT)).levels == [(1, 2), (2, 4), (3, 4)]
+    assert cls(pair(STUDENT, STUDENT), grid=3).levels == [(1, 2), (2, 3), (3, 3)]
+
+
 def test_what_cannot_be_served_is_refused() -> None:
     single = outputs((3, 8, 8), (4, 1, 1))
     with pytest.raises(ValueError, match="2x2 px or more"):
