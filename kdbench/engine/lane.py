@@ -56,8 +56,8 @@ class Lane:
         self.failure: str | None = None
         self.report: dict[str, float] = {}  # what the last evaluation measured
         self._rng = _fresh_rng(seed, device)
-        self._sums: dict[str, Tensor] = {}
-        self._count = 0
+        self._seen: dict[str, list[tuple[int, int, Tensor]]] = {}  # term -> (step, images, value)
+        self._steps, self._count = 0, 0
         self.pretrain_total = plan.pretrain_epochs(method)
         self.epoch = 0
         self.enter("pretrain" if self.pretrain_total else "train")
@@ -100,7 +100,7 @@ class Lane:
             rate = self.plan.pretrain_rate(self.method, self.epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self._sums, self._count = {}, 0
+        self._seen, self._steps, self._count = {}, 0, 0
 
     def step(self, teacher: Outputs | None, batch: Batch) -> None:
         """One optimizer step on one batch. ``teacher`` may be None when the method needs none."""
@@ -114,8 +114,8 @@ class Lane:
             self.optimizer.step()
         n = len(batch.label)
         for name, term in terms.items():  # stays on the device: nothing waits for it
-            value = term.detach().float() * n
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._seen.setdefault(name, []).append((self._steps, n, term.detach().float()))
+        self._steps += 1
         self._count += n
         self.seconds += time.perf_counter() - started
 
@@ -141,17 +141,33 @@ class Lane:
         """
         self.seconds += shared_seconds
         self.images += self._count if self.stage == "train" else 0
-        means = {name: (value / self._count).item() for name, value in self._sums.items()}
-        for name, mean in means.items():
-            if not math.isfinite(mean):
-                stage = "" if self.stage == "train" else " of the first stage"
-                raise Diverged(f"term {name!r} was {mean} in epoch {self.epoch + 1}{stage}")
+        means = self._means()
         if self.stage == "train":
             rate = self.optimizer.param_groups[0]["lr"]
             self.curve.append({"epoch": self.epoch + 1, "lr": rate, "seconds": self.seconds, "terms": means})
         self.epoch += 1
         if self.stage == "pretrain" and self.epoch >= self.pretrain_total:
             self.enter("train")
+
+    def _means(self) -> dict[str, float]:
+        """Mean of each term over the images that it was computed on; the epoch's one wait for the device.
+
+        Raises:
+            Diverged: naming the term that was the first to be infinite or no number.
+        """
+        means: dict[str, float] = {}
+        bad: list[tuple[int, str, float]] = []
+        for name, seen in self._seen.items():
+            steps, images, values = zip(*seen, strict=True)
+            found = torch.stack(values).tolist()
+            means[name] = math.fsum(n * v for n, v in zip(images, found, strict=True)) / sum(images) if all(
+                map(math.isfinite, found)) else math.nan
+            bad += [(step, name, value) for step, value in zip(steps, found, strict=True) if not math.isfinite(value)]
+        if bad:
+            _, name, value = min(bad, key=lambda entry: entry[0])
+            stage = "" if self.stage == "train" else " of the first stage"
+            raise Diverged(f"term {name!r} was {value} in epoch {self.epoch + 1}{stage}")
+        return means
 
     # -- checkpoints ----------------------------------------------------------------------
 
