@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kdbench import Pair
 from kdbench.models import Tapped, create, fold, make_pair
+from kdbench.models.timm_taps import TimmReader
 
 ZOO = ("resnet8", "resnet8x4", "wrn_16_2", "vgg8", "ResNet50", "MobileNetV2", "ShuffleV1", "ShuffleV2")
 #: Model, then its taps at 32 px: stem first.
@@ -148,6 +149,51 @@ def test_models_without_intermediates_are_hooked(monkeypatch: pytest.MonkeyPatch
     assert [f.shape for f in shown.feats] == [m.shape for m in maps]
     for feat, want in zip(shown.feats, maps, strict=True):
         torch.testing.assert_close(feat, want)
+
+
+class Plain(nn.Module):
+    """A model as old timm had them: no intermediates, and a ReLU in place behind every tap."""
+
+    def __init__(self, taps: tuple[str, ...]) -> None:
+        super().__init__()
+        self.feature_info = [{"module": tap} for tap in taps]
+        self.a, self.b = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3)
+        self.classifier = nn.Linear(5, 10)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x).relu_()).relu_()
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        pooled = x.mean((2, 3))
+        return pooled if pre_logits else self.classifier(pooled)
+
+    def get_classifier(self) -> nn.Module:
+        return self.classifier
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+def test_hooked_taps_survive_a_relu_in_place() -> None:
+    net = Plain(("a", "b"))
+    tapped = Tapped(net, "plain", reader=TimmReader(net, "plain", image_size=8))
+    image = torch.randn(2, 3, 8, 8)
+    stem, first, second = tapped(image).feats
+    assert torch.equal(first, net.a(image))
+    assert torch.equal(second, net.b(first.relu()))
+    assert stem is first
+
+
+def test_models_without_any_tap() -> None:
+    with pytest.raises(ValueError, match="plain cannot be tapped: this timm has neither"):
+        TimmReader(Plain(("nowhere",)), "plain", image_size=8)
+
+
+def test_heads_that_are_not_the_models_own() -> None:
+    net = Plain(("a", "b"))
+    net.forward = lambda x: net.forward_head(net.forward_features(x)) + 1
+    with pytest.raises(ValueError, match="plain cannot be tapped: its head on its last map does not give"):
+        TimmReader(net, "plain", image_size=8)
 
 
 @pytest.mark.parametrize(("name", "size", "sentence"), [
