@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -75,13 +76,13 @@ def match(state: Mapping[str, Tensor], net: Tapped | nn.Module) -> dict[str, Ten
         _complaint("missing", [key for key in own if key not in renamed]),
         _complaint("unexpected", [key for key in renamed if key not in own]),
         _complaint("of another shape", [
-            f"{key} {tuple(value.shape)} instead of {tuple(own[key].shape)}"
-            for key, value in renamed.items() if key in own and value.shape != own[key].shape
+            f"{key} {tuple(renamed[key].shape)} instead of {tuple(value.shape)}"
+            for key, value in own.items() if key in renamed and value.shape != renamed[key].shape
         ]),
     ]
     if wrong := [complaint for complaint in complaints if complaint]:
         raise ValueError(f"these weights are not for {name}: {'; '.join(wrong)}")
-    return renamed
+    return {key: renamed[key] for key in own}
 
 
 def _open(file: Path) -> Any:
@@ -91,17 +92,17 @@ def _open(file: Path) -> Any:
         except SafetensorError as error:
             raise ValueError(f"{file} is not a safetensors file: {error}") from error
     try:
-        # RepDistiller's *_last.pth keep their command line.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        # RepDistiller's *_last.pth keep their command line. Torch warns of unusual pickles and then refuses them.
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings(action="ignore"):
             return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f" ({asked[1]})" if asked else ""
-        raise ValueError(
-            f"{file} is refused, because reading it might run code{what}; save its state dict alone and import that"
-        ) from error
     except Exception as error:  # a damaged archive raises whatever the parser meets
-        raise ValueError(f"{file} is not a checkpoint that torch can read") from error
+        asked = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if asked:
+            raise ValueError(
+                f"{file} is refused, because reading it might run code ({asked[1]});"
+                " save its state dict alone and import that"
+            ) from error
+        raise ValueError(f"{file} is not a checkpoint that torch can read without running code") from error
 
 
 def _unwrap(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
