@@ -12,14 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
+from kdbench.methods._layers import full_precision
 
 
+@full_precision
 def flow(lower: Tensor, upper: Tensor) -> Tensor:
     """(B, C1, H1, W1), (B, C2, H2, W2) -> (B, C1, C2): products averaged over positions."""
-    side = [min(a, b) for a, b in zip(lower.shape[2:], upper.shape[2:], strict=True)]
+    side = (min(lower.shape[2], upper.shape[2]), min(lower.shape[3], upper.shape[3]))
     lower, upper = (F.adaptive_avg_pool2d(feat, side).flatten(2) for feat in (lower, upper))
-    # Divided first: a sum over positions may leave the range of fp16.
-    return torch.bmm(lower / lower.shape[2], upper.transpose(1, 2))
+    return torch.bmm(lower, upper.transpose(1, 2)) / lower.shape[2]
 
 
 @register

@@ -26,11 +26,12 @@ class ABF(nn.Module):
 
     def __init__(self, c_s: int, mid: int, c_t: int, *, deepest: bool) -> None:
         super().__init__()
-        self.inward = nn.Sequential(nn.Conv2d(c_s, mid, 1, bias=False), nn.BatchNorm2d(mid))
-        self.outward = nn.Sequential(nn.Conv2d(mid, c_t, 3, padding=1, bias=False), nn.BatchNorm2d(c_t))
-        self.attention = None if deepest else nn.Conv2d(2 * mid, 2, 1)
-        for conv in (self.inward[0], self.outward[0]):
+        narrow, wide = nn.Conv2d(c_s, mid, 1, bias=False), nn.Conv2d(mid, c_t, 3, padding=1, bias=False)
+        for conv in (narrow, wide):
             nn.init.kaiming_uniform_(conv.weight, a=1)
+        self.inward = nn.Sequential(narrow, nn.BatchNorm2d(mid))
+        self.outward = nn.Sequential(wide, nn.BatchNorm2d(c_t))
+        self.attention = None if deepest else nn.Conv2d(2 * mid, 2, 1)
 
     def forward(self, feat: Tensor, deeper: Tensor | None, side: Side) -> tuple[Tensor, Tensor]:
         """(B, C_S, H, W), fused (B, mid, ., .) -> (B, C_T, *side), fused (B, mid, *side)."""
@@ -51,8 +52,8 @@ def hcl(student: Tensor, teacher: Tensor) -> Tensor:
         if side < student.shape[2]:
             share /= 2
             shares += share
-            pooled = (F.adaptive_avg_pool2d(feat, side) for feat in (student, teacher))
-            loss = loss + share * F.mse_loss(*pooled)
+            ours, theirs = (F.adaptive_avg_pool2d(feat, side) for feat in (student, teacher))
+            loss = loss + share * F.mse_loss(ours, theirs)
     return loss / shares
 
 
