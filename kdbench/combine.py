@@ -19,8 +19,10 @@ class Combined(Distiller):
 
     def __init__(self, pair: Pair, *, parts: dict[str, dict[str, Any]], **common: float) -> None:
         super().__init__(pair, **common)
+        shared = {"ce_weight": self.ce_weight, "kd_weight": self.kd_weight, "tau": self.tau}
         built = (
-            cls(pair, ce_weight=self.ce_weight, kd_weight=self.kd_weight, tau=self.tau, **parts.get(name, {}))
+            # A method whose own term stands in for KD has no kd_weight.
+            cls(pair, **{k: v for k, v in shared.items() if k in hyperparameters(cls)}, **parts.get(name, {}))
             for name, cls in zip(self.part_names, self.part_classes, strict=True)
         )
         self.parts = nn.ModuleList(built)
