@@ -1,0 +1,40 @@
+"""LSKD: standardise both logit vectors first, so that KD need not match their scale.
+
+Sun, Ren, Li, Wang, Cao. Logit Standardization in Knowledge Distillation.
+CVPR 2024. https://arxiv.org/abs/2403.01427
+"""
+
+from torch import Tensor
+
+from kdbench import Distiller, Outputs, Pair, register
+from kdbench.methods._layers import full_precision
+
+
+@full_precision
+def standardise(z: Tensor) -> Tensor:
+    """(B, K) logits -> (B, K) of mean 0 and standard deviation 1 by rows (n - 1 in the variance)."""
+    return (z - z.mean(dim=1, keepdim=True)) / (1e-7 + z.std(dim=1, keepdim=True))
+
+
+@register
+class LSKD(Distiller):
+    """loss = ce_weight * CE(z_S, y) + kd_weight * KL_tau(standardised z_S, standardised z_T).
+
+    It has no term of its own: in ``lskd+x`` the terms of x see the standardised logits too.
+    """
+
+    reference = (
+        "Sun et al. Logit Standardization in Knowledge Distillation. CVPR 2024. https://arxiv.org/abs/2403.01427"
+    )
+    provenance = "authors' code"
+    departures = ("The authors choose the KD weight per pair (1 to 18); the default is that of their README.",)
+    family = "logit"
+
+    def __init__(self, pair: Pair, *, ce_weight: float = 0.1, kd_weight: float = 9.0, tau: float = 2.0) -> None:
+        super().__init__(pair, ce_weight=ce_weight, kd_weight=kd_weight, tau=tau)
+
+    def rewrite(self, student: Outputs, teacher: Outputs) -> tuple[Outputs, Outputs]:
+        return (
+            student._replace(logits=standardise(student.logits)),
+            teacher._replace(logits=standardise(teacher.logits)),
+        )
