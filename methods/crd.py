@@ -1,0 +1,149 @@
+"""CRD: the student's and the teacher's vector of an image must match each other among those of other images.
+
+Tian, Krishnan, Isola. Contrastive Representation Distillation. ICLR 2020. https://arxiv.org/abs/1910.10699
+
+Two banks hold the latest vector of every training image, so that an image meets many thousand others in
+every batch. Scores are picked from one product with the whole bank, (B, N): the numbers are those of
+gathering the drawn vectors, (B, 1 + K, feat_dim), at a fraction of the memory traffic.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdbench import Batch, Distiller, Outputs, Pair, register
+
+EPS = 1e-7  # of the released logarithms
+
+
+def draws_for(k: int, m: int) -> int:
+    """How many draws with replacement among m hold k distinct ones, with 30 standard deviations to spare."""
+    left = m - torch.arange(k, dtype=torch.float64)  # the next new one takes m / left draws on average
+    mean, variance = (m / left).sum().item(), (m * (m - left) / left**2).sum().item()
+    return math.ceil(mean + 30 * math.sqrt(variance)) + 1
+
+
+def distinct(drawn: Tensor, k: int, m: int) -> Tensor:
+    """(B, J) int64 below m -> (B, k), the first k distinct entries of each row.
+
+    Of independent uniform draws they are a uniform sample without replacement; a top-k of m random keys
+    takes twice the time. A row with fewer than k distinct entries keeps some repeats.
+    """
+    place = torch.arange(drawn.shape[1], dtype=torch.int32, device=drawn.device).expand_as(drawn)
+    # The least place is the same in whatever order a device serves the repeats.
+    first = place.new_full((len(drawn), m), drawn.shape[1]).scatter_reduce(1, drawn, place, "amin")
+    new = first.gather(1, drawn) == place
+    slot = torch.where(new, new.cumsum(1) - 1, k).clamp(max=k)  # column k takes what is not wanted
+    return drawn[:, : k + 1].scatter(1, slot, drawn)[:, :k]
+
+
+@register
+class CRD(Distiller):
+    """loss = CE + KD + beta * (NCE of v_S against the teacher's bank + NCE of v_T against the student's).
+
+    v is the unit vector of Linear(pooled). With j = 0 the image itself and j = 1 .. K its negatives,
+    x_j = exp(<v, bank_j> / nce_t) / Z and c = K / N,
+    NCE = mean over the batch of -log x_0 / (x_0 + c) - sum_j log c / (x_j + c).
+    After the scores a bank's row becomes the unit vector of nce_m * row + (1 - nce_m) * v.
+
+    Args:
+        pair: shapes and facts of the pair.
+        feat_dim: length of v.
+        nce_k: K, negatives per image.
+        nce_t: temperature of the scores.
+        nce_m: what a row of a bank keeps of its old value.
+        beta: weight of both directions.
+
+    Raises:
+        ValueError: no negatives, because ``nce_k`` is below 1 or the training images are of one class.
+    """
+
+    reference = (
+        "Tian, Krishnan, Isola. Contrastive Representation Distillation. ICLR 2020. https://arxiv.org/abs/1910.10699"
+    )
+    provenance = "authors' code"
+    departures = (
+        "Z, one per direction, is fixed by the first batch, as released; here it is part of the checkpoint.",
+        "The logarithms are softplus functions of log scores: the released expression with its 1e-7, without its loss"
+        " of digits in single precision.",
+        "Negatives are drawn on the device, uniformly without replacement from other classes, independently per image"
+        " and batch; where any class leaves fewer than nce_k others, all are drawn with replacement.",
+    )
+    family = "contrastive"
+
+    memory_student: Tensor  # (N, feat_dim)
+    memory_teacher: Tensor
+    z_student: Tensor  # (), of the scores of v_S; below 0 until the first batch
+    z_teacher: Tensor
+    order: Tensor  # (2 N,) int64
+    begin_others: Tensor  # (N,) int64, where in ``order``
+    num_others: Tensor  # (N,) int64
+
+    def __init__(
+        self, pair: Pair, *, feat_dim: int = 128, nce_k: int = 16384, nce_t: float = 0.07, nce_m: float = 0.5,
+        beta: float = 0.8, **common: float,
+    ) -> None:
+        super().__init__(pair, **common)
+        n, labels = pair.num_train, pair.train_labels
+        sizes = labels.bincount()
+        fewest = n - int(sizes.max())  # images of other classes, at least
+        if nce_k < 1:
+            raise ValueError(f"crd: nce_k={nce_k} leaves no negative to contrast with; take 1 or more")
+        if not fewest:
+            raise ValueError("crd: all training images are of one class; negatives need a second one")
+        self.nce_k, self.nce_t, self.nce_m, self.beta = nce_k, nce_t, nce_m, beta
+        self.embed_s = nn.Linear(pair.student.pooled, feat_dim)
+        self.embed_t = nn.Linear(pair.teacher.pooled, feat_dim)
+        bound = math.sqrt(3 / feat_dim)  # rows of length one on average
+        for side in ("student", "teacher"):
+            self.register_buffer(f"memory_{side}", torch.empty(n, feat_dim).uniform_(-bound, bound))
+            self.register_buffer(f"z_{side}", torch.tensor(-1.0))
+        # Sorted by class, twice over: the images of other classes are the run after one's own class.
+        order = labels.argsort(stable=True)
+        self.register_buffer("order", torch.cat([order, order]), persistent=False)
+        self.register_buffer("begin_others", sizes.cumsum(0)[labels], persistent=False)
+        self.register_buffer("num_others", n - sizes[labels], persistent=False)
+        self.draws = draws_for(nce_k, fewest) if nce_k <= fewest else nce_k
+
+    def contrast(self, batch: Batch) -> Tensor:
+        """(B, 1 + K) positions in the training set: the image itself, then its negatives."""
+        others, begin = self.num_others[batch.idx, None], self.begin_others[batch.idx, None]  # (B, 1)
+        # float64: a float32 takes 2^24 values, too few to hit each of many thousand images equally often.
+        drawn = (torch.rand(len(begin), self.draws, dtype=torch.float64, device=begin.device) * others).long()
+        if self.draws > self.nce_k:
+            drawn = distinct(drawn, self.nce_k, len(self.order) // 2)
+        return torch.cat([batch.idx[:, None], self.order[begin + drawn]], dim=1)
+
+    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        return self.compare(student.pooled, teacher.pooled, batch.idx, self.contrast(batch))
+
+    def compare(self, pooled_s: Tensor, pooled_t: Tensor, idx: Tensor, contrast: Tensor) -> dict[str, Tensor]:
+        """Both terms on given ``contrast`` (B, 1 + K), and the update of the banks at ``idx`` (B,)."""
+        with torch.autocast(idx.device.type, enabled=False):
+            v_s = F.normalize(self.embed_s(pooled_s.to(self.memory_student.dtype)), dim=1)
+            v_t = F.normalize(self.embed_t(pooled_t.to(self.memory_teacher.dtype)), dim=1)
+            named = {
+                "contrast_student": self.beta * self.nce(v_s, self.memory_teacher, self.z_student, contrast),
+                "contrast_teacher": self.beta * self.nce(v_t, self.memory_student, self.z_teacher, contrast),
+            }
+        for bank, v in ((self.memory_student, v_s.detach()), (self.memory_teacher, v_t.detach())):
+            bank.index_copy_(0, idx, F.normalize(self.nce_m * bank[idx] + (1 - self.nce_m) * v, dim=1))
+        return named
+
+    def nce(self, v: Tensor, bank: Tensor, z: Tensor, contrast: Tensor) -> Tensor:
+        """v (B, feat_dim), bank (N, feat_dim), contrast (B, 1 + K) -> (); sets ``z`` when it is below 0."""
+        n, c = len(bank), self.nce_k / len(bank)
+
+        def value(v: Tensor) -> tuple[Tensor, Tensor]:
+            score = (v @ bank.T / self.nce_t).gather(1, contrast)
+            z_now = torch.where(z < 0, score.detach().exp().mean() * n, z)
+            logit = score - z_now.log() - math.log(c + EPS)  # log of x / (c + eps)
+            positive, negatives = F.softplus(-logit[:, 0]), F.softplus(logit[:, 1:])
+            return positive.mean() + negatives.sum(dim=1).mean() + self.nce_k * math.log1p(EPS / c), z_now
+
+        # The gradient is taken at once: a graph that kept the bank would forbid its update before backward.
+        grad, (loss, z_now) = torch.func.grad_and_value(value, has_aux=True)(v.detach())
+        z.copy_(z_now)
+        return loss + ((v - v.detach()) * grad).sum()  # that value, and that gradient for v
