@@ -201,15 +201,16 @@ def settings_hash(settings: Mapping[str, Any]) -> str:
 def cell_stem(method: str, seed: int, settings_hash: str) -> str:
     """``<method>-s<seed>-<hash>``; ``semckd[beta=200,tau=2]`` becomes ``semckd_beta-200_tau-2``."""
     readable = method.replace("]", "").replace("[", "_").replace(",", "_").replace("=", "-")
-    return f"{_safe(readable)[:100]}-s{seed}-{settings_hash}"
+    return f"{safe_name(readable)[:100]}-s{seed}-{settings_hash}"
 
 
 def runs_folder(out: Path, suite: str, teacher: str, student: str) -> Path:
     """Where the records of a pair lie."""
-    return out / "runs" / _safe(suite) / f"{_safe(teacher)}-{_safe(student)}"
+    return out / "runs" / safe_name(suite) / f"{safe_name(teacher)}-{safe_name(student)}"
 
 
-def _safe(name: str) -> str:
+def safe_name(name: str) -> str:
+    """A name as one part of a path: other signs than letters, digits and ``._+-`` become ``_``."""
     return re.sub(r"[^A-Za-z0-9._+-]", "_", name).lstrip(".") or "_"
 
 

@@ -1,0 +1,61 @@
+"""One HTML page that needs nothing but itself: sortable tables, figures inline, no network."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from kdbench.report import facts
+from kdbench.report.board import Board
+from kdbench.report.tables import Table
+
+CAPTIONS = {
+    "leaderboard": "Accuracy per method and pair", "heatmap": "Gain per method and pair", "ranks": "Average ranks",
+    "cost": "Accuracy against cost", "curves": "Curves",
+}
+
+
+def render(board: Board, tables: Sequence[Table], drawings: Mapping[str, str], notes: Sequence[str]) -> str:
+    """The page of one suite.
+
+    Args:
+        board: its numbers.
+        tables: as `kdbench.report.tables` makes them.
+        drawings: SVG source of each figure by its name.
+        notes: sentences for the reader.
+
+    """
+    environment = Environment(
+        loader=PackageLoader("kdbench.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, keep_trailing_newline=True,
+    )
+    limit = max((abs(item.shade) for table in tables for row in table.rows for item in row.items
+                 if item.shade is not None), default=1.0)
+    return environment.get_template("page.html.j2").render(
+        title=facts.title(board.selection), banner=facts.banner(board.selection), footer=facts.footer(board),
+        tables=tables, drawings={name: inline(name, drawings[name]) for name in CAPTIONS if name in drawings},
+        captions=CAPTIONS, notes=notes, environment=facts.environment(board), tint=lambda shade: tint(shade, limit),
+    )
+
+
+def tint(shade: float | None, limit: float) -> str:
+    """A pale background for a gain, blue above zero and red below; ``limit`` is the strongest."""
+    if shade is None:
+        return ""
+    strength = min(abs(shade) / limit, 1.0) * 0.34
+    colour = "0,114,178" if shade >= 0 else "213,94,0"
+    return f"background:rgba({colour},{strength:.2f})"
+
+
+def inline(name: str, source: str) -> str:
+    """An SVG document as part of a page: no prologue, no metadata, names of its own."""
+    svg = source[source.index("<svg"):]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", svg)
+    svg = re.sub(r'(?<=\sid=")', f"{name}-", svg)
+    svg = re.sub(r'(?<=href="#)|(?<=url\(#)', f"{name}-", svg)
+    head = f'<svg role="img" aria-label="{CAPTIONS[name]}"'
+    return re.sub(r'<svg(?P<rest>[^>]*?)\swidth="[^"]*"(?P<more>[^>]*)>',
+                  lambda found: re.sub(r'\sheight="[^"]*"', "", f"{head}{found['rest']}{found['more']}>"), svg, count=1)

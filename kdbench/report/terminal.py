@@ -1,0 +1,98 @@
+"""A report on the terminal; as many columns as fit, the others in a table below."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
+
+from kdbench.report.make import SuiteReport
+from kdbench.report.tables import Item, Row, Table
+
+_STYLES = {"teacher": "dim", "student": "dim", "modified": "italic"}
+_SHOWN = ("leaderboard", "oracle", "reproduction", "cost", "failures")
+_MOST_ROWS = 24
+
+
+def print_report(report: SuiteReport, console: Console) -> None:
+    """Print the tables, notes and files of one suite."""
+    console.print()
+    console.print(Text(report.title, style="bold"))
+    if report.banner:
+        console.print(Text(report.banner, style="bold yellow"))
+    for table in report.tables:
+        if table.name in _SHOWN:
+            _print_table(table, console)
+    for note in report.notes:
+        console.print(Text(f"note: {note}", style="yellow"), soft_wrap=True)
+    for problem in report.problems:
+        console.print(Text(f"left out: {problem}", style="red"), soft_wrap=True)
+    for line in _files(report.files):
+        console.print(Text(line, style="dim"), soft_wrap=True)
+
+
+def _print_table(table: Table, console: Console) -> None:
+    rows = table.rows[:_MOST_ROWS] if table.first_pair is None else table.rows
+    for number, columns in enumerate(_parts(table, rows, console.width)):
+        title = table.title if not number else f"{table.title}, more pairs"
+        grid = Grid(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
+                    padding=(0, 1, 0, 0), show_edge=False)
+        words = table.name == "failures"
+        for column in columns:
+            left = column == 0 or words
+            last = words and column == columns[-1]
+            grid.add_column(Text(table.header[column]), justify="left" if left else "right", no_wrap=not last,
+                            overflow="fold" if last else "ellipsis", vertical="bottom" if not words else "top")
+        before = rows[0].kind
+        for row in rows:
+            if row.kind != before and row.kind == "modified":
+                grid.add_section()
+            before = row.kind
+            grid.add_row(*(_cell(row.items[column]) for column in columns), style=_STYLES.get(row.kind))
+        console.print()
+        console.print(grid, soft_wrap=False)
+    if len(rows) < len(table.rows):
+        console.print(Text(f"... and {len(table.rows) - len(rows)} more rows in the files", style="dim"))
+    for note in table.notes:
+        console.print(Text(note, style="dim"), soft_wrap=False)
+
+
+def _parts(table: Table, rows: Sequence[Row], width: int) -> list[list[int]]:
+    """Columns that fit side by side; the method stands first in each part."""
+    if table.name == "failures":
+        return [list(range(len(table.header)))]
+    wide = [
+        max(len(line) for text in (table.header[column], *(row.items[column].text for row in rows))
+            for line in text.split("\n")) + 2  # the gap between two columns
+        for column in range(len(table.header))
+    ]
+    # What a row is about stands in every part.
+    fixed = [0, 1] if table.name == "reproduction" else [0]
+    columns = 6 if table.name == "reproduction" else len(table.header)  # the others are in the files
+    parts: list[list[int]] = [list(fixed)]
+    room = width - sum(wide[column] for column in fixed)
+    left = room
+    for column in range(len(fixed), columns):
+        if wide[column] > left and len(parts[-1]) > len(fixed):
+            parts.append(list(fixed))
+            left = room
+        parts[-1].append(column)
+        left -= wide[column]
+    return parts
+
+
+def _cell(item: Item) -> Text:
+    return Text(item.text, style="bold green" if item.best else "")
+
+
+def _files(files: Sequence[Path]) -> list[str]:
+    """One line for each folder."""
+    folders: dict[Path, list[str]] = {}
+    for path in files:
+        folders.setdefault(path.parent, []).append(path.name)
+    return [f"wrote {folder}{os.sep}: {', '.join(names)}" for folder, names in folders.items()]
