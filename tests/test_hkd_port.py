@@ -42,3 +42,16 @@ def test_float32_is_exact_where_the_release_is_not() -> None:
     s, t = (torch.randn(4, 64, 8, 8, generator=rng, dtype=torch.float64) * 0.1 + 30 for _ in range(2))
     expected = flow(s, t)
     torch.testing.assert_close(flow(s.float(), t.float()).double(), expected, rtol=2e-3, atol=0)
+
+
+def test_opposite_maps_keep_the_logarithm_finite() -> None:
+    given = outputs((3, 4, 4), (5, 4, 4), b=2)
+    half = 1e3 * given.feats[1][:1].detach().float()
+    x = torch.cat([half, -half]).requires_grad_(True)
+    student = given._replace(feats=(given.feats[0], x))
+    teacher = given._replace(feats=tuple(f.detach().float() for f in given.feats))
+    loss = sum(get("hkd_port")(pair(student, teacher)).terms(student, teacher, batch(2)).values())
+    loss.backward()
+    assert loss.isfinite()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
