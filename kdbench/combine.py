@@ -93,12 +93,15 @@ def combined(part_names: tuple[str, ...], part_classes: tuple[type[Distiller], .
 
     Raises:
         ValueError: two parts that each have a stage of their own, change the network or want
-            other views of the images.
+            other views of the images; a part that does not build on CE and KD.
     """
     name = "+".join(part_names)
     pairs = list(zip(part_names, part_classes, strict=True))
     staged = [part for part, cls in pairs if cls.pretrain_epochs]
     changed = [part for part, cls in pairs if cls.modifies_student()]
+    whole = [part for part, cls in pairs if cls.loss is not Distiller.loss]
+    if whole:
+        raise ValueError(f"{name}: {' and '.join(whole)} writes its whole loss itself, CE included; it stands alone")
     views = {cls.views for cls in part_classes}
     for clash, why in (
         (staged, "each train a stage of their own first"), (changed, "each change the student's network"),

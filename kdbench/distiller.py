@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -73,10 +74,15 @@ class Pair:
 
 
 def kl(student: Tensor, teacher: Tensor, tau: Tensor | float) -> Tensor:
-    """tau^2 * batchmean KL(softmax(teacher / tau) || softmax(student / tau)); (B, K) each -> ()."""
-    divergence = F.kl_div(
-        F.log_softmax(student / tau, dim=1), F.softmax(teacher / tau, dim=1), reduction="batchmean"
-    )
+    """tau^2 * batchmean KL(softmax(teacher / tau) || softmax(student / tau)); (B, K) each -> ().
+
+    In fp32 at least, whatever the inputs: in half precision the small differences between two
+    softened distributions, which are what is learned from, are mostly rounding.
+    """
+    wide = torch.promote_types(student.dtype, torch.float32)
+    ours, theirs = student.to(wide) / tau, teacher.to(wide) / tau
+    with torch.autocast(student.device.type, enabled=False):
+        divergence = F.kl_div(F.log_softmax(ours, dim=1), F.softmax(theirs, dim=1), reduction="batchmean")
     return divergence * tau**2
 
 

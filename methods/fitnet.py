@@ -30,7 +30,7 @@ class FitNet(Distiller):
     """loss = CE + KD + beta * mean (r(F_S) - F_T)^2, over one tap of each side."""
 
     reference = "Romero et al. FitNets. ICLR 2015. https://arxiv.org/abs/1412.6550"
-    provenance = "authors' code"
+    provenance = "port"
     departures = (
         "Paper: the hint trains the lower half first, KD the whole net after; here, as in every suite that"
         " reports FitNets (RepDistiller, SemCKD), both terms train together.",

@@ -15,7 +15,7 @@ class KD(Distiller):
     """
 
     reference = "Hinton, Vinyals, Dean. NIPS workshop 2014. https://arxiv.org/abs/1503.02531"
-    provenance = "authors' code"
+    provenance = "port"
     family = "logit"
 
     def __init__(self, pair: Pair, *, ce_weight: float = 0.1, kd_weight: float = 0.9, tau: float = 4.0) -> None:

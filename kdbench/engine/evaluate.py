@@ -27,7 +27,7 @@ def measure(logits: Tensor, label: Tensor, teacher: Tensor | None = None) -> dic
     ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == label[:, None]
     confidence, predicted = logits.softmax(dim=1).max(dim=1)
     right = (predicted == label).float()
-    bins = (confidence * ECE_BINS).ceil().clamp(1, ECE_BINS).long() - 1
+    bins = (confidence.nan_to_num() * ECE_BINS).ceil().clamp(1, ECE_BINS).long() - 1
     gap = torch.zeros(ECE_BINS, device=logits.device).index_add_(0, bins, right - confidence)
     found = {
         "top1": ranked[:, 0].float().mean() * 100, "top5": ranked.any(dim=1).float().mean() * 100,
