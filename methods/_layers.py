@@ -7,6 +7,7 @@ from functools import wraps
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -28,3 +29,19 @@ def full_precision(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def _widen(value: Any) -> Any:
     half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
     return value.float() if half else value
+
+
+def pool(feat: Tensor, side: tuple[int, int]) -> Tensor:
+    """(B, C, H, W) -> (B, C, *side), averages over equal or nearly equal windows."""
+    h, w = feat.shape[2:]
+    if (h, w) == side:
+        return feat
+    if h % side[0] == 0 and w % side[1] == 0:  # the same; adaptive pooling has no deterministic backward on CUDA
+        return F.avg_pool2d(feat, (h // side[0], w // side[1]))
+    return F.adaptive_avg_pool2d(feat, side)
+
+
+def meet(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Two maps (B, C, H, W) of any sides -> both, the larger pooled down to the side of the smaller."""
+    side = min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3])
+    return pool(student, side), pool(teacher, side)

@@ -27,7 +27,7 @@ class CC(Distiller):
     reference = (
         "Peng et al. Correlation Congruence for Knowledge Distillation. ICCV 2019. https://arxiv.org/abs/1904.01802"
     )
-    provenance = "authors' code"
+    provenance = "port"
     departures = (
         "As in the authors' code that every suite uses, there is no correlation matrix and no Gaussian kernel, which"
         " the paper is about, and no sampler of class-balanced batches.",

@@ -36,7 +36,7 @@ class NST(Distiller):
         "Huang, Wang. Like What You Like: Knowledge Distill via Neuron Selectivity Transfer. 2017."
         " https://arxiv.org/abs/1707.01219"
     )
-    provenance = "authors' code"
+    provenance = "port"
     departures = (
         "All stages that both nets have are matched, in order, as in the suites that report NST.",
         "Only the polynomial kernel (degree 2, offset 0) is offered, as in those suites.",

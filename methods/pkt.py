@@ -36,7 +36,7 @@ class PKT(Distiller):
         "Passalis, Tefas. Learning Deep Representations with Probabilistic Knowledge Transfer. ECCV 2018."
         " https://arxiv.org/abs/1803.10837"
     )
-    provenance = "authors' code"
+    provenance = "port"
     departures = (
         "A student vector of zeros gets the gradient 0; the release gives NaN.",
         "The diagonal belongs to the probabilities, as released; the paper leaves it out.",

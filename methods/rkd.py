@@ -54,7 +54,7 @@ class RKD(Distiller):
     """
 
     reference = "Park et al. Relational Knowledge Distillation. CVPR 2019. https://arxiv.org/abs/1904.05068"
-    provenance = "authors' code"
+    provenance = "port"
     departures = (
         "Means run over all B^2 and B^3 entries, diagonals included, as released.",
         "beta_d and beta_a are those of the suites that report RKD on CIFAR-100; the paper chooses per task.",

@@ -147,9 +147,10 @@ def ranks(board: Board) -> Figure | None:
     distance = stats.critical_difference(len(lines), blocks)
     table = [[found[line.label] for line in lines] for found in _blocks(board, unit)]
     p = stats.friedman(table)
+    bars = "Bars: 95% bootstrap interval over (pair, seed). " if any(one.rank and one.rank.low for one in lines) else ""
     said = f"Friedman p = {p:.2g}. " if p is not None else ""
     figure = canvas(7.2, 1.75 + 0.27 * len(lines), "Average rank, 1 is best" + _quick(board),
-                    f"Bars: 95% bootstrap interval over (pair, seed). {said}Brackets join methods that the Nemenyi test"
+                    f"{bars}{said}Brackets join methods that the Nemenyi test"
                     f" does not tell apart (critical difference {distance:.2f} over {blocks} {unit}).",
                     facts.footer(board))
     axis = figure.subplots()

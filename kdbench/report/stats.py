@@ -15,6 +15,7 @@ from scipy import stats
 
 LEVEL = 0.95
 RESAMPLES = 2000
+FEWEST_BLOCKS = 4  # resampling fewer shows next to no spread, which is not certainty
 SMALLEST_GAIN = 0.1  # percentage points; a relative improvement over less is noise divided by noise
 
 Array = NDArray[np.float64]
@@ -101,7 +102,7 @@ def average_ranks(blocks: Mapping[tuple[str, int], Sequence[float]], resamples: 
         resamples: how often the blocks are drawn anew for the interval; the draw is seeded.
 
     Returns:
-        One per method; without interval where there is one block only.
+        One per method; without interval where the blocks are fewer than four.
 
     """
     keys = sorted(blocks)
@@ -109,7 +110,7 @@ def average_ranks(blocks: Mapping[tuple[str, int], Sequence[float]], resamples: 
     pairs = sorted({pair for pair, _ in keys})
     member = np.array([[pair == key[0] for key in keys] for pair in pairs], dtype=float)  # (pairs, blocks)
     whole = _mean_ranks(np.ones((1, len(keys))), member, scores)[0]
-    if len(keys) < 2:
+    if len(keys) < FEWEST_BLOCKS:
         return [Rank(float(mean), None, None) for mean in whole]
     draw = np.random.default_rng(0).multinomial(len(keys), np.full(len(keys), 1 / len(keys)), size=resamples)
     drawn = _mean_ranks(draw.astype(float), member, scores)

@@ -129,7 +129,7 @@ def reproduction(board: Board, published: Mapping[tuple[str, str, str], Any]) ->
                 Item(paper.source),
             ), line.kind))
     if table.rows:
-        sources = sorted({row.items[-1].text for row in table.rows})
+        sources = sorted({f"{row.items[-1].text}, {row.items[5].text} epoch" for row in table.rows})
         table.notes.append(f"Reported: {'; '.join(sources)}.")
         table.notes.append("`reproduced` follows the epoch rule of the paper's number, so that like is compared with"
                            " like; the ranking above uses the last epoch.")
@@ -220,8 +220,9 @@ def _cell(line: Line, cell: Cell, name: str, notes: Footnotes | None, *, best: b
     if cell.status == "missing":
         return Item(NONE)
     marks = ""
-    for one in {record.reason: record for record in cell.refused}.values() if notes is not None else ():
-        marks += notes.mark(f"{line.label} on {one_line((one.teacher, one.student))}: {one.reason}")
+    if notes is not None:
+        for one in {record.reason: record for record in cell.refused}.values():
+            marks += notes.mark(f"{line.label} on {one_line((one.teacher, one.student))}: {one.reason}")
     found = cell.spread(name)
     if found is None:
         return Item(("n/a" if cell.status == "unsupported" else "failed") + marks)
@@ -269,14 +270,20 @@ def _pairs(count: int) -> str:
     return f"{count} pair{'s' * (count != 1)}"
 
 
+def _has_interval(board: Board) -> bool:
+    return any(line.rank is not None and line.rank.low is not None for line in board.compared)
+
+
 def _explain(board: Board) -> list[str]:
     words = ["Top-1 in percent on the test set after the last epoch: mean ± standard deviation (number of seeds)."]
     if any(line.gain for line in board.lines):
+        sure = any(line.gain and line.gain.low is not None for line in board.lines)
+        interval = "; 95% interval for these pairs, from the spread over seeds" if sure else ", no interval from one seed"
         words.append(f"Gain over {board.baseline}: mean over the method's own pairs of the paired differences, seed by"
-                     " seed, in points; 95% interval for these pairs, from the spread over seeds.")
+                     f" seed, in points{interval}.")
     if board.compared:
-        words.append(f"Average rank over {_pairs(len(board.ranked_pairs))},"
-                     " 1 is best; 95% bootstrap interval over blocks of pair and seed.")
+        interval = "; 95% bootstrap interval over blocks of pair and seed" if _has_interval(board) else ""
+        words.append(f"Average rank over {_pairs(len(board.ranked_pairs))}, 1 is best{interval}.")
     aris = [line for line in board.compared if line.ari]
     if aris:
         leader = board.compared[0].shown

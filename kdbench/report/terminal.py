@@ -40,8 +40,7 @@ def _print_table(table: Table, console: Console) -> None:
     rows = table.rows[:_MOST_ROWS] if table.first_pair is None else table.rows
     for number, columns in enumerate(_parts(table, rows, console.width)):
         title = table.title if not number else f"{table.title}, more pairs"
-        grid = Grid(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
-                    padding=(0, 1, 0, 0), show_edge=False)
+        grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
         words = table.name == "failures"
         for column in columns:
             left = column == 0 or words
@@ -55,6 +54,7 @@ def _print_table(table: Table, console: Console) -> None:
             before = row.kind
             grid.add_row(*(_cell(row.items[column]) for column in columns), style=_STYLES.get(row.kind))
         console.print()
+        console.print(Text(title, style="bold"))
         console.print(grid, soft_wrap=False)
     if len(rows) < len(table.rows):
         console.print(Text(f"... and {len(table.rows) - len(rows)} more rows in the files", style="dim"))
@@ -73,7 +73,7 @@ def _parts(table: Table, rows: Sequence[Row], width: int) -> list[list[int]]:
     ]
     # What a row is about stands in every part.
     fixed = [0, 1] if table.name == "reproduction" else [0]
-    columns = 6 if table.name == "reproduction" else len(table.header)  # the others are in the files
+    columns = 5 if table.name == "reproduction" else len(table.header)  # the others are in the files
     parts: list[list[int]] = [list(fixed)]
     room = width - sum(wide[column] for column in fixed)
     left = room
