@@ -1,0 +1,57 @@
+"""AT: the student must look where the teacher looks.
+
+Zagoruyko, Komodakis. Paying More Attention to Attention: Improving the Performance of Convolutional
+Neural Networks via Attention Transfer. ICLR 2017. https://arxiv.org/abs/1612.03928
+
+Where a net looks is the energy of its map at each position. Stages are paired by their order, not by
+their size: the fourth of a VGG has no partner in a ResNet of three.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdbench import Batch, Distiller, Outputs, Pair, register
+from kdbench.methods._layers import full_precision, meet
+
+
+def attention(feat: Tensor, p: float) -> Tensor:
+    """(B, C, H, W) -> (B, HW), mean over channels of |F|^p as a vector of length one."""
+    return F.normalize(feat.abs().pow(p).mean(dim=1).flatten(1), dim=1)
+
+
+@full_precision
+def distance(f_s: Tensor, f_t: Tensor, p: float) -> Tensor:
+    """(B, C, H, W) each -> (), mean over images and positions of the squared difference of attentions."""
+    ours, theirs = meet(f_s, f_t)
+    return F.mse_loss(attention(ours, p), attention(theirs, p))
+
+
+@register
+class AT(Distiller):
+    """loss = CE + KD + beta * sum over stages of mean (A(F_S) - A(F_T))^2, A = unit vector of mean_c |F|^p.
+
+    Raises:
+        ValueError: one of the nets shows no stage beside its stem.
+    """
+
+    reference = (
+        "Zagoruyko, Komodakis. Paying More Attention to Attention. ICLR 2017. https://arxiv.org/abs/1612.03928"
+    )
+    provenance = "authors' code"
+    departures = (
+        "Paper: a norm of the difference per image; here, as released, the mean of squares over images and positions,"
+        " which is what beta = 1000 goes with.",
+        "Stages beyond the shorter net's last are left out.",
+    )
+    family = "feature"
+
+    def __init__(self, pair: Pair, *, p: float = 2.0, beta: float = 1000.0, **common: float) -> None:
+        super().__init__(pair, **common)
+        if min(len(pair.student.feats), len(pair.teacher.feats)) < 2:
+            raise ValueError("at: both nets must show a stage beside the stem; this pair has none to compare")
+        self.p, self.beta = p, beta
+
+    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        stages = zip(student.feats[1:], teacher.feats[1:], strict=False)
+        return {"attention": self.beta * torch.stack([distance(s, t, self.p) for s, t in stages]).sum()}
