@@ -38,7 +38,7 @@ class AT(Distiller):
     reference = (
         "Zagoruyko, Komodakis. Paying More Attention to Attention. ICLR 2017. https://arxiv.org/abs/1612.03928"
     )
-    provenance = "authors' code"
+    provenance = "port"
     departures = (
         "Paper: a norm of the difference per image; here, as released, the mean of squares over images and positions,"
         " which is what beta = 1000 goes with.",

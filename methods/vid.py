@@ -51,7 +51,7 @@ class VID(Distiller):
         "Ahn et al. Variational Information Distillation for Knowledge Transfer. CVPR 2019."
         " https://arxiv.org/abs/1904.05835"
     )
-    provenance = "authors' code"
+    provenance = "port"
     departures = (
         "Paper: the logits are guessed too, and squares are summed; here, as released for the benchmark, stages only"
         " and the mean.",
