@@ -234,7 +234,7 @@ class _Group:
 
     def _chunk(self, cells: list[Cell], teacher: Tapped, card: TeacherCard) -> None:
         """At most ``--lanes`` cells at once; halves when the memory does not hold them."""
-        most = self.job.request.lanes or len(cells)
+        most = self.job.request.lanes or max(1, len(cells))
         for start in range(0, len(cells), most):
             part = cells[start : start + most]
             try:
