@@ -1,0 +1,10 @@
+from mutants.plain import Plain
+
+from kdbench import register
+
+
+@register
+class Mutant(Plain):
+    """Departures as one string, which would print letter by letter."""
+
+    departures = ("One sentence.")

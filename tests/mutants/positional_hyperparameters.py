@@ -1,0 +1,11 @@
+from mutants.plain import Plain
+
+from kdbench import Pair, register
+
+
+@register
+class Mutant(Plain):
+    """Hyper-parameters by position."""
+
+    def __init__(self, pair: Pair, beta: float = 1.0, **common: float) -> None:
+        super().__init__(pair, beta=beta, **common)

@@ -1,0 +1,57 @@
+"""Every registered method goes through the conformance kit, and its file keeps the rules of the house."""
+
+import inspect
+import sys
+from pathlib import Path
+
+import pytest
+
+from kdbench import Distiller, registry
+from kdbench.testing import CHECKS, Check
+
+METHODS = Path(registry.__file__).parent / "methods"
+
+
+def rule(check: Check) -> str:
+    return check.__name__.removeprefix("check_")
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=rule)
+@pytest.mark.parametrize("name", registry.names())  # the outer loop: checks of one method share its training run
+def test_contract(name: str, check: Check) -> None:
+    check(registry.get(name))
+
+
+@pytest.mark.parametrize("name", ["crd+mag", "crd+semckd", "fitnet+mas", "kd+simkd", "crd+student"])
+def test_contract_of_combinations(name: str) -> None:
+    absent = [part for part in name.split("+") if part not in registry.names()]
+    if absent:
+        pytest.skip(f"no method {absent[0]}")
+    for check in CHECKS:
+        check(registry.get(name))
+
+
+def test_no_file_is_broken() -> None:
+    assert registry.broken() == {}
+
+
+def test_every_file_is_a_method() -> None:
+    files = {file.stem for file in METHODS.glob("[!_]*.py")}
+    assert {name for name in registry.names() if registry.get(name).__module__ == f"kdbench.methods.{name}"} == files
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_card_is_complete(name: str) -> None:
+    cls: type[Distiller] = registry.get(name)
+    assert registry.idea(cls), "the file's docstring begins with the idea in one line"
+    where = inspect.getdoc(sys.modules[cls.__module__]) or ""
+    assert cls.family == "control" or "http" in where, "the file's docstring cites the paper with a link"
+    assert cls.family == "control" or "http" in cls.reference, "the reference has a link"
+    assert {"loss", "CE"} & set((cls.__doc__ or "").split()), "the class docstring gives the formula"
+    assert all(sentence.endswith((".", ")")) for sentence in cls.departures), "a departure is a sentence"
+
+
+@pytest.mark.parametrize("file", sorted(METHODS.glob("*.py")), ids=lambda file: file.stem)
+def test_file_is_short(file: Path) -> None:
+    lines = len(file.read_text().splitlines())
+    assert lines < 150, f"{lines} lines; a method is one idea, 150 lines hold it"
