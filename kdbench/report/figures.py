@@ -20,7 +20,7 @@ from kdbench.report.select import Pair
 from kdbench.report.style import ACCENT, COLOURS, DIM, GOOD, INK, MARKERS, PALE, RC, SOFT, canvas, readable_on
 from kdbench.report.tables import one_line, pair_name
 
-PER_ROW = 4
+PER_ROW = 5
 MOST_CURVES = len(COLOURS)
 
 
@@ -39,8 +39,7 @@ def leaderboard(board: Board) -> Figure | None:
     if not lines:
         return None
     pairs = [pair for pair in board.pairs if any(line.cells[pair].runs for line in lines)]
-    columns = min(PER_ROW, len(pairs))
-    rows = math.ceil(len(pairs) / columns)
+    rows, columns = _panels(len(pairs))
     size = (max(6.4, 1.9 + 2.35 * columns), 1.25 + rows * (0.75 + 0.235 * len(lines)))
     figure = canvas(*size, facts.title(board.selection) + _quick(board),
                     "Top-1 (%). Dots: seeds. Bar: mean and 95% interval. Dashed: plain student. Blue: best mean."
@@ -168,7 +167,7 @@ def ranks(board: Board) -> Figure | None:
     groups = _alike(means, distance)
     for number, (first, last) in enumerate(groups):
         x = len(lines) + 0.45 + 0.28 * number
-        axis.plot([x, x], [first - 0.18, last + 0.18], color=ACCENT, linewidth=2.4, solid_capstyle="round")
+        axis.plot([x, x], [first - 0.18, last + 0.18], color=ACCENT, linewidth=1.8, solid_capstyle="round")
     axis.set_xlim(0.6, len(lines) + 0.6 + 0.28 * len(groups))
     axis.set_xticks(range(1, len(lines) + 1))
     axis.set_yticks(range(len(lines)), [_name(line) for line in lines])
@@ -207,7 +206,7 @@ def cost(board: Board) -> Figure | None:
         return None
     over = one_line(pairs[0]) if len(pairs) == 1 else f"mean over {len(pairs)} pairs that all have"
     square = " Square: changes the student at inference." if any(line.kind == "modified" for line in lines) else ""
-    figure = canvas(1.6 + 4.4 * len(kinds), 4.3, "Accuracy against cost" + _quick(board),
+    figure = canvas(1.6 + 4.4 * len(kinds), 4.3 if len(lines) < 13 else 5.4, "Accuracy against cost" + _quick(board),
                     f"Last epoch, {over}. Line: nothing is both cheaper and better.{square}", facts.footer(board))
     axes = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
     for axis, (name, words, better) in zip(axes, kinds, strict=True):
@@ -259,8 +258,7 @@ def curves(board: Board) -> Figure | None:
     if not pairs:
         return None
     bright = [line for line in lines if line.kind != "student"][:MOST_CURVES]
-    columns = min(PER_ROW, len(pairs))
-    rows = math.ceil(len(pairs) / columns)
+    rows, columns = _panels(len(pairs))
     total = board.selection.epochs
     zoomed = total >= 20  # before the first drop of the rate all curves look alike
     grey = " Grey: the other methods." if len(lines) > len(bright) + 1 else ""
@@ -325,6 +323,12 @@ def _look(line: Line, bright: list[Line]) -> dict[str, Any]:
 
 def _name(line: Line) -> str:
     return line.shown + (" *" if line.kind == "modified" else "")
+
+
+def _panels(count: int) -> tuple[int, int]:
+    """Rows and columns of panels, as few empty ones as can be."""
+    rows = math.ceil(count / PER_ROW)
+    return rows, math.ceil(count / rows)
 
 
 def _star(lines: list[Line]) -> str:

@@ -18,7 +18,7 @@ Point = tuple[float, float]
 # Where a name may stand: offset in points and how it is aligned there, the preferred first.
 _NEAR = [(6, 0, "left", "center"), (-6, 0, "right", "center"), (0, 6, "center", "bottom"), (0, -6, "center", "top"),
          (5, 5, "left", "bottom"), (5, -5, "left", "top"), (-5, 5, "right", "bottom"), (-5, -5, "right", "top")]
-_PLACES = _NEAR + [(3 * x, 3 * y, h, v) for x, y, h, v in _NEAR] + [(5 * x, 5 * y, h, v) for x, y, h, v in _NEAR]
+_PLACES = _NEAR + [(far * x, far * y, h, v) for far in (2.5, 4, 6, 8) for x, y, h, v in _NEAR]
 
 
 def label_points(

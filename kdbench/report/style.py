@@ -36,7 +36,7 @@ def canvas(width: float, height: float, title: str, subtitle: str, footer: str) 
     # The heading is one text to the layout: blank lines keep the room for the subtitle's own style.
     room = "\n" * math.ceil((lines.count("\n") + 1) * 8.3 / 10.5)
     figure.suptitle(title + room, x=0.012, ha="left", fontsize=10.5, weight="bold", linespacing=1.4, color=INK)
-    figure.text(0.012, 0.98 - 0.235 / height, lines, va="top", ha="left", fontsize=8.3, color=SOFT, linespacing=1.35)
+    figure.text(0.012, 1 - 0.29 / height, lines, va="top", ha="left", fontsize=8.3, color=SOFT, linespacing=1.35)
     # A label of the whole figure has its own room in the layout; free text would be drawn over.
     figure.supxlabel(_wrap(footer, width, 6.8), x=0.012, ha="left", fontsize=6.8, color=SOFT)
     return figure

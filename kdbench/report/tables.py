@@ -278,7 +278,7 @@ def _explain(board: Board) -> list[str]:
     words = ["Top-1 in percent on the test set after the last epoch: mean ± standard deviation (number of seeds)."]
     if any(line.gain for line in board.lines):
         sure = any(line.gain and line.gain.low is not None for line in board.lines)
-        interval = "; 95% interval for these pairs, from the spread over seeds" if sure else ", no interval from one seed"
+        interval = "; 95% interval for these pairs, from the spread over seeds" if sure else ""
         words.append(f"Gain over {board.baseline}: mean over the method's own pairs of the paired differences, seed by"
                      f" seed, in points{interval}.")
     if board.compared:

@@ -1,0 +1,314 @@
+"""From synthetic records to every file of a report."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import pytest
+import synthetic
+from rich.console import Console
+from synthetic import PAIRS, make, refused, save
+
+from kdbench import record
+from kdbench.report import report
+from kdbench.report.terminal import print_report
+
+TEXT = ("csv", "md", "tex")
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    """Eight methods, four pairs, three seeds, one refused cell, one failed run, one damaged file; all formats."""
+    out = tmp_path_factory.mktemp("full")
+    synthetic.grid(out)
+    (out / "runs" / "semckd" / "cut.json").write_text('{"format": 1, ')
+    published = {"semckd": {(*PAIRS[0], "kd"): paper(72.0, "best_test"), (*PAIRS[1], "kd"): paper(73.0, "last"),
+                            (*PAIRS[0], "unheard"): paper(1.0, "last")}}
+    (made,) = report(out, published=published)
+    return out, made
+
+
+def paper(mean, rule):
+    return SimpleNamespace(mean=mean, std=0.1, n=None, source="A paper, 2021", rule=rule)
+
+
+def rows(table):
+    return {row.items[0].text: [item.text for item in row.items] for row in table.rows}
+
+
+def table(made, name):
+    return next(one for one in made.tables if one.name == name)
+
+
+def test_every_file_is_there_and_named(full):
+    out, made = full
+    names = {path.relative_to(out).as_posix() for path in made.files}
+    figures = {f"semckd/{stem}.{kind}" for stem in ("leaderboard", "heatmap", "ranks", "cost", "curves")
+               for kind in ("png", "svg")}
+    assert names == {"semckd.csv", *(f"semckd/leaderboard.{kind}" for kind in ("csv", "md", "tex", "html")), *figures}
+    for path in made.files:
+        assert path.stat().st_size > (20_000 if path.suffix in (".png", ".svg") else 1000), path
+    for path in out.glob("semckd/*.png"):
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_same_records_give_the_same_bytes(full, tmp_path):
+    """In another process, whose sets have another order."""
+    out, made = full
+    shutil.copytree(out / "runs", tmp_path / "runs")
+    program = "import sys, pathlib; from kdbench.report import report; report(pathlib.Path(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, env=os.environ | {"PYTHONHASHSEED": "7"})
+    (first,) = report(out)  # without published numbers, as the copy
+    assert made.files == first.files
+    for one in first.files:
+        assert one.read_bytes() == (tmp_path / one.relative_to(out)).read_bytes(), one.name
+
+
+def test_the_long_table_holds_one_row_per_run_in_order(full):
+    out, _ = full
+    with (out / "semckd.csv").open() as file:
+        found = list(csv.DictReader(file))
+    assert tuple(found[0]) == record.CSV_COLUMNS
+    assert len(found) == 8 * 4 * 3
+    assert [one["status"] for one in found].count("unsupported") == 3
+    keys = [(one["teacher"], one["student"], one["method"] != "student", one["method"], one["seed"])
+            for one in found]
+    assert keys == sorted(keys)
+    words = {"suite", "dataset", "teacher", "student", "method", "status"}
+    for one in found:
+        for name in set(one) - words:
+            assert one[name] == "" or float(one[name]) == float(one[name]), (name, one[name])
+
+
+def test_cells_say_mean_spread_and_n(tmp_path):
+    for seed, (plain, kd) in enumerate([(70.0, 72.0), (71.0, 72.5), (72.0, 74.0)]):
+        save(tmp_path, make("student", PAIRS[0], seed, top1_last=plain, top1_best_test=plain + 0.5),
+             make("kd", PAIRS[0], seed, top1_last=kd, top1_best_test=kd + 0.25))
+    save(tmp_path, make("student", PAIRS[1], 0, top1_last=73.0), make("kd", PAIRS[1], 0, top1_last=75.0))
+    (made,) = report(tmp_path, formats=("csv",))
+    found = rows(table(made, "leaderboard"))
+    # Pairs in the order of their names: resnet8x4, then vgg8.
+    assert found["student"] == ["student", "-", "baseline", "4/4", "73.00 (1)", "71.00 ± 1.00 (3)"]
+    assert found["kd"][3:] == ["4/4", "75.00 (1)", "72.83 ± 1.04 (3)"]
+    # Differences 2, 1.5, 2 and 2: means 1.8333 and 2; pooled variance 1/12 on 2 degrees, t = 4.302653:
+    # half width 4.302653 sqrt(1/12 (1/3 + 1)) / 2 = 0.7171.
+    assert found["kd"][2] == "+1.92 [+1.20, +2.63]"
+    assert found["teacher"][4:] == ["79.50", "79.50"]
+    flattery = rows(table(made, "oracle"))
+    assert flattery["kd"][3] == "73.08 ± 1.04 (3)"
+    with (tmp_path / "semckd" / "leaderboard.csv").open() as file:
+        kd = next(row for row in csv.DictReader(file) if row["method"] == "kd")
+    assert float(kd["resnet32x4:vgg8 mean"]) == pytest.approx(72.8333, abs=1e-4)
+    assert float(kd["resnet32x4:vgg8 std"]) == pytest.approx(1.0408, abs=1e-4)
+    assert float(kd["gain"]) == pytest.approx(1.91667, abs=1e-4)
+    assert kd["resnet32x4:resnet8x4 std"] == ""
+
+
+def test_the_oracle_is_measured_as_flattery(tmp_path):
+    for seed, extra in enumerate((0.1, 0.5)):
+        save(tmp_path, make("kd", PAIRS[0], seed, top1_last=70.0, top1_best_test=70.0 + extra))
+    (made,) = report(tmp_path, formats=("csv",))
+    assert rows(table(made, "oracle"))["kd"][1] == "+0.30"
+
+
+def test_refused_and_failed_cells_keep_their_sentences(full):
+    _, made = full
+    leaderboard = table(made, "leaderboard")
+    found = rows(leaderboard)
+    assert found["at"][3] == "9/12"
+    assert found["at"][6].startswith("n/a [")
+    assert re.match(r"\d\d\.\d\d ± \d\.\d\d \(2\) \[\d\]", found["fitnet"][4])
+    assert any("the loss was not finite in epoch 17" in note for note in leaderboard.notes)
+    failures = [[item.text for item in row.items] for row in table(made, "failures").rows]
+    assert ["fitnet", "resnet32x4 → resnet8x4", "1", "failed", "the loss was not finite in epoch 17"] in failures
+    assert [row[2] for row in failures if row[0] == "at"] == ["0, 1, 2"]
+
+
+def test_a_method_that_failed_everywhere_is_still_a_row(tmp_path):
+    save(tmp_path, make("kd", PAIRS[0], 0), refused("crd", PAIRS[0], 0, "killed", "failed"))
+    (made,) = report(tmp_path)
+    found = rows(table(made, "leaderboard"))
+    assert found["crd"][-1] == "failed [1]"
+    assert found["crd"][3] == "0/1"
+
+
+def test_only_failures_make_a_report_without_pictures(tmp_path):
+    save(tmp_path, refused("crd", PAIRS[0], 0, "killed", "failed"))
+    (made,) = report(tmp_path)
+    assert not [path for path in made.files if path.suffix == ".png"]
+    assert "killed" in (tmp_path / "semckd" / "leaderboard.html").read_text()
+
+
+def test_ranks_rest_on_common_pairs(full):
+    _, made = full
+    order = [row.items[0].text for row in table(made, "leaderboard").rows]
+    assert order[:2] == ["teacher", "student"]
+    assert order[-1] == "simkd"  # best of all, and in a class of its own
+    found = rows(table(made, "leaderboard"))
+    assert found["student"][1] == found["simkd"][1] == "-"
+    assert order[2] == min(found, key=lambda name: float(re.match(r"[\d.]+|", found[name][1]).group() or 99))
+    assert "average rank of the methods over 3 of 4 pairs" in " ".join(made.notes)
+    assert "without vgg13:ShuffleV2" in " ".join(made.notes)
+
+
+def test_a_reading_is_marked_wherever_it_is_named(full):
+    out, made = full
+    for one in made.tables:
+        for row in one.rows:
+            assert row.items[0].text != "dskd"
+    markdown = (out / "semckd" / "leaderboard.md").read_text()
+    assert len(re.findall(r"dskd(?! \(reading\))", markdown)) == 0
+
+
+def test_published_numbers_follow_their_own_rule(tmp_path):
+    save(tmp_path, make("kd", PAIRS[0], 0, top1_last=72.0, top1_best_test=72.5),
+         make("kd", PAIRS[1], 0, top1_last=74.0, top1_best_test=75.0))
+    papers = {(*PAIRS[0], "kd"): paper(72.0, "best_test"), (*PAIRS[1], "kd"): paper(73.0, "last")}
+    (made,) = report(tmp_path, published=lambda suite: papers if suite == "semckd" else {}, formats=("md",))
+    found = [[item.text for item in row.items[2:7]] for row in table(made, "reproduction").rows]
+    assert found == [["73.00 ± 0.10", "74.00 (1)", "+1.00", "last", "74.00 (1)"],
+                     ["72.00 ± 0.10", "72.50 (1)", "+0.50", "best test", "72.00 (1)"]]
+
+
+def test_quick_runs_say_so_and_meet_no_published_number(tmp_path):
+    save(tmp_path, *(make("kd", PAIRS[0], seed, epochs=3, quick=True, setting={"limit_train": 500}) for seed in (0, 1)))
+    (made,) = report(tmp_path, published={"semckd": {(*PAIRS[0], "kd"): paper(72.0, "last")}})
+    assert made.banner.startswith("quick run: 3 epochs on 500 training images")
+    assert not any(one.name == "reproduction" for one in made.tables)
+    for kind in ("md", "html", "tex"):
+        assert "not comparable" in (tmp_path / "semckd" / f"leaderboard.{kind}").read_text()
+
+
+def test_damaged_and_edited_records_are_left_out_and_named(tmp_path):
+    good, edited = save(tmp_path, make("kd", PAIRS[0], 0, top1_last=70.0), make("kd", PAIRS[0], 1, top1_last=70.0))
+    edited.write_text(edited.read_text().replace('"top1_last": 70.0', '"top1_last": 99.0'))
+    (made,) = report(tmp_path, formats=("md",))
+    assert rows(table(made, "leaderboard"))["kd"][-1] == "70.00 (1)"
+    assert len(made.problems) == 1
+    assert edited.name in made.problems[0]
+    edited.unlink()
+    good.unlink()
+    with pytest.raises(ValueError, match="kdbench run"):
+        report(tmp_path)
+
+
+def test_mistakes_are_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match=r"no run records under .*; `kdbench run` makes some"):
+        report(tmp_path)
+    save(tmp_path, make("kd", PAIRS[0], 0))
+    with pytest.raises(ValueError, match=r"no run records of suite 'crd'.*semckd"):
+        report(tmp_path, suites=["crd"])
+    with pytest.raises(ValueError, match="no runs of baseline 'kdd'; there are kd"):
+        report(tmp_path, baseline="kdd")
+    with pytest.raises(ValueError, match="no runs of method 'sp'; there are kd"):
+        report(tmp_path, methods=["sp"])
+    with pytest.raises(ValueError, match="no report format 'pdf'; there are csv"):
+        report(tmp_path, formats=("pdf",))
+
+
+def test_rows_can_be_chosen_and_the_baseline_stays(full, tmp_path):
+    synthetic.grid(tmp_path, pairs=1, methods=("student", "kd", "fitnet", "crd"))
+    label = "semckd[beta=200,tau=2]"
+    save(tmp_path, *(make(label, PAIRS[0], seed) for seed in range(3)))
+    (made,) = report(tmp_path, methods=["crd", *label.split(",")], baseline="kd", formats=("md",))
+    assert set(rows(table(made, "leaderboard"))) == {"teacher", "student", "kd", "crd", label}
+    assert table(made, "leaderboard").header[2] == "gain over kd"
+
+
+def test_a_figure_of_older_records_does_not_stay(tmp_path):
+    synthetic.grid(tmp_path, pairs=2, methods=("student", "kd", "crd", "at"))
+    report(tmp_path, formats=("png",))
+    assert (tmp_path / "semckd" / "ranks.png").exists()
+    for path in (tmp_path / "runs").rglob("crd-*.json"):
+        path.unlink()
+    (made,) = report(tmp_path, formats=("png",))
+    assert not (tmp_path / "semckd" / "ranks.png").exists()
+    assert "ranks.png" not in [path.name for path in made.files]
+
+
+class Page(HTMLParser):
+    """Collects what a browser would fetch, ids, and tags that do not match."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.fetched, self.ids, self.bad = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.fetched += [values[name] for name in ("src", "href", "xlink:href") if name in values
+                         and not values[name].startswith("#")]
+        if "id" in values:
+            self.ids.append(values["id"])
+        if tag not in ("meta", "link", "br", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.bad.append(tag)
+
+
+def test_the_page_needs_nothing_but_itself(full):
+    out, _ = full
+    html = (out / "semckd" / "leaderboard.html").read_text()
+    html = re.sub(r'"data:image/png;base64,[^"]+"', '"#"', html)  # a heat map's colours
+    page = Page()
+    page.feed(html)
+    assert page.fetched == []
+    assert page.bad == []
+    assert page.open == []
+    assert len(page.ids) == len(set(page.ids))
+    assert "http" not in html
+    assert html.count("<svg") == 5
+    targets = set(re.findall(r'href="#([^"]+)"', html))
+    assert targets <= set(page.ids)
+
+
+def test_the_page_escapes_what_others_wrote(tmp_path):
+    reason = "<script>alert(1)</script> a|b & 50%"
+    save(tmp_path, make("kd", PAIRS[0], 0), refused("crd", PAIRS[0], 0, reason, "failed"))
+    report(tmp_path)
+    assert "<script>alert(1)" not in (tmp_path / "semckd" / "leaderboard.html").read_text()
+    assert "a\\|b" in (tmp_path / "semckd" / "leaderboard.md").read_text()
+
+
+def test_latex_is_escaped_and_balanced(full):
+    out, _ = full
+    source = (out / "semckd" / "leaderboard.tex").read_text()
+    body = "\n".join(line for line in source.splitlines() if not line.startswith("%"))
+    assert "wrn\\_40\\_2" in body
+    assert not re.search(r"(?<!\\)[_#^~]", body)
+    assert body.count("{") - body.count("\\{") == body.count("}") - body.count("\\}")
+    assert body.isascii()
+    for name in ("table", "tabular"):
+        assert body.count(f"\\begin{{{name}}}") == body.count(f"\\end{{{name}}}") > 0
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_the_terminal_holds_every_number(full, width):
+    _, made = full
+    console = Console(width=width, record=True, highlight=False, file=io.StringIO())
+    print_report(made, console)
+    shown = console.export_text()
+    tables = shown[: shown.index("note:")]
+    assert max(map(len, tables.splitlines())) <= width
+    assert "…" not in tables
+    for row in table(made, "leaderboard").rows:
+        for item in row.items:
+            assert item.text in shown
+    assert "left out:" in shown
+    assert "leaderboard.html" in shown
+
+
+def test_reports_of_two_suites(tmp_path):
+    save(tmp_path, make("kd", PAIRS[0], 0), make("kd", PAIRS[0], 0, suite="crd", convention="crd"))
+    made = report(tmp_path, formats=TEXT)
+    assert [one.suite for one in made] == ["crd", "semckd"]
+    assert [one.suite for one in report(tmp_path, suites=["semckd"], formats=TEXT)] == ["semckd"]

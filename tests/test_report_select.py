@@ -1,0 +1,89 @@
+"""What does not belong together is never averaged, and a sentence says so."""
+
+from __future__ import annotations
+
+import pytest
+import synthetic
+from synthetic import PAIRS, make
+
+from kdbench.report.select import select
+
+PAIR = PAIRS[0]
+
+
+def seeds(selection, method="kd", pair=PAIR):
+    return [one.seed for one in selection.runs.get((method, pair), [])]
+
+
+def test_seeds_are_one_cell():
+    selection = select([make("kd", PAIR, seed) for seed in (2, 0, 1)])
+    assert seeds(selection) == [0, 1, 2]
+    assert selection.notes == []
+
+
+def test_quick_runs_never_join_full_ones():
+    quick = [make("kd", PAIR, seed, epochs=2, quick=True) for seed in range(5)]
+    selection = select([*quick, make("kd", PAIR, 0)])
+    assert seeds(selection) == [0]
+    assert not selection.quick
+    assert selection.epochs == 240
+    assert len(selection.notes) == 1
+    assert "left out 5 runs" in selection.notes[0]
+    assert "epochs 2, not 240" in selection.notes[0]
+    assert select(quick).quick
+
+
+def test_a_failed_full_run_does_not_hide_quick_ones():
+    failed = synthetic.refused("kd", PAIR, 0, "killed", "failed")
+    assert seeds(select([failed, make("kd", PAIR, 0, epochs=2, quick=True)])) == [0]
+
+
+def test_other_settings_of_the_protocol_are_left_out():
+    other = [make("at", PAIR, 0, setting={"precision": "fast"})]
+    selection = select([make("kd", PAIR, 0), make("kd", PAIR, 1), *other])
+    assert selection.methods == ["kd"]
+    assert "precision fast, not exact" in selection.notes[0]
+
+
+def test_learning_rates_may_differ_between_pairs():
+    selection = select([make("kd", pair, 0) for pair in PAIRS])
+    assert len(selection.runs) == 4
+    assert selection.notes == []
+
+
+def test_another_teacher_is_left_out():
+    other = make("at", PAIR, 0, teacher_sha256="ff" * 32)
+    selection = select([make("kd", PAIR, 0), make("kd", PAIR, 1), other])
+    assert selection.methods == ["kd"]
+    assert selection.notes == ["left out 1 run on resnet32x4:vgg8 with another teacher (sha256 ffffffff): at"]
+
+
+def test_one_label_with_two_settings_keeps_the_more_complete():
+    other = make("kd", PAIR, 2, setting={"hyper": {"ce_weight": 0.5}}, top1_last=1.0)
+    selection = select([make("kd", PAIR, 0), make("kd", PAIR, 1), other])
+    assert seeds(selection) == [0, 1]
+    assert "kd on resnet32x4:vgg8 with other settings" in selection.notes[0]
+    assert "ce_weight" in selection.notes[0]
+
+
+def test_one_seed_counts_once():
+    selection = select([make("kd", PAIR, 0, top1_last=1.0, finished="2026-01-01"),
+                        make("kd", PAIR, 0, top1_last=2.0, finished="2026-01-02")])
+    assert [one.top1_last for one in selection.runs["kd", PAIR]] == [2.0]
+    assert "twice" in selection.notes[0]
+
+
+def test_a_failure_that_was_mended_is_no_failure():
+    failed = synthetic.refused("kd", PAIR, 0, "killed", "failed")
+    assert select([failed, make("kd", PAIR, 0)]).refused == []
+    assert len(select([failed, make("kd", PAIR, 1)]).refused) == 1
+
+
+def test_two_versions_of_the_code_are_named():
+    selection = select([make("kd", PAIR, 0), make("kd", PAIR, 1, code={"kdbench": "0.2.0"})])
+    assert selection.notes == ["the runs were made with different versions of the code: 0.1.0 0123456789ab, 0.2.0"]
+
+
+def test_methods_that_are_not_there():
+    with pytest.raises(ValueError, match="no runs of crd; it has kd"):
+        select([make("kd", PAIR, 0)], ["crd"])
