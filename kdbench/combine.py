@@ -41,13 +41,20 @@ class Combined(Distiller):
 
     @classmethod
     def build(cls, pair: Pair, **hyper: Any) -> Combined:
-        """From flat hyper-parameters, as ``combined_hyperparameters`` names them."""
+        """From flat hyper-parameters, as ``combined_hyperparameters`` names them.
+
+        Raises:
+            ValueError: a name that no part has, or that several have.
+        """
         common = {key: hyper.pop(key) for key in hyperparameters(Distiller) if key in hyper}
         parts: dict[str, dict[str, Any]] = {name: {} for name in cls.part_names}
         for key, value in hyper.items():
             name, _, short = key.rpartition(".")
             owners = [n for n, c in zip(cls.part_names, cls.part_classes, strict=True)
                       if short in hyperparameters(c) and name in ("", n)]
+            if len(owners) != 1:
+                known = ", ".join(cls.combined_hyperparameters())
+                raise ValueError(f"{cls.__name__} has no hyper-parameter {key!r}; it has {known}")
             parts[owners[0]][short] = value
         return cls(pair, parts=parts, **common)
 
@@ -58,7 +65,8 @@ class Combined(Distiller):
         found: dict[str, Tensor] = {}
         for name, part in self._named():
             for key, value in part.terms(student, teacher, batch).items():
-                found[key if key not in found else f"{name}.{key}"] = value
+                taken = key in found or key in ("ce", "kd")  # those are the combination's own
+                found[f"{name}.{key}" if taken else key] = value
         return found
 
     def rewrite(self, student: Outputs, teacher: Outputs) -> tuple[Outputs, Outputs]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+from collections.abc import Callable
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, partial
 from importlib import import_module, metadata, util
 from itertools import product
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 from kdbench.distiller import Distiller
@@ -99,15 +99,21 @@ def load_plugin(path: str | Path) -> str:
     """Import a method from a file of the user's; returns its name.
 
     Raises:
-        ValueError: no such file, it cannot be imported, or it registers nothing.
+        ValueError: no such file, it cannot be imported, it registers nothing, or its name is taken.
     """
+    _discover()  # so that a plug-in never takes the name of a method of ours
     file = Path(path).expanduser().resolve()
     name = file.stem
     if not file.is_file():
         raise ValueError(f"no plug-in file {str(path)!r}")
+    if not re.fullmatch(r"[\w-]+", name):
+        raise ValueError(f"plug-in {file.name}: its file names the method; rename it with letters, digits, - and _ only")
     module_name = _PLUGIN + name
-    if module_name in sys.modules and getattr(sys.modules[module_name], "__file__", None) == str(file):
-        return name
+    if module_name in sys.modules:
+        there = getattr(sys.modules[module_name], "__file__", None)
+        if there == str(file):
+            return name
+        raise ValueError(f"method {name!r} is defined twice: in {there} and in {file}; rename one file")
     spec = util.spec_from_file_location(module_name, file)
     if file.suffix != ".py" or spec is None or spec.loader is None:
         raise ValueError(f"plug-in {str(path)!r} is not a Python file")
@@ -116,11 +122,12 @@ def load_plugin(path: str | Path) -> str:
     try:
         spec.loader.exec_module(module)
     except BaseException as error:
-        del sys.modules[module_name]
+        _forget(module_name)
         if isinstance(error, KeyboardInterrupt):
             raise
         raise ValueError(f"plug-in {file.name} cannot be imported: {_sentence(error)}") from error
     if name not in _classes or _classes[name].__module__ != module_name:
+        _forget(module_name)
         raise ValueError(f"plug-in {file.name} registers no method; put @register above its class")
     return name
 
@@ -240,7 +247,7 @@ def convert(text: str, default: object, where: str) -> object:
             return int(text)
         if kind in (int, float):
             number = float(text)
-            if kind is int and not number.is_integer():
+            if number != number or (kind is int and not number.is_integer()):
                 raise ValueError
             return int(number) if kind is int else number
         return text
@@ -260,18 +267,27 @@ def _discover() -> None:
 
     homes = [Path(home) / "methods" for home in kdbench.__path__]
     for file in sorted({f for home in homes if home.is_dir() for f in home.glob("[!_]*.py")}):
-        _try(file.stem, lambda stem=file.stem: import_module(f"kdbench.methods.{stem}"))
+        module_name = f"kdbench.methods.{file.stem}"
+        _try(file.stem, module_name, partial(import_module, module_name))
     for point in metadata.entry_points(group=_GROUP):
-        _try(point.name, point.load)
+        _try(point.name, point.module, point.load)
 
 
-def _try(name: str, load: object) -> None:
+def _try(name: str, module_name: str, load: Callable[[], object]) -> None:
     try:
-        loaded = load()  # type: ignore[operator]
-        if isinstance(loaded, ModuleType) and name not in _classes:
-            raise ValueError("the file registers no method; put @register above its class")
-    except Exception as error:  # whatever a stranger's file raises must not hide the others
+        load()
+        if name not in _classes:
+            raise ValueError(f"it registers no method {name!r}; put @register above the class, in {name}.py")
+    except (Exception, SystemExit) as error:  # whatever a stranger's file does must not hide the others
+        _forget(module_name)
         _broken[name] = _sentence(error)
+
+
+def _forget(module_name: str) -> None:
+    """A module that failed half-way leaves no method behind."""
+    sys.modules.pop(module_name, None)
+    for name in [name for name, cls in _classes.items() if cls.__module__ == module_name]:
+        del _classes[name]
 
 
 def _sentence(error: BaseException) -> str:

@@ -49,7 +49,8 @@ class DSKD(Distiller):
 
     Args:
         pair: shapes and facts of the pair.
-        gamma: weight of the feature part of l_l, meant to start it near the size of the KL part.
+        gamma: weight of the feature part of l_l. 5 starts it near the size of the KL part (on suite digits,
+            resnet20 to resnet8: 25 against 33 in the first epoch).
         tau_w: temperature of the weights; large: all stages weigh the same.
         favour: ``lagging`` stages (larger loss, larger weight) or ``leading`` ones; the abstract does not say.
         aux_ce: weight of the branches' cross-entropy.
@@ -68,7 +69,7 @@ class DSKD(Distiller):
     family = "feature"
 
     def __init__(
-        self, pair: Pair, *, gamma: float = 50.0, tau_w: float = 1.0, favour: str = "lagging", aux_ce: float = 0.0,
+        self, pair: Pair, *, gamma: float = 5.0, tau_w: float = 1.0, favour: str = "lagging", aux_ce: float = 0.0,
         beta: float = 1.0, ce_weight: float = 1.0, kd_weight: float = 1.0, tau: float = 4.0,
     ) -> None:
         super().__init__(pair, ce_weight=ce_weight, kd_weight=kd_weight, tau=tau)

@@ -36,7 +36,8 @@ class Convention(BaseModel):
 
         In a combination each part brings its own weights and CE has the convention's. KD has
         ``combined_kd_weight`` if kd is a part; else, as the temperature, what a part's table
-        says of it (the largest, if several do), else the convention's. Only names in ``known``
+        says of it (the largest, if several do), else the convention's; a table of the whole
+        combination, ``a+b`` in order of the names, beats all that. Only names in ``known``
         are returned: a class without KD, such as the plain student, is given none.
         """
         known = set(known)
@@ -56,6 +57,7 @@ class Convention(BaseModel):
                     if key not in _COMMON:
                         full = f"{part}.{key}"  # the name where two parts share a key
                         values[full if full in known else key] = value
+            values |= self._own("+".join(parts), pair)
         return {key: value for key, value in values.items() if key in known}
 
     def _own(self, method: str, pair: str) -> dict[str, Value]:
