@@ -37,7 +37,7 @@ class Combined(Distiller):
             for key, hyper in found.items():
                 if not hyper.common:
                     merged[f"{name}.{key}" if every.count(key) > 1 else key] = hyper
-        return merged | {k: h for k, h in hyperparameters(Distiller).items()}
+        return merged | hyperparameters(Distiller)
 
     @classmethod
     def build(cls, pair: Pair, **hyper: Any) -> Combined:
@@ -50,11 +50,12 @@ class Combined(Distiller):
         parts: dict[str, dict[str, Any]] = {name: {} for name in cls.part_names}
         for key, value in hyper.items():
             name, _, short = key.rpartition(".")
-            owners = [n for n, c in zip(cls.part_names, cls.part_classes, strict=True)
-                      if short in hyperparameters(c) and name in ("", n)]
+            named = zip(cls.part_names, cls.part_classes, strict=True)
+            own = {part: hyperparameters(its) for part, its in named if name in ("", part)}
+            owners = [part for part, known in own.items() if short in known and not known[short].common]
             if len(owners) != 1:
-                known = ", ".join(cls.combined_hyperparameters())
-                raise ValueError(f"{cls.__name__} has no hyper-parameter {key!r}; it has {known}")
+                there = ", ".join(cls.combined_hyperparameters())
+                raise ValueError(f"{cls.__name__} has no hyper-parameter {key!r}; it has {there}")
             parts[owners[0]][short] = value
         return cls(pair, parts=parts, **common)
 

@@ -107,7 +107,7 @@ def load_plugin(path: str | Path) -> str:
     if not file.is_file():
         raise ValueError(f"no plug-in file {str(path)!r}")
     if not re.fullmatch(r"[\w-]+", name):
-        raise ValueError(f"plug-in {file.name}: its file names the method; rename it with letters, digits, - and _ only")
+        raise ValueError(f"plug-in {file.name}: the file's name is the method's; use letters, digits, - and _ only")
     module_name = _PLUGIN + name
     if module_name in sys.modules:
         there = getattr(sys.modules[module_name], "__file__", None)

@@ -1,0 +1,387 @@
+"""Names, plug-in files, the grammar of --methods, combinations."""
+
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import torch
+from isolation import isolate, plugin
+
+from kdbench import Distiller, Pair, register, registry
+from kdbench._toy import ALIKE, Problem, Trainee
+from kdbench.combine import combined
+from kdbench.registry import Spec, convert, get, hyperparameters, load_plugin, parse
+
+ROOT = Path(registry.__file__).parents[1]
+GOOD = '''"""An idea in one line.
+
+More of it.
+"""
+from kdbench import Distiller, register
+
+@register
+class Mine(Distiller):
+    """loss = CE."""
+    reference = "none"
+'''
+
+
+@pytest.fixture(autouse=True)
+def _isolated(monkeypatch: pytest.MonkeyPatch) -> None:
+    isolate(monkeypatch)
+
+
+def write(file: Path, text: str = GOOD) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return file
+
+
+# -- names --------------------------------------------------------------------------------------
+
+
+def test_a_method_is_named_by_its_file() -> None:
+    assert {"kd", "fitnet", "student"} <= set(registry.names())
+    assert get("fitnet").__module__ == "kdbench.methods.fitnet"
+    assert registry.name_of(get("fitnet")) == "fitnet"
+    with pytest.raises(ValueError, match="Distiller is not registered"):
+        registry.name_of(Distiller)
+
+
+@pytest.mark.parametrize(("wanted", "words"), [("fitnets", "did you mean fitnet"), ("zzz", "there are .*kd.*student")])
+def test_unknown_name_gets_the_nearest(wanted: str, words: str) -> None:
+    with pytest.raises(ValueError, match=f"no method '{wanted}'; {words}"):
+        get(wanted)
+
+
+def test_only_distillers_are_registered() -> None:
+    with pytest.raises(ValueError, match="takes a subclass of kdbench"):
+        register(dict)  # type: ignore[arg-type]
+
+
+def test_a_name_from_two_modules_is_refused() -> None:
+    class FitNet(Distiller):
+        pass
+
+    FitNet.__module__ = "methods.fitnet"  # what `import methods.fitnet` from the checkout would make
+    with pytest.raises(ValueError, match=r"'fitnet' is defined twice: .*rename one file"):
+        register(FitNet)
+    assert get("fitnet").__module__ == "kdbench.methods.fitnet"
+
+
+def test_two_methods_in_one_file_are_refused() -> None:
+    class Other(Distiller):
+        pass
+
+    Other.__module__ = "kdbench.methods.fitnet"
+    with pytest.raises(ValueError, match="registers two methods"):
+        register(Other)
+
+
+def test_the_folder_is_not_imported_twice() -> None:
+    code = (
+        "import sys; from kdbench import registry; registry.names(); "
+        "print([n for n in sys.modules if n.startswith('methods')])\n"
+        "try:\n    import methods.kd\nexcept ValueError as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    first, second = done.stdout.splitlines()
+    assert first == "[]"
+    assert "'kd' is defined twice" in second
+
+
+def test_idea_is_the_first_line_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert registry.idea(plugin(write(tmp_path / "mine.py"), monkeypatch)) == "An idea in one line."
+
+
+# -- plug-in files ------------------------------------------------------------------------------
+
+
+def test_plugin_file(tmp_path: Path) -> None:
+    file = write(tmp_path / "mine.py")
+    assert load_plugin(file) == "mine"
+    assert load_plugin(str(file)) == "mine", "the same file again is no error"
+    assert get("mine").reference == "none"
+    assert "mine" in registry.names()
+
+
+@pytest.mark.parametrize(("name", "text", "words"), [
+    ("absent.py", None, "no plug-in file"),
+    ("notes.txt", "hello", "is not a Python file"),
+    ("no_method.py", "x = 1", "registers no method; put @register"),
+    ("syntax.py", "def (", "cannot be imported: SyntaxError"),
+    ("missing.py", "import nowhere_at_all", "cannot be imported: ModuleNotFoundError: No module named 'nowhere"),
+    ("leaves.py", "raise SystemExit(3)", "cannot be imported: SystemExit"),
+    ("half.py", GOOD + "\n1 / 0\n", "cannot be imported: ZeroDivisionError"),
+    ("kd.py", GOOD, "'kd' is defined twice"),
+    ("a+b.py", GOOD, "letters, digits, - and _ only"),
+    ("two.py", GOOD + "\n@register\nclass Second(Mine):\n    pass\n", "registers two methods"),
+])
+def test_a_bad_plugin_is_one_sentence_and_leaves_nothing(
+    tmp_path: Path, name: str, text: str | None, words: str
+) -> None:
+    before = registry.names()
+    file = tmp_path / name if text is None else write(tmp_path / name, text)
+    with pytest.raises(ValueError, match=words.replace("+", r"\+")) as caught:
+        load_plugin(file)
+    assert "\n" not in str(caught.value)
+    assert registry.names() == before
+    assert not any(module.endswith(file.stem) and module.startswith("kdbench_plugin_") for module in sys.modules)
+
+
+def test_one_name_in_two_folders_is_refused(tmp_path: Path) -> None:
+    load_plugin(write(tmp_path / "a" / "mine.py"))
+    with pytest.raises(ValueError, match=r"'mine' is defined twice: in .*/a/mine.py and in .*/b/mine.py"):
+        load_plugin(write(tmp_path / "b" / "mine.py"))
+    assert get("mine")
+
+
+def test_a_plugin_never_takes_the_name_of_ours(tmp_path: Path) -> None:
+    """Also when it is the first thing that a process loads."""
+    file = write(tmp_path / "kd.py")
+    code = (
+        "from kdbench import registry\n"
+        f"try:\n    registry.load_plugin({str(file)!r})\nexcept ValueError as error:\n    print(error)\n"
+        "print(registry.get('kd').__module__, registry.broken())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    first, second = done.stdout.splitlines()
+    assert "defined twice" in first
+    assert second == "kdbench.methods.kd {}"
+
+
+# -- broken files -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty methods/ that the registry discovers when next asked."""
+    import kdbench
+    from kdbench import methods
+
+    (tmp_path / "methods").mkdir()
+    monkeypatch.setattr(kdbench, "__path__", [str(tmp_path)])
+    monkeypatch.setattr(methods, "__path__", [str(tmp_path / "methods")])
+    monkeypatch.setattr(registry, "_classes", {})
+    monkeypatch.setattr(registry, "_broken", {})
+    monkeypatch.setattr(registry, "_discover", registry._discover.__wrapped__)
+    for module in [name for name in sys.modules if name.startswith("kdbench.methods.")]:
+        monkeypatch.delitem(sys.modules, module)
+    return tmp_path / "methods"
+
+
+def test_one_broken_file_hides_no_other(folder: Path) -> None:
+    for name, text in (
+        ("good", GOOD), ("syntax", "def ("), ("empty", ""), ("half", GOOD + "\nraise ValueError('half a method')\n"),
+        ("leaves", "import sys\nsys.exit(1)"), ("_layers", "1 / 0"),
+    ):
+        write(folder / f"{name}.py", text)
+    assert registry.names() == ["good"]
+    broken = registry.broken()
+    assert set(broken) == {"syntax", "empty", "half", "leaves"}
+    assert "registers no method" in broken["empty"]
+    assert broken["half"] == "half a method"
+    with pytest.raises(ValueError, match="method 'half' is there but broken: half a method"):
+        get("half")
+
+
+def test_entry_points(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "theirs" / "outside.py")
+    write(tmp_path / "theirs" / "misnamed.py")
+    write(tmp_path / "theirs" / "unregistered.py", GOOD.replace("@register", ""))
+    monkeypatch.syspath_prepend(tmp_path / "theirs")
+    points = [
+        metadata.EntryPoint(name, value, "kdbench.methods") for name, value in (
+            ("outside", "outside:Mine"), ("other", "misnamed:Mine"), ("unregistered", "unregistered:Mine"),
+            ("gone", "not_installed:Mine"),
+        )
+    ]
+    monkeypatch.setattr(metadata, "entry_points", lambda group: points)
+    assert registry.names() == ["outside"]
+    assert set(registry.broken()) == {"other", "unregistered", "gone"}
+    assert "registers no method 'other'" in registry.broken()["other"]
+    for name in ("outside", "misnamed", "unregistered"):
+        sys.modules.pop(name, None)
+
+
+# -- hyper-parameters ---------------------------------------------------------------------------
+
+
+def test_hyperparameters_follow_common_to_the_base() -> None:
+    found = hyperparameters(get("fitnet"))
+    assert {name: hyper.default for name, hyper in found.items()} == {
+        "tap": 2, "beta": 100.0, "relu": True, "ce_weight": 1.0, "kd_weight": 0.0, "tau": 4.0
+    }
+    assert {name for name, hyper in found.items() if hyper.common} == {"ce_weight", "kd_weight", "tau"}
+
+
+def test_hyperparameters_stop_where_common_is_not_taken() -> None:
+    assert list(hyperparameters(get("student"))) == ["ce_weight"]
+
+
+def test_hyperparameters_of_a_class_without_its_own_init() -> None:
+    class Child(get("fitnet")):  # type: ignore[misc]
+        pass
+
+    class Bolder(Child):
+        def __init__(self, pair: Pair, *, beta: float = 7.0, **rest: float) -> None:
+            super().__init__(pair, beta=beta, **rest)
+
+    assert hyperparameters(Child) == hyperparameters(get("fitnet"))
+    assert hyperparameters(Bolder)["beta"].default == 7.0
+    assert hyperparameters(Bolder)["tap"].default == 2
+
+
+def test_a_hyperparameter_without_default_is_refused() -> None:
+    class Bare(Distiller):
+        def __init__(self, pair: Pair, *, beta: float, **common: float) -> None:
+            super().__init__(pair, **common)
+
+    with pytest.raises(ValueError, match="Bare: hyper-parameter 'beta' has no default"):
+        hyperparameters(Bare)
+
+
+@pytest.mark.parametrize(("text", "default", "value"), [
+    ("3", 2, 3), ("-3", 2, -3), ("1e3", 2, 1000), ("3", 2.0, 3.0), (".5", 1.0, 0.5), ("1e-3", 1.0, 1e-3),
+    ("yes", False, True), ("FALSE", True, False), ("1", False, True), ("leading", "lagging", "leading"),
+])
+def test_convert(text: str, default: object, value: object) -> None:
+    found = convert(text, default, "x")
+    assert found == value
+    assert type(found) is type(default)
+
+
+@pytest.mark.parametrize(("text", "default"), [
+    ("three", 2), ("2.5", 2), ("inf", 2), ("", 2), ("x", 1.0), ("nan", 1.0), ("maybe", True), ("2", True),
+])
+def test_convert_refuses_with_an_example(text: str, default: object) -> None:
+    with pytest.raises(ValueError, match=f"^here takes a value like {default!r}, not {text!r}$"):
+        convert(text, default, "here")
+
+
+# -- the grammar of --methods -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("text", "specs"), [
+    ("kd", ["kd"]), ("kd, fitnet ,kd", ["kd", "fitnet"]), ("fitn*", ["fitnet"]), ("k?", ["kd"]),
+    ("fitnet[beta=200]", ["fitnet[beta=200.0]"]),
+    ("fitnet[beta=200,400]", ["fitnet[beta=200.0]", "fitnet[beta=400.0]"]),
+    ("fitnet[beta=1;2, tap=0]", ["fitnet[beta=1.0,tap=0]", "fitnet[beta=2.0,tap=0]"]),
+    ("fitnet[tap=1,2,beta=1,2],kd", [
+        "fitnet[beta=1.0,tap=1]", "fitnet[beta=2.0,tap=1]", "fitnet[beta=1.0,tap=2]", "fitnet[beta=2.0,tap=2]", "kd"
+    ]),
+    ("fitnet[]", ["fitnet"]), ("mag+fitnet", ["fitnet+mag"]), ("mag + fitnet,fitnet+mag", ["fitnet+mag"]),
+    ("fitnet+mag[low_dim=8]", ["fitnet+mag[low_dim=8]"]), ("student[ce_weight=0.5]", ["student[ce_weight=0.5]"]),
+])
+def test_parse(text: str, specs: list[str]) -> None:
+    assert sorted(map(str, parse(text))) == sorted(specs)
+
+
+def test_parse_all_is_every_method() -> None:
+    assert parse("all") == [Spec(name) for name in registry.names()]
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("", "no method was asked for"), (" , ", "no method was asked for"), ("fitnets", "did you mean fitnet"),
+    ("zz*", "no method matches 'zz\\*'; there are"), ("fitnet[beta]", "write \\[key=value\\]"),
+    ("fitnet[gamma=1]", "has no hyper-parameter 'gamma'; it has tap, beta"), ("fitnet[tap=x]", "fitnet\\[tap\\] takes"),
+    ("fitnet[beta=1", "cannot read"), ("fitnet]", "cannot read"), ("fitnet[beta=1]x", "cannot read"),
+    ("kd+kd", "names a method twice"), ("kd+nothing", "no method 'nothing'"),
+    ("student[tau=2]", "no hyper-parameter 'tau'"),
+])
+def test_parse_refuses_in_a_sentence(text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words) as caught:
+        parse(text)
+    assert "\n" not in str(caught.value)
+
+
+# -- combinations -------------------------------------------------------------------------------
+
+
+def part(**body: object) -> type[Distiller]:
+    """A method that adds one term under ``name``."""
+    name = str(body.pop("name", "extra"))
+
+    def terms(self: Distiller, student: object, teacher: object, batch: object) -> dict[str, torch.Tensor]:
+        return {name: student.pooled.square().mean()}  # type: ignore[attr-defined]
+
+    defaults = {"reference": "R", "provenance": "port", "__doc__": "loss", "terms": terms}
+    return type("Part", (Distiller,), {**defaults, **body})
+
+
+def test_a_combination_is_one_class_in_any_order() -> None:
+    assert get("mag+fitnet") is get("fitnet+mag")
+    assert get("fitnet+mag").part_names == ("fitnet", "mag")  # type: ignore[attr-defined]
+
+
+def test_a_combination_adds_terms_and_counts_ce_and_kd_once() -> None:
+    cls = combined(("a", "b"), (part(), part()))
+    trainee = Trainee(Problem(ALIKE), cls)
+    batch = trainee.some_batch()
+    assert list(trainee.terms(batch)) == ["ce", "extra", "b.extra"], "kd_weight is 0"
+    built = cls.build(trainee.problem.pair, kd_weight=2.0, ce_weight=0.5)
+    alone = Distiller(trainee.problem.pair, kd_weight=2.0, ce_weight=0.5)
+    seen = trainee.look(batch)
+    both, base = built.loss(*seen, batch), alone.loss(*seen, batch)
+    assert {name: both[name].item() for name in ("ce", "kd")} == {name: base[name].item() for name in ("ce", "kd")}
+
+
+def test_a_part_cannot_replace_the_combinations_ce() -> None:
+    """mlkd calls a term of its own "ce"."""
+    trainee = Trainee(Problem(ALIKE), combined(("a", "b"), (part(name="ce"), part())))
+    assert list(trainee.terms(trainee.some_batch())) == ["ce", "a.ce", "extra"]
+
+
+def test_hyperparameters_of_a_combination() -> None:
+    fitnet, ab = get("fitnet"), get("pffu")  # both have beta
+    cls = combined(("f", "p"), (fitnet, ab))
+    known = hyperparameters(cls)
+    assert {"f.beta", "p.beta", "tap", "grid", "ce_weight", "kd_weight", "tau"} <= set(known)
+    assert "beta" not in known
+    pair = Problem(ALIKE).pair
+    built = cls.build(pair, **{"f.beta": 3.0, "p.beta": 5.0, "tap": 1, "tau": 2.0, "kd_weight": 0.5})
+    first, second = built.parts
+    assert (first.beta, second.beta, first.tap) == (3.0, 5.0, 1)
+    assert {m.tau for m in (built, first, second)} == {2.0}
+    for wrong in ("nothing", "beta", "f.grid", "p.tau"):
+        with pytest.raises(ValueError, match=f"has no hyper-parameter '{wrong}'; it has"):
+            cls.build(pair, **{wrong: 1})
+
+
+def _other_prediction(self: Distiller, student: object) -> None: ...
+
+
+def _whole_loss(self: Distiller, student: object, teacher: object, batch: object) -> None: ...
+
+
+@pytest.mark.parametrize(("one", "other", "words"), [
+    ({"pretrain_epochs": 1}, {"pretrain_epochs": 2}, "a and b each train a stage of their own first"),
+    ({"predict": _other_prediction}, {"predict": _other_prediction}, "a and b each change the student's network"),
+    ({"views": ("rot90",)}, {}, "a and b look at different views"),
+    ({"loss": _whole_loss}, {}, "a writes its whole loss itself"),
+])
+def test_what_cannot_be_combined_says_why(one: dict[str, object], other: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=f"^a\\+b: {words}"):
+        combined(("a", "b"), (part(**one), part(**other)))
+
+
+def test_facts_of_a_combination() -> None:
+    first = part(provenance="reading", departures=("One.",), views=("rot90",), needs_teacher=False)
+    second = part(pretrain_epochs=3, pretrain_drops=(0.5,), pretrain_lr=0.1, views=("rot90",), departures=("Two.",))
+    cls = combined(("a", "b"), (first, second))
+    assert (cls.reference, cls.provenance, cls.departures) == ("R + R", "reading", ("One.", "Two."))
+    assert (cls.pretrain_epochs, cls.pretrain_drops, cls.pretrain_lr) == (3, (0.5,), 0.1)
+    assert cls.views == ("rot90",)
+    assert cls.needs_teacher
+    assert not cls.modifies_student()
+
+
+def test_prediction_of_a_combination_is_that_of_the_part_that_changes_it() -> None:
+    cls = get("fitnet+simkd")
+    assert cls.modifies_student()
+    trainee = Trainee(Problem(ALIKE), cls)
+    student, _ = trainee.look(trainee.some_batch())
+    trainee.method.eval()
+    assert torch.equal(trainee.method.predict(student), trainee.method.parts[1].predict(student))  # type: ignore[index]
