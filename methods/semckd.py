@@ -9,7 +9,8 @@ the student are queries and rows of the teacher keys; their softmax weighs the d
 and every student stage learns from all of the teacher's.
 
 Two consequences. The layers that read a row are as wide as a batch, so a run has one batch size. And each
-of the S x T pairs of stages has a projector of its own, all together several times as costly as the student.
+of the S x T pairs of stages has a projector of its own: together 1.7 (ResNet-56 to 20) to 6 times
+(ResNet-32x4 to 8x4) the arithmetic of the student.
 """
 
 from itertools import product
