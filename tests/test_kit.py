@@ -29,6 +29,7 @@ CAUGHT = {
     "detached_student": ("student_learns_from_the_method", "match reaches the student"),
     "drops_in_epochs": ("class_attributes_agree", "not epochs"),
     "frozen_first_stage": ("terms_are_finite_scalars", "detached or frozen"),
+    "grows_without_bound": ("it_trains", "is not finite"),
     "hyperparameter_of_none": ("hyperparameters_are_keywords_with_defaults", "default of beta"),
     "hyperparameter_without_default": ("hyperparameters_are_keywords_with_defaults", "beta needs a default"),
     "ignores_teacher": ("teacher_is_used_as_declared", "needs_teacher = False"),
@@ -62,6 +63,10 @@ def failures(findings: list[Finding]) -> dict[str, str]:
 
 def test_every_mutant_is_in_the_table() -> None:
     assert {file.stem for file in FOLDER.glob("*.py")} == RIGHT | set(CAUGHT)
+
+
+def test_every_check_catches_a_mutant() -> None:
+    assert {check for check, _ in CAUGHT.values()} == {check.__name__.removeprefix("check_") for check in CHECKS}
 
 
 @pytest.mark.parametrize("name", sorted(CAUGHT))
