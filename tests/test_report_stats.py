@@ -79,3 +79,9 @@ def test_friedman_knows_when_it_says_nothing():
     assert stats.friedman([[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]]) is None
     # Perfect agreement of 4 blocks on 3 methods: chi square 8 with 2 degrees, p = exp(-4).
     assert stats.friedman([[1.0, 2.0, 3.0]] * 4) == pytest.approx(math.exp(-4))
+
+
+def test_one_broken_cell_does_not_take_the_colour_from_the_others():
+    assert stats.colour_limit([-40.0, -42.0, 1.0, 2.0, 2.0, -2.0, 1.0]) == 6.0
+    assert stats.colour_limit([3.0, 4.0, 5.0]) == pytest.approx(4.9)
+    assert stats.colour_limit([0.01]) == 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -37,8 +38,9 @@ class Cell:
         return "failed" if "failed" in kinds else "unsupported" if kinds else "missing"
 
     def values(self, name: str = "top1_last") -> list[float]:
-        """A number of every finished run that has it."""
-        return [value for record in self.runs if (value := getattr(record, name)) is not None]
+        """A number of every finished run that has it and in which it is finite."""
+        found = (getattr(record, name) for record in self.runs)
+        return [value for value in found if value is not None and math.isfinite(value)]
 
     def spread(self, name: str = "top1_last") -> Spread | None:
         """Its mean and spread over the seeds."""

@@ -84,7 +84,8 @@ def _panel(axis: Axes, board: Board, lines: list[Line], pair: Pair) -> None:
     if student is not None:
         axis.axvline(student.mean, color=SOFT, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
     _class_border(axis, lines)
-    axis.set_xlim(min(values) - pad, max(values) + pad)
+    low, high = max(min(values) - pad, -0.3), min(max(values) + pad, 100.3)  # a mark at the border stays whole
+    axis.set_xlim(low, high)
     axis.xaxis.set_major_locator(MaxNLocator(4, min_n_ticks=3))
     axis.tick_params(axis="x", labelsize=7.5)
     axis.spines["left"].set_visible(False)
@@ -103,8 +104,7 @@ def heatmap(board: Board) -> Figure | None:
                     "Mean paired difference over seeds. Bold: the 95% interval leaves out zero." + _star(lines),
                     facts.footer(board))
     axis = figure.subplots()
-    # One extreme cell must not drain the colour from all others.
-    limit = max(float(np.nanquantile(np.abs(values), 0.95)), 0.5)
+    limit = stats.colour_limit(values[np.isfinite(values)].tolist())
     image = axis.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
     for row, line in enumerate(lines):
         for column, pair in enumerate(board.pairs):

@@ -31,7 +31,7 @@ def label_points(
     frame = axis.get_window_extent(renderer)
     marks = [_box(axis.transData.transform(point), 4 * figure.dpi / 72) for point in points]
     corners: Any = axis.transData.transform(line) if len(line) > 1 else []
-    taken = [_between(one, other, figure.dpi / 72) for one, other in pairwise(corners)]
+    taken = [_between(one, other, 4 * figure.dpi / 72) for one, other in pairwise(corners)]
     for number in sorted(range(len(points)), key=lambda one: (-points[one][1], points[one][0], names[one])):
         best, best_overlap = None, float("inf")
         others = taken + [mark for other, mark in enumerate(marks) if other != number]

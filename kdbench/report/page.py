@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from kdbench.report import facts
 from kdbench.report.board import Board
+from kdbench.report.stats import colour_limit
 from kdbench.report.tables import Table
 
 CAPTIONS = {
@@ -31,8 +32,8 @@ def render(board: Board, tables: Sequence[Table], drawings: Mapping[str, str], n
         loader=PackageLoader("kdbench.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True,
     )
-    limit = max((abs(item.shade) for table in tables for row in table.rows for item in row.items
-                 if item.shade is not None), default=1.0)
+    limit = colour_limit([item.shade for table in tables for row in table.rows for item in row.items
+                          if item.shade is not None])
     return environment.get_template("page.html.j2").render(
         title=facts.title(board.selection), banner=facts.banner(board.selection), footer=facts.footer(board),
         tables=tables, drawings={name: inline(name, drawings[name]) for name in CAPTIONS if name in drawings},

@@ -177,8 +177,8 @@ def _difference(given: dict[str, Any], kept: dict[str, Any]) -> str:
     """``epochs 2, not 240``."""
     parts = [
         f"{name} {given.get(name)}, not {kept.get(name)}"
-        for name in sorted(given.keys() | kept.keys()) if given.get(name) != kept.get(name)
-    ]
+        for name in sorted(given.keys() | kept.keys()) if given.get(name) != kept.get(name) and name != "quick"
+    ] or ["quick"]
     return "; ".join(parts[:4]) + ("; ..." if len(parts) > 4 else "")
 
 

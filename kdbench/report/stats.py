@@ -162,5 +162,13 @@ def critical_difference(methods: int, blocks: int) -> float:
     return q * math.sqrt(methods * (methods + 1) / (6 * blocks))
 
 
+def colour_limit(gains: Sequence[float]) -> float:
+    """The gain with the strongest colour: a cell that broke down must not drain the colour from all others."""
+    sizes = np.abs(np.asarray(gains, dtype=float))
+    if not len(sizes):
+        return 1.0
+    return max(min(float(np.quantile(sizes, 0.95)), 3 * float(np.median(sizes))), 0.5)
+
+
 def _quantile(free: int) -> float:
     return float(stats.t.ppf((1 + LEVEL) / 2, free))

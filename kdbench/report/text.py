@@ -70,7 +70,7 @@ def markdown(board: Board, tables: Sequence[Table], notes: Sequence[str]) -> str
         for row, first in _with_class(table):
             if first:
                 empty = [Item("")] * (len(table.header) - 1)
-                lines.append(_markdown_row([Item(f"*{first}*"), *empty]))
+                lines.append(_markdown_row([Item(f"_{first}_"), *empty]))
             lines.append(_markdown_row(row.items))
         lines += ["", *(f"- {_markdown(note)}" for note in table.notes), ""]
     if notes:
@@ -118,8 +118,8 @@ def latex(board: Board, tables: Sequence[Table], notes: Sequence[str]) -> str:
 def _latex_table(table: Table, banner: str) -> list[str]:
     heads = [head.split("\n") for head in table.header]
     columns = "l" + "r" * (len(heads) - 1)
-    caption = " ".join([f"{table.title}.", f"{banner}." if banner else "", *table.notes])
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{_latex(' '.join(caption.split()))}}}",
+    caption = f"{table.title}." + (f" {banner}." if banner else "")
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{_latex(caption)}}}",
              r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%", rf"\begin{{tabular}}{{{columns}}}",
              r"\toprule"]
     if any(len(head) > 1 for head in heads):
@@ -127,14 +127,18 @@ def _latex_table(table: Table, banner: str) -> list[str]:
     lines += [" & ".join(_latex(head[-1]) for head in heads) + r" \\", r"\midrule"]
     before = table.rows[0].kind
     for row, first in _with_class(table):
-        if row.kind != before:
+        if row.kind != before and before != "teacher":
             lines.append(r"\midrule")
         before = row.kind
         if first:
             lines.append(rf"\multicolumn{{{len(heads)}}}{{l}}{{\emph{{{_latex(first)}}}}} \\")
         cells = (rf"\textbf{{{_latex(item.text)}}}" if item.best else _latex(item.text) for item in row.items)
         lines.append(" & ".join(cells) + r" \\")
-    return [*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}"]
+    lines += [r"\bottomrule", r"\end{tabular}}"]
+    if table.notes:
+        below = " ".join(" ".join(note.split()) for note in table.notes)
+        lines.append(rf"\par\smallskip\begin{{minipage}}{{\linewidth}}\footnotesize {_latex(below)}\end{{minipage}}")
+    return [*lines, r"\end{table}"]
 
 
 _LATEX = {
