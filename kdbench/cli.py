@@ -228,6 +228,35 @@ def doctor(*, data_dir: Path | None, out: Path) -> int:
     return console.show_doctor(data_dir, out, console.out())
 
 
+@main.command()
+@click.option("--pair", "-p", "pairs", multiple=True, default=("resnet56:resnet20",), show_default=True,
+              metavar="TEACHER:STUDENT", help="May be repeated.")
+@click.option("--methods", "-m", default="kd,fitnet,at,sp,vid,crd", show_default=True, help="As for `kdbench run`.")
+@click.option("--precision", default="exact", show_default=True, help="exact (fp32), tf32 (CUDA) or fast (bf16/fp16).")
+@click.option("--repeat", type=int, default=5, show_default=True, help="Alternations of reference and engine.")
+@click.option("--steps", type=int, help="Steps of every method per alternation. Default: as many as a minute holds.")
+@click.option("--lanes-fit", is_flag=True, help="Also measure the cost of a step with 1, 4, 8 and 12 lanes.")
+@click.option("--out", "file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.json",
+              help="Save every raw number there.")
+@DATA
+@DEVICE
+@_sentences
+def bench(*, file: Path | None, **words: Any) -> int:
+    """Time the engine against the loop that a researcher writes today, in turn, on the same work."""
+    from kdbench import console
+    from kdbench.bench import measure, show
+
+    out = console.out()
+    if file is not None and not file.parent.is_dir():
+        raise ValueError(f"there is no folder {file.parent} to write {file.name} to")
+    result = measure.bench(measure.Request(**words), lambda sentence: out.print(f"... {sentence}"))
+    show.show(result, out)
+    if file is not None:
+        file.write_text(result.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        out.print(f"saved {file}")
+    return 0
+
+
 @main.group()
 def teacher() -> None:
     """Teachers: train, import published checkpoints, verify."""

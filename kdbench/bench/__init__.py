@@ -1,0 +1,1 @@
+"""How fast the engine is: measured against the loop that a researcher writes today, in one process."""
