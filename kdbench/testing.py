@@ -67,7 +67,7 @@ def check_distiller(
     with seeded(0):
         for done, check in enumerate(checks, start=1):
             name = check.__name__.removeprefix("check_")
-            rule = (inspect.getdoc(check) or "").partition("\n")[0]
+            rule = (inspect.getdoc(check) or "").partition("\n")[0].replace("``", "`")
             try:
                 check(cls, toys)
                 findings.append(Finding(name, True, rule))
