@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,9 +15,10 @@ from kdbench import environment
 
 
 class Span(NamedTuple):
-    """Seconds: of this process on the CPU, of the wall clock, and between two CUDA events."""
+    """Seconds: of this process on the CPU, of those in the kernel, of the wall clock, between two CUDA events."""
 
     cpu: float
+    system: float
     wall: float
     device: float | None = None
 
@@ -32,13 +34,19 @@ def timed(work: Callable[[], object], device: torch.device) -> Span:
         torch.cuda.synchronize(device)
         first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         first.record()
-    wall, cpu = time.perf_counter(), time.process_time()
+    before = _clocks()
     work()
-    if device.type != "cuda":
-        return Span(time.process_time() - cpu, time.perf_counter() - wall)
-    last.record()
-    torch.cuda.synchronize(device)
-    return Span(time.process_time() - cpu, time.perf_counter() - wall, first.elapsed_time(last) / 1e3)
+    between = None
+    if device.type == "cuda":
+        last.record()
+        torch.cuda.synchronize(device)
+        between = first.elapsed_time(last) / 1e3
+    cpu, system, wall = (b - a for a, b in zip(before, _clocks(), strict=True))
+    return Span(cpu, system, wall, between)
+
+
+def _clocks() -> tuple[float, float, float]:
+    return time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_stime, time.perf_counter()
 
 
 def alternate(

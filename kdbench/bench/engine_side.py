@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -47,13 +46,15 @@ class _Silent:
 
 
 class Engine:
-    """Lanes for every method of a piece of work, in the main stage."""
+    """Lanes for every method of a piece of work, in the main stage.
 
-    def __init__(self, work: Work) -> None:
-        self.work = work
+    ``folder`` is where ``Lane.save`` writes; training alone does not.
+    """
+
+    def __init__(self, work: Work, folder: Path = Path()) -> None:
+        self.work, self.folder = work, folder
         work.precision.prepare(work.device)
         teacher = work.teacher()
-        self.folder = tempfile.TemporaryDirectory(prefix="kdbench-bench-")
         self.lanes = [self._lane(number, spec, teacher) for number, spec in enumerate(work.specs)]
         shown = models.fold(teacher).to(work.device).to(memory_format=torch.channels_last)
         self.stream = work.batches()
@@ -63,7 +64,7 @@ class Engine:
         student, method = self.work.build(spec, teacher)
         plan = Plan(_ENDLESS, RATE, MOMENTUM, weight_decay=WEIGHT_DECAY)
         lane = Lane(
-            str(spec), student, method, plan, seed=number, path=Path(self.folder.name) / f"{number}.ckpt",
+            str(spec), student, method, plan, seed=number, path=self.folder / f"{number}.ckpt",
             settings="bench", teacher="bench", device=self.work.device, precision=self.work.precision,
         )
         if lane.stage != "train":

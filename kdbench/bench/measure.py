@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -98,7 +99,8 @@ def bench(request: Request, say: Say = lambda sentence: None) -> Result:
         pipeline = _pipeline(first, request)
         pairs = []
         for work in works:
-            pair = _pair(work, request, peak, say)
+            with TemporaryDirectory(prefix="kdbench-bench-") as folder:
+                pair = _pair(work, request, peak, say, Path(folder))
             if request.lanes_fit:
                 gc.collect()
                 say(f"{pair.pair}: cost against the number of lanes")
@@ -116,10 +118,10 @@ def bench(request: Request, say: Say = lambda sentence: None) -> Result:
         torch.set_rng_state(rng)
 
 
-def _pair(work: Work, request: Request, peak: float, say: Say) -> PairResult:
+def _pair(work: Work, request: Request, peak: float, say: Say, folder: Path) -> PairResult:
     name = f"{work.teacher_name}:{work.student_name}"
     say(f"{name}: warming up")
-    engine, reference = Engine(work), Reference(work)
+    engine, reference = Engine(work, folder), Reference(work)
     # The first steps of both pay for memory and for kernels that are made on first use.
     warm = 3 if work.device.type == "cuda" else 1
     engine.run(warm)
@@ -161,7 +163,8 @@ def _compare(
     for name, own in zip(("reference", "engine"), zip(*spans, strict=True), strict=True):
         device = None if own[0].device is None else [span.device or 0.0 for span in own]
         sides.append(Side(
-            cpu=[span.cpu for span in own], wall=[span.wall for span in own], device=device,
+            cpu=[span.cpu for span in own], system=[span.system for span in own], wall=[span.wall for span in own],
+            device=device,
             images_per_second=images / median(span.cost for span in own), peak_mb=(memory or {}).get(name),
         ))
     return Compared(reference=sides[0], engine=sides[1], ratio=Ratio.of([a.cost / b.cost for a, b in spans]))

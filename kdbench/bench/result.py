@@ -32,6 +32,7 @@ class Side(_Frozen):
     """One of the two loops. Lists hold one entry per alternation, in seconds."""
 
     cpu: list[float]
+    system: list[float]  # the part of cpu that the kernel took, mostly for memory
     wall: list[float]
     device: list[float] | None = None  # between CUDA events
     images_per_second: float  # student-images: images x methods, by median cost
