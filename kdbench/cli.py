@@ -28,9 +28,16 @@ DEVICE = click.option("--device", default="auto", show_default=True, help="cpu, 
 class _Failure(click.ClickException):
     """One sentence for the user, without a traceback."""
 
-    def __init__(self, sentence: str, code: int = 2) -> None:
+    exit_code = 2
+
+    def __init__(self, sentence: str) -> None:
         super().__init__(" ".join(str(sentence).split()))
-        self.exit_code = code
+
+
+class _Ended(_Failure):
+    """A run that ended early: not the user's words were wrong, cells are missing."""
+
+    exit_code = 1
 
 
 def _sentences(verb: Callable[..., Any]) -> Callable[..., Any]:
@@ -55,9 +62,9 @@ class _Interruptible(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         standalone = kwargs.pop("standalone_mode", True)
         if not standalone:
-            return super().main(*args, standalone_mode=False, **kwargs)
+            return super().main(*args, **kwargs, standalone_mode=False)  # type: ignore[call-overload]
         try:
-            code = super().main(*args, standalone_mode=False, **kwargs)
+            code = super().main(*args, **kwargs, standalone_mode=False)  # type: ignore[call-overload]
         except click.exceptions.Abort:
             click.echo("interrupted; what was trained up to the last epoch is kept, repeat the command to go on", err=True)
             sys.exit(130)
@@ -118,7 +125,7 @@ def run(*, plugins: tuple[str, ...], dry_run: bool, **words: Any) -> int:
         try:
             outcome = runner.run(job, watch)
         except runner.Stop as stop:
-            raise _Failure(str(stop), 1) from stop
+            raise _Ended(str(stop)) from stop
     console.show_outcome(job, outcome, out)
     return outcome.exit_code or (1 if broken else 0)
 

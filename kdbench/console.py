@@ -84,7 +84,7 @@ class Progress:
 
     def epoch(self, stage: str, lanes: Sequence[Lane]) -> None:
         """An epoch of these lanes is finished."""
-        first = lanes[0]
+        first = next((lane for lane in lanes if not lane.failure), lanes[0])
         at = f"epoch {first.epoch}/{first.total}" if first.epoch else "first stage finished"
         if stage == "pretrain":
             at = f"first stage, {at}"

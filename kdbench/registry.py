@@ -108,6 +108,8 @@ def load_plugin(path: str | Path) -> str:
         raise ValueError(f"no plug-in file {str(path)!r}")
     if not re.fullmatch(r"[\w-]+", name):
         raise ValueError(f"plug-in {file.name}: the file's name is the method's; use letters, digits, - and _ only")
+    if name in _classes and Path(_file(_classes[name])).resolve() == file:
+        return name  # one of ours, written as a path
     module_name = _PLUGIN + name
     if module_name in sys.modules:
         there = getattr(sys.modules[module_name], "__file__", None)

@@ -6,15 +6,13 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors.torch import save_file
 
-from kdbench import data, environment, grid, models, record, registry, teaching
+from kdbench import data, grid, models, record, registry, teaching
 from kdbench.combine import Combined
 from kdbench.data import Dataset
 from kdbench.distiller import Distiller, Pair
@@ -23,10 +21,10 @@ from kdbench.engine.checkpoint import CheckpointDamaged, CheckpointForeign
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
 from kdbench.engine.schedule import Plan
+from kdbench.finish import keep_student, make_record
 from kdbench.grid import Cell
 from kdbench.models import Tapped
 from kdbench.models.teachers import TeacherCard
-from kdbench.record import Record
 from kdbench.session import Job, stable_seed
 
 
@@ -266,7 +264,7 @@ class _Group:
         loader = teaching.make_loader(
             self.images, self.recipe, seed=stable_seed(self.seed, "data"), device=self.device, views=views
         )
-        shown = models.fold(teacher).to(self.device, memory_format=torch.channels_last)
+        shown = models.fold(teacher).to(self.device)
         setting = engine.Setting(
             shown, loader, lambda: teaching.test_batches(self.images, self.recipe, self.device), self.device,
             self.precision,
@@ -329,7 +327,7 @@ class _Group:
             return
         where = grid.files(self.out, cell)
         keep_student(lane, where.student)
-        made = make_record(cell, lane, card, self.images, self.job)
+        made = make_record(self.job, self.images, cell, lane, card)
         record.write(made, where.record)
         where.failed.unlink(missing_ok=True)
         where.checkpoint.unlink(missing_ok=True)
@@ -341,7 +339,7 @@ class _Group:
         """A cell that cannot be finished. ``keep`` writes it down, so that the report can say why."""
         if keep:
             where = grid.files(self.out, cell)
-            record.write(make_record(cell, lane, card, self.images, self.job, status="failed", reason=reason), where.failed)
+            record.write(make_record(self.job, self.images, cell, lane, card, status="failed", reason=reason), where.failed)
             where.checkpoint.unlink(missing_ok=True)
         self.outcome.failed[cell] = reason
         self.watch.cell(cell, "failed", reason)
@@ -350,7 +348,7 @@ class _Group:
 
     def _refuse(self, cell: Cell, reason: str, card: TeacherCard) -> None:
         where = grid.files(self.out, cell)
-        made = make_record(cell, None, card, self.images, self.job, status="unsupported", reason=reason)
+        made = make_record(self.job, self.images, cell, None, card, status="unsupported", reason=reason)
         record.write(made, where.failed)
         self.outcome.unsupported.append(cell)
         self.watch.cell(cell, "unsupported", reason)
@@ -371,45 +369,3 @@ def build(cell: Cell, pair: Pair) -> Distiller:
 def _behind(lane: Lane) -> int:
     """Epochs that a resumed lane has behind it."""
     return lane.epoch + (lane.pretrain_total if lane.stage == "train" else 0)
-
-
-def keep_student(lane: Lane, path: Path) -> None:
-    """The finished student (and the method's modules, when prediction needs them) as safetensors."""
-    state = {f"student.{k}": v.detach().cpu().contiguous() for k, v in lane.student.state_dict().items()}
-    if lane.method.modifies_student():
-        state |= {f"method.{k}": v.detach().cpu().contiguous() for k, v in lane.method.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".tmp")
-    save_file({k: v.clone() for k, v in state.items()}, aside)
-    os.replace(aside, path)
-
-
-def make_record(
-    cell: Cell, lane: Lane | None, card: TeacherCard | None, images: Dataset, job: Job, *, status: str = "done", reason: str = ""
-) -> Record:
-    """The record of a cell, whatever became of it."""
-    method = registry.get(cell.spec.name)
-    seen: dict[str, Any] = {}
-    if lane is not None:
-        tested = [point["top1"] for point in lane.curve if "top1" in point]
-        seen = {
-            "curve": lane.curve, "train_seconds": lane.seconds,
-            "images_per_second": lane.images / lane.seconds if lane.seconds else None,
-            "peak_mem_mb": environment.peak_memory_mb(job.device), "extra_train_params": lane.extra_train_params(),
-        }
-        if status == "done":
-            example = torch.zeros(2, *images.image_shape, device=lane.device)
-            seen |= {
-                "top1_last": lane.report["top1"], "top1_best_test": max(tested), "top5_last": lane.report["top5"],
-                "nll": lane.report["nll"], "ece": lane.report["ece"], "agreement": lane.report.get("agreement"),
-                "weights_sha256": lane.weights_sha256(), "extra_infer_params": lane.extra_infer_params(example),
-            }
-    return Record(
-        status=status, reason=reason, suite=cell.suite, dataset=cell.dataset, convention=job.suite.convention,
-        teacher=cell.teacher, student=cell.student, method=cell.label, seed=cell.seed, epochs=cell.epochs,
-        quick=cell.quick, settings=dict(cell.settings), settings_hash=cell.hash,
-        teacher_sha256=card.sha256 if card else "", teacher_top1=card.top1 if card else None,
-        provenance=method.provenance, modified_student=method.modifies_student(), code=environment.code(),
-        environment=environment.describe(job.device) | {"data": images.fingerprint},
-        finished=datetime.now(UTC).isoformat(timespec="seconds"), **seen,
-    )

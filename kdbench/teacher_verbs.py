@@ -84,5 +84,5 @@ def _setting(suite: str, device: str) -> tuple[Suite, torch.device]:
 def _top1(net: models.Tapped, suite: Suite, images: data.Dataset, device: torch.device) -> float:
     recipe = suite.teacher.model_dump()
     batches = teaching.test_batches(images, recipe, device)
-    net = net.eval().to(device, memory_format=torch.channels_last)
+    net = net.eval().to(device).to(memory_format=torch.channels_last)
     return measure(*predictions(net, batches, Precision()))["top1"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from kdbench import models, registry
 from kdbench.data import Dataset, Loader
+from kdbench.engine.checkpoint import CheckpointDamaged, CheckpointForeign
 from kdbench.engine.evaluate import measure, predictions
 from kdbench.engine.fit import Setting, Watcher, fit
 from kdbench.engine.lane import Lane
@@ -112,11 +114,15 @@ def train(
         path=checkpoint, settings=hashlib.sha256(text.encode()).hexdigest(), teacher="", device=device,
         precision=Precision(),
     )
-    lane.resume()
+    try:
+        lane.resume()
+    except (CheckpointDamaged, CheckpointForeign) as error:
+        os.replace(checkpoint, checkpoint.with_suffix(".ckpt.damaged"))
+        note(f"{error}; put aside, the teacher is trained anew")
     loader = make_loader(data, wanted, seed=stable_seed(seed, "teacher data"), device=device)
     setting = Setting(None, loader, lambda: test_batches(data, wanted, device), device, Precision())
     if not lane.done:
-        fit(setting, [lane], watch, finish=lambda lane: lane.failure or lane.save())
+        fit(setting, [lane], watch, finish=_keep)
     if lane.failure:
         raise TeacherFailed(f"the teacher {name} could not be trained: {lane.failure}")
     teachers.round_half(net)
@@ -128,6 +134,12 @@ def train(
     checkpoint.unlink(missing_ok=True)
     note(f"teacher {name}: {top1:.2f}% on the test set, kept in {folder / suite.dataset}")
     return card
+
+
+def _keep(lane: Lane) -> None:
+    """A finished teacher's last checkpoint stays until its file is written."""
+    if not lane.failure:
+        lane.save()
 
 
 def make_loader(

@@ -51,7 +51,7 @@ class CRD(Distiller):
     Args:
         pair: shapes and facts of the pair.
         feat_dim: length of v.
-        nce_k: K, negatives per image.
+        nce_k: K, negatives per image; at most as many as every class leaves images of others.
         nce_t: temperature of the scores.
         nce_m: what a row of a bank keeps of its old value.
         beta: weight of both directions.
@@ -69,7 +69,7 @@ class CRD(Distiller):
         "The logarithms are softplus functions of log scores: the released expression with its 1e-7, without its loss"
         " of digits in single precision.",
         "Negatives are drawn on the device, uniformly without replacement from other classes, independently per image"
-        " and batch; where any class leaves fewer than nce_k others, all are drawn with replacement.",
+        " and batch; where a class leaves fewer than nce_k others, K is that number (the release fails there).",
     )
     family = "contrastive"
 
@@ -93,7 +93,7 @@ class CRD(Distiller):
             raise ValueError(f"crd: nce_k={nce_k} leaves no negative to contrast with; take 1 or more")
         if not fewest:
             raise ValueError("crd: all training images are of one class; negatives need a second one")
-        self.nce_k, self.nce_t, self.nce_m, self.beta = nce_k, nce_t, nce_m, beta
+        self.nce_k, self.nce_t, self.nce_m, self.beta = min(nce_k, fewest), nce_t, nce_m, beta
         self.embed_s = nn.Linear(pair.student.pooled, feat_dim)
         self.embed_t = nn.Linear(pair.teacher.pooled, feat_dim)
         bound = math.sqrt(3 / feat_dim)  # rows of length one on average
@@ -105,15 +105,21 @@ class CRD(Distiller):
         self.register_buffer("order", torch.cat([order, order]), persistent=False)
         self.register_buffer("begin_others", sizes.cumsum(0)[labels], persistent=False)
         self.register_buffer("num_others", n - sizes[labels], persistent=False)
-        self.draws = draws_for(nce_k, fewest) if nce_k <= fewest else nce_k
+        self.most = n - int(sizes[sizes > 0].min())
+        # Nearly all of a small set: sorting random keys is cheaper than drawing until all are distinct.
+        self.draws = draws_for(self.nce_k, fewest) if 2 * self.nce_k <= fewest else 0
 
     def contrast(self, batch: Batch) -> Tensor:
         """(B, 1 + K) positions in the training set: the image itself, then its negatives."""
         others, begin = self.num_others[batch.idx, None], self.begin_others[batch.idx, None]  # (B, 1)
-        # float64: a float32 takes 2^24 values, too few to hit each of many thousand images equally often.
-        drawn = (torch.rand(len(begin), self.draws, dtype=torch.float64, device=begin.device) * others).long()
-        if self.draws > self.nce_k:
+        if self.draws:
+            # float64: a float32 takes 2^24 values, too few to hit each of many thousand images equally often.
+            drawn = (torch.rand(len(begin), self.draws, dtype=torch.float64, device=begin.device) * others).long()
             drawn = distinct(drawn, self.nce_k, len(self.order) // 2)
+        else:
+            key = torch.rand(len(begin), self.most, device=begin.device)
+            there = torch.arange(self.most, device=begin.device) < others
+            drawn = torch.where(there, key, 2.0).argsort(dim=1)[:, : self.nce_k]
         return torch.cat([batch.idx[:, None], self.order[begin + drawn]], dim=1)
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
@@ -134,14 +140,15 @@ class CRD(Distiller):
 
     def nce(self, v: Tensor, bank: Tensor, z: Tensor, contrast: Tensor) -> Tensor:
         """v (B, feat_dim), bank (N, feat_dim), contrast (B, 1 + K) -> (); sets ``z`` when it is below 0."""
-        n, c = len(bank), self.nce_k / len(bank)
+        n, k = len(bank), contrast.shape[1] - 1
+        c = k / n
 
         def value(v: Tensor) -> tuple[Tensor, Tensor]:
             score = (v @ bank.T / self.nce_t).gather(1, contrast)
             z_now = torch.where(z < 0, score.detach().exp().mean() * n, z)
             logit = score - z_now.log() - math.log(c + EPS)  # log of x / (c + eps)
             positive, negatives = F.softplus(-logit[:, 0]), F.softplus(logit[:, 1:])
-            return positive.mean() + negatives.sum(dim=1).mean() + self.nce_k * math.log1p(EPS / c), z_now
+            return positive.mean() + negatives.sum(dim=1).mean() + k * math.log1p(EPS / c), z_now
 
         # The gradient is taken at once: a graph that kept the bank would forbid its update before backward.
         grad, (loss, z_now) = torch.func.grad_and_value(value, has_aux=True)(v.detach())

@@ -92,11 +92,15 @@ def test_enough_are_drawn_to_be_distinct(k: int, m: int) -> None:
     assert (distinct(drawn, k, m).sort(1).values.diff(dim=1) > 0).all()
 
 
-def test_a_small_training_set_is_drawn_from_with_replacement() -> None:
-    labels = torch.arange(12) % 3
-    chosen = made(labels, nce_k=50).contrast(batch())
-    assert chosen.shape == (6, 51)
+def test_a_small_training_set_gives_all_it_has() -> None:
+    labels = torch.tensor([0] * 6 + [1] * 4 + [2] * 2)
+    method = made(labels, nce_k=50)
+    chosen = method.contrast(batch())
+    assert chosen.shape == (6, 1 + 6)  # class 0 leaves 6 others
     assert (labels[chosen[:, 1:]] != labels[chosen[:, :1]]).all()
+    assert (chosen[:, 1:].sort(1).values.diff(dim=1) > 0).all()
+    drawn = torch.cat([method.contrast(batch())[5:, 1:] for _ in range(400)])  # of 6 others, image 5 sees each
+    assert torch.equal(drawn.unique(), torch.arange(6, 12))
 
 
 def test_z_is_set_by_the_first_batch_only() -> None:

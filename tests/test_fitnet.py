@@ -1,8 +1,8 @@
 """FitNet equals the released code."""
 
 import pytest
-from golden import Case, cases
 
+from golden import Case, cases
 from kdbench.registry import get
 
 
@@ -22,9 +22,9 @@ def test_golden(case: Case) -> None:
 
 
 def test_a_tap_that_is_not_there_is_refused() -> None:
-    from golden import shapes
     import torch
 
+    from golden import shapes
     from kdbench import Outputs, Pair
 
     feats = tuple(torch.zeros(2, 3, 4, 4) for _ in range(3))

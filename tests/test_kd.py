@@ -1,8 +1,8 @@
 """KD equals the released code."""
 
 import pytest
-from golden import Case, cases
 
+from golden import Case, cases
 from kdbench.registry import get
 
 

@@ -80,7 +80,7 @@ def test_repeating_a_finished_run_does_nothing(finished: Path) -> None:
 
 
 def test_a_run_leaves_no_checkpoint_or_lock_behind(finished: Path) -> None:
-    left = [path for path in finished.rglob("*") if path.suffix in (".ckpt", ".tmp") or path.parent.match("runs/*/*") and path.suffix == ".lock"]
+    left = [path for path in finished.rglob("*") if path.suffix in (".ckpt", ".tmp") or (path.parent.match("runs/*/*") and path.suffix == ".lock")]
     assert left == []
 
 

@@ -49,7 +49,7 @@ class Lane:
         self.key, self.plan, self.path = key, plan, path
         self.settings, self.teacher = settings, teacher
         self.device, self.precision = device, precision
-        self.student = student.to(device, memory_format=torch.channels_last)
+        self.student = student.to(device).to(memory_format=torch.channels_last)
         self.method = method.to(device)
         self.curve: list[dict[str, Any]] = []
         self.seconds, self.images = 0.0, 0
