@@ -24,7 +24,7 @@ $(STAMP): setup.cfg pyproject.toml
 install: $(STAMP) ## Make .venv and install kdbench into it
 
 run: $(STAMP) ## Train the embedded suite `digits` and show its leaderboard (a few minutes)
-	@$(BIN)/kdbench run --suite digits --methods semckd,crd,fitnet,kd,student --pairs all --out $(OUT)
+	@$(BIN)/kdbench run --suite digits --methods semckd,crd,fitnet,kd,student --pairs all --seeds 1 --out $(OUT)
 	@$(BIN)/kdbench report --suite digits --out $(OUT)
 
 report: $(STAMP) ## Leaderboards from the records in OUT (default my-results)
