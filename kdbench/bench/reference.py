@@ -74,7 +74,7 @@ def crd_terms(method: Any, student: Outputs, teacher: Outputs, batch: Batch, con
     v_t = F.normalize(method.embed_t(teacher.pooled), dim=1)
 
     def nce(v: Tensor, bank: Tensor, z: Tensor) -> Tensor:
-        n, share = len(bank), method.nce_k / len(bank)
+        n, share = len(bank), (contrast.shape[1] - 1) / len(bank)
         rows = bank.index_select(0, contrast.flatten()).view(*contrast.shape, -1)
         x = torch.exp(torch.bmm(rows, v[:, :, None])[:, :, 0] / method.nce_t)
         if z < 0:
