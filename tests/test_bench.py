@@ -232,6 +232,19 @@ def test_a_wrong_word_is_one_sentence(words: list[str], sentence: str) -> None:
     assert "Traceback" not in done.output
 
 
+@pytest.mark.parametrize("name", [n for n in registry.names() if not registry.get(n).views])
+def test_both_sides_run_every_method_of_one_view(name: str) -> None:
+    made = work(name)
+    try:
+        made.check()
+    except ValueError as error:
+        pytest.skip(f"the method refuses the pair: {error}")
+    plain, engine = reference.Reference(made), Engine(made)
+    plain.run(1)
+    engine.run(1)
+    assert [len(script.losses) for script in plain.scripts] == [1]
+
+
 def test_a_method_of_many_views_is_refused() -> None:
     viewing = next(n for n in registry.names() if registry.get(n).views)
     with pytest.raises(ValueError, match="plain view"):

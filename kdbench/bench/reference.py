@@ -20,6 +20,7 @@ from torch.utils.data import Dataset as TorchDataset
 from kdbench import registry
 from kdbench.bench.work import CROP_PADDING, MEAN, MOMENTUM, RATE, STD, WEIGHT_DECAY, Pixels, Work
 from kdbench.distiller import Batch, Distiller, Outputs, kl
+from kdbench.engine.lane import detached
 from kdbench.models import Tapped
 from kdbench.registry import Spec
 
@@ -136,6 +137,7 @@ class Script:
         self.name, self.device, self.teacher = spec.name, work.device, teacher
         student, method = work.build(spec, teacher)
         self.student, self.method = student.to(work.device).train(), method.to(work.device).train()
+        self.method.begin("train")
         trained = [p for part in (self.student, self.method) for p in part.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(trained, lr=RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
         negatives = method.nce_k if spec.name == "crd" else 0
@@ -152,7 +154,7 @@ class Script:
                 with torch.no_grad():
                     target = self.teacher(image)
             else:
-                target = shown
+                target = detached(shown)
             total = loss(self.name, self.method, shown, target, batch, *contrast)
             self.losses.append(total.item())
             self.accuracy = accuracy(shown.logits, label)

@@ -105,7 +105,6 @@ class Work:
         torch.manual_seed(2)
         cls, hyper = registry.get(spec.name), dict(spec.hyper)
         method = cls.build(pair, **hyper) if issubclass(cls, Combined) else cls(pair, **hyper)  # type: ignore[arg-type]
-        method.begin("train")
         return student, method
 
     def loader(self) -> Loader:
