@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from kdbench.distiller import Batch, Distiller, Outputs
 from kdbench.engine import checkpoint
 from kdbench.engine.precision import Precision
-from kdbench.engine.schedule import Plan
+from kdbench.engine.schedule import Plan, set_rate
 
 STAGES = ("pretrain", "train")
 
@@ -55,8 +55,8 @@ class Lane:
         self.seconds, self.images = 0.0, 0
         self.failure: str | None = None
         self.report: dict[str, float] = {}  # what the last evaluation measured
-        self._rng = _fresh_rng(seed, device)
-        self._seen: dict[str, list[tuple[int, int, Tensor]]] = {}  # term -> (step, images, value)
+        self.rng = _fresh_rng(seed, device)
+        self._seen: dict[str, list[tuple[int, int, Tensor]]] = {}  # term -> (first step, images of each, values)
         self._steps, self._count = 0, 0
         self.pretrain_total = plan.pretrain_epochs(method)
         self.epoch = 0
@@ -82,7 +82,7 @@ class Lane:
         if stage == "train" or self.method.pretrain_student:
             parts.insert(0, self.student)
         trained = [p for part in parts for p in part.parameters() if p.requires_grad]
-        self.optimizer = self.plan.optimizer(trained)
+        self.optimizer = self.plan.optimizer(trained, self.device)
 
     def train_mode(self) -> None:
         """Modes of the present stage; a student that the stage does not train is in eval mode."""
@@ -95,29 +95,45 @@ class Lane:
     def start_epoch(self) -> None:
         """Set the epoch's learning rate and empty the meters."""
         if self.stage == "train":
-            rate = self.plan.rate(self.epoch)
+            self.rate = self.plan.rate(self.epoch)
         else:
-            rate = self.plan.pretrain_rate(self.method, self.epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            self.rate = self.plan.pretrain_rate(self.method, self.epoch)
+        set_rate(self.optimizer, self.rate)
         self._seen, self._steps, self._count = {}, 0, 0
 
     def step(self, teacher: Outputs | None, batch: Batch) -> None:
         """One optimizer step on one batch. ``teacher`` may be None when the method needs none."""
         started = time.perf_counter()
-        with self._own_rng():
-            with self.precision.autocast(self.device):
-                terms = self._terms(teacher, batch)
-                total = torch.stack([term.float() for term in terms.values()]).sum()
-            self.optimizer.zero_grad(set_to_none=True)
-            self.precision.backward(total, self.optimizer)
-            self.optimizer.step()
-        n = len(batch.label)
-        for name, term in terms.items():  # stays on the device: nothing waits for it
-            self._seen.setdefault(name, []).append((self._steps, n, term.detach().float()))
-        self._steps += 1
-        self._count += n
+        with self.own_rng():
+            terms = self.update(teacher, batch)
+        self.saw(self._steps, len(batch.label), {name: term[None] for name, term in terms.items()})
         self.seconds += time.perf_counter() - started
+
+    def update(self, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
+        """The work of a step: losses, gradients, new weights. All on the device, so it can be captured.
+
+        Returns:
+            the terms, () each, without a graph.
+        """
+        with self.precision.autocast(self.device):
+            terms = self._terms(teacher, batch)
+            total = torch.stack([term.float() for term in terms.values()]).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.precision.backward(total, self.optimizer)
+        self.optimizer.step()
+        return {name: term.detach().float() for name, term in terms.items()}
+
+    def saw(self, first: int, images: int, values: dict[str, Tensor]) -> None:
+        """Keep the terms of the steps from ``first`` on, (steps,) each, of batches of so many images.
+
+        They stay on the device until the epoch ends: nothing waits for them.
+        """
+        steps = 0
+        for name, value in values.items():
+            self._seen.setdefault(name, []).append((first, images, value))
+            steps = len(value)
+        self._steps += steps
+        self._count += steps * images
 
     def _terms(self, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
         with torch.set_grad_enabled(self.stage == "train" or self.method.pretrain_student):
@@ -143,8 +159,7 @@ class Lane:
         self.images += self._count if self.stage == "train" else 0
         means = self._means()
         if self.stage == "train":
-            rate = self.optimizer.param_groups[0]["lr"]
-            self.curve.append({"epoch": self.epoch + 1, "lr": rate, "seconds": self.seconds, "terms": means})
+            self.curve.append({"epoch": self.epoch + 1, "lr": self.rate, "seconds": self.seconds, "terms": means})
         self.epoch += 1
         if self.stage == "pretrain" and self.epoch >= self.pretrain_total:
             self.enter("train")
@@ -158,8 +173,9 @@ class Lane:
         means: dict[str, float] = {}
         bad: list[tuple[int, str, float]] = []
         for name, seen in self._seen.items():
-            steps, images, values = zip(*seen, strict=True)
-            found = torch.stack(values).tolist()
+            found = torch.cat([values for _, _, values in seen]).tolist()
+            steps = [first + i for first, _, values in seen for i in range(len(values))]
+            images = [n for _, n, values in seen for _ in range(len(values))]
             means[name] = math.fsum(n * v for n, v in zip(images, found, strict=True)) / sum(images) if all(
                 map(math.isfinite, found)) else math.nan
             bad += [(step, name, value) for step, value in zip(steps, found, strict=True) if not math.isfinite(value)]
@@ -180,7 +196,7 @@ class Lane:
         return {
             "settings": self.settings, "teacher": self.teacher, "stage": self.stage, "epoch": self.epoch,
             "student": self.student.state_dict(), "method": self.method.state_dict(),
-            "optimizer": self.optimizer.state_dict(), "rng": self._rng,
+            "optimizer": self.optimizer.state_dict(), "rng": self.rng,
             "curve": self.curve, "seconds": self.seconds, "images": self.images, "report": self.report,
         }
 
@@ -196,8 +212,10 @@ class Lane:
         self.enter(state["stage"])
         self.student.load_state_dict(state["student"])
         self.method.load_state_dict(state["method"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.epoch, self._rng = state["epoch"], state["rng"]
+        # The momenta are the checkpoint's; how to step is the plan's, whatever device wrote the file.
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
+        self.epoch, self.rng = state["epoch"], state["rng"]
         self.curve, self.report = state["curve"], state["report"]
         self.seconds, self.images = state["seconds"], state["images"]
         return True
@@ -230,13 +248,13 @@ class Lane:
         return sum(p.numel() for p, g in zip(self.method.parameters(), grads, strict=True) if g is not None)
 
     @contextmanager
-    def _own_rng(self) -> Iterator[None]:
+    def own_rng(self) -> Iterator[None]:
         """torch's default generators hold this lane's state inside, and the caller's after."""
         before = _rng_state(self.device)
-        _set_rng_state(self._rng, self.device)
+        _set_rng_state(self.rng, self.device)
         try:
             yield
-            self._rng = _rng_state(self.device)
+            self.rng = _rng_state(self.device)
         finally:
             _set_rng_state(before, self.device)
 

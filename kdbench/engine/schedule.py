@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kdbench.distiller import Distiller
 
@@ -49,8 +49,35 @@ class Plan:
         share = epoch / self.pretrain_epochs(method)
         return start * 0.1 ** sum(share >= drop for drop in method.pretrain_drops)
 
-    def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """SGD; the rate is set every epoch."""
+    def optimizer(self, parameters: Iterable[nn.Parameter], device: torch.device) -> torch.optim.Optimizer:
+        """SGD; ``set_rate`` sets its rate every epoch.
+
+        On CUDA it is fused and its rate a tensor on the device, so that a captured step reads the
+        rate of the day and the host is asked nothing.
+        """
+        on_device = device.type == "cuda"
         return torch.optim.SGD(
-            parameters, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay
+            parameters, lr=torch.tensor(self.lr, device=device) if on_device else self.lr, momentum=self.momentum,
+            nesterov=self.nesterov, weight_decay=self.weight_decay, fused=True if on_device else None,
         )
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Learning rate of all parameters; a tensor keeps its place in memory."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def fill_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Momenta of zero for parameters that have none yet.
+
+    The first step then gives the numbers that it gives without them (0 * mu + gradient), and their
+    memory is there before a capture, not the graph's own.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if group["momentum"] and "momentum_buffer" not in optimizer.state[parameter]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
