@@ -48,6 +48,8 @@ def _pair(pair: PairResult, out: Console) -> None:
     sides = (("engine", pair.compared.engine), ("reference", pair.compared.reference))
     table.add_row("peak memory, both loaded", ", ".join(
         f"{name} {'unknown' if side.peak_mb is None else f'{side.peak_mb:,.0f} MiB'}" for name, side in sides))
+    table.add_row("CPU time in the kernel", ", ".join(
+        f"{name} {sum(side.system) / sum(side.cpu):.0%}" for name, side in sides))
     over = pair.overhead
     table.add_row("meters, checkpoints, records",
                   f"{over.share:.2%} of {over.epochs} epochs of {over.epoch_steps} steps")
