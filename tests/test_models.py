@@ -14,7 +14,7 @@ from torch import Tensor
 
 from golden import FOLDER
 from kdbench import Outputs
-from kdbench.models import create, names, resolve
+from kdbench.models import create, double, names, resolve
 
 MODELS = FOLDER / "models"
 PUBLISHED = (
@@ -230,3 +230,21 @@ def test_create_refuses() -> None:
         create("resnet20", 0)
     with pytest.raises(ValueError, match="resnet20 has no pretrained weights"):
         create("resnet20", 10, pretrained=True)
+
+
+@pytest.mark.parametrize("name", sorted(set(names()) - {"resnet8x4_double"}))
+def test_double_has_twice_the_channels(name: str) -> None:
+    wider = double(name)
+    assert wider == resolve(wider.upper()) == f"{name}_double"
+    ours, theirs = (create(n, 10).shapes((3, 32, 32)) for n in (wider, name))
+    assert ours.feats == tuple((2 * c, h, w) for c, h, w in theirs.feats)
+    head = {"MobileNetV2": 1280, "MobileNetV2_1_0": 1280, "ShuffleV2": 1024, "ShuffleV2_1.5": 1024}  # before it, not doubled
+    assert ours.pooled == head.get(name, 2 * theirs.pooled)
+
+
+def test_double_refuses() -> None:
+    assert double("resnet-8x4") == "resnet8x4_double"  # 4.88M parameters, as published: see above
+    with pytest.raises(ValueError, match="resnet8x4_double is a network of double width itself"):
+        double("resnet8x4_double")
+    with pytest.raises(ValueError, match="timm/resnet18 has no twin of double width"):
+        double("timm/resnet18")

@@ -3,6 +3,6 @@
 from kdbench.models.fold import fold
 from kdbench.models.pair import make_pair
 from kdbench.models.tapped import Tapped
-from kdbench.models.zoo import create, names, resolve
+from kdbench.models.zoo import create, double, names, resolve
 
-__all__ = ["Tapped", "create", "fold", "make_pair", "names", "resolve"]
+__all__ = ["Tapped", "create", "double", "fold", "make_pair", "names", "resolve"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 from timm.models import register_model
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 
 from kdbench.distiller import Outputs
 
-#: Every network by its published name, in the order in which families are imported.
+#: Every network by its name, in the order in which families are imported; each is followed by its double.
 ZOO: dict[str, Callable[[int], Net]] = {}
+#: Ending of the network whose channels are twice as many.
+DOUBLE = "_double"
 
 
 class Taps(NamedTuple):
@@ -101,14 +104,16 @@ def timm_name(name: str) -> str:
     return "cifar_" + name.lower().replace(".", "_")
 
 
-def enter(family: str, nets: Mapping[str, Callable[[int], Net]]) -> None:
-    """Put constructors (``num_classes`` -> network) into ``ZOO`` and into timm's registry.
+def enter(family: str, nets: Mapping[str, Callable[..., Net]]) -> None:
+    """Put constructors into ``ZOO`` and into timm's registry, each as it is and at double width.
 
-    ``family`` is the ``__name__`` of the module that calls.
+    A constructor takes ``num_classes`` and ``wide``, the factor of every number of channels (of a
+    1x1 convolution before the head it is not). ``family`` is the ``__name__`` of the module that calls.
     """
     for name, build in nets.items():
-        ZOO[name] = build
-        register_model(_entry(family, name, build))
+        for entered, made in ((name, build), (name + DOUBLE, partial(build, wide=2))):
+            ZOO[entered] = made
+            register_model(_entry(family, entered, made))
 
 
 def _entry(family: str, name: str, build: Callable[[int], Net]) -> Callable[..., Net]:

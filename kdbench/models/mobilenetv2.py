@@ -41,10 +41,11 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(Net):
-    """All channels but the last 1280 are scaled by ``width``."""
+    """All channels but the last 1280 are scaled by ``width`` and by ``wide``."""
 
-    def __init__(self, width: float, num_classes: int) -> None:
+    def __init__(self, width: float, num_classes: int, wide: int = 1) -> None:
         super().__init__()
+        width *= wide
         self.num_classes = num_classes
         c_in = int(_STEM * width)
         self.conv1 = nn.Sequential(conv(3, c_in, 3, 2), nn.BatchNorm2d(c_in), nn.ReLU())

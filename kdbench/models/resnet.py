@@ -45,21 +45,22 @@ def stage(block: type[BasicBlock], c_in: int, c_out: int, blocks: int, stride: i
 
 
 class ResNet(Net):
-    """Widths are those of the stem and the three stages."""
+    """Widths are those of the stem and the three stages, all times ``wide``."""
 
     fusions = (("conv1", "bn1"),)
 
-    def __init__(self, depth: int, widths: tuple[int, int, int, int], num_classes: int) -> None:
+    def __init__(self, depth: int, widths: tuple[int, int, int, int], num_classes: int, wide: int = 1) -> None:
         super().__init__()
         assert (depth - 2) % 6 == 0, depth
         n = (depth - 2) // 6
+        stem, first, second, third = (wide * width for width in widths)
         self.num_classes = num_classes
-        self.conv1 = conv(3, widths[0], 3)
-        self.bn1 = nn.BatchNorm2d(widths[0])
-        self.layer1 = stage(BasicBlock, widths[0], widths[1], n, 1)
-        self.layer2 = stage(BasicBlock, widths[1], widths[2], n, 2)
-        self.layer3 = stage(BasicBlock, widths[2], widths[3], n, 2)
-        self.fc = nn.Linear(widths[3], num_classes)
+        self.conv1 = conv(3, stem, 3)
+        self.bn1 = nn.BatchNorm2d(stem)
+        self.layer1 = stage(BasicBlock, stem, first, n, 1)
+        self.layer2 = stage(BasicBlock, first, second, n, 2)
+        self.layer3 = stage(BasicBlock, second, third, n, 2)
+        self.fc = nn.Linear(third, num_classes)
         init_kaiming(self)
 
     def taps(self, image: Tensor) -> Taps:
@@ -89,5 +90,4 @@ enter(__name__, {
     **{f"resnet{depth}": partial(ResNet, depth, _PLAIN) for depth in (8, 14, 20, 32, 38, 44, 56, 110, 116)},
     **{f"resnet{depth}x2": partial(ResNet, depth, _DOUBLE) for depth in (14, 38, 110)},
     **{f"resnet{depth}x4": partial(ResNet, depth, _FOUR) for depth in (8, 32)},
-    "resnet8x4_double": partial(ResNet, 8, (64, 128, 256, 512)),
 })

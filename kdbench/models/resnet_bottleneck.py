@@ -42,18 +42,19 @@ class Bottleneck(Block):
 
 
 class ResNetBottleneck(Net):
-    """``blocks``: how many each stage has."""
+    """``blocks``: how many each stage has; all channels times ``wide``."""
 
     fusions = (("conv1", "bn1"),)
 
-    def __init__(self, blocks: tuple[int, int, int, int], num_classes: int) -> None:
+    def __init__(self, blocks: tuple[int, int, int, int], num_classes: int, wide: int = 1) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.conv1 = conv(3, 64, 3)
-        self.bn1 = nn.BatchNorm2d(64)
+        c_in = 64 * wide
+        self.conv1 = conv(3, c_in, 3)
+        self.bn1 = nn.BatchNorm2d(c_in)
         stages = []
-        c_in = 64
-        for n, width, stride in zip(blocks, (64, 128, 256, 512), (1, 2, 2, 2), strict=True):
+        for n, base, stride in zip(blocks, (64, 128, 256, 512), (1, 2, 2, 2), strict=True):
+            width = base * wide
             c_out = _EXPANSION * width
             stages.append(
                 nn.Sequential(Bottleneck(c_in, width, stride), *(Bottleneck(c_out, width, 1) for _ in range(n - 1)))

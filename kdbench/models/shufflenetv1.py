@@ -7,8 +7,6 @@ convolution is followed by a ReLU.
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,18 +17,19 @@ _STEM, _WIDTHS, _BLOCKS, _GROUPS = 24, (240, 480, 960), (4, 8, 4), 3
 
 
 class Bottleneck(Block):
-    """Grouped 1x1, shuffle, depthwise 3x3, grouped 1x1; at stride 2 the pooled input is concatenated."""
+    """Grouped 1x1, shuffle, depthwise 3x3, grouped 1x1; at stride 2 the pooled input is concatenated.
+
+    ``groups``: of the first 1x1; the second always has three.
+    """
 
     fusions = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))
 
-    def __init__(self, c_in: int, c_out: int, stride: int) -> None:
+    def __init__(self, c_in: int, c_out: int, stride: int, groups: int) -> None:
         super().__init__()
-        self.stride = stride
+        self.stride, self.groups = stride, groups
         grown = c_out - c_in if stride == 2 else c_out
         inner = grown // 4
-        # The stem is too thin to be grouped.
-        self.groups = 1 if c_in == _STEM else _GROUPS
-        self.conv1 = conv(c_in, inner, 1, groups=self.groups)
+        self.conv1 = conv(c_in, inner, 1, groups=groups)
         self.bn1 = nn.BatchNorm2d(inner)
         self.conv2 = conv(inner, inner, 3, stride, groups=inner)
         self.bn2 = nn.BatchNorm2d(inner)
@@ -48,20 +47,25 @@ class Bottleneck(Block):
 
 
 class ShuffleNetV1(Net):
-    """Three stages of 4, 8 and 4 blocks."""
+    """Three stages of 4, 8 and 4 blocks; all channels times ``wide``."""
 
     fusions = (("conv1", "bn1"),)
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, wide: int = 1) -> None:
         super().__init__()
+        stem, *widths = (wide * width for width in (_STEM, *_WIDTHS))
         self.num_classes = num_classes
-        self.conv1 = conv(3, _STEM, 1)
-        self.bn1 = nn.BatchNorm2d(_STEM)
+        self.conv1 = conv(3, stem, 1)
+        self.bn1 = nn.BatchNorm2d(stem)
         self.layer1, self.layer2, self.layer3 = (
-            nn.Sequential(Bottleneck(c_in, c_out, 2), *(Bottleneck(c_out, c_out, 1) for _ in range(n - 1)))
-            for c_in, c_out, n in zip((_STEM, *_WIDTHS[:-1]), _WIDTHS, _BLOCKS, strict=True)
+            nn.Sequential(
+                # The stem is too thin to be grouped.
+                Bottleneck(c_in, c_out, 2, 1 if c_in == stem else _GROUPS),
+                *(Bottleneck(c_out, c_out, 1, _GROUPS) for _ in range(n - 1)),
+            )
+            for c_in, c_out, n in zip((stem, *widths[:-1]), widths, _BLOCKS, strict=True)
         )
-        self.linear = nn.Linear(_WIDTHS[-1], num_classes)
+        self.linear = nn.Linear(widths[-1], num_classes)
 
     def taps(self, image: Tensor) -> Taps:
         """Maps of the stem and the stages after, preacts before their last ReLU."""
@@ -80,4 +84,4 @@ class ShuffleNetV1(Net):
         return self.linear
 
 
-enter(__name__, {"ShuffleV1": partial(ShuffleNetV1)})
+enter(__name__, {"ShuffleV1": ShuffleNetV1})

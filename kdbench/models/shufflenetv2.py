@@ -68,20 +68,21 @@ class Down(Block):
 
 
 class ShuffleNetV2(Net):
-    """``widths``: channels of the three stages."""
+    """``widths``: channels of the three stages; all but the last 1024 times ``wide``."""
 
     fusions = (("conv1", "bn1"), ("conv2", "bn2"))
 
-    def __init__(self, widths: tuple[int, int, int], num_classes: int) -> None:
+    def __init__(self, widths: tuple[int, int, int], num_classes: int, wide: int = 1) -> None:
         super().__init__()
+        inputs = tuple(wide * width for width in (_STEM, *widths))
         self.num_classes = num_classes
-        self.conv1 = conv(3, _STEM, 1)
-        self.bn1 = nn.BatchNorm2d(_STEM)
+        self.conv1 = conv(3, inputs[0], 1)
+        self.bn1 = nn.BatchNorm2d(inputs[0])
         self.layer1, self.layer2, self.layer3 = (
             nn.Sequential(Down(c_in, c_out), *(Split(c_out) for _ in range(n - 1)))
-            for c_in, c_out, n in zip((_STEM, *widths[:-1]), widths, _BLOCKS, strict=True)
+            for c_in, c_out, n in zip(inputs[:-1], inputs[1:], _BLOCKS, strict=True)
         )
-        self.conv2 = conv(widths[-1], _LAST, 1)
+        self.conv2 = conv(inputs[-1], _LAST, 1)
         self.bn2 = nn.BatchNorm2d(_LAST)
         self.linear = nn.Linear(_LAST, num_classes)
 

@@ -27,15 +27,16 @@ def stack(c_in: int, c_out: int, convs: int) -> nn.Sequential:
 
 
 class VGG(Net):
-    """``convs``: convolutions in each of the five blocks."""
+    """``convs``: convolutions in each of the five blocks; all channels times ``wide``."""
 
-    def __init__(self, convs: tuple[int, int, int, int, int], num_classes: int) -> None:
+    def __init__(self, convs: tuple[int, int, int, int, int], num_classes: int, wide: int = 1) -> None:
         super().__init__()
+        widths = [wide * width for width in _WIDTHS]
         self.num_classes = num_classes
         self.block0, self.block1, self.block2, self.block3, self.block4 = (
-            stack(c_in, c_out, n) for c_in, c_out, n in zip((3, *_WIDTHS[:-1]), _WIDTHS, convs, strict=True)
+            stack(c_in, c_out, n) for c_in, c_out, n in zip((3, *widths[:-1]), widths, convs, strict=True)
         )
-        self.classifier = nn.Linear(_WIDTHS[-1], num_classes)
+        self.classifier = nn.Linear(widths[-1], num_classes)
         init_normal(self, linear_std=0.01)
 
     @property

@@ -46,15 +46,16 @@ class Stage(nn.Module):
 
 
 class WideResNet(Net):
-    """6n + 4 layers; the stages are 16, 32 and 64 times ``width`` wide."""
+    """6n + 4 layers; the stages are 16, 32 and 64 times ``width`` wide, and all is times ``wide``, the stem too."""
 
-    def __init__(self, depth: int, width: int, num_classes: int) -> None:
+    def __init__(self, depth: int, width: int, num_classes: int, wide: int = 1) -> None:
         super().__init__()
         assert (depth - 4) % 6 == 0, depth
         n = (depth - 4) // 6
         self.num_classes = num_classes
-        self.conv1 = conv(3, 16, 3)
-        self.block1 = Stage(16, 16 * width, n, 1)
+        stem, width = 16 * wide, width * wide
+        self.conv1 = conv(3, stem, 3)
+        self.block1 = Stage(stem, 16 * width, n, 1)
         self.block2 = Stage(16 * width, 32 * width, n, 2)
         self.block3 = Stage(32 * width, 64 * width, n, 2)
         self.bn1 = nn.BatchNorm2d(64 * width)

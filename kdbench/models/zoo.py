@@ -8,7 +8,7 @@ import re
 import timm
 
 from kdbench.models import mobilenetv2, resnet, resnet_bottleneck, shufflenetv1, shufflenetv2, vgg, wrn
-from kdbench.models._net import ZOO, timm_name
+from kdbench.models._net import DOUBLE, ZOO, timm_name
 from kdbench.models.tapped import Tapped
 
 _FAMILIES = (resnet, wrn, vgg, resnet_bottleneck, mobilenetv2, shufflenetv1, shufflenetv2)  # importing enters them
@@ -30,11 +30,27 @@ def _longer(name: str) -> str:
 
 _BY_PLAIN = {_plain(name): name for name in ZOO}
 assert len(_BY_PLAIN) == len(ZOO)
+_PUBLISHED_DOUBLE = "resnet8x4_double"
+_LISTED = {_plain(name): name for name in ZOO if not name.endswith(DOUBLE) or name == _PUBLISHED_DOUBLE}
 
 
 def names() -> list[str]:
-    """Canonical names of the zoo; ``timm/NAME`` is understood besides."""
-    return list(ZOO)
+    """Canonical names of the zoo; ``NAME_double`` and ``timm/NAME`` are understood besides."""
+    return list(_LISTED.values())
+
+
+def double(name: str) -> str:
+    """The network of the same family with twice the channels: "resnet8x4" -> "resnet8x4_double".
+
+    Raises:
+        ValueError: there is no such model, or none that is wider.
+    """
+    name = resolve(name)
+    if name.startswith(_TIMM):
+        raise ValueError(f"{name} has no twin of double width: timm's networks set their widths each in its own way")
+    if name.endswith(DOUBLE):
+        raise ValueError(f"{name} is a network of double width itself; the zoo has none that is wider still")
+    return name + DOUBLE
 
 
 def resolve(name: str) -> str:
@@ -47,11 +63,11 @@ def resolve(name: str) -> str:
         return _resolve_timm(name[len(_TIMM):])
     if found := _BY_PLAIN.get(_longer(_plain(name))):
         return found
-    near = [_BY_PLAIN[n] for n in difflib.get_close_matches(_longer(_plain(name)), _BY_PLAIN, n=3)]
+    near = [_LISTED[n] for n in difflib.get_close_matches(_longer(_plain(name)), _LISTED, n=3)]
     if timm.is_model(name.lower().split(".")[0]):
         near.insert(0, _TIMM + name.lower())
     nearest = f"the nearest are {', '.join(near)}"
-    some = nearest if near else f"there are {', '.join(ZOO)} and timm/NAME for timm's models"
+    some = nearest if near else f"there are {', '.join(names())} and timm/NAME for timm's models"
     raise ValueError(f"no model {name!r}; {some}")
 
 
