@@ -6,14 +6,18 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from kdbench.distiller import Batch, Outputs
+from kdbench.engine.capture import Captured, Captures
 from kdbench.engine.evaluate import evaluate, predictions
 from kdbench.engine.lane import STAGES, Diverged, Lane
+from kdbench.engine.machine import Machine
+from kdbench.engine.memory import out_of_memory
 from kdbench.engine.precision import Precision
 
 
@@ -46,6 +50,8 @@ class Setting:
     test: Callable[[], Iterable[tuple[Tensor, Tensor]]]
     device: torch.device
     precision: Precision
+    machine: Machine | None = None  # runs whole steps at once, see engine.capture; None: the loop below
+    note: Callable[[str], None] = lambda sentence: None
 
 
 class OutOfMemory(Exception):
@@ -63,12 +69,13 @@ def fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callabl
     teacher_says = None
     if setting.teacher is not None:
         teacher_says = predictions(setting.teacher, setting.test(), setting.precision)[0].argmax(dim=1)
+    captures = None if setting.machine is None else Captures(setting.machine, setting.note)
     for stage in STAGES:
         for epoch in range(max(lane.pretrain_total if stage == "pretrain" else lane.plan.epochs for lane in lanes)):
             active = [lane for lane in lanes if not lane.failure and (lane.stage, lane.epoch) == (stage, epoch)]
             if not active:
                 continue
-            _train(setting, active, stage, epoch, watch)
+            _train(setting, active, stage, epoch, watch, captures)
             due = [lane for lane in active if not lane.failure and stage == "train" and lane.plan.evaluates(epoch)]
             if due:
                 evaluate(due, setting.test(), teacher_says)
@@ -84,23 +91,26 @@ def fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callabl
                     lane.save()
 
 
-def _train(setting: Setting, lanes: Sequence[Lane], stage: str, epoch: int, watch: Watcher) -> None:
+def _train(
+    setting: Setting, lanes: Sequence[Lane], stage: str, epoch: int, watch: Watcher, captures: Captures | None = None
+) -> None:
     """One epoch of lock-step training. Nothing in here waits for the device."""
     started, before = time.perf_counter(), sum(lane.seconds for lane in lanes)
     for lane in lanes:
         lane.start_epoch()
+    show = partial(look, setting) if any(lane.method.needs_teacher for lane in lanes) else None
+    captured = None if captures is None else _captured(captures, setting, lanes, stage, show)
+    alone = [lane for lane in lanes if captured is None or lane not in captured.lanes]
     steps = len(setting.train)
-    shows_teacher = any(lane.method.needs_teacher for lane in lanes)
-    for number, (image, label, idx) in enumerate(setting.train.epoch(epoch, stage=stage)):
-        going = [lane for lane in lanes if not lane.failure]
-        seen = look(setting, image) if shows_teacher else None
+    for number, (image, label, idx, seen) in enumerate(_batches(setting, captured, stage, epoch, show)):
+        going = [lane for lane in alone if not lane.failure]
         for lane in going:
             # In a first stage lanes may differ in length, so each has its own clock.
             progress = torch.tensor((epoch + number / steps) / lane.total, device=setting.device)
             try:
                 lane.step(seen, Batch(image, label, idx, progress))
             except Exception as error:  # a stranger's method may raise anything; the others go on
-                if _is_out_of_memory(error):
+                if out_of_memory(error):
                     raise OutOfMemory(f"{len(going)} lanes do not fit into the memory of {setting.device}") from error
                 lane.failure = f"{type(error).__name__} in epoch {epoch + 1}: {error}"
         watch.step(len(lanes))
@@ -114,11 +124,26 @@ def _train(setting: Setting, lanes: Sequence[Lane], stage: str, epoch: int, watc
             lane.failure = str(error)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    words = ("not enough memory", "can't allocate memory", "out of memory")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
-    )
+def _batches(
+    setting: Setting, captured: Captured | None, stage: str, epoch: int, show: Callable[[Tensor], Outputs] | None
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Outputs | None]]:
+    """Batches of an epoch with what the teacher says to each; captured lanes have been trained on them."""
+    if captured is not None:
+        yield from captured.epoch(epoch)
+        return
+    for image, label, idx in setting.train.epoch(epoch, stage=stage):
+        yield image, label, idx, None if show is None else show(image)
+
+
+def _captured(
+    captures: Captures, setting: Setting, lanes: Sequence[Lane], stage: str, show: Callable[[Tensor], Outputs] | None
+) -> Captured | None:
+    try:
+        return captures.of(setting.train, lanes, stage, show)
+    except Exception as error:
+        if out_of_memory(error):
+            raise OutOfMemory(f"{len(lanes)} lanes do not fit into the memory of {setting.device}") from error
+        raise
 
 
 @torch.no_grad()
