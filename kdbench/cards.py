@@ -6,38 +6,59 @@ import inspect
 
 from kdbench import registry, suites
 
+_EVIDENCE = {
+    "authors' code": "loss and every gradient equal the authors' released code on stored cases",
+    "port": "loss and every gradient equal a re-implementation's released code, not the authors' own",
+    "formula": "value and gradient equal the paper's formula, retyped in the test",
+    "reading": "no public code exists: this is our reading of the paper, never quote it as the authors' method",
+}
 
-def card(name: str) -> list[tuple[str, list[str]]]:
-    """(heading, lines) of one method.
+Section = tuple[str, list[str]]
+
+
+def card(name: str, pair: str | None = None) -> list[Section]:
+    """(heading, lines) of one method; with ``pair`` (``teacher:student``) also its parameters there.
 
     Raises:
-        ValueError: there is no such method.
+        ValueError: there is no such method or model.
     """
     cls = registry.get(name)
-    doc = (inspect.getdoc(cls) or "").split("\n\n")
-    evidence = {
-        "authors' code": "loss and every gradient equal the authors' released code on stored cases",
-        "port": "loss and every gradient equal a re-implementation's released code, not the authors' own",
-        "formula": "value and gradient equal the paper's formula, retyped in the test",
-        "reading": "no public code exists: this is our reading of the paper, never quote it as the authors' method",
-    }
-    sections = [
-        (name, [registry.idea(cls)]),
-        ("formula", " ".join(doc[0].split()).splitlines()),
-        ("citation", [cls.reference]),
-        ("family", [cls.family + (", ranked apart: the evaluated network is not the plain student" if cls.modifies_student() else "")]),
-        ("provenance", [f"{cls.provenance}: {evidence.get(cls.provenance, '')}"]),
+    name = "+".join(sorted(part.strip() for part in name.split("+")))
+    apart = ", ranked apart: the evaluated network is not the plain student" if cls.modifies_student() else ""
+    evidence = _EVIDENCE[cls.provenance] if "+" not in name else "the weakest of its parts"
+    sections: list[Section] = [
+        (name, [idea(part) for part in name.split("+")]),
+        ("formula", _formula(name)),
+        ("citation", [registry.get(part).reference for part in name.split("+")]),
+        ("family", [cls.family + apart]),
+        ("provenance", [f"{cls.provenance}: {evidence}"]),
     ]
     if cls.departures:
         sections.append(("departures", [f"- {sentence}" for sentence in cls.departures]))
     sections.append(("hyper-parameters", _hyper(name)))
     if cls.pretrain_epochs:
         trained = "student and method" if cls.pretrain_student else "the method's own modules"
-        sections.append(("first stage", [f"{cls.pretrain_epochs} of 240 epochs (scaled with the run), trains {trained}"]))
-    published = _published(name)
-    if published:
+        stage = f"{cls.pretrain_epochs} of 240 epochs (scaled with the run), trains {trained}"
+        sections.append(("first stage", [stage]))
+    if cost := _cost(name, pair):
+        sections.append(("cost", cost))
+    if published := _published(name):
         sections.append(("published", published))
     return sections
+
+
+def idea(name: str) -> str:
+    """The idea of a method in one sentence."""
+    return registry.idea(registry.get(name))
+
+
+def _formula(name: str) -> list[str]:
+    parts = name.split("+")
+    said = [" ".join((inspect.getdoc(registry.get(part)) or "").split("\n\n")[0].split()) for part in parts]
+    if len(parts) == 1:
+        return said
+    together = ["the terms of all parts, added; cross-entropy and KD count once, at the weights below"]
+    return together + [f"{part}: {formula}" for part, formula in zip(parts, said, strict=True)]
 
 
 def _hyper(name: str) -> list[str]:
@@ -51,6 +72,39 @@ def _hyper(name: str) -> list[str]:
                 others.append(f"{value} in convention {convention}")
         lines.append(f"{key} = {hyper.default}" + (f" ({', '.join(others)})" if others else ""))
     return lines or ["none"]
+
+
+def _cost(name: str, pair: str | None) -> list[str]:
+    """Parameters on the pair that was asked for, and what was measured once for every method."""
+    from kdbench import costs
+
+    lines = []
+    if pair is not None:
+        train, infer = _parameters(name, pair)
+        lines.append(f"{pair} at 32 px, 100 classes: {train:,} extra parameters at training, {infer:,} at inference")
+    one = costs.load().get(name) if costs.TABLE.is_file() else None
+    if one is not None:
+        lines.append(
+            f"{one.pair}: {one.extra_train_params:,} extra parameters at training, {one.extra_infer_params:,} at"
+            f" inference; {one.extra_ms:.1f} ms beside the student's step of {one.student_step_ms:.1f} ms"
+            f" ({one.share:.0%}; {one.cpu}, {one.threads} thread, batch {costs.BATCH}, median of {one.n})"
+        )
+    return lines
+
+
+def _parameters(name: str, pair: str) -> tuple[int, int]:
+    """Extra parameters at training and at inference.
+
+    Raises:
+        ValueError: no such model, or the method refuses the pair.
+    """
+    from kdbench import costs, session
+
+    (teacher, student), *more = session.choose_pairs(pair, suites.load("semckd"))
+    if more:
+        raise ValueError(f"--pair takes one pair, not {1 + len(more)}")
+    steps = costs.prepare(name, f"{teacher}:{student}")
+    return steps.train_params, steps.infer_params
 
 
 def _published(name: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -21,6 +22,9 @@ PLUGIN = click.option(
 )
 DATA = click.option(
     "--data-dir", type=click.Path(path_type=Path), envvar="KDBENCH_DATA", help="Where data sets lie or are put."
+)
+CHOSEN = click.option(
+    "--suite", "-s", "chosen", multiple=True, help="Only this suite; may be repeated. Default: all that have records."
 )
 DEVICE = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
 
@@ -47,11 +51,14 @@ def _sentences(verb: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(*args: Any, **kwargs: Any) -> Any:
         try:
             return verb(*args, **kwargs)
-        except (ValueError, FileNotFoundError) as error:
+        except ValueError as error:
             raise _Failure(str(error)) from error
-        except BrokenPipeError:
-            sys.stderr.close()
-            sys.exit(0)
+        except BrokenPipeError:  # `kdbench list | head`: nobody reads on
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        except OSError as error:
+            said = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+            raise _Failure(said) from error
 
     return guarded
 
@@ -66,7 +73,9 @@ class _Interruptible(click.Group):
         try:
             code = super().main(*args, **kwargs, standalone_mode=False)  # type: ignore[call-overload]
         except click.exceptions.Abort:
-            click.echo("interrupted; what was trained up to the last epoch is kept, repeat the command to go on", err=True)
+            click.echo(
+                "interrupted; what was trained up to the last full epoch is kept, repeat the command to go on", err=True
+            )
             sys.exit(130)
         except click.ClickException as error:
             error.show()
@@ -82,17 +91,27 @@ def main() -> None:
     \b
     kdbench run --methods semckd,crd,fitnet --pairs all
     kdbench report
+    kdbench VERB --help
     """
 
 
 @main.command()
 @click.option("--methods", "-m", help="a,b | all | fit* | semckd[beta=200,400] | mag+crd. Default: the suite's.")
-@click.option("--pairs", "-p", default="all", show_default=True, help="all | TEACHER:STUDENT,... | globs; timm/NAME is any timm model.")
-@click.option("--suite", "-s", default="auto", show_default=True, help="Data, pairs and recipe; auto is semckd on CUDA, else digits.")
-@click.option("--seeds", help="A count (3) or a list (0,1,2).")
+@click.option(
+    "--pairs", "-p", default="all", show_default=True,
+    help="all | TEACHER:STUDENT,... | globs; timm/NAME is any model of timm.",
+)
+@click.option(
+    "--suite", "-s", default="auto", show_default=True,
+    help="Data, pairs and recipe: a name or a .toml file of yours; auto is semckd on CUDA, else digits.",
+)
+@click.option("--seeds", help="A count (3) or a list (0,1,2). Default: the suite's.")
 @click.option("--epochs", type=int, help="Length of a run; the drops of the learning rate move in proportion.")
 @click.option("--limit-train", type=int, metavar="N", help="Train on N images only, a quick look.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the suite, e.g. recipe.lr=0.1 or teacher.epochs=10.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE",
+    help="Change the suite, e.g. recipe.lr=0.1 or teacher.epochs=10; may be repeated.",
+)
 @click.option("--precision", default="exact", show_default=True, help="exact (fp32), tf32 (CUDA) or fast (bf16/fp16).")
 @click.option("--lanes", type=int, help="At most so many students side by side. Default: as many as there are.")
 @click.option("--shard", metavar="I/N", help="This process trains part I of N of the grid.")
@@ -106,27 +125,25 @@ def main() -> None:
 @DEVICE
 @_sentences
 def run(*, plugins: tuple[str, ...], dry_run: bool, **words: Any) -> int:
-    """Train the grid methods x pairs x seeds; go on where an earlier run stopped."""
-    from kdbench import console, session
+    """Train methods x pairs x seeds; goes on where it stopped."""
+    from kdbench import console, screens, session
 
     broken = load_plugins(plugins)
     job = session.resolve(session.Request(**words))
     out = console.out()
-    for note in job.notes:
-        out.print(note)
+    for sentence in job.notes + broken:
+        out.print(sentence, markup=False)
     if dry_run:
-        console.show_plan(job, out)
-        return 0
+        screens.show_plan(job, out)
+        return 1 if broken else 0
     from kdbench import runner
 
     with console.Progress(out) as watch:
-        for sentence in broken:
-            watch.note(sentence)
         try:
             outcome = runner.run(job, watch)
         except runner.Stop as stop:
             raise _Ended(str(stop)) from stop
-    console.show_outcome(job, outcome, out)
+    screens.show_outcome(job, outcome, out)
     return outcome.exit_code or (1 if broken else 0)
 
 
@@ -144,14 +161,14 @@ def load_plugins(plugins: tuple[str, ...]) -> list[str]:
 
 
 @main.command()
-@click.option("--suite", "-s", "chosen", multiple=True, help="Only this suite; may be repeated. Default: all there are.")
+@CHOSEN
 @click.option("--methods", "-m", help="Only these rows (comma separated labels).")
 @click.option("--baseline", default="student", show_default=True, help="Row that gains are measured against.")
 @click.option("--formats", default="csv,md,tex,html,png,svg", show_default=True, help="Files to write.")
 @OUT
 @_sentences
 def report(*, out: Path, chosen: tuple[str, ...], methods: str | None, baseline: str, formats: str) -> int:
-    """Leaderboards from the records: terminal, CSV, Markdown, LaTeX, HTML and plots."""
+    """Leaderboards: terminal, CSV, Markdown, LaTeX, HTML, plots."""
     from kdbench import console, suites
     from kdbench import report as reporting
     from kdbench.report.terminal import print_report
@@ -159,7 +176,8 @@ def report(*, out: Path, chosen: tuple[str, ...], methods: str | None, baseline:
     screen = console.out()
     reports = reporting.report(
         out, suites=list(chosen) or None, baseline=baseline, methods=methods.split(",") if methods else None,
-        published={name: suites.published(suites.load(name)) for name in suites.names()}, formats=tuple(part.strip() for part in formats.split(",")),
+        published={name: suites.published(suites.load(name)) for name in suites.names()},
+        formats=tuple(part.strip() for part in formats.split(",") if part.strip()),
     )
     for one in reports:
         print_report(one, screen)
@@ -168,29 +186,35 @@ def report(*, out: Path, chosen: tuple[str, ...], methods: str | None, baseline:
 
 @main.command("list")
 @click.argument("what", type=click.Choice(["methods", "pairs", "suites", "models"]), default="methods")
-@click.option("--suite", "-s", default="auto", help="Whose pairs.")
+@click.option("--suite", "-s", default="auto", show_default=True, help="Whose pairs.")
+@click.option("--plain", is_flag=True, help="One line each, tabs between the columns; the default in a pipe.")
 @PLUGIN
 @_sentences
-def list_(*, what: str, suite: str, plugins: tuple[str, ...]) -> int:
-    """What there is: methods, pairs, suites, models."""
-    from kdbench import console
+def list_(*, what: str, suite: str, plain: bool, plugins: tuple[str, ...]) -> int:
+    """Methods, pairs, suites or models that there are."""
+    from kdbench import console, screens
 
     broken = load_plugins(plugins)
-    console.show_list(what, suite, broken, console.out())
-    return 0
+    screens.show_list(what, suite, plain, broken, console.out(), console.out(stderr=True))
+    return 1 if broken else 0
 
 
 @main.command()
 @click.argument("method")
+@click.option("--pair", "-p", metavar="TEACHER:STUDENT", help="Also count the method's parameters on this pair.")
 @PLUGIN
 @_sentences
-def info(*, method: str, plugins: tuple[str, ...]) -> int:
-    """The card of a method: idea, formula, citation, provenance, departures, hyper-parameters."""
-    from kdbench import console
+def info(*, method: str, pair: str | None, plugins: tuple[str, ...]) -> int:
+    """The card of a method: formula, source, evidence.
+
+    Idea, formula, citation, family, what it was proven against, departures from the paper, hyper-parameters,
+    cost and published numbers.
+    """
+    from kdbench import console, screens
 
     for sentence in load_plugins(plugins):
         raise ValueError(sentence)
-    console.show_card(method, console.out())
+    screens.show_card(method, pair, console.out())
     return 0
 
 
@@ -198,10 +222,30 @@ def info(*, method: str, plugins: tuple[str, ...]) -> int:
 @OUT
 @_sentences
 def status(*, out: Path) -> int:
-    """What lies in the output folder: finished, running, failed; teachers."""
-    from kdbench import console
+    """What lies in the output folder: cells, teachers."""
+    from kdbench import console, screens
 
-    return console.show_status(out, console.out())
+    return screens.show_status(out, console.out())
+
+
+@main.command("eval")
+@CHOSEN
+@PLUGIN
+@DATA
+@OUT
+@DEVICE
+@_sentences
+def eval_(*, chosen: tuple[str, ...], plugins: tuple[str, ...], data_dir: Path | None, out: Path, device: str) -> int:
+    """Measure kept students again, compare with their records.
+
+    Weights must have the recorded hash; the accuracy must be the recorded one, bit for bit where device and
+    torch are the same.
+    """
+    from kdbench import console, screens
+
+    for sentence in load_plugins(plugins):
+        raise ValueError(sentence)
+    return screens.show_eval(out, chosen, data_dir, device, console.out())
 
 
 @main.command()
@@ -209,8 +253,8 @@ def status(*, out: Path) -> int:
 @click.option("--verbose", "-v", is_flag=True, help="Show the checks that pass, too.")
 @_sentences
 def check(*, methods: tuple[str, ...], verbose: bool) -> int:
-    """Prove that a method keeps the contract, and say in sentences where it does not."""
-    from kdbench import console, registry
+    """Prove that a method keeps the contract, in sentences."""
+    from kdbench import console, registry, screens
 
     names: list[str] = []
     for word in methods:
@@ -221,7 +265,7 @@ def check(*, methods: tuple[str, ...], verbose: bool) -> int:
         else:
             registry.get(word)
             names.append(word)
-    return console.show_check(list(dict.fromkeys(names)), verbose, console.out())
+    return screens.show_check(list(dict.fromkeys(names)), verbose, console.out())
 
 
 @main.command()
@@ -229,10 +273,10 @@ def check(*, methods: tuple[str, ...], verbose: bool) -> int:
 @OUT
 @_sentences
 def doctor(*, data_dir: Path | None, out: Path) -> int:
-    """Look at the installation: versions, device, memory, data, folders, methods."""
-    from kdbench import console
+    """Look at the installation: versions, device, data, folders."""
+    from kdbench import console, screens
 
-    return console.show_doctor(data_dir, out, console.out())
+    return screens.show_doctor(data_dir, out, console.out())
 
 
 @main.command()
@@ -249,7 +293,10 @@ def doctor(*, data_dir: Path | None, out: Path) -> int:
 @DEVICE
 @_sentences
 def bench(*, file: Path | None, **words: Any) -> int:
-    """Time the engine against the loop that a researcher writes today, in turn, on the same work."""
+    """Time the engine against a plain training loop.
+
+    Both do the same work, in turn: the loop is the one that a researcher writes today.
+    """
     from kdbench import console
     from kdbench.bench import measure, show
 
@@ -271,14 +318,14 @@ def teacher() -> None:
 
 @teacher.command("train")
 @click.argument("name")
-@click.option("--suite", "-s", default="auto", show_default=True)
+@click.option("--suite", "-s", default="auto", show_default=True, help="Whose data set and recipe.")
 @click.option("--epochs", type=int, help="Default: the suite's recipe for teachers.")
 @DATA
 @OUT
 @DEVICE
 @_sentences
 def teacher_train(**words: Any) -> int:
-    """Train the teacher NAME of a suite and keep it."""
+    """Train the teacher NAME with a suite's recipe and keep it."""
     from kdbench import console, teacher_verbs
 
     return teacher_verbs.train(console.out(), **words)
@@ -291,12 +338,16 @@ def teacher_train(**words: Any) -> int:
 @click.option("--part", type=click.Choice(["auto", "student", "teacher"]), default="auto", show_default=True,
               help="Which network of a checkpoint that holds two.")
 @click.option("--no-verify", is_flag=True, help="Do not measure the accuracy (the card then says so).")
+@click.option("--replace", is_flag=True, help="Put it in the place of a teacher that is there.")
 @DATA
 @OUT
 @DEVICE
 @_sentences
 def teacher_import(**words: Any) -> int:
-    """Take over a published checkpoint (RepDistiller, mdistiller, safetensors); never runs code from it."""
+    """Take over a published checkpoint; never runs code from it.
+
+    FILE is RepDistiller's or mdistiller's container, a state dict, or a safetensors file.
+    """
     from kdbench import console, teacher_verbs
 
     return teacher_verbs.import_(console.out(), **words)
@@ -304,13 +355,13 @@ def teacher_import(**words: Any) -> int:
 
 @teacher.command("verify")
 @click.argument("name")
-@click.option("--suite", "-s", default="auto", show_default=True)
+@click.option("--suite", "-s", default="auto", show_default=True, help="Whose data set and recipe.")
 @DATA
 @OUT
 @DEVICE
 @_sentences
 def teacher_verify(**words: Any) -> int:
-    """Check a kept teacher's hash and measure its accuracy again."""
+    """Check a kept teacher's hash, measure it again."""
     from kdbench import console, teacher_verbs
 
     return teacher_verbs.verify(console.out(), **words)

@@ -24,7 +24,7 @@ class Finding(NamedTuple):
 
 
 def look(data_dir: Path | None, out: Path) -> list[Finding]:
-    """Every check, none of which changes anything but a probe file in ``out``."""
+    """Every check; none leaves anything behind."""
     findings = [
         Finding("python", sys.version.split()[0], "ok" if sys.version_info >= (3, 11) else "wrong"),
         *_packages(), *_device(), *_folders(out), *_data(data_dir), *_methods(),
@@ -63,12 +63,14 @@ def _device() -> list[Finding]:
 def _folders(out: Path) -> list[Finding]:
     from kdbench.runner import check_writable
 
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     try:
-        check_writable(out)
+        check_writable(there)
     except ValueError as error:
         return [Finding("output folder", str(error), "wrong")]
-    free = shutil.disk_usage(out).free
-    return [Finding("output folder", f"{out}, {free / 2**30:.0f} GiB free", "ok" if free > _DISK else "note")]
+    free = shutil.disk_usage(there).free
+    made = "" if there == out else ", made by the first run"
+    return [Finding("output folder", f"{out}{made}, {free / 2**30:.0f} GiB free", "ok" if free > _DISK else "note")]
 
 
 def _data(data_dir: Path | None) -> list[Finding]:

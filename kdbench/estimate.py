@@ -7,24 +7,47 @@ from collections.abc import Sequence
 from statistics import median
 
 from kdbench import record
-from kdbench.console import duration
+from kdbench.console import count, duration
 from kdbench.grid import Cell, files
 from kdbench.session import Job
 
+#: Training images of a data set that is not there yet: CIFAR's number.
+GUESS = 50_000
 
-def sentence(job: Job, todo: Sequence[Cell]) -> str:
-    """An estimate for the dry run, and what it rests on."""
+
+def sentences(job: Job, todo: Sequence[Cell]) -> list[str]:
+    """An estimate for the dry run, what it rests on, and what must be fetched or trained first."""
+    images, missing = _images(job)
     per_epoch = _from_records(job)
     known = [cell for cell in todo if (cell.pair, cell.label) in per_epoch]
-    seconds = sum(per_epoch[cell.pair, cell.label] * cell.epochs for cell in known)
-    basis = []
-    if known:
-        basis.append(f"{len(known)} cells from finished records of this folder")
     rest = [cell for cell in todo if (cell.pair, cell.label) not in per_epoch]
+    teachers = _teachers(job, todo)
+    seconds = sum(per_epoch[cell.pair, cell.label] * cell.epochs for cell in known)
+    basis = [f"{count(len(known), 'cell')} from finished records of this folder"] if known else []
+    if rest or teachers:
+        try:
+            seconds += _from_steps(job, rest, teachers, images)
+        except ValueError as error:  # a model that the suite's images do not fit; its cells will say so
+            return [f"no estimate: {error}", *missing]
     if rest:
-        seconds += _from_steps(job, rest)
-        basis.append(f"{len(rest)} from one timed step of each pair, without the methods' own cost")
-    return f"about {duration(seconds)} on {job.device} ({'; '.join(basis)}; teachers that must be trained come on top)"
+        basis.append(f"{count(len(rest), 'cell')} from one timed step of each pair, without the methods' own cost")
+    said = [f"about {duration(seconds)} on {job.device} ({'; '.join(basis)})"]
+    if teachers:
+        said.append(f"trained first, and counted in: {'teacher' if len(teachers) == 1 else 'teachers'} "
+                    + ", ".join(teachers))
+    return said + missing
+
+
+def _teachers(job: Job, todo: Sequence[Cell]) -> dict[str, int]:
+    """Teachers that are not stored yet, and the epochs of their training."""
+    from kdbench import teaching
+
+    found = {}
+    for name in dict.fromkeys(cell.teacher for cell in todo):
+        wanted = teaching.recipe(job.suite, name, job.request.epochs, job.request.limit_train)
+        if teaching.there(job.request.out / "teachers", job.suite, name, wanted) is None:
+            found[name] = int(wanted["epochs"])
+    return found
 
 
 def _from_records(job: Job) -> dict[tuple[str, str], float]:
@@ -37,29 +60,29 @@ def _from_records(job: Job) -> dict[tuple[str, str], float]:
                 comparable = one.settings["limit_train"] == job.request.limit_train
                 same_device = str(one.environment.get("device", "")).split(":")[0] == job.device.split(":")[0]
                 if one.status == "done" and one.train_seconds and comparable and same_device:
-                    found.setdefault((f"{one.teacher}:{one.student}", one.method), []).append(one.train_seconds / one.epochs)
+                    found.setdefault((one.pair, one.method), []).append(one.train_seconds / one.epochs)
     return {key: median(values) for key, values in found.items()}
 
 
-def _images(job: Job) -> int:
-    """Training images of the suite; CIFAR's number where the data are not there yet."""
+def _images(job: Job) -> tuple[int, list[str]]:
+    """Training images of the suite, and a sentence where the data are not there yet."""
     from kdbench import data
 
     try:
-        return len(data.load(job.suite.dataset, job.request.data_dir, download=False).train_labels)
-    except ValueError:
-        return 50_000
+        return len(data.load(job.suite.dataset, job.request.data_dir, download=False).train_labels), []
+    except ValueError as error:
+        return GUESS, [f"the data are not there yet: {error}"]
 
 
-def _from_steps(job: Job, cells: Sequence[Cell]) -> float:
-    """Seconds of these cells, the teacher's pass shared by the lanes of a group."""
+def _from_steps(job: Job, cells: Sequence[Cell], teachers: dict[str, int], images: int) -> float:
+    """Seconds of these cells, the teacher's pass shared by the lanes of a group, and of teachers to be trained."""
     import torch
 
     from kdbench import grid, models
 
     size, device = job.suite.image_size, torch.device(job.device)
     batch = job.suite.recipe.batch_size
-    images = job.request.limit_train or _images(job)
+    images = min(images, job.request.limit_train or images)
     torch.set_num_threads(1)
     timed: dict[tuple[str, bool], float] = {}
 
@@ -78,8 +101,9 @@ def _from_steps(job: Job, cells: Sequence[Cell]) -> float:
             timed[name, learns] = time.perf_counter() - started
         return timed[name, learns]
 
-    seconds = 0.0
+    steps = -(-images // batch)
+    seconds = sum(steps * epochs * step(name, True) for name, epochs in teachers.items())
     for group in grid.groups(cells):
-        steps = -(-images // batch) * group[0].epochs
-        seconds += steps * (step(group[0].teacher, False) + sum(step(cell.student, True) for cell in group))
+        lanes = sum(step(cell.student, True) for cell in group)
+        seconds += steps * group[0].epochs * (step(group[0].teacher, False) + lanes)
     return seconds

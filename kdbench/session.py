@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from kdbench import grid, registry, suites
+from kdbench import assistants, grid, registry, suites
 from kdbench.grid import Cell
 from kdbench.suites import Suite
 
@@ -82,15 +82,32 @@ def resolve(request: Request) -> Job:
     import torch
 
     Precision(request.precision).check(torch.device(device))
-    quick = epochs < suite.recipe.epochs or request.limit_train is not None
     cells = [
-        Cell(suite.name, suite.dataset, teacher, student, spec, seed, epochs, quick,
-             _settings(suite, teacher, student, spec, seed, epochs, request))
+        _cell(suite, teacher, student, spec, seed, epochs, request)
         for seed in seeds for teacher, student in pairs for spec in specs
     ]
     if request.shard:
         cells = grid.shard(cells, *_shard(request.shard))
     return Job(request, suite, device, cells, notes)
+
+
+def _cell(
+    suite: Suite, teacher: str, student: str, spec: registry.Spec, seed: int, epochs: int, request: Request
+) -> Cell:
+    """One cell, with that of its assistant if its method has one."""
+    quick = epochs < suite.recipe.epochs or request.limit_train is not None
+    own = _settings(suite, teacher, student, spec, seed, epochs, request)
+    assistant = None
+    try:
+        named = assistants.network(spec.name, student)
+    except assistants.Refused:  # the runner asks again, and writes it down for the table
+        own["assistant"] = None
+    else:
+        if named is not None:
+            by, network = named
+            assistant = _cell(suite, teacher, network, registry.Spec(by), seed, epochs, request)
+            own["assistant"] = {"student": network, "method": by, "hyper": assistant.hyper}
+    return Cell(suite.name, suite.dataset, teacher, student, spec, seed, epochs, quick, own, assistant)
 
 
 def _settings(
@@ -139,7 +156,9 @@ def choose_suite(wanted: str, device: str) -> tuple[Suite, list[str]]:
     if wanted != AUTO:
         return suites.load(wanted), []
     if device.startswith("cuda"):
-        return suites.load("semckd"), ["suite semckd (CIFAR-100), because there is a CUDA device; --suite chooses another"]
+        return suites.load("semckd"), [
+            "suite semckd (CIFAR-100), because there is a CUDA device; --suite chooses another"
+        ]
     return suites.load("digits"), [
         "suite digits (embedded, small), because there is no CUDA device; --suite semckd trains on CIFAR-100"
     ]

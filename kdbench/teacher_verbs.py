@@ -17,9 +17,12 @@ from kdbench.suites import Suite
 TOLERANCE = 0.05
 
 
-def train(screen: Console, *, name: str, suite: str, epochs: int | None, data_dir: Path | None, out: Path, device: str) -> int:
+def train(
+    screen: Console, *, name: str, suite: str, epochs: int | None, data_dir: Path | None, out: Path, device: str
+) -> int:
     """Train a teacher with the suite's recipe; says so when it is there already."""
     chosen, where = _setting(suite, device)
+    usual = chosen.teacher.epochs
     name = models.resolve(name)
     if epochs is not None and epochs < 1:
         raise ValueError(f"--epochs must be 1 or more, not {epochs}")
@@ -28,10 +31,15 @@ def train(screen: Console, *, name: str, suite: str, epochs: int | None, data_di
     wanted = teaching.recipe(chosen, name, None, None)
     stored = teachers.path(out / "teachers", chosen.dataset, name, "")
     if stored.exists():
-        screen.print(f"{stored} is there already; `kdbench teacher verify {name}` measures it again")
+        screen.print(f"{stored} is there already; `kdbench teacher verify {name}` measures it again", markup=False)
         return 0
     runner.check_writable(out)
     images = data.load(chosen.dataset, data_dir)
+    if wanted["epochs"] < usual:
+        screen.print(
+            f"{wanted['epochs']} of the {console.count(usual, 'epoch')} of its recipe; every later run on {out} takes"
+            " this teacher", markup=False,
+        )
     with console.Progress(screen) as watch:
         watch.group(f"teacher {name}", wanted["epochs"] * -(-len(images.train_labels) // wanted["batch_size"]))
         try:
@@ -42,12 +50,15 @@ def train(screen: Console, *, name: str, suite: str, epochs: int | None, data_di
 
 
 def import_(
-    screen: Console, *, file: Path, name: str, suite: str, part: str, no_verify: bool, data_dir: Path | None,
-    out: Path, device: str,
+    screen: Console, *, file: Path, name: str, suite: str, part: str, no_verify: bool, replace: bool,
+    data_dir: Path | None, out: Path, device: str,
 ) -> int:
     """Take over a checkpoint as the teacher of a suite's data set."""
     chosen, where = _setting(suite, device)
     name = models.resolve(name)
+    stored = teachers.path(out / "teachers", chosen.dataset, name)
+    if stored.exists() and not replace:
+        raise ValueError(f"{stored} is there already, and records may rest on it; --replace puts this one in its place")
     net = models.create(name, chosen.num_classes, image_size=chosen.image_size)
     state = teachers.match(teachers.read_checkpoint(file, part=part), net)
     net.net.load_state_dict(state)
