@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from kdbench import registry
-from kdbench._toy import TOYS, B, Broken, Problem, Toy, Trainee, differing, require, said, served
-from kdbench.distiller import Batch, Distiller
+from kdbench._toy import TOYS, B, Broken, Problem, Toy, Trainee, differing, each, require, said, served
+from kdbench.distiller import SEES, Batch, Distiller
 
 
 def check_terms_are_finite_scalars(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
@@ -123,6 +123,35 @@ def check_predict_gives_logits(cls: type[Distiller], toys: Sequence[Toy] = TOYS)
         require(
             torch.allclose(many[:1], one, rtol=1e-3, atol=1e-4),
             "predict answers differently for an image alone and among others; does something ignore eval()?",
+        )
+
+
+def check_sees_no_more_than_declared(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
+    """The main stage reads no more of the teacher than ``sees`` says."""
+    for toy in served(cls, toys):
+        trainee = Trainee(Problem(toy), cls)
+        trainee.enter("train")
+        sees = trainee.method.sees
+        require(sees in SEES, f"`sees` is {sees!r}; it is one of {', '.join(SEES)}")
+        if sees == "maps":
+            continue
+        batch, saved = trainee.some_batch(), trainee.save()
+        student, teacher = trainee.look(batch)
+        shown = {"logits": teacher.logits, "classifier": teacher.classifier}
+        if sees == "pooled":
+            shown["pooled"] = teacher.pooled
+        blind = each(teacher, lambda t: torch.full_like(t, torch.nan))._replace(**shown)
+        found = []
+        for side in (teacher, blind):
+            trainee.load(saved)
+            with trainee.own_rng():
+                found.append(trainee.method.loss(student, side, batch))
+        wrong = differing(*found)
+        more = "pooled or maps" if sees == "logits" else "maps"
+        require(
+            not wrong,
+            f"`sees` is {sees!r}, but term {', '.join(wrong)} changes when the teacher shows no {more};"
+            " declare what the method reads",
         )
 
 

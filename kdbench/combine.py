@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kdbench.distiller import Batch, Distiller, Outputs, Pair
+from kdbench.distiller import SEES, Batch, Distiller, Outputs, Pair
 from kdbench.registry import Hyper, hyperparameters
 
 
@@ -26,6 +26,7 @@ class Combined(Distiller):
             for name, cls in zip(self.part_names, self.part_classes, strict=True)
         )
         self.parts = nn.ModuleList(built)
+        self.sees = max((part.sees for _, part in self._named()), key=SEES.index)
 
     @classmethod
     def combined_hyperparameters(cls) -> dict[str, Hyper]:
@@ -101,8 +102,8 @@ def combined(part_names: tuple[str, ...], part_classes: tuple[type[Distiller], .
     """The class of one combination.
 
     Raises:
-        ValueError: two parts that each have a stage of their own, change the network or want
-            other views of the images; a part that does not build on CE and KD.
+        ValueError: two parts that each have a stage of their own, change the network, want other
+            views of the images or another teacher; a part that does not build on CE and KD.
     """
     name = "+".join(part_names)
     pairs = list(zip(part_names, part_classes, strict=True))
@@ -112,20 +113,23 @@ def combined(part_names: tuple[str, ...], part_classes: tuple[type[Distiller], .
     if whole:
         raise ValueError(f"{name}: {' and '.join(whole)} writes its whole loss itself, CE included; it stands alone")
     views = {cls.views for cls in part_classes}
+    assistants = {cls.assistant for cls in part_classes}
     for clash, why in (
         (staged, "each train a stage of their own first"), (changed, "each change the student's network"),
         (list(part_names) if len(views) > 1 else [], "look at different views of an image"),
+        (list(part_names) if len(assistants) > 1 else [], "learn from different teachers"),
     ):
         if len(clash) > 1:
             raise ValueError(f"{name}: {' and '.join(clash)} {why}; that cannot be combined")
     leader = next((cls for cls in part_classes if cls.pretrain_epochs), Distiller)
     ranks = ("reading", "formula", "port", "authors' code")  # a combination is as proven as its weakest part
     body = {
-        "part_names": part_names, "part_classes": part_classes, "views": views.pop(),
+        "part_names": part_names, "part_classes": part_classes, "views": views.pop(), "assistant": assistants.pop(),
         "reference": " + ".join(cls.reference for cls in part_classes),
         "provenance": min((cls.provenance for cls in part_classes), key=lambda p: ranks.index(p) if p in ranks else 0),
         "departures": tuple(d for cls in part_classes for d in cls.departures),
         "needs_teacher": any(cls.needs_teacher for cls in part_classes),
+        "sees": max((cls.sees for cls in part_classes), key=lambda s: SEES.index(s) if s in SEES else len(SEES)),
         "pretrain_epochs": leader.pretrain_epochs, "pretrain_student": leader.pretrain_student,
         "pretrain_lr": leader.pretrain_lr, "pretrain_drops": leader.pretrain_drops,
         "family": part_classes[0].family, "__doc__": f"{name}: the terms of all parts, CE and KD once.",

@@ -20,6 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+#: Levels of ``Distiller.sees``, from the least to all.
+SEES = ("logits", "pooled", "maps")
+
 
 class Outputs(NamedTuple):
     """What one forward pass of a model shows to a method."""
@@ -122,6 +125,10 @@ class Distiller(nn.Module):
     family: ClassVar[str] = "feature"
     #: A control may ignore the teacher (plain student, label smoothing).
     needs_teacher: ClassVar[bool] = True
+    #: What of the teacher's ``Outputs`` the main stage reads, one of ``SEES``: each level includes
+    #: those before it, and ``classifier`` is open to all. Below "maps", outputs kept in a table can
+    #: stand in for the teacher's pass. Where a hyper-parameter asks for more, ``__init__`` sets it.
+    sees: str = "maps"
 
     #: Epochs of a stage before the main one, stated for a 240-epoch recipe; the engine scales
     #: them with the length of the run. 0: there is no such stage.
@@ -131,6 +138,11 @@ class Distiller(nn.Module):
     #: Learning rate of that stage; None: the student's. It falls tenfold at pretrain_drops.
     pretrain_lr: ClassVar[float | None] = None
     pretrain_drops: ClassVar[tuple[float, ...]] = ()  # shares of the stage, such as (.5, .75)
+
+    #: Who teaches in the teacher's place: (method, "double") is the student's network at twice its
+    #: width, distilled from the teacher by that method, once for all that want it. Such a method
+    #: sees the assistant as its teacher, in ``pair``, ``terms`` and KD; None: the teacher itself.
+    assistant: ClassVar[tuple[str, str] | None] = None
 
     #: Further views of every image: names of kdbench.data.views. Images, idx and Outputs then
     #: hold all views one after another (view-major, the plain view first); labels stay (B,).

@@ -51,6 +51,7 @@ class AB(Distiller):
         "Where the connector cannot reach the teacher's side, the teacher's map is average-pooled; RepDistiller fails.",
     )
     family = "two-stage"
+    sees = "logits"
     pretrain_epochs = 30
     pretrain_student = True
 

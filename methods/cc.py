@@ -34,6 +34,7 @@ class CC(Distiller):
         "The teacher's embedding is trained too, as released: shrinking both embeddings lowers the loss.",
     )
     family = "relation"
+    sees = "pooled"
 
     def __init__(self, pair: Pair, *, beta: float = 0.02, dim: int = 128, **common: float) -> None:
         super().__init__(pair, **common)

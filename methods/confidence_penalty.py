@@ -22,6 +22,7 @@ class ConfidencePenalty(Distiller):
     departures = ("The penalty is always on: the paper's hinge and its annealing of beta are left out.",)
     family = "control"
     needs_teacher = False
+    sees = "logits"
 
     def __init__(self, pair: Pair, *, beta: float = 0.1, ce_weight: float = 1.0) -> None:
         super().__init__(pair, ce_weight=ce_weight, kd_weight=0.0)

@@ -72,6 +72,7 @@ class CRD(Distiller):
         " and batch; where a class leaves fewer than nce_k others, K is that number (the release fails there).",
     )
     family = "contrastive"
+    sees = "pooled"
 
     memory_student: Tensor  # (N, feat_dim)
     memory_teacher: Tensor

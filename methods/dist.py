@@ -41,6 +41,7 @@ class DIST(Distiller):
     provenance = "authors' code"
     departures = ("The authors set tau to 4 on CIFAR-100 (the default here) and to 1 on ImageNet.",)
     family = "logit"
+    sees = "logits"
 
     def __init__(
         self, pair: Pair, *, beta: float = 2.0, gamma: float = 2.0, ce_weight: float = 1.0, tau: float = 4.0

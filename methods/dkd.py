@@ -57,6 +57,7 @@ class DKD(Distiller):
         "The release chooses beta per pair; the default is that of resnet32x4 -> resnet8x4.",
     )
     family = "logit"
+    sees = "logits"
 
     def __init__(
         self, pair: Pair, *, alpha: float = 1.0, beta: float = 8.0, warmup: float = 20 / 240,

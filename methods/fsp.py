@@ -44,6 +44,7 @@ class FSP(Distiller):
         " modules in eval mode.",
     )
     family = "two-stage"
+    sees = "logits"
     pretrain_epochs = 30
     pretrain_student = True
 

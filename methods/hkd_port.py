@@ -41,8 +41,9 @@ def flow(f_s: Tensor, f_t: Tensor) -> Tensor:
 class HKDPort(Distiller):
     """loss = CE + KD + beta * (first_weight * flow_1 + flow_2 + ... + flow_L), over the stages.
 
-    flow is the Jeffreys divergence between student and teacher, under a cosine and a Student-t
-    kernel on the flattened maps.
+    flow is the Jeffreys divergence between student and assistant, under a cosine and a Student-t
+    kernel on the flattened maps. The assistant has twice the student's width and was distilled
+    from the teacher by PKT.
     """
 
     reference = (
@@ -54,12 +55,12 @@ class HKDPort(Distiller):
         "After the SemCKD repository's port, from which the published HKD rows come: the weight of 100 stays on the"
         " first stage all along; the authors let all intermediate weights decay with the epochs.",
         "The port's decay (.7 per layer) is left out: it is computed there and never multiplied in.",
-        "The port first distils an auxiliary teacher of twice the student's width by PKT; here the teacher given to the"
-        " run is used as it is.",
+        "The assistant is the network of its last epoch; the port takes that of its best epoch on the test set.",
         "An image's distance to itself is exactly 0; the release has it from rounding, which spoils its float32 values."
         " A map of zeros gets the gradient 0 through its cosines, where the release gives NaN.",
     )
     family = "relation"
+    assistant = ("pkt", "double")
 
     def __init__(self, pair: Pair, *, beta: float = 1.0, first_weight: float = 100.0, **common: float) -> None:
         super().__init__(pair, **common)

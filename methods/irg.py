@@ -64,12 +64,15 @@ class IRG(Distiller):
         "The transformation compares two scalars per pair of taps, as in that repository, not two graphs.",
     )
     family = "relation"
+    sees = "pooled"
 
     def __init__(self, pair: Pair, *, beta: float = 0.005, transform: str = "", **common: float) -> None:
         super().__init__(pair, **common)
         self.beta = beta
         self.same_width = pair.student.pooled == pair.teacher.pooled
         self.steps = steps(transform, min(len(pair.student.feats), len(pair.teacher.feats)))
+        if self.steps:
+            self.sees = "maps"
         self.same_shape = [
             all(side.feats[a] == side.feats[b] for side in (pair.student, pair.teacher)) for a, b in self.steps
         ]

@@ -53,6 +53,7 @@ class MAG(Distiller):
         "Weights of the release's scripts for all but plain KD: CE 1, KL 1 (its parser's default leaves the KL out).",
     )
     family = "two-stage"
+    sees = "pooled"
     pretrain_epochs = 60
     pretrain_lr = 0.01
     pretrain_drops = (0.5, 0.75)

@@ -63,6 +63,7 @@ class MLKD(Distiller):
         "The release trains some pairs for 480 or 960 epochs; here the suite's recipe decides.",
     )
     family = "logit"
+    sees = "logits"
     views = ("randaugment",)
 
     def __init__(

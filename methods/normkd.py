@@ -43,6 +43,7 @@ class NormKD(Distiller):
         " not compared with the release.",
     )
     family = "logit"
+    sees = "logits"
 
     def __init__(self, pair: Pair, *, beta: float = 0.9, T: float = 2.0, ce_weight: float = 0.1) -> None:
         super().__init__(pair, ce_weight=ce_weight, kd_weight=0.0)

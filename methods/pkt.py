@@ -42,6 +42,7 @@ class PKT(Distiller):
         "The diagonal belongs to the probabilities, as released; the paper leaves it out.",
     )
     family = "relation"
+    sees = "pooled"
     eps = 1e-7
 
     def __init__(self, pair: Pair, *, beta: float = 30000.0, **common: float) -> None:

@@ -61,6 +61,7 @@ class RKD(Distiller):
         "Cosines come from the law of cosines instead of difference vectors: the same values, less memory.",
     )
     family = "relation"
+    sees = "pooled"
 
     def __init__(
         self, pair: Pair, *, beta: float = 1.0, beta_d: float = 25.0, beta_a: float = 50.0, **common: float

@@ -31,6 +31,7 @@ class SRRL(Distiller):
         " The authors' release was not compared.",
     )
     family = "feature"
+    sees = "pooled"
 
     def __init__(
         self, pair: Pair, *, beta: float = 1.0, ce_weight: float = 1.0, kd_weight: float = 1.0, tau: float = 4.0

@@ -71,6 +71,7 @@ class SSKD(Distiller):
         "Among rows of equal rank the release keeps arbitrary ones (unstable sort); here the first.",
     )
     family = "two-stage"
+    sees = "pooled"
     pretrain_epochs = 60
     pretrain_lr = 0.05
     pretrain_drops = (0.5, 0.75)

@@ -35,6 +35,7 @@ class TfKD(Distiller):
     )
     family = "control"
     needs_teacher = False
+    sees = "logits"
 
     def __init__(
         self, pair: Pair, *, alpha: float = 0.1, T: float = 20.0, p_y: float = 0.99, multiplier: float = 100.0,

@@ -48,6 +48,7 @@ CAUGHT = {
     "refuses_all": ("a_toy_pair_is_served", "needs a pair of another kind"),
     "replaces_ce": ("terms_are_finite_scalars", "a name of the base class"),
     "returns_float": ("terms_are_finite_scalars", "not a tensor"),
+    "sees_more": ("sees_no_more_than_declared", "match changes when the teacher shows no pooled"),
     "stage_without_terms": ("class_attributes_agree", "`pretrain_terms` is not written"),
     "state_on_class": ("alone_as_in_company", "on the class"),
     "trains_teacher_norms": ("teacher_is_left_alone", "clone what comes from the pair"),

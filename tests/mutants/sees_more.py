@@ -1,0 +1,10 @@
+from mutants.plain import Plain
+
+from kdbench import register
+
+
+@register
+class Mutant(Plain):
+    """Says that logits are all it reads."""
+
+    sees = "logits"
