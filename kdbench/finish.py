@@ -32,9 +32,13 @@ def keep_student(lane: Lane, path: Path) -> None:
 
 def make_record(
     job: Job, images: Dataset, cell: Cell, lane: Lane | None, card: TeacherCard | None, *,
-    status: Literal["done", "failed", "unsupported"] = "done", reason: str = "",
+    status: Literal["done", "failed", "unsupported"] = "done", reason: str = "", assistant: str = "",
 ) -> Record:
-    """The record of a cell, whatever became of it."""
+    """The record of a cell, whatever became of it.
+
+    ``card`` is the suite's teacher, also where an ``assistant`` (sha256 of its weights) taught in
+    its place: accuracy of and agreement with the teacher mean the same in every row of a table.
+    """
     method = registry.get(cell.spec.name)
     seen: dict[str, Any] = {}
     if lane is not None:
@@ -56,6 +60,7 @@ def make_record(
         teacher=cell.teacher, student=cell.student, method=cell.label, seed=cell.seed, epochs=cell.epochs,
         quick=cell.quick, settings=dict(cell.settings), settings_hash=cell.hash,
         teacher_sha256=card.sha256 if card else "", teacher_top1=card.top1 if card else None,
+        assistant_sha256=assistant,
         provenance=method.provenance, modified_student=method.modifies_student(), code=environment.code(),
         environment=environment.describe(job.device) | {"data": images.fingerprint},
         finished=datetime.now(UTC).isoformat(timespec="seconds"), **seen,

@@ -24,6 +24,8 @@ class Cell:
     epochs: int
     quick: bool  # shorter than the suite's recipe, or on a part of the training set
     settings: Mapping[str, Any] = field(hash=False, compare=False)
+    #: The cell of the network that teaches in the teacher's place, see ``kdbench.assistants``.
+    assistant: Cell | None = field(default=None, hash=False, compare=False)
 
     @property
     def label(self) -> str:
@@ -106,13 +108,14 @@ def state(out: Path, cell: Cell) -> str:
 
 
 def groups(cells: Iterable[Cell]) -> list[list[Cell]]:
-    """Cells that can share a teacher pass: same teacher, seed and views of the images."""
+    """Cells that can share a teacher pass: same teacher, or assistant, seed and views of the images."""
     found: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in cells:
-        views = get(cell.spec.name).views
+        method = get(cell.spec.name)
+        helped = (method.assistant, cell.student) if method.assistant else ()
         # Students of one teacher may differ in learning rate and still share its batches.
         recipe = sorted((name, str(value)) for name, value in cell.settings["recipe"].items() if name != "lr")
-        key = (cell.suite, cell.dataset, cell.teacher, cell.seed, cell.epochs, views, tuple(recipe))
+        key = (cell.suite, cell.dataset, cell.teacher, cell.seed, cell.epochs, method.views, helped, tuple(recipe))
         found.setdefault(key, []).append(cell)
     return list(found.values())
 

@@ -80,6 +80,7 @@ class Record(BaseModel):
 
     weights_sha256: str = ""
     teacher_sha256: str = ""
+    assistant_sha256: str = ""  # of the network that taught in the teacher's place, where one did
     teacher_top1: float | None = None
     train_seconds: float | None = None
     images_per_second: float | None = None

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from filelock import FileLock, Timeout
 
-from kdbench import data, grid, models, record, registry, teaching
+from kdbench import assistants, data, grid, models, record, registry, teaching
 from kdbench.combine import Combined
 from kdbench.data import Dataset
 from kdbench.distiller import Distiller, Pair
@@ -83,9 +83,12 @@ def run(job: Job, watch: Watcher) -> Outcome:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     whole = data.load(job.suite.dataset, job.request.data_dir)
     limit = job.request.limit_train
+    helpers = assistants.missing(job.request.out, todo, retry_failed=job.request.retry_failed)
     try:
         images = whole if limit is None else data.limit(whole, limit)
-        watch.begin(sum(_epochs(cell) for cell in todo) * _steps(images, todo[0]))
+        watch.begin(sum(_epochs(cell) for cell in [*helpers, *todo]) * _steps(images, todo[0]))
+        for group in grid.groups(helpers):
+            _Group(job, images, group, watch, Outcome(), assisting=True).run()
         for group in grid.groups(todo):
             _Group(job, images, group, watch, outcome).run()
     except OSError as error:
@@ -153,14 +156,24 @@ def check_writable(out: Path) -> None:
 
 
 class _Group:
-    """Cells of one teacher, seed and kind of batch."""
+    """Cells of one teacher, seed and kind of batch.
 
-    def __init__(self, job: Job, images: Dataset, cells: list[Cell], watch: Watcher, outcome: Outcome) -> None:
+    ``assisting``: they are assistants, which have a folder of their own, and another run's are waited for.
+    """
+
+    def __init__(
+        self, job: Job, images: Dataset, cells: list[Cell], watch: Watcher, outcome: Outcome, *, assisting: bool = False
+    ) -> None:
         self.job, self.images, self.cells, self.watch, self.outcome = job, images, cells, watch, outcome
         self.device = torch.device(job.device)
         self.precision = Precision(job.request.precision)
         self.precision.prepare(self.device)
-        self.out = job.request.out
+        self.assisting = assisting
+        self.out = assistants.folder(job.request.out) if assisting else job.request.out
+        self.judge: Tapped | None = None  # the suite's teacher, where an assistant teaches
+        self.assistant = ""  # sha256 of its weights
+        if assisting:  # locks are waited for, so every process takes them in the same order
+            self.cells = sorted(cells, key=lambda cell: grid.files(self.out, cell).record)
         first = cells[0]
         self.suite, self.seed, self.epochs = job.suite, first.seed, first.epochs
         self.recipe = dict(first.settings["recipe"])
@@ -179,7 +192,26 @@ class _Group:
                     self._fail(cell, str(error), keep=False)
                 return
             self._check_same_teacher(mine, card)
-            self._chunk([cell for cell in mine if cell not in self.outcome.failed], teacher, card)
+            mine = [cell for cell in mine if cell not in self.outcome.failed]
+            if mine and registry.get(mine[0].spec.name).assistant:
+                found = self._find_assistant(mine, card)
+                if found is None:
+                    return
+                self.judge, teacher = teacher, found
+            self._chunk(mine, teacher, card)
+
+    def _find_assistant(self, cells: list[Cell], card: TeacherCard) -> Tapped | None:
+        """Who teaches these cells in the teacher's place; None when there is nobody, which each cell says."""
+        try:
+            found, self.assistant = assistants.find(self.out, cells[0], card, self.images)
+            return found
+        except ValueError as error:
+            for cell in cells:
+                if isinstance(error, assistants.Refused):
+                    self._refuse(cell, str(error), card)
+                else:
+                    self._fail(cell, str(error), keep=False)
+            return None
 
     def _lock(self, cell: Cell, locks: ExitStack) -> bool:
         path = grid.files(self.out, cell).lock
@@ -188,6 +220,11 @@ class _Group:
         try:
             lock.acquire(timeout=0)
         except Timeout:
+            if self.assisting:
+                self.watch.note(f"another kdbench run is training the assistant {cell}; waiting for it")
+                lock.acquire()
+                locks.callback(lock.release)
+                return True
             self.outcome.elsewhere.append(cell)
             self.watch.cell(cell, "elsewhere", "another kdbench run on this folder is training it")
             return False
@@ -208,7 +245,7 @@ class _Group:
             steps = wanted["epochs"] * -(-len(self.images.train_labels) // wanted["batch_size"])
             self.watch.group(f"teacher {name}", steps)
         return teaching.get(
-            self.out / "teachers", self.suite, name, self.images, wanted,
+            self.job.request.out / "teachers", self.suite, name, self.images, wanted,
             device=self.device, watch=self.watch, note=self.watch.note,
         )
 
@@ -267,12 +304,13 @@ class _Group:
         shown = models.fold(teacher).to(self.device)
         setting = engine.Setting(
             shown, loader, lambda: teaching.test_batches(self.images, self.recipe, self.device), self.device,
-            self.precision,
+            self.precision, judge=None if self.judge is None else models.fold(self.judge).to(self.device),
         )
         ahead = sum(_epochs(cell) - _behind(lane) for lane, cell in lanes.items()) * len(loader)
         self.watch.skip(sum(_epochs(cell) for cell in cells) * len(loader) - ahead)
         first = cells[0]
-        self.watch.group(f"{first.teacher}, seed {first.seed}", ahead)
+        who = f"{first.assistant.student} after {first.teacher}" if first.assistant else first.teacher
+        self.watch.group(f"{'assistants of ' if self.assisting else ''}{who}, seed {first.seed}", ahead)
         teacher.to(self.device)  # the methods read its head where it is
         done_already = [lane for lane in lanes if lane.done]
         for lane in done_already:  # killed between the last epoch and the record
@@ -306,7 +344,7 @@ class _Group:
                     tuple(recipe["milestones"]), recipe["gamma"], recipe["eval_every"])
         lane = Lane(
             str(cell), student, method, plan, seed=stable_seed(cell.seed, "lane", cell.student), path=where.checkpoint,
-            settings=cell.hash, teacher=card.sha256, device=self.device, precision=self.precision,
+            settings=cell.hash, teacher=self.assistant or card.sha256, device=self.device, precision=self.precision,
         )
         try:
             if lane.resume():
@@ -327,7 +365,7 @@ class _Group:
             return
         where = grid.files(self.out, cell)
         keep_student(lane, where.student)
-        made = make_record(self.job, self.images, cell, lane, card)
+        made = make_record(self.job, self.images, cell, lane, card, assistant=self.assistant)
         record.write(made, where.record)
         where.failed.unlink(missing_ok=True)
         where.checkpoint.unlink(missing_ok=True)

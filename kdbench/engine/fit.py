@@ -45,11 +45,12 @@ class Watcher(Protocol):
 class Setting:
     """What all lanes of a group share."""
 
-    teacher: nn.Module | None  # eval mode, frozen; None when a teacher itself is trained
+    teacher: nn.Module | None  # who teaches: eval mode, frozen; None when a teacher itself is trained
     train: Loader
     test: Callable[[], Iterable[tuple[Tensor, Tensor]]]
     device: torch.device
     precision: Precision
+    judge: nn.Module | None = None  # whose predictions agreement is measured with; None: the teacher's
     machine: Machine | None = None  # runs whole steps at once, see engine.capture; None: the loop below
     note: Callable[[str], None] = lambda sentence: None
 
@@ -67,8 +68,9 @@ def fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callabl
         OutOfMemory: with the number of lanes that did not fit.
     """
     teacher_says = None
-    if setting.teacher is not None:
-        teacher_says = predictions(setting.teacher, setting.test(), setting.precision)[0].argmax(dim=1)
+    judge = setting.teacher if setting.judge is None else setting.judge
+    if judge is not None:
+        teacher_says = predictions(judge, setting.test(), setting.precision)[0].argmax(dim=1)
     captures = None if setting.machine is None else Captures(setting.machine, setting.note)
     for stage in STAGES:
         for epoch in range(max(lane.pretrain_total if stage == "pretrain" else lane.plan.epochs for lane in lanes)):

@@ -15,7 +15,7 @@ from kdbench.record import Record, settings_hash
 Pair = tuple[str, str]  # teacher, student
 
 # Set per method, per pair or per run; all other settings are the protocol of the whole table.
-_OWN = {"seed", "method", "hyper", "teacher", "student"}
+_OWN = {"seed", "method", "hyper", "teacher", "student", "assistant"}
 
 
 @dataclass
