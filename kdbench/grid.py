@@ -70,7 +70,8 @@ def files(out: Path, cell: Cell) -> Files:
     stem = record.cell_stem(cell.label, cell.seed, cell.hash)
     student = out / "students" / cell.suite / folder.name / f"{stem}.safetensors"
     return Files(
-        folder / f"{stem}.json", folder / f"{stem}.failed.json", folder / f"{stem}.ckpt", folder / f"{stem}.lock", student
+        folder / f"{stem}.json", folder / f"{stem}.failed.json", folder / f"{stem}.ckpt", folder / f"{stem}.lock",
+        student,
     )
 
 

@@ -86,7 +86,8 @@ def run(job: Job, watch: Watcher) -> Outcome:
     helpers = assistants.missing(job.request.out, todo, retry_failed=job.request.retry_failed)
     try:
         images = whole if limit is None else data.limit(whole, limit)
-        watch.begin(sum(_epochs(cell) for cell in [*helpers, *todo]) * _steps(images, todo[0]))
+        ahead = sum(_epochs(cell) for cell in [*helpers, *todo]) * _steps(images, todo[0])
+        watch.begin(ahead + sum(_teacher_steps(job, images, name) for name in {cell.teacher for cell in todo}))
         for group in grid.groups(helpers):
             _Group(job, images, group, watch, Outcome(), assisting=True).run()
         for group in grid.groups(todo):
@@ -106,6 +107,14 @@ def _epochs(cell: Cell) -> int:
 def _steps(images: Dataset, cell: Cell) -> int:
     """Batches of one epoch."""
     return -(-len(images.train_labels) // cell.settings["recipe"]["batch_size"])
+
+
+def _teacher_steps(job: Job, images: Dataset, name: str) -> int:
+    """Batches that a teacher's own training takes; 0 when it is stored."""
+    wanted = teaching.recipe(job.suite, name, job.request.epochs, job.request.limit_train)
+    if teaching.there(job.request.out / "teachers", job.suite, name, wanted) is not None:
+        return 0
+    return int(wanted["epochs"]) * -(-len(images.train_labels) // wanted["batch_size"])
 
 
 def _todo(job: Job, watch: Watcher, outcome: Outcome) -> list[Cell]:
@@ -152,7 +161,9 @@ def check_writable(out: Path) -> None:
         probe.write_bytes(b"kdbench")
         probe.unlink()
     except OSError as error:
-        raise ValueError(f"cannot write to the output folder {out}: {error.strerror}; choose another with --out") from error
+        raise ValueError(
+            f"cannot write to the output folder {out}: {error.strerror}; choose another with --out"
+        ) from error
 
 
 class _Group:
@@ -241,8 +252,7 @@ class _Group:
 
     def _teacher(self, name: str) -> tuple[Tapped, TeacherCard]:
         wanted = teaching.recipe(self.suite, name, self.job.request.epochs, self.job.request.limit_train)
-        if teaching.there(self.out / "teachers", self.suite, name, wanted) is None:
-            steps = wanted["epochs"] * -(-len(self.images.train_labels) // wanted["batch_size"])
+        if steps := _teacher_steps(self.job, self.images, name):
             self.watch.group(f"teacher {name}", steps)
         return teaching.get(
             self.job.request.out / "teachers", self.suite, name, self.images, wanted,
@@ -377,7 +387,8 @@ class _Group:
         """A cell that cannot be finished. ``keep`` writes it down, so that the report can say why."""
         if keep:
             where = grid.files(self.out, cell)
-            record.write(make_record(self.job, self.images, cell, lane, card, status="failed", reason=reason), where.failed)
+            made = make_record(self.job, self.images, cell, lane, card, status="failed", reason=reason)
+            record.write(made, where.failed)
             where.checkpoint.unlink(missing_ok=True)
         self.outcome.failed[cell] = reason
         self.watch.cell(cell, "failed", reason)

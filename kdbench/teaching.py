@@ -13,6 +13,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from kdbench import models, registry
+from kdbench.console import count
 from kdbench.data import Dataset, Loader
 from kdbench.engine.checkpoint import CheckpointDamaged, CheckpointForeign
 from kdbench.engine.evaluate import measure, predictions
@@ -99,7 +100,7 @@ def train(
     Raises:
         TeacherFailed: training diverged.
     """
-    note(f"no teacher {name} for {suite.dataset} yet: training it, {wanted['epochs']} epochs")
+    note(f"no teacher {name} for {suite.dataset} yet: training it for {count(wanted['epochs'], 'epoch')}")
     size = data.image_shape[-1]
     torch.manual_seed(stable_seed(seed, "teacher", name))
     net = models.create(name, data.num_classes, image_size=size)
@@ -148,7 +149,8 @@ def make_loader(
     """The training batches of one recipe."""
     return Loader(
         data.train_images, data.train_labels, batch_size=recipe["batch_size"], mean=recipe["mean"],
-        std=recipe["std"], crop_padding=recipe["crop_padding"], flip=recipe["flip"], seed=seed, device=device, views=views,
+        std=recipe["std"], crop_padding=recipe["crop_padding"], flip=recipe["flip"], seed=seed, device=device,
+        views=views,
     )
 
 

@@ -60,18 +60,29 @@ def load(path: Path, *, settings: str, teacher: str, device: torch.device | str 
         CheckpointForeign: its settings hash or teacher hash is another.
     """
     try:
-        whole = path.read_bytes()
+        state = peek(path)
     except FileNotFoundError:
         return None
-    body = whole[len(_MAGIC) + _DIGEST :]
-    digest = whole[len(_MAGIC) : len(_MAGIC) + _DIGEST]
-    if not whole.startswith(_MAGIC) or hashlib.sha256(body).digest() != digest:
-        raise CheckpointDamaged(f"checkpoint {path.name} is truncated or was not written by kdbench")
-    state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     for what, ours in (("settings", settings), ("teacher", teacher)):
         if state[what] != ours:
             raise CheckpointForeign(
                 f"checkpoint {path.name} belongs to another {'teacher' if what == 'teacher' else 'set of settings'}"
                 f" ({state[what][:8]}, this run has {ours[:8]}); --force trains the cell anew"
             )
+    return state
+
+
+def peek(path: Path) -> dict[str, Any]:
+    """The state in ``path``, whatever it belongs to; on the CPU.
+
+    Raises:
+        FileNotFoundError: there is none.
+        CheckpointDamaged: it cannot be read whole.
+    """
+    whole = path.read_bytes()
+    body = whole[len(_MAGIC) + _DIGEST :]
+    digest = whole[len(_MAGIC) : len(_MAGIC) + _DIGEST]
+    if not whole.startswith(_MAGIC) or hashlib.sha256(body).digest() != digest:
+        raise CheckpointDamaged(f"checkpoint {path.name} is truncated or was not written by kdbench")
+    state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     return state

@@ -39,7 +39,9 @@ def measure(logits: Tensor, label: Tensor, teacher: Tensor | None = None) -> dic
 
 
 @torch.no_grad()
-def predictions(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: Precision) -> tuple[Tensor, Tensor]:
+def predictions(
+    net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: Precision
+) -> tuple[Tensor, Tensor]:
     """(N, K) logits and (N,) labels of a network in eval mode."""
     logits, labels = [], []
     for image, label in batches:
