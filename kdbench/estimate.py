@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from statistics import median
 
-from kdbench import record
+from kdbench import assistants, record
 from kdbench.console import count, duration
 from kdbench.grid import Cell, files
 from kdbench.session import Job
@@ -18,6 +18,8 @@ GUESS = 50_000
 def sentences(job: Job, todo: Sequence[Cell]) -> list[str]:
     """An estimate for the dry run, what it rests on, and what must be fetched or trained first."""
     images, missing = _images(job)
+    helpers = assistants.missing(job.request.out, todo, retry_failed=job.request.retry_failed)
+    todo = [*helpers, *todo]
     per_epoch = _from_records(job)
     known = [cell for cell in todo if (cell.pair, cell.label) in per_epoch]
     rest = [cell for cell in todo if (cell.pair, cell.label) not in per_epoch]
@@ -35,6 +37,9 @@ def sentences(job: Job, todo: Sequence[Cell]) -> list[str]:
     if teachers:
         said.append(f"trained first, and counted in: {'teacher' if len(teachers) == 1 else 'teachers'} "
                     + ", ".join(teachers))
+    if helpers:
+        networks = dict.fromkeys(f"{cell.student} of {cell.teacher}" for cell in helpers)
+        said.append(f"trained first, and counted in: {count(len(helpers), 'assistant')}, {', '.join(networks)}")
     return said + missing
 
 
@@ -105,5 +110,6 @@ def _from_steps(job: Job, cells: Sequence[Cell], teachers: dict[str, int], image
     seconds = sum(steps * epochs * step(name, True) for name, epochs in teachers.items())
     for group in grid.groups(cells):
         lanes = sum(step(cell.student, True) for cell in group)
-        seconds += steps * group[0].epochs * (step(group[0].teacher, False) + lanes)
+        teacher = group[0].assistant.student if group[0].assistant else group[0].teacher
+        seconds += steps * group[0].epochs * (step(teacher, False) + lanes)
     return seconds

@@ -24,6 +24,14 @@ _GROUP = "kdbench.methods"
 _PLUGIN = "kdbench_plugin_"
 _COMMON = ("ce_weight", "kd_weight", "tau")
 
+#: Methods that a reader of the literature looks for and will not find, with the reason.
+ABSENT = {
+    "dml": "two students teach each other, so it needs a second network with an optimizer of its own; here a lane"
+    " trains one student, and a method is never given a network",
+    "l2t_ww": "its weights learn from a gradient through several updates of the student, so it needs the student and"
+    " its optimizer in hand; here only the engine has them, so that two rows differ by the loss alone",
+}
+
 _classes: dict[str, type[Distiller]] = {}
 _broken: dict[str, str] = {}
 
@@ -76,7 +84,7 @@ def get(name: str) -> type[Distiller]:
     """The class of one name, or of a combination such as ``mag+crd``.
 
     Raises:
-        ValueError: unknown, with the nearest names; or broken, with the reason.
+        ValueError: unknown, with the nearest names; or broken or left out, with the reason.
     """
     _discover()
     if "+" in name:
@@ -90,6 +98,8 @@ def get(name: str) -> type[Distiller]:
         return _classes[name]
     if name in _broken:
         raise ValueError(f"method {name!r} is there but broken: {_broken[name]}")
+    if name in ABSENT:
+        raise ValueError(f"method {name!r} is left out: {ABSENT[name]}")
     near = get_close_matches(name, _classes, n=3, cutoff=0.5)
     known = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names())}"
     raise ValueError(f"no method {name!r}; {known}")

@@ -132,6 +132,7 @@ def _methods(_: str) -> _Rows:
         rows.append([name, cls.family, cls.provenance, idea(name).partition(": ")[2] or idea(name)])
     rows.sort(key=lambda row: (row[1], row[0]))
     notes = [f"broken {name}: {why}" for name, why in registry.broken().items()]
+    notes += [f"left out {name}: {why}" for name, why in registry.ABSENT.items()]
     return ["method", "family", "proven against", "idea"], rows, notes
 
 
@@ -175,7 +176,7 @@ def show_card(name: str, pair: str | None, screen: Console) -> None:
 
 def show_status(folder: Path, screen: Console) -> int:
     """What lies in an output folder; 1 when a file in it is damaged."""
-    from kdbench import record
+    from kdbench import assistants, record
 
     runs, cards = folder / "runs", sorted((folder / "teachers").glob("*/*.json"))
     if not runs.is_dir() and not cards:
@@ -184,14 +185,18 @@ def show_status(folder: Path, screen: Console) -> int:
     table = _table("suite", "pair", "done", "on their way", "failed", "not supported")
     problems: list[str] = []
     ways: list[str] = []
-    for pair in sorted(p for p in runs.glob("*/*") if p.is_dir()):
+    pairs = [(path, "") for path in sorted(runs.glob("*/*"))]
+    pairs += [(path, " (assistant)") for path in sorted((assistants.folder(folder) / "runs").glob("*/*"))]
+    for pair, what in pairs:
+        if not pair.is_dir():
+            continue
         records, bad = record.read_all(pair)
         problems += bad
         counts = Counter(one.status for one in records)
         found = [_way(path) for path in sorted(pair.glob("*.ckpt"))]
         ways += [f"{pair.parent.name} {pair.name} {line}" for line in found]
         numbers = (counts["done"], len(found), counts["failed"], counts["unsupported"])
-        table.add_row(pair.parent.name, pair.name, *map(str, numbers))
+        table.add_row(pair.parent.name, pair.name + what, *map(str, numbers))
     if table.row_count:
         screen.print(table)
     for way in ways:
