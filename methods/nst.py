@@ -9,20 +9,49 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
-from kdbench.methods._layers import full_precision
+from kdbench.methods._layers import full_precision, meet
+
+EPS = 1e-24  # of squared lengths: a channel that is 0 everywhere has no direction
 
 
-def kernel_mean(x: Tensor, y: Tensor) -> Tensor:
-    """(B, C, HW) and (B, C', HW) -> (), mean of <x_c, y_c'>^2 over images and pairs of channels."""
-    return torch.bmm(x, y.transpose(1, 2)).square().mean()
+def products(x: Tensor) -> Tensor:
+    """(B, C, HW) -> (B, C, C), inner products of the channels."""
+    # By one side alone and doubled, the gradient of a symmetric function of them takes half the work.
+    half = torch.bmm(x, x.detach().transpose(1, 2))
+    return 2 * half - half.detach()
+
+
+def inverse_length(own: Tensor) -> Tensor:
+    """(B, C, C) inner products of the channels -> (B, C), one over their lengths."""
+    return own.diagonal(dim1=1, dim2=2).clamp_min(EPS).rsqrt()
+
+
+def by_channels(s: Tensor, t: Tensor) -> Tensor:
+    """(B, C_S, HW) and (B, C_T, HW) -> (), from the kernels between channels, (B, C, C') each."""
+    own_s, own_t = products(s), products(t)
+    len_s, len_t = inverse_length(own_s), inverse_length(own_t)
+
+    def mean(product: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        return (product * rows[:, :, None] * columns[:, None]).square().mean()
+
+    between = torch.bmm(s, t.transpose(1, 2))
+    return mean(own_t, len_t, len_t) + mean(own_s, len_s, len_s) - 2 * mean(between, len_s, len_t)
+
+
+def by_positions(s: Tensor, t: Tensor) -> Tensor:
+    """The same from (B, HW, HW), because sum over c, c' of <x_c, y_c'>^2 = <X'X, Y'Y>."""
+    units = (F.normalize(maps, dim=2) for maps in (s, t))
+    gram_s, gram_t = (torch.bmm(unit.transpose(1, 2), unit) / unit.shape[1] for unit in units)
+    return (gram_s - gram_t).square().sum(dim=(1, 2)).mean()
 
 
 @full_precision
 def discrepancy(f_s: Tensor, f_t: Tensor) -> Tensor:
     """(B, C, H, W) each -> (), squared MMD between the sets of channels; the larger map is pooled down."""
-    side = min(f_s.shape[2], f_t.shape[2]), min(f_s.shape[3], f_t.shape[3])
-    s, t = (F.normalize(F.adaptive_avg_pool2d(f, side).flatten(2), dim=2) for f in (f_s, f_t))
-    return kernel_mean(t, t) + kernel_mean(s, s) - 2 * kernel_mean(s, t)
+    s, t = (f.flatten(2) for f in meet(f_s, f_t))
+    (c_s, positions), c_t = s.shape[1:], t.shape[1]
+    less_work = positions * (c_s + c_t) < c_s**2 + c_s * c_t + c_t**2
+    return by_positions(s, t) if less_work else by_channels(s, t)
 
 
 @register
