@@ -35,14 +35,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from kdbench import models, registry
 from kdbench.distiller import Batch, Distiller, Outputs, Pair
 from kdbench.engine.capture import Captures
-from kdbench.engine.fit import Setting, fit, look
+from kdbench.engine.fit import Setting, fit, look, split
 from kdbench.engine.lane import Lane
 from kdbench.engine.machine import Eager, Graphs
 from kdbench.engine.memory import pack, standing
 from kdbench.engine.precision import Precision
 from kdbench.engine.schedule import Plan, fill_momentum, set_rate
 
-METHODS = ["crd", "semckd", "fitnet", "mag", "student", "vid", "sskd", "ofd", "crd+mag"]
+METHODS = ["dkd", "crd", "semckd", "fitnet", "mag", "student", "vid", "sskd", "ofd", "crd+mag"]
 
 
 def captured(lanes: list[Lane], notes: list[str] | None = None, *, stop_after: int | None = None) -> None:
@@ -357,11 +357,20 @@ def test_a_lane_whose_capture_fails_is_found_and_left_out(tmp_path: Path) -> Non
 
 
 def test_lanes_are_packed_into_the_free_memory() -> None:
-    assert pack([], 100) == []
-    assert pack([10] * 5, 1000) == [5]
-    assert pack([10] * 5, 40, share=0.5) == [2, 2, 1]
-    assert pack([30, 10, 10, 50], 100, share=0.5) == [3, 1]
-    assert pack([500, 1, 1], 100) == [1, 2]  # too large alone: tried alone
+    assert pack([], 100, 1) == []
+    assert pack([10] * 5, 1000, 1) == [5]
+    assert pack([10] * 5, 40, 0.5) == [2, 2, 1]
+    assert pack([30, 10, 10, 50], 100, 0.5) == [3, 1]
+    assert pack([500, 1, 1], 100, 1) == [1, 2]  # too large alone: tried alone
+
+
+def test_lanes_on_the_cpu_are_split_by_what_they_keep(tmp_path: Path) -> None:
+    lanes = [lane(name, tmp_path) for name in ("kd", "student", "fitnet")]
+    setting = Setting(models.fold(teacher()), loader(), scored, CPU, Precision())
+    assert split(setting, lanes, None) == [lanes]
+    assert split(setting, lanes, 2**40) == [lanes]
+    assert split(setting, lanes, int(2 * 2.1 * standing(lanes[0]))) == [lanes[:2], lanes[2:]]
+    assert split(setting, lanes, 0) == [[one] for one in lanes]
 
 
 def test_what_a_lane_keeps_is_counted(tmp_path: Path) -> None:

@@ -18,17 +18,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdbench.distiller import Batch, Outputs
 from kdbench.engine.lane import Lane
 from kdbench.engine.machine import Machine, host_draws
 from kdbench.engine.memory import out_of_memory
-from kdbench.engine.schedule import fill_momentum
+from kdbench.engine.undo import undone
 
 #: Steps before a capture, as torch asks for: libraries start, kernels are chosen.
 REHEARSALS = 3
@@ -210,35 +209,24 @@ class Captured:
         Raises:
             CannotCapture: the lane does what a repeated step must not.
         """
-        lane, machine = track.lane, self._machine
-        fill_momentum(lane.optimizer)
-        changing, rng, held = _tensors(lane), lane.rng, _held(lane)
-        kept = [tensor.detach().clone() for tensor in changing]
+        lane, machine, rng = track.lane, self._machine, track.lane.rng
         try:
-            with machine.aside():
+            with undone(lane) as replaced, machine.aside():
                 for size, (number, shown) in seen.items():
                     self._number.fill_(number)
                     for attempt in range(REHEARSALS):
                         last = attempt == REHEARSALS - 1
                         with lane.own_rng(), machine.strict() if last else nullcontext():
                             self._train(track, shown, size)
-            if replaced := _put_back(held, _held(lane)):
-                raise CannotCapture(f"every step puts something new into {replaced[0]}, where a graph has the old")
-            if host_draws(rng, lane.rng):
-                raise CannotCapture("the method draws random numbers on the CPU")
-        except CannotCapture:
-            raise
+                drew = host_draws(rng, lane.rng)
         except Exception as error:  # a stranger's method may raise anything
             if out_of_memory(error):
                 raise
             raise CannotCapture(_sentence(error)) from error
-        finally:
-            lane.rng = rng
-            _put_back(held, _held(lane))
-            lane.optimizer.zero_grad(set_to_none=True)
-            with torch.no_grad():
-                for tensor, value in zip(changing, kept, strict=True):
-                    tensor.copy_(value)
+        if replaced:
+            raise CannotCapture(f"every step puts something new into {replaced[0]}, where a graph has the old")
+        if drew:
+            raise CannotCapture("the method draws random numbers on the CPU")
 
     def _leave_out(self, lane: Lane, error: Exception, note: Callable[[str], None]) -> None:
         del self._tracks[lane]
@@ -308,49 +296,6 @@ class Captures:
             except CannotCapture as error:
                 self._note(f"this group runs without a CUDA graph: {error}")
         return self._now
-
-
-def _tensors(lane: Lane) -> list[Tensor]:
-    """Everything that a step changes: weights, buffers, momenta."""
-    own = [part for module in (lane.student, lane.method) for part in chain(module.parameters(), module.buffers())]
-    momenta = (value for state in lane.optimizer.state.values() for value in state.values())
-    return own + [value for value in momenta if isinstance(value, Tensor)]
-
-
-#: What torch itself keeps in a module.
-_MODULE = frozenset(vars(nn.Module()))
-
-Held = dict[tuple[str, str], tuple[dict[str, Any], Any]]
-
-
-def _held(lane: Lane) -> Held:
-    """What the lane's modules hold, by (module, name): the dict that it lies in, and the value."""
-    found: Held = {}
-    for root, module in (("the student's", lane.student), ("the method's", lane.method)):
-        for path, part in module.named_modules():
-            plain = {name: value for name, value in vars(part).items() if name not in _MODULE}
-            own = (part._parameters, part._parameters), (part._buffers, part._buffers), (vars(part), plain)
-            for where, values in own:
-                found |= {(f"{root} {path}".rstrip(), name): (where, value) for name, value in values.items()}
-    return found
-
-
-def _put_back(before: Held, after: Held) -> list[str]:
-    """Make modules hold again what they held before; names of what had been replaced."""
-    replaced = []
-    for key, (where, value) in after.items():
-        module, name = key
-        old = before[key][1] if key in before else None
-        same = key in before and (type(value) is type(old) and value == old
-                                  if isinstance(value, int | float | str) else value is old)
-        if same:
-            continue
-        replaced.append(f"{module} {name}")
-        if key in before:
-            where[name] = old
-        else:
-            del where[name]
-    return replaced
 
 
 def _sentence(error: BaseException) -> str:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import Protocol
 
 import torch
@@ -17,6 +18,7 @@ from kdbench.engine.capture import Captured, Captures
 from kdbench.engine.evaluate import evaluate, predictions
 from kdbench.engine.lane import STAGES, Diverged, Lane
 from kdbench.engine.machine import Machine
+from kdbench.engine import memory
 from kdbench.engine.memory import out_of_memory
 from kdbench.engine.precision import Precision
 
@@ -91,6 +93,35 @@ def fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callabl
                     finish(lane)
                 else:
                     lane.save()
+
+
+def split(setting: Setting, lanes: Sequence[Lane], free: int | None) -> list[list[Lane]]:
+    """Lanes in groups that the memory holds, in their order.
+
+    Args:
+        setting: theirs.
+        lanes: of one group of cells.
+        free: bytes of main memory that can still be had, for lanes on the CPU; None: not known.
+
+    Raises:
+        OutOfMemory: not even one step of one of them fits.
+    """
+    if setting.device.type != "cuda":
+        needs = [memory.standing(lane) for lane in lanes]
+        sizes = [len(lanes)] if free is None else memory.pack(needs, free, memory.CPU_SHARE)
+    else:
+        image, label, idx = next(iter(setting.train.epoch(0)))
+        batch = Batch(image, label, idx, torch.tensor(0.0, device=setting.device))
+        try:
+            seen = None if setting.teacher is None else look(setting, image)
+            needs = [memory.peak(lane, seen, batch) for lane in lanes]
+        except Exception as error:
+            if out_of_memory(error):
+                raise OutOfMemory(f"one lane does not fit into the memory of {setting.device}") from error
+            return [list(lanes)]  # a method that raises says so when it is trained
+        sizes = memory.pack(needs, memory.free(setting.device), memory.SHARE)
+    ends = list(accumulate(sizes))
+    return [list(lanes[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
 
 
 def _train(

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
+from kdbench.distiller import Batch, Outputs
 from kdbench.engine.lane import Lane
+from kdbench.engine.undo import undone
 
-#: Share of the free memory that lanes may take; the rest is for evaluation and fragmentation.
+#: Share of a GPU's free memory that steps may take; the rest is for the graph of an epoch's shorter
+#: batch, for evaluation and for fragmentation.
 SHARE = 0.85
+
+#: As ``SHARE``, on the CPU, where only what a lane keeps is known beforehand; lanes take their steps
+#: one after the other there, so what a step takes on top is needed once.
+CPU_SHARE = 0.5
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -20,7 +27,7 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
-def pack(needs: Sequence[int], free: int, *, share: float = SHARE) -> list[int]:
+def pack(needs: Sequence[int], free: int, share: float) -> list[int]:
     """Sizes of consecutive groups of lanes, each of which fits into ``share`` of the free memory.
 
     ``needs`` and ``free`` are bytes. A lane that alone is too large is a group of its own: that
@@ -48,11 +55,22 @@ def standing(lane: Lane) -> int:
     return total
 
 
-def peak(device: torch.device, step: Callable[[], object]) -> int:
-    """Bytes that ``step`` takes beyond what is there, at its highest, on a CUDA device."""
-    torch.cuda.synchronize(device)
-    before = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    step()
-    torch.cuda.synchronize(device)
-    return torch.cuda.max_memory_allocated(device) - before
+def peak(lane: Lane, teacher: Outputs | None, batch: Batch) -> int:
+    """Bytes that a step of a lane on a CUDA device takes beyond what it keeps, at its highest; nothing changes."""
+    with undone(lane):
+        for _ in range(2):  # the first one starts libraries, whose memory stays
+            lane.optimizer.zero_grad(set_to_none=True)
+            torch.cuda.synchronize(lane.device)
+            before = torch.cuda.memory_allocated(lane.device)
+            torch.cuda.reset_peak_memory_stats(lane.device)
+            with lane.own_rng():
+                lane.update(teacher, batch)
+            torch.cuda.synchronize(lane.device)
+            highest = torch.cuda.max_memory_allocated(lane.device)
+    return highest - before
+
+
+def free(device: torch.device) -> int:
+    """Bytes that can still be had on a CUDA device."""
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info(device)[0]
