@@ -113,7 +113,9 @@ def main() -> None:
     help="Change the suite, e.g. recipe.lr=0.1 or teacher.epochs=10; may be repeated.",
 )
 @click.option("--precision", default="exact", show_default=True, help="exact (fp32), tf32 (CUDA) or fast (bf16/fp16).")
-@click.option("--lanes", type=int, help="At most so many students side by side. Default: as many as there are.")
+@click.option("--lanes", type=int, help="At most so many students side by side. Default: as many as fit.")
+@click.option("--graphs", default="auto", show_default=True,
+              help="auto captures whole steps in CUDA graphs; off launches every kernel by itself.")
 @click.option("--shard", metavar="I/N", help="This process trains part I of N of the grid.")
 @click.option("--force", is_flag=True, help="Train again what is already there.")
 @click.option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")

@@ -12,13 +12,14 @@ from typing import Protocol
 import torch
 from filelock import FileLock, Timeout
 
-from kdbench import assistants, data, grid, models, record, registry, teaching
+from kdbench import assistants, data, environment, grid, models, record, registry, teaching
 from kdbench.combine import Combined
 from kdbench.data import Dataset
 from kdbench.distiller import Distiller, Pair
 from kdbench.engine import fit as engine
 from kdbench.engine.checkpoint import CheckpointDamaged, CheckpointForeign
 from kdbench.engine.lane import Lane
+from kdbench.engine.machine import machine_for
 from kdbench.engine.precision import Precision
 from kdbench.engine.schedule import Plan
 from kdbench.finish import keep_student, make_record
@@ -256,7 +257,7 @@ class _Group:
             self.watch.group(f"teacher {name}", steps)
         return teaching.get(
             self.job.request.out / "teachers", self.suite, name, self.images, wanted,
-            device=self.device, watch=self.watch, note=self.watch.note,
+            device=self.device, watch=self.watch, note=self.watch.note, graphs=self.job.request.graphs,
         )
 
     def _check_same_teacher(self, cells: Sequence[Cell], card: TeacherCard) -> None:
@@ -315,6 +316,7 @@ class _Group:
         setting = engine.Setting(
             shown, loader, lambda: teaching.test_batches(self.images, self.recipe, self.device), self.device,
             self.precision, judge=None if self.judge is None else models.fold(self.judge).to(self.device),
+            machine=machine_for(self.device, self.job.request.graphs), note=self.watch.note,
         )
         ahead = sum(_epochs(cell) - _behind(lane) for lane, cell in lanes.items()) * len(loader)
         self.watch.skip(sum(_epochs(cell) for cell in cells) * len(loader) - ahead)
@@ -327,7 +329,17 @@ class _Group:
             self._finish(lane, lanes[lane], card)
         left = [lane for lane in lanes if not lane.done]
         if left:
-            engine.fit(setting, left, self.watch, finish=lambda lane: self._finish(lane, lanes[lane], card))
+            for part in self._parts(setting, left):
+                engine.fit(setting, part, self.watch, finish=lambda lane: self._finish(lane, lanes[lane], card))
+
+    def _parts(self, setting: engine.Setting, lanes: list[Lane]) -> list[list[Lane]]:
+        """Lanes that train at once: as many as the memory holds, where --lanes does not say."""
+        if self.job.request.lanes is not None:
+            return [lanes]
+        parts = engine.split(setting, lanes, environment.free_memory())
+        if len(parts) > 1:
+            self.watch.note(f"the memory of {self.device} holds {max(map(len, parts))} of {len(lanes)} lanes at once")
+        return parts
 
     def _lane(self, cell: Cell, teacher: Tapped, card: TeacherCard) -> Lane | None:
         """The cell's lane, resumed where a checkpoint lies; None when it cannot be trained."""

@@ -33,6 +33,7 @@ class Request:
     device: str = AUTO
     precision: str = "exact"
     lanes: int | None = None
+    graphs: str = AUTO
     force: bool = False
     retry_failed: bool = False
     fail_fast: bool = False
@@ -74,6 +75,8 @@ def resolve(request: Request) -> Job:
         raise ValueError(f"--limit-train must be 2 or more images, not {request.limit_train}")
     if request.lanes is not None and request.lanes < 1:
         raise ValueError(f"--lanes must be 1 or more, not {request.lanes}")
+    if request.graphs not in (AUTO, "off"):
+        raise ValueError(f"--graphs takes auto or off, not {request.graphs!r}")
     from kdbench.engine.precision import Precision  # loads torch, so only once the words are right
 
     specs = registry.parse(request.methods or ",".join(suite.default_methods))

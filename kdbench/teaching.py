@@ -19,6 +19,7 @@ from kdbench.engine.checkpoint import CheckpointDamaged, CheckpointForeign
 from kdbench.engine.evaluate import measure, predictions
 from kdbench.engine.fit import Setting, Watcher, fit
 from kdbench.engine.lane import Lane
+from kdbench.engine.machine import machine_for
 from kdbench.engine.precision import Precision
 from kdbench.engine.schedule import Plan
 from kdbench.models import Tapped, teachers
@@ -61,7 +62,7 @@ def there(folder: Path, suite: Suite, name: str, wanted: dict[str, Any]) -> str 
 
 def get(
     folder: Path, suite: Suite, name: str, data: Dataset, wanted: dict[str, Any], *,
-    device: torch.device, watch: Watcher, note: Callable[[str], None],
+    device: torch.device, watch: Watcher, note: Callable[[str], None], graphs: str = "auto",
 ) -> tuple[Tapped, TeacherCard]:
     """Load the teacher, training it first when there is none.
 
@@ -81,7 +82,7 @@ def get(
     try:
         stored = there(folder, suite, name, wanted)
         if stored is None:
-            train(folder, suite, name, data, wanted, device=device, watch=watch, note=note)
+            train(folder, suite, name, data, wanted, device=device, watch=watch, note=note, graphs=graphs)
             stored = suffix
     finally:
         held.release()
@@ -90,7 +91,7 @@ def get(
 
 def train(
     folder: Path, suite: Suite, name: str, data: Dataset, wanted: dict[str, Any], *,
-    device: torch.device, watch: Watcher, note: Callable[[str], None], seed: int = 0,
+    device: torch.device, watch: Watcher, note: Callable[[str], None], seed: int = 0, graphs: str = "auto",
 ) -> TeacherCard:
     """Train one teacher with plain cross-entropy; resumes its own checkpoint.
 
@@ -121,7 +122,8 @@ def train(
         os.replace(checkpoint, checkpoint.with_suffix(".ckpt.damaged"))
         note(f"{error}; put aside, the teacher is trained anew")
     loader = make_loader(data, wanted, seed=stable_seed(seed, "teacher data"), device=device)
-    setting = Setting(None, loader, lambda: test_batches(data, wanted, device), device, Precision())
+    setting = Setting(None, loader, lambda: test_batches(data, wanted, device), device, Precision(),
+                      machine=machine_for(device, graphs), note=note)
     if not lane.done:
         fit(setting, [lane], watch, finish=_keep)
     if lane.failure:

@@ -37,7 +37,7 @@ from kdbench.distiller import Batch, Distiller, Outputs, Pair
 from kdbench.engine.capture import Captures
 from kdbench.engine.fit import Setting, fit, look, split
 from kdbench.engine.lane import Lane
-from kdbench.engine.machine import Eager, Graphs
+from kdbench.engine.machine import Eager, Graphs, machine_for
 from kdbench.engine.memory import pack, standing
 from kdbench.engine.precision import Precision
 from kdbench.engine.schedule import Plan, fill_momentum, set_rate
@@ -404,3 +404,10 @@ def test_a_rate_on_the_device_and_the_fused_step_give_the_same_weights() -> None
         return made
 
     torch.testing.assert_close(trained(on_device), plain, rtol=1e-6, atol=1e-6)
+
+
+def test_the_machine_follows_device_and_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    _Log(monkeypatch)
+    assert machine_for(CPU) is None
+    assert machine_for(torch.device("cuda"), "off") is None
+    assert isinstance(machine_for(torch.device("cuda"), "auto"), Graphs)

@@ -180,6 +180,11 @@ class Graphs:
                 graph.register_generator_state(state)
 
 
+def machine_for(device: torch.device, graphs: str = "auto") -> Machine | None:
+    """What runs whole steps on a device; None where the plain loop does: on the CPU, and with ``graphs`` "off"."""
+    return Graphs(device) if device.type == "cuda" and graphs != "off" else None
+
+
 def _copy(state: torch.Generator, device: torch.device) -> torch.Generator:
     fresh = torch.Generator(device)
     fresh.set_state(state.get_state())
