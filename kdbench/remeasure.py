@@ -120,8 +120,9 @@ def _method(one: Record, student: Tapped, images: Dataset, out: Path, state: dic
 
 def _teacher(one: Record, folder: Path, image_size: int) -> Tapped:
     """The teacher of a record, by its hash."""
-    main = teachers.path(folder, one.dataset, one.teacher).stem
-    for card in sorted((folder / one.dataset).glob(f"{main}*.json")):
+    usual = teachers.path(folder, one.dataset, one.teacher)
+    main = usual.stem
+    for card in sorted(usual.parent.glob(f"{main}*.json")):
         try:
             found = json.loads(card.read_text(encoding="utf-8"))["sha256"]
         except (ValueError, KeyError, TypeError):

@@ -34,7 +34,7 @@ def train(
         screen.print(f"{stored} is there already; `kdbench teacher verify {name}` measures it again", markup=False)
         return 0
     runner.check_writable(out)
-    images = data.load(chosen.dataset, data_dir)
+    images = teaching.images(chosen, data_dir)
     if wanted["epochs"] < usual:
         screen.print(
             f"{wanted['epochs']} of the {console.count(usual, 'epoch')} of its recipe; every later run on {out} takes"
@@ -63,7 +63,7 @@ def import_(
     state = teachers.match(teachers.read_checkpoint(file, part=part), net)
     net.net.load_state_dict(state)
     runner.check_writable(out)
-    top1 = None if no_verify else _top1(net, chosen, data.load(chosen.dataset, data_dir), where)
+    top1 = None if no_verify else _top1(net, chosen, teaching.images(chosen, data_dir), where)
     card = teachers.store(
         out / "teachers", net, dataset=chosen.dataset, name=name, num_classes=chosen.num_classes,
         image_size=chosen.image_size, top1=top1, source="imported", origin=file.name, half=False, recipe={},
@@ -78,7 +78,7 @@ def verify(screen: Console, *, name: str, suite: str, data_dir: Path | None, out
     chosen, where = _setting(suite, device)
     name = models.resolve(name)
     net, card = teachers.load(out / "teachers", chosen.dataset, name, image_size=chosen.image_size)
-    top1 = _top1(net, chosen, data.load(chosen.dataset, data_dir), where)
+    top1 = _top1(net, chosen, teaching.images(chosen, data_dir), where)
     screen.print(f"teacher {name} for {chosen.dataset}: sha256 as on its card, {top1:.2f}% on the test set")
     if card.top1 is not None and abs(card.top1 - top1) > TOLERANCE:
         screen.print(f"[red]but its card says {card.top1:.2f}%[/]: other data, or another preprocessing")

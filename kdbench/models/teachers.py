@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,7 +46,8 @@ class TeacherCard(BaseModel):
 
 def path(folder: Path, dataset: str, name: str, variant: str = "") -> Path:
     """Where the card lies. It is written last: if it is there, the weights beside it are whole."""
-    return folder / dataset / f"{name.replace('/', '-')}{variant}.json"
+    of = re.sub(r"[^A-Za-z0-9._+-]", "_", dataset)  # imagefolder:PATH is one folder here, too
+    return folder / of / f"{name.replace('/', '-')}{variant}.json"
 
 
 def store(
