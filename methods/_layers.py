@@ -45,3 +45,14 @@ def meet(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Two maps (B, C, H, W) of any sides -> both, the larger pooled down to the side of the smaller."""
     side = min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3])
     return pool(student, side), pool(teacher, side)
+
+
+def rows(feat: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H W C), one vector per image; without a copy where maps are channels-last, as in training."""
+    return feat.permute(0, 2, 3, 1).flatten(1)
+
+
+def gram(x: Tensor) -> Tensor:
+    """(B, D) -> (B, B), inner products of the rows; its gradient is one matrix product, not two."""
+    half = x @ x.detach().T
+    return half + half.T - half.detach()

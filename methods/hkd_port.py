@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
-from kdbench.methods._layers import full_precision
+from kdbench.methods._layers import full_precision, gram, rows
 from kdbench.methods.irg import square_distances
-from kdbench.methods.pkt import unit
 
 
 def cosine_kernel(x: Tensor) -> Tensor:
     """(B, D) -> (B, B), cosines mapped to [0, 1]; above 0 by as much as keeps its logarithm finite."""
-    directions = unit(x, 1e-6)
-    return ((directions @ directions.T + 1) / 2).clamp_min(1e-12)
+    length = torch.linalg.vector_norm(x, dim=1)
+    inverse = 1 / (length + 1e-6).masked_fill(length == 0, torch.inf)  # a row of zeros gets no gradient
+    cosine = gram(x) * (inverse[:, None] * inverse)
+    return ((cosine + 1) / 2).clamp_min(1e-12)
 
 
 def student_t_kernel(x: Tensor) -> Tensor:
@@ -33,7 +34,7 @@ def jeffreys(k_s: Tensor, k_t: Tensor) -> Tensor:
 @full_precision
 def flow(f_s: Tensor, f_t: Tensor) -> Tensor:
     """(B, C, H, W) each, of any two shapes -> (), the divergences under both kernels."""
-    s, t = f_s.flatten(1), f_t.flatten(1)
+    s, t = rows(f_s), rows(f_t)
     return jeffreys(cosine_kernel(s), cosine_kernel(t)) + jeffreys(student_t_kernel(s), student_t_kernel(t))
 
 

@@ -11,14 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
-from kdbench.methods._layers import full_precision
+from kdbench.methods._layers import full_precision, gram
 
 
 def square_distances(x: Tensor) -> Tensor:
     """(B, D) -> (B, B), by inner products: never (B, B, D) in memory. The diagonal is exactly 0."""
     x = x - x.mean(dim=0)  # shorter vectors round less
-    norm = x.square().sum(dim=1)
-    square = (norm[:, None] + norm[None] - 2 * x @ x.T).clamp_min(0)
+    product = gram(x)
+    norm = product.diagonal()
+    square = (norm[:, None] + norm - 2 * product).clamp_min(0)
     return square.masked_fill(torch.eye(len(x), dtype=torch.bool, device=x.device), 0)
 
 
