@@ -48,8 +48,8 @@ def meet(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rows(feat: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H W C), one vector per image; without a copy where maps are channels-last, as in training."""
-    return feat.permute(0, 2, 3, 1).flatten(1)
+    """(B, C, ...) -> (B, ... C), one vector per image; without a copy where maps are channels-last, as in training."""
+    return feat.movedim(1, -1).flatten(1)
 
 
 def gram(x: Tensor) -> Tensor:
