@@ -137,10 +137,10 @@ def check_sees_no_more_than_declared(cls: type[Distiller], toys: Sequence[Toy] =
             continue
         batch, saved = trainee.some_batch(), trainee.save()
         student, teacher = trainee.look(batch)
-        shown = {"logits": teacher.logits, "classifier": teacher.classifier}
+        blind = each(teacher, lambda t: torch.full_like(t, torch.nan))
+        blind = blind._replace(logits=teacher.logits, classifier=teacher.classifier)
         if sees == "pooled":
-            shown["pooled"] = teacher.pooled
-        blind = each(teacher, lambda t: torch.full_like(t, torch.nan))._replace(**shown)
+            blind = blind._replace(pooled=teacher.pooled)
         found = []
         for side in (teacher, blind):
             trainee.load(saved)

@@ -116,6 +116,9 @@ def main() -> None:
 @click.option("--lanes", type=int, help="At most so many students side by side. Default: as many as fit.")
 @click.option("--graphs", default="auto", show_default=True,
               help="auto captures whole steps in CUDA graphs; off launches every kernel by itself.")
+@click.option("--table", default="auto", show_default=True,
+              help="auto keeps the teacher's logits and pooled vectors of every crop and flip on disk (CPU only) where"
+                   " the run visits over half of them, and uses what is kept; off always asks the live teacher.")
 @click.option("--shard", metavar="I/N", help="This process trains part I of N of the grid.")
 @click.option("--force", is_flag=True, help="Train again what is already there.")
 @click.option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")
@@ -353,6 +356,22 @@ def teacher_import(**words: Any) -> int:
     from kdbench import console, teacher_verbs
 
     return teacher_verbs.import_(console.out(), **words)
+
+
+@teacher.command("table")
+@click.argument("name")
+@click.option("--suite", "-s", default="auto", show_default=True, help="Whose data set, crops and flips.")
+@click.option("--keep", type=click.Choice(["logits", "pooled"]), default="logits", show_default=True,
+              help="pooled: the pooled vectors, too, which relation and contrastive methods read.")
+@click.option("--precision", default="exact", show_default=True, help="That of the runs to come: exact or fast.")
+@DATA
+@OUT
+@_sentences
+def teacher_table(**words: Any) -> int:
+    """Ask the kept teacher NAME about every crop and flip ahead, so that later runs need no pass of it (CPU)."""
+    from kdbench import console, teacher_verbs
+
+    return teacher_verbs.table(console.out(), **words)
 
 
 @teacher.command("verify")

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from filelock import FileLock, Timeout
 
-from kdbench import assistants, data, environment, grid, models, record, registry, teaching
+from kdbench import assistants, data, environment, grid, models, record, registry, tables, teaching
 from kdbench.combine import Combined
 from kdbench.data import Dataset
 from kdbench.distiller import Distiller, Pair
@@ -82,7 +82,7 @@ def run(job: Job, watch: Watcher) -> Outcome:
         return outcome
     check_writable(job.request.out)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    whole = data.load(job.suite.dataset, job.request.data_dir)
+    whole = teaching.images(job.suite, job.request.data_dir)
     limit = job.request.limit_train
     helpers = assistants.missing(job.request.out, todo, retry_failed=job.request.retry_failed)
     try:
@@ -329,8 +329,13 @@ class _Group:
             self._finish(lane, lanes[lane], card)
         left = [lane for lane in lanes if not lane.done]
         if left:
-            for part in self._parts(setting, left):
-                engine.fit(setting, part, self.watch, finish=lambda lane: self._finish(lane, lanes[lane], card))
+            seeds = {cell.seed for cell in self.job.cells if cell.teacher == first.teacher}
+            with tables.taught(
+                self.job.request, shown.name, self.images, self.recipe, setting, loader, left,
+                visits=self.epochs * len(seeds), note=self.watch.note,
+            ) as lent:
+                for part in self._parts(lent, left):
+                    engine.fit(lent, part, self.watch, finish=lambda lane: self._finish(lane, lanes[lane], card))
 
     def _parts(self, setting: engine.Setting, lanes: list[Lane]) -> list[list[Lane]]:
         """Lanes that train at once: as many as the memory holds, where --lanes does not say."""

@@ -34,6 +34,7 @@ class Request:
     precision: str = "exact"
     lanes: int | None = None
     graphs: str = AUTO
+    table: str = AUTO
     force: bool = False
     retry_failed: bool = False
     fail_fast: bool = False
@@ -77,6 +78,8 @@ def resolve(request: Request) -> Job:
         raise ValueError(f"--lanes must be 1 or more, not {request.lanes}")
     if request.graphs not in (AUTO, "off"):
         raise ValueError(f"--graphs takes auto or off, not {request.graphs!r}")
+    if request.table not in (AUTO, "off"):
+        raise ValueError(f"--table takes auto or off, not {request.table!r}")
     from kdbench.engine.precision import Precision  # loads torch, so only once the words are right
 
     specs = registry.parse(request.methods or ",".join(suite.default_methods))

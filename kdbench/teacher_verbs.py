@@ -1,15 +1,19 @@
-"""`kdbench teacher train|import|verify`."""
+"""`kdbench teacher train|import|table|verify`."""
 
 from __future__ import annotations
 
+import os
+from functools import partial
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from kdbench import console, data, models, runner, session, teaching
+from kdbench import console, data, models, runner, session, tables, teaching
+from kdbench.engine import fit as engine
 from kdbench.engine.evaluate import measure, predictions
 from kdbench.engine.precision import Precision
+from kdbench.engine.table import TeacherTable
 from kdbench.models import teachers
 from kdbench.suites import Suite
 
@@ -83,6 +87,38 @@ def verify(screen: Console, *, name: str, suite: str, data_dir: Path | None, out
     if card.top1 is not None and abs(card.top1 - top1) > TOLERANCE:
         screen.print(f"[red]but its card says {card.top1:.2f}%[/]: other data, or another preprocessing")
         return 1
+    return 0
+
+
+def table(
+    screen: Console, *, name: str, suite: str, keep: str, precision: str, data_dir: Path | None, out: Path
+) -> int:
+    """Fill the table of a teacher's outputs for the suite's crops and flips."""
+    chosen, where = _setting(suite, "cpu")
+    name = models.resolve(name)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # as in a run: bits may depend on it
+    exactly = Precision(precision)
+    exactly.check(where)
+    runner.check_writable(out)
+    net, _ = teachers.load(out / "teachers", chosen.dataset, name, image_size=chosen.image_size)
+    images, recipe = teaching.images(chosen, data_dir), chosen.recipe.model_dump()
+    loader = teaching.make_loader(images, recipe, seed=0, device=where)
+    setting = engine.Setting(models.fold(net), loader, lambda: [], where, exactly)
+    assert setting.teacher is not None
+    place = tables.where(out, name, images, recipe, setting.teacher, exactly)
+    with console.Progress(screen) as watch:
+        filled = TeacherTable.opened(place, loader, partial(engine.look, setting), watch.note, create=keep)
+        if filled is None or not filled.fills:
+            raise ValueError(f"another kdbench process is filling the table of {name}; try again when it is done")
+        try:
+            everything = filled.images * filled.views
+            left = len(filled.missing(None, keep))
+            watch.group(f"table of {name}", left)
+            for made in filled.fill_all(keep):
+                watch.step(made)
+        finally:
+            filled.close()
+    screen.print(f"table of teacher {name}: {left:,} answers made, {everything:,} are there", markup=False)
     return 0
 
 

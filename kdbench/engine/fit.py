@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.distiller import Batch, Outputs
+from kdbench.engine import memory
 from kdbench.engine.capture import Captured, Captures
 from kdbench.engine.evaluate import evaluate, predictions
 from kdbench.engine.lane import STAGES, Diverged, Lane
 from kdbench.engine.machine import Machine
-from kdbench.engine import memory
 from kdbench.engine.memory import out_of_memory
 from kdbench.engine.precision import Precision
+from kdbench.engine.table import Lesson, TeacherTable, widest
 
 
 class Loader(Protocol):
@@ -55,6 +56,7 @@ class Setting:
     judge: nn.Module | None = None  # whose predictions agreement is measured with; None: the teacher's
     machine: Machine | None = None  # runs whole steps at once, see engine.capture; None: the loop below
     note: Callable[[str], None] = lambda sentence: None
+    table: TeacherTable | None = None  # the teacher's kept outputs; the loop uses them, ``machine`` does not
 
 
 class OutOfMemory(Exception):
@@ -133,9 +135,11 @@ def _train(
         lane.start_epoch()
     show = partial(look, setting) if any(lane.method.needs_teacher for lane in lanes) else None
     captured = None if captures is None else _captured(captures, setting, lanes, stage, show)
+    kept = setting.table if show is not None and stage == "train" else None
+    lesson = None if kept is None else kept.lesson(epoch, widest(lanes))
     alone = [lane for lane in lanes if captured is None or lane not in captured.lanes]
     steps = len(setting.train)
-    for number, (image, label, idx, seen) in enumerate(_batches(setting, captured, stage, epoch, show)):
+    for number, (image, label, idx, seen) in enumerate(_batches(setting, captured, stage, epoch, show, lesson)):
         going = [lane for lane in alone if not lane.failure]
         for lane in going:
             # In a first stage lanes may differ in length, so each has its own clock.
@@ -158,14 +162,16 @@ def _train(
 
 
 def _batches(
-    setting: Setting, captured: Captured | None, stage: str, epoch: int, show: Callable[[Tensor], Outputs] | None
+    setting: Setting, captured: Captured | None, stage: str, epoch: int, show: Callable[[Tensor], Outputs] | None,
+    lesson: Lesson | None,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Outputs | None]]:
     """Batches of an epoch with what the teacher says to each; captured lanes have been trained on them."""
     if captured is not None:
         yield from captured.epoch(epoch)
         return
-    for image, label, idx in setting.train.epoch(epoch, stage=stage):
-        yield image, label, idx, None if show is None else show(image)
+    for number, (image, label, idx) in enumerate(setting.train.epoch(epoch, stage=stage)):
+        seen = lesson(number, image) if lesson is not None else None if show is None else show(image)
+        yield image, label, idx, seen
 
 
 def _captured(
