@@ -46,8 +46,13 @@ lint: $(STAMP) ## Ruff
 type: $(STAMP) ## Mypy
 	@$(BIN)/mypy
 
-gpu: $(STAMP) ## Tests that need a CUDA device
+# The acceptance run: twelve methods, 240 epochs, on an H200-class GPU in 20 minutes at most and with 8 GB.
+ACCEPTANCE = kd,fitnet,at,sp,cc,vid,rkd,pkt,nst,ft,crd,dkd
+
+gpu: $(STAMP) ## On a CUDA device: its tests, then the bench; prints the command of the acceptance run
 	@$(BIN)/python -m pytest -m gpu
+	@$(BIN)/kdbench bench --device cuda --precision fast
+	@echo "acceptance: time $(BIN)/kdbench run --device cuda --precision fast --suite semckd --pairs resnet32x4:resnet8x4 --methods $(ACCEPTANCE) --seeds 1 --out $(OUT)"
 
 results: $(STAMP) ## Make results/digits anew: every method, all pairs, 3 seeds (hours)
 	@$(BIN)/kdbench run --suite digits --methods all --pairs all --seeds 3

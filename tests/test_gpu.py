@@ -1,0 +1,203 @@
+"""What only a CUDA device can tell: graphs against the loop, syncs, memory, time per step (`make gpu`)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from kdbench import models, registry
+from kdbench.combine import Combined
+from kdbench.data import Loader
+from kdbench.engine.capture import Captures
+from kdbench.engine.fit import Setting, fit, look
+from kdbench.engine.lane import Lane
+from kdbench.engine.machine import Graphs
+from kdbench.engine.precision import Precision
+from kdbench.engine.schedule import Plan
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
+]
+
+CUDA = torch.device("cuda")
+BATCH, EPOCHS, IMAGES = 64, 3, 64 * 6 + 16  # a tail batch of 16, as 50,000 images have
+TWELVE = ["kd", "fitnet", "at", "sp", "cc", "vid", "rkd", "pkt", "nst", "ft", "crd", "dkd"]
+
+
+@pytest.fixture(autouse=True)
+def _exact() -> None:
+    Precision().prepare(CUDA)
+
+
+def loader(images: int = IMAGES) -> Loader:
+    draw = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (images, 3, 32, 32), generator=draw, dtype=torch.uint8)
+    labels = torch.arange(images) % 100
+    return Loader(pixels, labels, batch_size=BATCH, mean=(0.5,) * 3, std=(0.25,) * 3, crop_padding=4, flip=True,
+                  device=CUDA)
+
+
+def teacher(name: str = "resnet14") -> models.Tapped:
+    torch.manual_seed(0)
+    return models.create(name, 100).eval().requires_grad_(False).to(CUDA)
+
+
+def lane(
+    name: str, folder: Path, *, teacher: models.Tapped, student: str = "resnet8", precision: str = "exact",
+    images: int = IMAGES,
+) -> Lane:
+    torch.manual_seed(1)
+    net = models.create(student, 100)
+    pair = models.make_pair(net, teacher.cpu(), image_shape=(3, 32, 32), num_classes=100,
+                            train_labels=torch.arange(images) % 100, batch_size=BATCH)
+    teacher.to(CUDA)
+    torch.manual_seed(2)
+    cls = registry.get(name)
+    method = cls.build(pair) if issubclass(cls, Combined) else cls(pair)
+    return Lane(name, net, method, Plan(EPOCHS, 0.02, milestones=(2,)), seed=3, path=folder / f"{name}.ckpt",
+                settings="s" * 8, teacher="t" * 8, device=CUDA, precision=Precision(precision))
+
+
+class Watch:
+    """Can stop the run after so many epochs."""
+
+    def __init__(self, stop_after: int = 10**9) -> None:
+        self.left = stop_after
+
+    def step(self, lanes: int) -> None:
+        pass
+
+    def epoch(self, stage: str, lanes: Sequence[Lane]) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+
+
+def setting(who: models.Tapped, data: Loader, precision: str, machine: Any, notes: list[str]) -> Setting:
+    def scored() -> Any:
+        return data.plain(200)
+
+    return Setting(models.fold(who).to(CUDA), data, scored, CUDA, Precision(precision), machine=machine,
+                   note=notes.append)
+
+
+def train(lanes: list[Lane], who: models.Tapped, *, graphs: bool, streams: int = 6, stop_after: int = 10**9) -> None:
+    notes: list[str] = []
+    machine = Graphs(CUDA, streams) if graphs else None
+    fit(setting(who, loader(), lanes[0].precision.name, machine, notes), lanes, Watch(stop_after), lambda lane: None)
+    assert not notes, notes
+    assert not [one.failure for one in lanes if one.failure]
+
+
+def state(one: Lane) -> dict[str, Tensor]:
+    return {**one.student.state_dict(), **{f"method.{k}": v for k, v in one.method.state_dict().items()}}
+
+
+def assert_close(ours: Lane, theirs: Lane) -> None:
+    """The same weights; what kernels of another order of sums may change is allowed."""
+    for (name, mine), other in zip(state(ours).items(), state(theirs).values(), strict=True):
+        worst = (mine.float() - other.float()).abs().max().item()
+        assert worst <= 1e-3 + 1e-2 * other.float().abs().max().item(), f"{name} differs by {worst}"
+
+
+@pytest.mark.parametrize("name", ["student", *TWELVE, "mag", "semckd"])
+def test_graphs_train_as_the_loop_does(name: str, tmp_path: Path) -> None:
+    who = teacher()
+    ours, theirs = (lane(name, tmp_path / kind, teacher=who) for kind in ("graph", "loop"))
+    train([ours], who, graphs=True)
+    train([theirs], who, graphs=False)
+    assert_close(ours, theirs)
+    assert torch.equal(ours.rng["cuda"], theirs.rng["cuda"])  # the same numbers were drawn
+
+
+@pytest.mark.parametrize("streams", [1, 6])
+def test_alone_and_in_company_are_the_same(streams: int, tmp_path: Path) -> None:
+    who = teacher()
+    alone = lane("crd", tmp_path / "alone", teacher=who)
+    train([alone], who, graphs=True, streams=streams)
+    company = [lane(name, tmp_path / name, teacher=who) for name in ("kd", "crd", "vid")]
+    train(company, who, graphs=True, streams=streams)
+    assert_close(company[1], alone)
+
+
+def test_resumed_is_uninterrupted(tmp_path: Path) -> None:
+    who = teacher()
+    whole = lane("crd", tmp_path / "whole", teacher=who)
+    train([whole], who, graphs=True)
+    with pytest.raises(KeyboardInterrupt):
+        train([lane("crd", tmp_path / "cut", teacher=who)], who, graphs=True, stop_after=1)
+    rest = lane("crd", tmp_path / "cut", teacher=who)
+    assert rest.resume()
+    train([rest], who, graphs=True)
+    assert_close(rest, whole)
+    assert torch.equal(rest.rng["cuda"], whole.rng["cuda"])
+
+
+def test_a_lane_that_waits_for_the_device_runs_beside_the_graph(tmp_path: Path) -> None:
+    who = teacher()
+    notes: list[str] = []
+    lanes = [lane(name, tmp_path, teacher=who) for name in ("kd", "kdsvd", "crd")]
+    fit(setting(who, loader(), "exact", Graphs(CUDA), notes), lanes, Watch(), lambda lane: None)
+    assert [one.failure for one in lanes] == [None] * 3
+    assert len(notes) == 1
+    assert notes[0].startswith("kdsvd runs beside the graph")
+    alone = lane("crd", tmp_path / "alone", teacher=who)
+    train([alone], who, graphs=True)
+    assert_close(lanes[2], alone)
+
+
+def test_no_step_of_an_epoch_waits_for_the_device(tmp_path: Path) -> None:
+    who, data = teacher(), loader()
+    lanes = [lane(name, tmp_path / name, teacher=who) for name in TWELVE]
+    for one in lanes:
+        one.start_epoch()
+    notes: list[str] = []
+    where = setting(who, data, "exact", None, notes)
+    made = Captures(Graphs(CUDA), notes.append).of(data, lanes, "train", partial(look, where))
+    assert made is not None, notes
+    steps = made.epoch(0)
+    next(steps)  # an epoch's draws are written before its first step
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(len(data) - 1):
+            next(steps)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("precision", ["exact", "tf32", "fast"])
+def test_twelve_methods_on_resnet32x4_fit_and_their_time(
+    precision: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = 64 * 200 + 16
+    Precision(precision).prepare(CUDA)
+    torch.cuda.reset_peak_memory_stats()
+    who, data = teacher("resnet32x4"), loader(images)
+    lanes = [lane(name, tmp_path / name, teacher=who, student="resnet8x4", precision=precision, images=images)
+             for name in TWELVE]
+    notes: list[str] = []
+    where = setting(who, data, precision, None, notes)
+    for one in lanes:
+        one.start_epoch()
+    made = Captures(Graphs(CUDA), notes.append).of(data, lanes, "train", partial(look, where))
+    assert made is not None, notes
+    times: list[float] = []
+    for epoch in range(3):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        for _ in made.epoch(epoch):
+            pass
+        torch.cuda.synchronize()
+        times.append((time.perf_counter() - started) / len(data))
+    peak = torch.cuda.max_memory_allocated() / 2**30
+    with capsys.disabled():
+        print(f"\n{precision}: {1e3 * min(times):.2f} ms per step of twelve lanes, peak {peak:.2f} GiB, {notes}")
+    assert peak <= 8
