@@ -32,7 +32,7 @@ from test_engine import (
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kdbench import models, registry
+from kdbench import models, registry, session
 from kdbench.distiller import Batch, Distiller, Outputs, Pair
 from kdbench.engine.capture import Captures
 from kdbench.engine.fit import Setting, fit, look, split
@@ -411,3 +411,8 @@ def test_the_machine_follows_device_and_option(monkeypatch: pytest.MonkeyPatch) 
     assert machine_for(CPU) is None
     assert machine_for(torch.device("cuda"), "off") is None
     assert isinstance(machine_for(torch.device("cuda"), "auto"), Graphs)
+
+
+def test_graphs_are_auto_or_off() -> None:
+    with pytest.raises(ValueError, match="--graphs takes auto or off, not 'on'"):
+        session.resolve(session.Request(graphs="on", device="cpu"))
