@@ -31,7 +31,16 @@ LIMIT = 0.25
 N_TRAIN, CLASSES, SIDE, BATCH = 50_000, 100, 32, 64  # CIFAR-100 and the batch of its recipes
 
 #: Methods whose loss costs more than ``LIMIT`` of the student's step, and why that stays.
-EXPENSIVE: dict[str, str] = {}
+EXPENSIVE: dict[str, str] = {
+    "dskd": "auxiliary branches of 3x3 convolutions on every shallow stage are a third of the student's arithmetic",
+    "ft": "translator and paraphraser are three 3x3 convolutions each, half as much arithmetic as the student's",
+    "kdsvd": "singular vectors of every image's maps",
+    "mlkd": "a second view of every image goes through the student",
+    "reviewkd": "3x3 convolutions to the teacher's width at every stage",
+    "semckd": "a projector with a 3x3 convolution for each pair of a student's and a teacher's stage",
+    "sskd": "three further views of every image go through the student",
+    "vid": "three 1x1 convolutions at every stage are a fifth of the student's arithmetic, and bound by memory",
+}
 
 
 class Cost(BaseModel):
@@ -174,7 +183,7 @@ def prepare(method: str, pair: str) -> Steps:
     import torch
     import torch.nn.functional as F
 
-    from kdbench import models, registry, suites
+    from kdbench import assistants, models, registry, suites
     from kdbench.combine import Combined
     from kdbench.distiller import Batch
     from kdbench.engine.lane import Lane
@@ -182,6 +191,7 @@ def prepare(method: str, pair: str) -> Steps:
     from kdbench.engine.schedule import Plan
 
     teacher_name, _, student_name = pair.partition(":")
+    _, teacher_name = assistants.network(method, student_name) or ("", teacher_name)
     student, teacher = (models.create(name, CLASSES) for name in (student_name, teacher_name))
     settle(teacher)
     labels = torch.arange(N_TRAIN) % CLASSES

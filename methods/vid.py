@@ -23,8 +23,8 @@ LEAST_VARIANCE = 1e-5
 def mean(c_s: int, c_t: int) -> nn.Sequential:
     """(B, C_S, H, W) -> (B, C_T, H, W), the mean of the Gaussian."""
     return nn.Sequential(
-        nn.Conv2d(c_s, c_t, 1, bias=False), nn.ReLU(),
-        nn.Conv2d(c_t, c_t, 1, bias=False), nn.ReLU(),
+        nn.Conv2d(c_s, c_t, 1, bias=False), nn.ReLU(inplace=True),
+        nn.Conv2d(c_t, c_t, 1, bias=False), nn.ReLU(inplace=True),
         nn.Conv2d(c_t, c_t, 1, bias=False),
     )
 
@@ -32,8 +32,9 @@ def mean(c_s: int, c_t: int) -> nn.Sequential:
 @full_precision
 def surprise(mu: Tensor, target: Tensor, rho: Tensor) -> Tensor:
     """mu, target (B, C, H, W), rho (C,) -> (), negative log density of the target, constant left out."""
-    variance = (F.softplus(rho) + LEAST_VARIANCE)[:, None, None]
-    return ((mu - target).square() / variance + variance.log()).mean() / 2
+    variance = F.softplus(rho) + LEAST_VARIANCE
+    squares = (mu - target).movedim(1, -1).flatten(0, -2).square().mean(dim=0)  # (C,)
+    return (squares / variance + variance.log()).mean() / 2
 
 
 @register
