@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kdbench import data, environment, models, record, runner, session, teaching
+from kdbench import data, environment, group, models, record, session, teaching
 from kdbench.data import Dataset
 from kdbench.distiller import Distiller, Outputs
 from kdbench.engine.evaluate import measure
@@ -113,7 +113,7 @@ def _method(one: Record, student: Tapped, images: Dataset, out: Path, state: dic
     )
     spec = Spec(one.settings["method"])
     cell = Cell(one.suite, one.dataset, one.teacher, one.student, spec, one.seed, one.epochs, one.quick, one.settings)
-    method = runner.build(cell, pair)
+    method = group.build(cell, pair)
     method.load_state_dict(state)
     return method
 

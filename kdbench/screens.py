@@ -16,7 +16,7 @@ from rich.table import Table
 from kdbench.console import COLOURS, count, escape
 
 if TYPE_CHECKING:
-    from kdbench.runner import Outcome
+    from kdbench.outcome import Outcome
     from kdbench.session import Job
 
 _LETTERS = {"done": "D", "running": "r", "failed": "F", "unsupported": "n", "missing": "."}
@@ -179,7 +179,7 @@ def show_status(folder: Path, screen: Console) -> int:
     from kdbench import assistants, record
 
     runs, cards = folder / "runs", sorted((folder / "teachers").glob("*/*.json"))
-    if not runs.is_dir() and not cards:
+    if not runs.is_dir() and not (folder / "teachers").is_dir():
         screen.print(f"nothing in {folder} yet; `kdbench run` trains the first cells", markup=False)
         return 0
     table = _table("suite", "pair", "done", "on their way", "failed", "not supported")
@@ -209,6 +209,8 @@ def show_status(folder: Path, screen: Console) -> int:
             continue
         known = "accuracy not measured" if top1 is None else f"{top1:.2f}%"
         screen.print(f"teacher {path.parent.name}/{path.stem}: {known}", markup=False)
+    for way in map(_way, sorted((folder / "teachers").glob("*/*.ckpt"))):
+        screen.print(f"[{COLOURS['running']}]on its way[/] teacher {escape(way)}")
     for problem in problems:
         screen.print(f"[red]damaged[/] {escape(problem)}")
     return 1 if problems else 0

@@ -12,7 +12,7 @@ from typing import Any
 
 from kdbench import assistants, grid, registry, suites
 from kdbench.grid import Cell
-from kdbench.suites import Suite
+from kdbench.suites import Convention, Suite
 
 AUTO = "auto"
 
@@ -88,8 +88,9 @@ def resolve(request: Request) -> Job:
     import torch
 
     Precision(request.precision).check(torch.device(device))
+    convention = suites.convention(suite.convention)
     cells = [
-        _cell(suite, teacher, student, spec, seed, epochs, request)
+        _cell(suite, convention, teacher, student, spec, seed, epochs, request)
         for seed in seeds for teacher, student in pairs for spec in specs
     ]
     if request.shard:
@@ -98,11 +99,12 @@ def resolve(request: Request) -> Job:
 
 
 def _cell(
-    suite: Suite, teacher: str, student: str, spec: registry.Spec, seed: int, epochs: int, request: Request
+    suite: Suite, convention: Convention, teacher: str, student: str, spec: registry.Spec, seed: int, epochs: int,
+    request: Request,
 ) -> Cell:
     """One cell, with that of its assistant if its method has one."""
     quick = epochs < suite.recipe.epochs or request.limit_train is not None
-    own = _settings(suite, teacher, student, spec, seed, epochs, request)
+    own = _settings(suite, convention, teacher, student, spec, seed, epochs, request)
     assistant = None
     try:
         named = assistants.network(spec.name, student)
@@ -111,22 +113,23 @@ def _cell(
     else:
         if named is not None:
             by, network = named
-            assistant = _cell(suite, teacher, network, registry.Spec(by), seed, epochs, request)
+            assistant = _cell(suite, convention, teacher, network, registry.Spec(by), seed, epochs, request)
             own["assistant"] = {"student": network, "method": by, "hyper": assistant.hyper}
     return Cell(suite.name, suite.dataset, teacher, student, spec, seed, epochs, quick, own, assistant)
 
 
 def _settings(
-    suite: Suite, teacher: str, student: str, spec: registry.Spec, seed: int, epochs: int, request: Request
+    suite: Suite, convention: Convention, teacher: str, student: str, spec: registry.Spec, seed: int, epochs: int,
+    request: Request,
 ) -> dict[str, Any]:
     known = registry.hyperparameters(registry.get(spec.name))
-    convention = suites.convention(suite.convention).hyper(spec.name, f"{teacher}:{student}", known)
+    weights = convention.hyper(spec.name, f"{teacher}:{student}", known)
     recipe = suite.recipe
     own = recipe.model_dump(exclude={"epochs", "light", "light_lr", "lr", "milestones"})
     own |= {"lr": recipe.lr_for(student), "milestones": list(recipe.milestones_for(epochs))}
     return grid.settings(
         suite=suite.name, dataset=suite.dataset, teacher=teacher, student=student, spec=spec, seed=seed,
-        epochs=epochs, convention=convention, recipe=own, limit_train=request.limit_train, precision=request.precision,
+        epochs=epochs, convention=weights, recipe=own, limit_train=request.limit_train, precision=request.precision,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
+from kdbench import data as sets
 from kdbench import models, registry
 from kdbench.console import count
 from kdbench.data import Dataset, Loader
@@ -30,6 +31,22 @@ from kdbench.suites import Suite
 
 class TeacherFailed(Exception):
     """The teacher could not be trained; its cells cannot run."""
+
+
+def images(suite: Suite, data_dir: Path | None) -> Dataset:
+    """The suite's data.
+
+    Raises:
+        ValueError: they are not there, or not what the suite says they are.
+    """
+    found = sets.load(suite.dataset, data_dir)
+    said, here = (suite.num_classes, suite.image_size), (found.num_classes, found.image_shape[-1])
+    if said != here:
+        raise ValueError(
+            f"suite {suite.name} says num_classes = {said[0]} and image_size = {said[1]}, but {suite.dataset} has"
+            f" {here[0]} classes and images of {here[1]} px; correct the suite, or --set both"
+        )
+    return found
 
 
 def recipe(suite: Suite, name: str, epochs: int | None, limit_train: int | None) -> dict[str, Any]:
@@ -135,7 +152,7 @@ def train(
         image_size=size, top1=top1, source="trained", recipe={k: v for k, v in wanted.items() if k != "quick"},
     )
     checkpoint.unlink(missing_ok=True)
-    note(f"teacher {name}: {top1:.2f}% on the test set, kept in {folder / suite.dataset}")
+    note(f"teacher {name}: {top1:.2f}% on the test set, kept in {checkpoint.parent}")
     return card
 
 

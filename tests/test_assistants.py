@@ -10,10 +10,10 @@ import pytest
 import torch
 from filelock import FileLock
 
-from kdbench import assistants, grid, record, registry, runner, session
+from kdbench import assistants, grid, group, record, registry, runner, session
 from kdbench.combine import combined
 from kdbench.engine.lane import Lane
-from kdbench.runner import Outcome
+from kdbench.outcome import Outcome
 from kdbench.session import Job, Request
 
 NAMES = "hkd,hkd_port"
@@ -91,13 +91,13 @@ def test_the_teacher_of_a_record_is_the_suites(whole: Path) -> None:
 
 def test_agreement_is_with_the_suites_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    fit = runner.engine.fit
+    fit = group.engine.fit
 
-    def spy(setting: runner.engine.Setting, lanes: list[Lane], *rest: object, **named: object) -> None:
+    def spy(setting: group.engine.Setting, lanes: list[Lane], *rest: object, **named: object) -> None:
         seen.append((lanes[0].key, setting))
         fit(setting, lanes, *rest, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(runner.engine, "fit", spy)
+    monkeypatch.setattr(group.engine, "fit", spy)
     assert run(tmp_path, "hkd")[0].exit_code == 0
     (first, assisting), (second, helped) = seen
     assert "pkt" in first
@@ -152,7 +152,7 @@ def test_an_interrupted_run_ends_with_the_same_records(
 def test_groups_and_shards_keep_the_pupils_of_an_assistant_together(tmp_path: Path) -> None:
     both = "resnet14:resnet8,resnet14:wrn_16_1"
     cells = job(tmp_path, f"kd,pkt,{NAMES}", pairs=both).cells
-    groups = [sorted(f"{cell.spec.name} {cell.student}" for cell in group) for group in grid.groups(cells)]
+    groups = [sorted(f"{cell.spec.name} {cell.student}" for cell in some) for some in grid.groups(cells)]
     assert groups == [
         ["kd resnet8", "kd wrn_16_1", "pkt resnet8", "pkt wrn_16_1"],
         ["hkd resnet8", "hkd_port resnet8"], ["hkd wrn_16_1", "hkd_port wrn_16_1"],
@@ -168,7 +168,7 @@ def test_assistants_of_one_teacher_are_trained_side_by_side(tmp_path: Path) -> N
     cells = job(tmp_path, NAMES, pairs="resnet14:resnet8,resnet14:wrn_16_1", seeds="2").cells
     helpers = assistants.missing(tmp_path, cells)
     assert len(helpers) == 4
-    assert [len(group) for group in grid.groups(helpers)] == [2, 2]  # one group per seed
+    assert [len(some) for some in grid.groups(helpers)] == [2, 2]  # one group per seed
 
 
 def test_edited_weights_are_refused(tmp_path: Path) -> None:

@@ -33,7 +33,10 @@ ARROWS: dict[str, set[str]] = {
     "methods": CONTRACT | {"registry"},
 }
 #: These put the parts together and may import everything but cli.
-ASSEMBLY = {"session", "runner", "teaching", "console", "teacher_verbs", "cards", "doctor", "estimate", "bench", "finish"}
+ASSEMBLY = {
+    "session", "runner", "group", "outcome", "assistants", "teaching", "tables", "finish", "console", "screens",
+    "teacher_verbs", "remeasure", "cards", "costs", "doctor", "estimate", "bench",
+}
 #: Loaded in one place only: what they cost at import is paid by who asks for a report.
 HEAVY = {"pandas": {"report"}, "matplotlib": {"report"}}
 
