@@ -59,10 +59,10 @@ def test_every_epoch_of_a_run_has_its_own_weight() -> None:
     student, teacher = outputs(*TAPS), outputs(*WIDE, seed=1)
     method = get("hkd")(pair(student, teacher))
     steps, whole = 782, method.terms(student, teacher, at(0.0))["stages"]
-    for epoch in range(30):
+    for epoch in (*range(30), 63, 125, 126, 239):
         of_epoch = [method.terms(student, teacher, at((epoch + n / steps) / 240))["stages"] for n in (0, 1, steps - 1)]
         assert of_epoch[0] == of_epoch[1] == of_epoch[2]
-        torch.testing.assert_close(of_epoch[0], 0.7**epoch * whole, rtol=1e-5, atol=0)
+        torch.testing.assert_close(of_epoch[0], 0.7**epoch * whole, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("zero", [slice(0, 1), slice(None)])
