@@ -368,7 +368,10 @@ def teacher_import(**words: Any) -> int:
 @OUT
 @_sentences
 def teacher_table(**words: Any) -> int:
-    """Ask the kept teacher NAME about every crop and flip ahead, so that later runs need no pass of it (CPU)."""
+    """Ask a kept teacher about every view ahead.
+
+    Later runs take its answers for every crop and flip from the table and need no pass of it (CPU).
+    """
     from kdbench import console, teacher_verbs
 
     return teacher_verbs.table(console.out(), **words)

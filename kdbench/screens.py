@@ -49,7 +49,7 @@ def show_plan(job: Job, screen: Console) -> None:
         key = (cell.label, cell.teacher, cell.student)
         marks[key] = marks.get(key, "") + _LETTERS[state]
     widest = max(len("method"), *map(len, labels))
-    for part in _abreast(pairs, screen.width - widest - 2, max(map(len, marks.values()))):
+    for part in _abreast(pairs, screen.width - widest - 3, max(map(len, marks.values()))):
         table = _table("method")
         table.columns[0].no_wrap = True
         for teacher, student in part:
@@ -71,7 +71,7 @@ def _abreast(pairs: Sequence[tuple[str, str]], room: int, seeds: int) -> Iterato
     part: list[tuple[str, str]] = []
     used = 0
     for teacher, student in pairs:
-        wide = max(len(teacher), len(student) + 2, seeds) + 2
+        wide = max(len(teacher), len(student) + 2, seeds) + 3  # and what parts it from its neighbour
         if part and used + wide > room:
             yield part
             part, used = [], 0
