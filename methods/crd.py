@@ -14,29 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
+from kdbench.methods._layers import distinct, draws_for
 
 EPS = 1e-7  # of the released logarithms
-
-
-def draws_for(k: int, m: int) -> int:
-    """How many draws with replacement among m hold k distinct ones, with 30 standard deviations to spare."""
-    left = m - torch.arange(k, dtype=torch.float64)  # the next new one takes m / left draws on average
-    mean, variance = (m / left).sum().item(), (m * (m - left) / left**2).sum().item()
-    return math.ceil(mean + 30 * math.sqrt(variance)) + 1
-
-
-def distinct(drawn: Tensor, k: int, m: int) -> Tensor:
-    """(B, J) int64 below m -> (B, k), the first k distinct entries of each row.
-
-    Of independent uniform draws they are a uniform sample without replacement; a top-k of m random keys
-    takes twice the time. A row with fewer than k distinct entries keeps some repeats.
-    """
-    place = torch.arange(drawn.shape[1], dtype=torch.int32, device=drawn.device).expand_as(drawn)
-    # The least place is the same in whatever order a device serves the repeats.
-    first = place.new_full((len(drawn), m), drawn.shape[1]).scatter_reduce(1, drawn, place, "amin")
-    new = first.gather(1, drawn) == place
-    slot = torch.where(new, new.cumsum(1) - 1, k).clamp(max=k)  # column k takes what is not wanted
-    return drawn[:, : k + 1].scatter(1, slot, drawn)[:, :k]
 
 
 @register

@@ -9,7 +9,7 @@ from toys import batch, outputs, pair
 
 from golden import Case, cases
 from kdbench import Batch, Distiller
-from kdbench.methods.crd import distinct, draws_for
+from kdbench.methods._layers import distinct, draws_for
 from kdbench.registry import get
 
 
