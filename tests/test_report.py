@@ -147,7 +147,7 @@ def test_only_failures_make_a_report_without_pictures(tmp_path):
     assert "killed" in (tmp_path / "semckd" / "leaderboard.html").read_text()
 
 
-def test_ranks_rest_on_common_pairs(full):
+def test_ranks_rest_on_the_methods_that_have_every_pair(full):
     _, made = full
     order = [row.items[0].text for row in table(made, "leaderboard").rows]
     assert order[:2] == ["teacher", "student"]
@@ -155,8 +155,17 @@ def test_ranks_rest_on_common_pairs(full):
     found = rows(table(made, "leaderboard"))
     assert found["student"][1] == found["simkd"][1] == "-"
     assert order[2] == min(found, key=lambda name: float(re.match(r"[\d.]+|", found[name][1]).group() or 99))
-    assert "average rank of the methods over 3 of 4 pairs" in " ".join(made.notes)
-    assert "without vgg13:ShuffleV2" in " ".join(made.notes)
+    assert found["at"][1] == "-"  # it lacks a pair, and takes it from nobody else's rank
+    assert sum(row[1] != "-" for row in found.values()) == 5  # eight, without student, simkd and at
+    assert "not ranked, because they lack a result on some pair: at" in " ".join(made.notes)
+
+
+def test_ranks_rest_on_common_pairs_where_no_two_methods_have_all(tmp_path):
+    for method, pairs in (("kd", PAIRS[:2]), ("fitnet", PAIRS[1:3])):
+        for pair in pairs:
+            save(tmp_path, make(method, pair, 0, top1_last=70.0))
+    made = report(tmp_path)[0]
+    assert "average rank of the methods over 1 of 3 pairs" in " ".join(made.notes)
 
 
 def test_a_reading_is_marked_wherever_it_is_named(full):

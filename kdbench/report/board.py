@@ -194,8 +194,17 @@ def _gains(board: Board) -> None:
 
 
 def _ranks(board: Board, kind: str) -> tuple[list[Pair], Blocks]:
-    """Set the ranks of one class; returns the pairs and blocks that they rest on."""
+    """Set the ranks of one class; returns the pairs and blocks that they rest on.
+
+    A method that refuses or lacks a pair would take that pair from everybody's rank: where two or
+    more methods have every pair they alone are ranked, else all of them on the pairs they share.
+    """
     lines = [line for line in board.shown if line.kind == kind]
+    whole = [line for line in lines if all(line.cells[pair].by_seed() for pair in board.pairs)]
+    if 2 <= len(whole) < len(lines):
+        partial = ", ".join(line.label for line in lines if line not in whole)
+        board.notes.append(f"not ranked, because they lack a result on some pair: {partial}")
+        lines = whole
     if len(lines) < 2:
         return [], {}
     blocks: Blocks = {}
