@@ -27,10 +27,11 @@ from kdbench.combine import Combined
 from kdbench.data import Loader
 from kdbench.engine import fit as engine
 from kdbench.engine.lane import Lane
+from kdbench.engine.lesson import Lesson, widest
 from kdbench.engine.precision import Precision
 from kdbench.engine.rows import Rows
 from kdbench.engine.schedule import Plan
-from kdbench.engine.table import Place, TeacherTable, Unfit, widest
+from kdbench.engine.table import Place, TeacherTable, Unfit
 
 CPU = torch.device("cpu")
 BATCH, IMAGES, EPOCHS = 16, 56, 3  # a tail batch of 8; 18 views
@@ -154,7 +155,7 @@ def test_kept_outputs_are_the_live_ones_to_the_bit(precision: str, tmp_path: Pat
     table = there(open_table(tmp_path, shared))
     for epoch in range(4):
         for sees in ("pooled", "logits"):
-            lesson = table.lesson(epoch, sees)
+            lesson = Lesson(table, epoch, sees)
             for number, (image, _, _) in enumerate(shared.train.epoch(epoch)):
                 live, kept = engine.look(shared, image), lesson(number, image)
                 assert equal(kept.logits, live.logits)
@@ -172,7 +173,7 @@ def test_an_epoch_asks_for_what_is_missing_only_and_in_whole_batches(tmp_path: P
     table = there(open_table(tmp_path, shared))
     known: set[int] = set()
     for epoch in range(6):
-        rows, before, lesson = set(table.rows(epoch).tolist()), passes(shared), table.lesson(epoch, "pooled")
+        rows, before, lesson = set(table.rows(epoch).tolist()), passes(shared), Lesson(table, epoch, "pooled")
         for number, (image, _, _) in enumerate(shared.train.epoch(epoch)):
             lesson(number, image)
         assert passes(shared) - before == -(-len(rows - known) // BATCH)
@@ -234,8 +235,8 @@ def test_a_short_last_batch_is_live_where_its_bits_are_others(tmp_path: Path) ->
     shared = setting(loader(), Sized())
     table = there(open_table(tmp_path, shared))
     assert not table.tail_alike
-    for epoch in range(3):
-        lesson = table.lesson(epoch, "logits")
+    for epoch in range(12):
+        lesson = Lesson(table, epoch, "logits")
         for number, (image, _, _) in enumerate(shared.train.epoch(epoch)):
             assert equal(lesson(number, image).logits, engine.look(shared, image).logits)
     table.close()
@@ -245,7 +246,7 @@ def test_what_a_method_did_not_declare_is_no_number(tmp_path: Path) -> None:
     feed, shared = loader(count=48), setting(loader(count=48))
     table = there(open_table(tmp_path, shared))
     for level in ("logits", "pooled"):
-        seen = table.lesson(0, level)(0, next(feed.epoch(0))[0])
+        seen = Lesson(table, 0, level)(0, next(feed.epoch(0))[0])
         live = engine.look(shared, next(feed.epoch(0))[0])
         hidden = [*seen.feats, seen.last, *(seen.preacts or ())] + ([seen.pooled] if level == "logits" else [])
         assert all(torch.isnan(tensor).all() for tensor in hidden)
@@ -330,7 +331,7 @@ def test_a_damaged_entry_is_made_anew(full: Path, tmp_path: Path) -> None:
     shared = setting(loader())
     table = there(open_table(tmp_path, shared))
     for epoch in range(40):
-        lesson = table.lesson(epoch, "logits")
+        lesson = Lesson(table, epoch, "logits")
         for number, (image, _, _) in enumerate(shared.train.epoch(epoch)):
             assert equal(lesson(number, image).logits, engine.look(shared, image).logits)
     seen = np.unique(np.concatenate([table.rows(epoch) for epoch in range(40)]))
@@ -397,11 +398,11 @@ def test_a_second_process_reads_and_does_not_write(full: Path, tmp_path: Path) -
     assert first.fills
     assert not second.fills
     for number, (image, _, _) in enumerate(shared.train.epoch(0)):
-        assert equal(second.lesson(0, "pooled")(number, image).logits, engine.look(shared, image).logits)
+        assert equal(Lesson(second, 0, "pooled")(number, image).logits, engine.look(shared, image).logits)
     assert not len(second.parts["logits"].filled())
     first.fill(first.rows(0)[:BATCH])  # at once seen by the other
     before = passes(shared)
-    second.lesson(0, "pooled")(0, next(shared.train.epoch(0))[0])
+    Lesson(second, 0, "pooled")(0, next(shared.train.epoch(0))[0])
     assert passes(shared) == before
     second.close()
     first.close()

@@ -18,10 +18,11 @@ from kdbench.engine import memory
 from kdbench.engine.capture import Captured, Captures
 from kdbench.engine.evaluate import evaluate, predictions
 from kdbench.engine.lane import STAGES, Diverged, Lane
+from kdbench.engine.lesson import Lesson, widest
 from kdbench.engine.machine import Machine
 from kdbench.engine.memory import out_of_memory
 from kdbench.engine.precision import Precision
-from kdbench.engine.table import Lesson, TeacherTable, widest
+from kdbench.engine.table import TeacherTable
 
 
 class Loader(Protocol):
@@ -136,7 +137,7 @@ def _train(
     show = partial(look, setting) if any(lane.method.needs_teacher for lane in lanes) else None
     captured = None if captures is None else _captured(captures, setting, lanes, stage, show)
     kept = setting.table if show is not None and stage == "train" else None
-    lesson = None if kept is None else kept.lesson(epoch, widest(lanes))
+    lesson = None if kept is None else Lesson(kept, epoch, widest(lanes))
     alone = [lane for lane in lanes if captured is None or lane not in captured.lanes]
     steps = len(setting.train)
     for number, (image, label, idx, seen) in enumerate(_batches(setting, captured, stage, epoch, show, lesson)):

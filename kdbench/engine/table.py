@@ -29,7 +29,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdbench.distiller import SEES, Outputs
-from kdbench.engine.lane import Lane
 from kdbench.engine.rows import Rows
 
 FORMAT = 1
@@ -64,12 +63,6 @@ class Unfit(ValueError):
 def count_views(crop_padding: int, flip: bool) -> int:
     """V: ways to crop, times two where images are mirrored."""
     return int((2 * crop_padding + 1) ** 2 * (1 + flip))
-
-
-def widest(lanes: Sequence[Lane]) -> str:
-    """The most that any of these lanes reads of the teacher, as ``Distiller.sees``."""
-    read = [lane.method.sees for lane in lanes if lane.method.needs_teacher]
-    return max((sees if sees in SEES else "maps" for sees in read), key=SEES.index, default="logits")
 
 
 @dataclass(frozen=True)
@@ -279,10 +272,6 @@ class TeacherTable:
         view = dy * side + dx
         return perm * self.views + (view * 2 + flip if self.loader.flip else view)
 
-    def lesson(self, epoch: int, sees: str) -> Lesson:
-        """The teacher of one epoch, for lanes that read ``sees``."""
-        return Lesson(self, epoch, sees)
-
     def serves(self, sees: str) -> bool:
         """Whether answers to lanes that read ``sees`` can come from here."""
         return sees != "maps" and all(name in self.parts for name in _parts(sees))
@@ -354,37 +343,6 @@ class TeacherTable:
     def _some_rows(self, count: int) -> Ints:
         rng = np.random.default_rng()
         return rng.choice(self.images * self.views, min(count, self.images * self.views), replace=False)
-
-
-class Lesson:
-    """The teacher over one epoch: from the table where it can be, live where it must be.
-
-    Entries that are missing are asked for in whole batches, a little ahead of their turn.
-    """
-
-    def __init__(self, table: TeacherTable, epoch: int, sees: str) -> None:
-        self.table, self.sees = table, sees
-        self._rows = table.rows(epoch)
-        self._kept = table.serves(sees)
-        self._left = table.missing(self._rows, sees) if self._kept else self._rows[:0]
-
-    def __call__(self, number: int, image: Tensor) -> Outputs:
-        """The teacher's outputs on batch ``number`` of the epoch, which is ``image``."""
-        first = number * self.table.batch
-        end = first + len(image)
-        rows = self._rows[first:end]
-        whole = len(image) == self.table.batch or self.table.tail_alike
-        if self._kept and whole:
-            while self.table.fills and len(self._left) and self._left[0] < end:
-                some, self._left = self._left[: self.table.batch], self._left[self.table.batch :]
-                self.table.fill(self._rows[some])
-            kept = self.table.answers(rows, self.sees)
-            if kept is not None:
-                return kept
-        seen = self.table.look(image)
-        if self.table.fills and whole:
-            self.table.keep(rows, {"logits": seen.logits, "pooled": seen.pooled})
-        return seen
 
 
 def _kept(seen: Outputs) -> dict[str, Tensor]:

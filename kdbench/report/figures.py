@@ -169,7 +169,7 @@ def ranks(board: Board) -> Figure | None:
         x = len(lines) + 0.45 + 0.28 * number
         axis.plot([x, x], [first - 0.18, last + 0.18], color=ACCENT, linewidth=1.8, solid_capstyle="round")
     axis.set_xlim(0.6, len(lines) + 0.6 + 0.28 * len(groups))
-    axis.set_xticks(range(1, len(lines) + 1))
+    axis.set_xticks(range(1, len(lines) + 1, 1 + (len(lines) - 1) // 12))  # a dozen at most have room
     axis.set_yticks(range(len(lines)), [_name(line) for line in lines])
     axis.set_ylim(len(lines) - 0.5, -0.75)
     axis.spines["left"].set_visible(False)
