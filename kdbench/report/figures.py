@@ -22,6 +22,7 @@ from kdbench.report.tables import one_line, pair_name
 
 PER_ROW = 5
 MOST_CURVES = len(COLOURS)
+MOST_NAMES = 20  # in the cost figure; of more, those in the crowd go without
 
 
 def figures(board: Board) -> dict[str, Figure]:
@@ -206,8 +207,9 @@ def cost(board: Board) -> Figure | None:
         return None
     over = one_line(pairs[0]) if len(pairs) == 1 else f"mean over {len(pairs)} pairs that all have"
     square = " Square: changes the student at inference." if any(line.kind == "modified" for line in lines) else ""
+    crowd = " In the crowd without names: the table has them all." if len(lines) > MOST_NAMES else ""
     figure = canvas(1.6 + 4.4 * len(kinds), 4.3 if len(lines) < 13 else 5.4, "Accuracy against cost" + _quick(board),
-                    f"Last epoch, {over}. Line: nothing is both cheaper and better.{square}", facts.footer(board))
+                    f"Last epoch, {over}. Line: nothing is both cheaper and better.{square}{crowd}", facts.footer(board))
     axes = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
     for axis, (name, words, better) in zip(axes, kinds, strict=True):
         points = [(_measured(line, name, pairs), _measured(line, "top1_last", pairs)) for line in lines]
@@ -222,9 +224,19 @@ def cost(board: Board) -> Figure | None:
         axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}" if max(x for x, _ in points) > 20 else "{x:g}"))
         stairs = step(front, better)
         axis.plot(*zip(*stairs, strict=True), color=ACCENT, linewidth=1, alpha=0.7, zorder=1)
-        label_points(figure, axis, points, [line.shown for line in lines], stairs)
+        named = [(point, line.shown) for point, line in zip(points, lines, strict=True)
+                 if len(lines) <= MOST_NAMES or line.kind != "ranked" or point in front or _alone(point, points)]
+        label_points(figure, axis, [point for point, _ in named], [name for _, name in named], stairs)
     axes[0].set_ylabel("top-1 (%)")
     return figure
+
+
+def _alone(point: tuple[float, float], points: list[tuple[float, float]]) -> bool:
+    """Whether a name beside this point would stand on no other point."""
+    width, height = (max(one[axis] for one in points) - min(one[axis] for one in points) or 1.0 for axis in (0, 1))
+    near = [one for one in points
+            if abs(one[0] - point[0]) < 0.12 * width and abs(one[1] - point[1]) < 0.035 * height]
+    return len(near) == 1
 
 
 def _measured(line: Line, name: str, pairs: list[Pair]) -> float:
