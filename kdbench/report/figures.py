@@ -209,7 +209,8 @@ def cost(board: Board) -> Figure | None:
     square = " Square: changes the student at inference." if any(line.kind == "modified" for line in lines) else ""
     crowd = " In the crowd without names: the table has them all." if len(lines) > MOST_NAMES else ""
     figure = canvas(1.6 + 4.4 * len(kinds), 4.3 if len(lines) < 13 else 5.4, "Accuracy against cost" + _quick(board),
-                    f"Last epoch, {over}. Line: nothing is both cheaper and better.{square}{crowd}", facts.footer(board))
+                    f"Last epoch, {over}. Line: nothing is both cheaper and better.{square}{crowd}",
+                    facts.footer(board))
     axes = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
     for axis, (name, words, better) in zip(axes, kinds, strict=True):
         points = [(_measured(line, name, pairs), _measured(line, "top1_last", pairs)) for line in lines]
