@@ -95,6 +95,8 @@ def _cost(name: str, pair: str | None) -> list[str]:
             f" inference; {one.extra_ms:.1f} ms beside the student's step of {one.student_step_ms:.1f} ms"
             f" ({one.share:.0%}; {one.cpu}, {one.threads} thread, batch {costs.BATCH}, median of {one.n})"
         )
+    if name in costs.EXPENSIVE:
+        lines.append(f"more than a quarter of the student's step: {costs.EXPENSIVE[name]}")
     return lines
 
 
