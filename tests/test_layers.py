@@ -147,7 +147,6 @@ def test_heavy_libraries_load_where_they_are_needed(library: str) -> None:
     assert wrong == [], "\n".join(wrong)
 
 
-@pytest.mark.skipif(not (PACKAGE / "cli.py").exists(), reason="kdbench/cli.py does not exist yet")
 @pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["--version"]], ids=" ".join)
 def test_help_answers_without_torch(words: list[str]) -> None:
     heavy = ("torch", "timm", "torchvision", "pandas", "matplotlib")
