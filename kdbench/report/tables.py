@@ -289,10 +289,12 @@ def _explain(board: Board) -> list[str]:
         leader = board.compared[0].shown
         said = []
         for line in aris:
-            assert line.ari is not None
-            value = f"{line.ari.value:.0f}%" if line.ari.value is not None else "undefined"
-            left = f" (without {_pairs(line.ari.excluded)})" if line.ari.excluded else ""
-            said.append(f"{line.shown} {value}{left}")
+            if line.ari is not None and line.ari.value is not None:
+                left = f" (without {_pairs(line.ari.excluded)})" if line.ari.excluded else ""
+                said.append(f"{line.shown} {line.ari.value:.0f}%{left}")
+        undefined = [line.shown for line in aris if line.ari is not None and line.ari.value is None]
+        if undefined:
+            said.append(f"undefined for {', '.join(undefined)}")
         words.append(f"Average relative improvement of {leader} over: {', '.join(said)}. Pairs on which a method gains"
                      " less than 0.1 points over the plain student cannot be divided by and are left out.")
     if any(line.kind == "modified" for line in board.lines):
