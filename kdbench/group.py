@@ -54,7 +54,7 @@ class Group:
         """Lock the cells, get the teacher, train."""
         with ExitStack() as locks:
             mine = [cell for cell in self.cells if self._lock(cell, locks)]
-            mine = [cell for cell in mine if self._still_missing(cell)]
+            mine = [cell for cell in mine if self._anew(cell) or self._still_missing(cell)]
             if not mine:
                 return
             try:
@@ -104,6 +104,13 @@ class Group:
         locks.callback(lock.release)
         return True
 
+    def _anew(self, cell: Cell) -> bool:
+        """With --force a cell starts from the beginning; assistants, like teachers, are kept."""
+        if self.job.request.force and not self.assisting:
+            grid.files(self.out, cell).checkpoint.unlink(missing_ok=True)
+            return True
+        return False
+
     def _still_missing(self, cell: Cell) -> bool:
         """Another process may have finished it before the lock was ours."""
         if grid.files(self.out, cell).record.exists():
@@ -122,10 +129,12 @@ class Group:
 
     def _check_same_teacher(self, cells: Sequence[Cell], card: TeacherCard) -> None:
         """Rows of one table share a teacher: a record of another one is in the way."""
+        forced = self.job.cells if self.job.request.force else []
+        replaced = {grid.files(self.out, cell).record for cell in forced}
         for cell in cells:
             folder = grid.files(self.out, cell).record.parent
             for path in sorted(folder.glob("*.json")):
-                if path.name.endswith(".failed.json"):
+                if path.name.endswith(".failed.json") or path in replaced:
                     continue
                 try:
                     other = record.read(path)

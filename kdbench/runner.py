@@ -56,9 +56,7 @@ def _todo(job: Job, watch: Watcher, outcome: Outcome) -> list[Cell]:
     todo = []
     for cell, state in job.states().items():
         where = grid.files(job.request.out, cell)
-        if job.request.force:
-            for path in (where.record, where.failed, where.checkpoint):
-                path.unlink(missing_ok=True)
+        if job.request.force:  # the old record stays until the new one takes its place
             todo.append(cell)
         elif state == "done":
             try:

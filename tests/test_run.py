@@ -211,6 +211,29 @@ def test_a_diverging_cell_fails_with_term_and_epoch_and_the_others_go_on(tmp_pat
     assert "--retry-failed tries again" in again.output
 
 
+def test_force_loses_nothing_that_it_cannot_replace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(tmp_path, methods="kd").exit_code == 0
+    path = next((tmp_path / "runs").rglob("kd-*.json"))
+    before = path.read_bytes()
+    stop_after_an_epoch(monkeypatch)
+    assert run(tmp_path, "--force", methods="kd").exit_code == 130
+    monkeypatch.undo()
+    assert path.read_bytes() == before
+    assert run(tmp_path, "--force", methods="kd").exit_code == 0
+    assert path.read_bytes() != before  # trained anew: another time, the same numbers
+    assert record.read(path).weights_sha256 == json.loads(before)["weights_sha256"]
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_force_takes_another_teacher(tmp_path: Path) -> None:
+    assert run(tmp_path, methods="kd").exit_code == 0
+    path = next((tmp_path / "runs").rglob("kd-*.json"))
+    made = record.read(path).model_copy(update={"teacher_sha256": "0" * 64, "checksum": ""})
+    record.write(made, path)
+    assert run(tmp_path, methods="fitnet").exit_code == 1
+    assert run(tmp_path, "--force", methods="kd,fitnet").exit_code == 0
+
+
 def test_fail_fast_stops(tmp_path: Path) -> None:
     result = run(tmp_path, "--fail-fast", methods="fitnet[beta=1e39],kd")
     assert result.exit_code == 1
