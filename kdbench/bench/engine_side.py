@@ -79,7 +79,7 @@ class Engine:
         """
         self.work.precision.prepare(self.work.device)
         setting = replace(self.setting, train=_Steps(self.stream, steps))
-        fit._train(setting, self.lanes, "train", self.lanes[0].epoch, _Silent())
+        fit.train_epoch(setting, self.lanes, "train", self.lanes[0].epoch, _Silent())
         for lane in self.lanes:
             if lane.failure:
                 raise ValueError(f"bench cannot time {lane.key}: {lane.failure}")

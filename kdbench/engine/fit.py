@@ -82,7 +82,7 @@ def fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callabl
             active = [lane for lane in lanes if not lane.failure and (lane.stage, lane.epoch) == (stage, epoch)]
             if not active:
                 continue
-            _train(setting, active, stage, epoch, watch, captures)
+            train_epoch(setting, active, stage, epoch, watch, captures)
             due = [lane for lane in active if not lane.failure and stage == "train" and lane.plan.evaluates(epoch)]
             if due:
                 evaluate(due, setting.test(), teacher_says)
@@ -127,10 +127,16 @@ def split(setting: Setting, lanes: Sequence[Lane], free: int | None) -> list[lis
     return [list(lanes[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
 
 
-def _train(
+def train_epoch(
     setting: Setting, lanes: Sequence[Lane], stage: str, epoch: int, watch: Watcher, captures: Captures | None = None
 ) -> None:
-    """One epoch of lock-step training. Nothing in here waits for the device."""
+    """One epoch of lock-step training of lanes that stand at it. Nothing in here waits for the device.
+
+    ``captures`` belongs to this group of lanes over all its epochs; None: the plain loop.
+
+    Raises:
+        OutOfMemory: with the number of lanes that did not fit.
+    """
     started, before = time.perf_counter(), sum(lane.seconds for lane in lanes)
     for lane in lanes:
         lane.start_epoch()
