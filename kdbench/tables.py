@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,10 +17,18 @@ from kdbench import environment
 from kdbench.data import Dataset, Loader
 from kdbench.distiller import SEES
 from kdbench.engine import fit as engine
+from kdbench.engine import memory
 from kdbench.engine.lane import Lane, state_sha256
 from kdbench.engine.precision import Precision
+from kdbench.engine.resident import resident
 from kdbench.engine.table import Place, TeacherTable, Unfit, count_views
 from kdbench.session import Request
+
+#: Share of the device's free memory that a table may take; the lanes have the rest.
+ON_DEVICE = 0.5
+#: How far a kept answer may be from the live one on CUDA, by precision: the rounding of the inputs of
+#: products (11 bits in tf32 and fp16, 8 in bf16) with room for another order of sums. Not verified on hardware.
+TOLERANCE = {"exact": 1e-4, "tf32": 1e-2, "fast": 1e-2, "bf16": 5e-2}
 
 
 @contextmanager
@@ -36,42 +45,58 @@ def taught(
         name: the teacher's, for the folder.
     """
     lanes = [lane for lane in lanes if lane.method.needs_teacher]
-    if request.table == "off" or not lanes or setting.teacher is None or setting.device.type != "cpu" or loader.views:
+    below = [lane.method.sees for lane in lanes if lane.method.sees in SEES[:-1]]
+    # In a loop whose teacher must be live for some lane, what it says is kept for methods to come; a
+    # captured step keeps nothing.
+    useful = len(below) == len(lanes) if setting.machine is not None else True
+    if request.table == "off" or not lanes or setting.teacher is None or loader.views or not useful:
         yield setting
         return
-    # Where some lane needs maps the teacher is live, and what it says is kept for methods to come.
-    below = [lane.method.sees for lane in lanes if lane.method.sees in SEES[:-1]]
     pays = visits > count_views(loader.crop_padding, loader.flip) / 2
-    place = where(request.out, name, images, recipe, setting.teacher, setting.precision)
-    try:
-        table = TeacherTable.opened(
-            place, loader, partial(engine.look, setting), note,
-            create=max(below, key=SEES.index, default="logits") if pays else None,
-        )
-    except Unfit as error:
-        note(f"no table of teacher {name}: {error}")
-        table = None
-    try:
-        yield setting if table is None else replace(setting, table=table)
-    finally:
-        if table is not None:
-            table.close()
+    place = where(request.out, name, images, recipe, setting.teacher, setting.precision, setting.device)
+    with ExitStack() as opened:
+        try:
+            table = TeacherTable.opened(
+                place, loader, partial(engine.look, setting), note,
+                create=max(below, key=SEES.index, default="logits") if pays else None,
+            )
+            if table is not None:
+                opened.callback(table.close)
+                setting = _lend(setting, table, max(below, key=SEES.index, default="logits"), opened)
+        except Unfit as error:
+            note(f"no table of teacher {name}: {error}")
+        yield setting
+
+
+def _lend(setting: engine.Setting, table: TeacherTable, sees: str, opened: ExitStack) -> engine.Setting:
+    if setting.machine is None:
+        return replace(setting, table=table)
+    if not table.serves(sees):
+        return setting
+    free = memory.free(setting.device) if setting.device.type == "cuda" else environment.free_memory()
+    room = math.inf if free is None else free * ON_DEVICE
+    return replace(setting, table=table, resident=opened.enter_context(resident(table, sees, setting.machine, room)))
 
 
 def where(
-    out: Path, name: str, images: Dataset, recipe: Mapping[str, Any], teacher: nn.Module, precision: Precision
+    out: Path, name: str, images: Dataset, recipe: Mapping[str, Any], teacher: nn.Module, precision: Precision,
+    device: torch.device,
 ) -> Place:
     """The table's place: another one for whatever may change a bit of the teacher's answers.
 
     ``teacher`` is the folded one that answers.
     """
-    machine = environment.describe("cpu")
+    machine = environment.describe(str(device))
     facts = {
         "dataset": images.name, "fingerprint": images.fingerprint, "images": len(images.train_labels),
         "teacher": state_sha256(teacher.state_dict()), "precision": precision.name,
         **{key: recipe[key] for key in ("batch_size", "crop_padding", "flip")},
-        **{key: list(recipe[key]) for key in ("mean", "std")},
-        **{key: machine[key] for key in ("torch", "cpu", "threads")},
-        "instructions": torch.backends.cpu.get_cpu_capability(),
+        **{key: list(recipe[key]) for key in ("mean", "std")}, "torch": machine["torch"],
     }
-    return Place(out / "tables", f"{images.name}-{name.replace('/', '_')}", facts)
+    if device.type == "cuda":
+        facts |= {"gpu": machine["gpu"], "cudnn": torch.backends.cudnn.version()}
+    else:
+        facts |= {"cpu": machine["cpu"], "threads": machine["threads"],
+                  "instructions": torch.backends.cpu.get_cpu_capability()}
+    tolerance = TOLERANCE[precision.name] if device.type == "cuda" else 0.0
+    return Place(out / "tables", f"{images.name}-{name.replace('/', '_')}", facts, tolerance)

@@ -91,21 +91,23 @@ def verify(screen: Console, *, name: str, suite: str, data_dir: Path | None, out
 
 
 def table(
-    screen: Console, *, name: str, suite: str, keep: str, precision: str, data_dir: Path | None, out: Path
+    screen: Console, *, name: str, suite: str, keep: str, precision: str, data_dir: Path | None, out: Path,
+    device: str,
 ) -> int:
     """Fill the table of a teacher's outputs for the suite's crops and flips."""
-    chosen, where = _setting(suite, "cpu")
+    chosen, where = _setting(suite, device)
     name = models.resolve(name)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # as in a run: bits may depend on it
     exactly = Precision(precision)
     exactly.check(where)
+    exactly.prepare(where)
     runner.check_writable(out)
     net, _ = teachers.load(out / "teachers", chosen.dataset, name, image_size=chosen.image_size)
     images, recipe = teaching.images(chosen, data_dir), chosen.recipe.model_dump()
     loader = teaching.make_loader(images, recipe, seed=0, device=where)
-    setting = engine.Setting(models.fold(net), loader, lambda: [], where, exactly)
+    setting = engine.Setting(models.fold(net).to(where), loader, lambda: [], where, exactly)
     assert setting.teacher is not None
-    place = tables.where(out, name, images, recipe, setting.teacher, exactly)
+    place = tables.where(out, name, images, recipe, setting.teacher, exactly, setting.device)
     with console.Progress(screen) as watch:
         filled = TeacherTable.opened(place, loader, partial(engine.look, setting), watch.note, create=keep)
         if filled is None or not filled.fills:

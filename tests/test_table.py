@@ -273,12 +273,10 @@ def test_the_widest_of_the_lanes_that_read_the_teacher(tmp_path: Path) -> None:
 # -- what it refuses ----------------------------------------------------------------------
 
 
-def test_other_augmentation_or_device_is_refused(tmp_path: Path) -> None:
+def test_other_augmentation_is_refused(tmp_path: Path) -> None:
     for views in (("rot90", "rot180"), ("randaugment",)):
         with pytest.raises(Unfit, match="crops and flips only"):
             open_table(tmp_path, setting(loader(views=views)))
-    with pytest.raises(Unfit, match="CPU only"):
-        open_table(tmp_path, setting(loader(device="meta")))
     assert not (tmp_path / "tables").exists()
 
 
@@ -490,7 +488,7 @@ def torn_at(call: int) -> Callable[[], None]:
 def test_a_kill_while_filling_leaves_a_usable_table(tmp_path: Path) -> None:
     rng = random.Random(0)
     plans: Iterator[tuple[Callable[[], None], float | None]] = iter(
-        [(torn_at(rng.randrange(1, 400)), None) for _ in range(6)] + [(lambda: None, rng.uniform(0.02, 0.3)) for _ in range(4)]
+        [(torn_at(rng.randrange(1, 30)), None) for _ in range(6)] + [(lambda: None, rng.uniform(0.02, 0.3)) for _ in range(4)]
     )
     shared = setting(loader())
     deaths = 0

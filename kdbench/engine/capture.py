@@ -27,6 +27,7 @@ from kdbench.distiller import Batch, Outputs
 from kdbench.engine.lane import Lane
 from kdbench.engine.machine import Machine, host_draws
 from kdbench.engine.memory import out_of_memory
+from kdbench.engine.resident import Resident
 from kdbench.engine.undo import undone
 
 #: Steps before a capture, as torch asks for: libraries start, kernels are chosen.
@@ -84,6 +85,7 @@ class Captured:
         show: the teacher's outputs on a batch of images; None when no lane needs them.
         machine: what runs a step.
         note: told in a sentence which lane stays outside, and why.
+        kept: has the teacher's outputs already; ``show`` is asked about what it does not cover.
 
     Raises:
         CannotCapture: the batches themselves need the host.
@@ -91,9 +93,10 @@ class Captured:
 
     def __init__(
         self, loader: Planned, lanes: Sequence[Lane], stage: str, *, show: Callable[[Tensor], Outputs] | None,
-        machine: Machine, note: Callable[[str], None],
+        machine: Machine, note: Callable[[str], None], kept: Resident | None = None,
     ) -> None:
         self.loader, self.stage, self._show, self._machine = loader, stage, show, machine
+        self._kept = None if show is None else kept
         device = loader.labels.device
         images, b = len(loader.labels), loader.batch_size
         self._sizes = [min(b, images - first) for first in range(0, len(loader) * b, b)]  # by step
@@ -151,6 +154,8 @@ class Captured:
         at = self._number * self.loader.batch_size + self._places[:size]
         idx, dy, dx, flip = (part.index_select(0, at) for part in self._plan)
         image, label = self.loader.gather(idx, dy, dx, flip), self.loader.labels.index_select(0, idx)
+        if self._kept is not None and self._kept.covers(size):
+            return Shown(image, label, idx, self._kept.outputs(idx, dy, dx, flip))
         return Shown(image, label, idx, None if self._show is None else self._show(image))
 
     def _train(self, track: _Track, shown: Shown, size: int) -> None:
@@ -167,6 +172,9 @@ class Captured:
             place.copy_(drawn)
         self._number.zero_()
         steps = len(self._sizes)
+        if self._kept is not None:
+            asked = sum(size for size in self._sizes if self._kept.covers(size))  # a shorter batch is the last
+            self._kept.ready(*(part[:asked] for part in self._plan))
         for track in self._tracks.values():
             # In a first stage lanes may differ in length, so each has its own clock.
             ahead = [(epoch + number / steps) / track.lane.total for number in range(steps)]
@@ -274,10 +282,11 @@ class Captures:
     Args:
         machine: what runs a step.
         note: told in a sentence what is not captured, and why.
+        kept: what the teacher says in the main stage, where it is kept on the device.
     """
 
-    def __init__(self, machine: Machine, note: Callable[[str], None]) -> None:
-        self._machine, self._note = machine, note
+    def __init__(self, machine: Machine, note: Callable[[str], None], kept: Resident | None = None) -> None:
+        self._machine, self._note, self._kept = machine, note, kept
         self._key: tuple[object, ...] = ()
         self._now: Captured | None = None
 
@@ -291,7 +300,8 @@ class Captures:
             try:
                 if not isinstance(loader, Planned):
                     raise CannotCapture("its batches come as a stream")
-                made = Captured(loader, lanes, stage, show=show, machine=self._machine, note=self._note)
+                kept = self._kept if stage == "train" else None
+                made = Captured(loader, lanes, stage, show=show, machine=self._machine, note=self._note, kept=kept)
                 self._now = made if made.lanes else None
             except CannotCapture as error:
                 self._note(f"this group runs without a CUDA graph: {error}")

@@ -22,6 +22,7 @@ from kdbench.engine.lesson import Lesson, widest
 from kdbench.engine.machine import Machine
 from kdbench.engine.memory import out_of_memory
 from kdbench.engine.precision import Precision
+from kdbench.engine.resident import Resident
 from kdbench.engine.table import TeacherTable
 
 
@@ -57,7 +58,8 @@ class Setting:
     judge: nn.Module | None = None  # whose predictions agreement is measured with; None: the teacher's
     machine: Machine | None = None  # runs whole steps at once, see engine.capture; None: the loop below
     note: Callable[[str], None] = lambda sentence: None
-    table: TeacherTable | None = None  # the teacher's kept outputs; the loop uses them, ``machine`` does not
+    table: TeacherTable | None = None  # the teacher's kept outputs, for the loop
+    resident: Resident | None = None  # the same on the device, for ``machine``
 
 
 class OutOfMemory(Exception):
@@ -76,7 +78,7 @@ def fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callabl
     judge = setting.teacher if setting.judge is None else setting.judge
     if judge is not None:
         teacher_says = predictions(judge, setting.test(), setting.precision)[0].argmax(dim=1)
-    captures = None if setting.machine is None else Captures(setting.machine, setting.note)
+    captures = None if setting.machine is None else Captures(setting.machine, setting.note, setting.resident)
     for stage in STAGES:
         for epoch in range(max(lane.pretrain_total if stage == "pretrain" else lane.plan.epochs for lane in lanes)):
             active = [lane for lane in lanes if not lane.failure and (lane.stage, lane.epoch) == (stage, epoch)]
@@ -142,7 +144,7 @@ def train_epoch(
         lane.start_epoch()
     show = partial(look, setting) if any(lane.method.needs_teacher for lane in lanes) else None
     captured = None if captures is None else _captured(captures, setting, lanes, stage, show)
-    kept = setting.table if show is not None and stage == "train" else None
+    kept = setting.table if show is not None and stage == "train" and captured is None else None
     lesson = None if kept is None else Lesson(kept, epoch, widest(lanes))
     alone = [lane for lane in lanes if captured is None or lane not in captured.lanes]
     steps = len(setting.train)

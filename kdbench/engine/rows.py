@@ -76,9 +76,12 @@ class Rows:
         if not self._files:
             self._files = [os.open(path, os.O_RDWR) for path in self._paths]
         data, sums = self._files
-        for row, value in zip(rows.tolist(), values.contiguous().view(torch.uint8).numpy(), strict=True):
-            _put(data, value.tobytes(), row * self._bytes)
-            _put(sums, np.uint32(_sum(value, row)).tobytes(), row * 4)
+        raw = values.contiguous().view(torch.uint8).numpy()
+        checks = np.array([_sum(value, row) for row, value in zip(rows.tolist(), raw, strict=True)], np.uint32)
+        starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)  # neighbours are written at once
+        for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
+            _put(data, raw[start:end].tobytes(), int(rows[start]) * self._bytes)
+            _put(sums, checks[start:end].tobytes(), int(rows[start]) * 4)
 
     def close(self) -> None:
         """Close what writing opened; reading ends with the last reference."""

@@ -4,11 +4,12 @@ A crop with padding p and a flip have V = (2p + 1)^2 * 2 views. The teacher is f
 is a function of (image, view): said once, it serves every later epoch, seed and method that reads no
 more than logits or the pooled vector.
 
-A kept answer is the live one to the bit, or it is not used. On the CPU an image's outputs depend on
-the number of images in the batch (kernels are chosen by shapes) but not on which others they are. So
+On the CPU a kept answer is the live one to the bit, or it is not used. An image's outputs depend there
+on the number of images in the batch (kernels are chosen by shapes) but not on which others they are. So
 every entry comes from a pass over a whole batch, and both facts are tried when a table is made: the
 answers must not change with the company, and those to an epoch's shorter last batch are taken from
-the table only where they are equal, too.
+the table only where they are equal, too. Where the library may choose another kernel from one process
+to the next (CUDA), answers are compared within ``Place.tolerance`` instead.
 """
 
 from __future__ import annotations
@@ -75,6 +76,7 @@ class Place:
     home: Path
     title: str  # begins the folder's name
     facts: Mapping[str, Any]
+    tolerance: float = 0.0  # of kept against live answers, as a share of the largest of them; 0: to the bit
 
     @property
     def folder(self) -> Path:
@@ -101,7 +103,7 @@ class TeacherTable:
     ) -> None:
         self.place, self.loader, self.look, self.note = place, loader, look, note
         self.views = count_views(loader.crop_padding, loader.flip)
-        self.images, self.batch = len(loader.labels), loader.batch_size
+        self.images, self.batch, self.device = len(loader.labels), loader.batch_size, loader.labels.device
         self.parts: dict[str, Rows] = {}
         self.tail_alike = False
         self.fills = False
@@ -123,8 +125,6 @@ class TeacherTable:
         """
         if loader.views:
             raise Unfit(f"views {', '.join(loader.views)} are drawn or turned, a table holds crops and flips only")
-        if loader.labels.device.type != "cpu":
-            raise Unfit(f"a table is made and read on the CPU only, not on {loader.labels.device}")
         if create is None and not (place.folder / "table.json").exists():
             return None
         table = cls(place, loader, look, note)
@@ -188,10 +188,10 @@ class TeacherTable:
         for name, values in alone.items():
             if values.ndim != 2 or not values.is_contiguous():
                 raise Unfit(f"the teacher's {name} are not a plain (B, D) tensor")
-            if not _same_bits(values[wanted], company[name][from_first]):
+            if not self.alike(values[wanted], company[name][from_first]):
                 raise Unfit(f"the teacher's {name} for an image change with the other images of its batch")
         self.tail_alike = short is None or all(
-            _same_bits(getattr(short, name), values[:tail]) for name, values in alone.items()
+            self.alike(getattr(short, name).cpu(), values[:tail]) for name, values in alone.items()
         )
 
     def _add(self, names: Sequence[str]) -> None:
@@ -200,7 +200,7 @@ class TeacherTable:
         if not absent:
             return
         count = self.images * self.views
-        size = sum(count * (self._like[name].shape[1] * self._like[name].element_size() + 4) for name in absent)
+        size = sum(count * (self.entry_bytes(name) + 4) for name in absent)
         free = shutil.disk_usage(self.place.home).free
         if size > free / 2:
             raise Unfit(f"a table of the teacher's {' and '.join(absent)} takes up to {_gb(size)}, and only {_gb(free)}"
@@ -249,7 +249,7 @@ class TeacherTable:
             for some in np.array_split(rows, -(-len(rows) // self.batch)):
                 kept, good = part.read(some)
                 live = self._ask(some)[name]
-                if not _same_bits(kept[good].to(live.dtype), live[good]):
+                if not self.alike(kept[good].to(live.dtype), live[good]):
                     return f"the teacher's table {self.place.folder.name} does not say what the teacher says"
         return ""
 
@@ -267,44 +267,77 @@ class TeacherTable:
 
     def rows(self, epoch: int) -> Ints:
         """(N,) the entries that an epoch of the main stage asks for, in its order."""
-        perm, dy, dx, flip = (part.numpy().astype(np.int64) for part in self.loader.plan(epoch, "train"))
+        return self.rows_of(*self.loader.plan(epoch, "train")).cpu().numpy()
+
+    def rows_of(self, idx: Tensor, dy: Tensor, dx: Tensor, flip: Tensor) -> Tensor:
+        """(N,) int64 the entries of parts of a plan, (N,) each, on their device."""
+        view = dy * (2 * self.loader.crop_padding + 1) + dx
+        return idx * self.views + (view * 2 + flip if self.loader.flip else view)
+
+    def image_of(self, rows: Tensor) -> Tensor:
+        """(B, 3, H, W) the views of (B,) entries, on their device: the inverse of ``rows_of``."""
+        idx, view = rows // self.views, rows % self.views
+        flip = view % 2 == 1 if self.loader.flip else torch.zeros_like(view, dtype=torch.bool)
+        crop = view // 2 if self.loader.flip else view
         side = 2 * self.loader.crop_padding + 1
-        view = dy * side + dx
-        return perm * self.views + (view * 2 + flip if self.loader.flip else view)
+        return self.loader.gather(idx, crop // side, crop % side, flip)
+
+    def alike(self, one: Tensor, other: Tensor) -> bool:
+        """Whether two answers of the same teacher are the same."""
+        if not self.place.tolerance or one.shape != other.shape:
+            return _same_bits(one, other)
+        apart, largest = (one - other).abs().max().item(), other.abs().max().item()
+        return apart <= self.place.tolerance * largest
 
     def serves(self, sees: str) -> bool:
         """Whether answers to lanes that read ``sees`` can come from here."""
-        return sees != "maps" and all(name in self.parts for name in _parts(sees))
+        return sees != "maps" and all(name in self.parts for name in parts_of(sees))
 
     def answers(self, rows: Ints, sees: str) -> Outputs | None:
         """Kept outputs (B, ...); None when one is missing. What ``sees`` leaves out is NaN."""
         found = {}
-        for name in _parts(sees):
+        for name in parts_of(sees):
             values, good = self.parts[name].read(rows)
             if not good.all():
                 return None
-            found[name] = values.to(getattr(self._example, name).dtype)
+            found[name] = values.to(self.device)
+        return self.outputs(found)
+
+    def outputs(self, kept: Mapping[str, Tensor]) -> Outputs:
+        """Kept values (B, D) of some parts as a teacher's outputs; those that are not kept are NaN."""
+        example = self._example
+        found = {name: values.to(getattr(example, name).dtype) for name, values in kept.items()}
+        b = len(found["logits"])
 
         def blind(like: Tensor) -> Tensor:
-            return torch.full((), torch.nan, dtype=like.dtype).expand(len(rows), *like.shape[1:])
+            return torch.full((), torch.nan, dtype=like.dtype, device=like.device).expand(b, *like.shape[1:])
 
-        example = self._example
         preacts = None if example.preacts is None else tuple(map(blind, example.preacts))
-        pooled = found.get("pooled", blind(example.pooled))
+        pooled = found["pooled"] if "pooled" in found else blind(example.pooled)
         return Outputs(
             tuple(map(blind, example.feats)), blind(example.last), pooled, found["logits"], preacts, example.classifier
         )
+
+    def empty(self, name: str, count: int) -> Tensor:
+        """(count, D) room on the device for entries of a part, as they are kept."""
+        like = self._like[name]
+        return torch.empty(count, like.shape[1], dtype=like.dtype, device=self.device)
+
+    def entry_bytes(self, name: str) -> int:
+        """Of one entry of a part."""
+        return int(self._like[name].shape[1] * self._like[name].element_size())
 
     def fill(self, rows: Ints) -> None:
         """Ask the live teacher about at most a batch of entries, and keep what it says."""
         self.keep(rows, self._ask(rows))
 
     def keep(self, rows: Ints, said: Mapping[str, Tensor]) -> None:
-        """Write what is missing or damaged of these entries."""
+        """Write what is missing or damaged of these entries, in the parts that are said."""
         try:
-            for name, part in self.parts.items():
+            for name in [name for name in said if name in self.parts]:
+                part = self.parts[name]
                 new = ~part.read(rows)[1]
-                values = said[name][new]
+                values = said[name].cpu()[new]
                 kept = values.to(self._like[name].dtype)
                 if new.any() and _same_bits(kept.to(values.dtype), values):
                     part.write(rows[new.numpy()], kept)
@@ -327,18 +360,15 @@ class TeacherTable:
     def missing(self, rows: Ints | None, sees: str) -> Ints:
         """Places in ``rows`` (None: all there are) without an answer to lanes that read ``sees``."""
         rows = np.arange(self.images * self.views, dtype=np.int64) if rows is None else rows
-        return np.flatnonzero(~np.logical_and.reduce([self.parts[name].has(rows) for name in _parts(sees)]))
+        return np.flatnonzero(~np.logical_and.reduce([self.parts[name].has(rows) for name in parts_of(sees)]))
 
     def _ask(self, rows: Ints) -> dict[str, Tensor]:
-        """What the live teacher says to at most a batch of entries, as in a whole batch."""
+        """What the live teacher says to at most a batch of entries, as in a whole batch; on the CPU."""
         seen = self.look(self._image(np.resize(rows, self.batch)))
-        return {"logits": seen.logits[: len(rows)], "pooled": seen.pooled[: len(rows)]}
+        return {"logits": seen.logits[: len(rows)].cpu(), "pooled": seen.pooled[: len(rows)].cpu()}
 
     def _image(self, rows: Ints) -> Tensor:
-        idx, view = np.divmod(rows, self.views)
-        flip = view % 2 == 1 if self.loader.flip else np.zeros(len(rows), dtype=bool)
-        dy, dx = np.divmod(view // 2 if self.loader.flip else view, 2 * self.loader.crop_padding + 1)
-        return self.loader.gather(*(torch.from_numpy(np.ascontiguousarray(part)) for part in (idx, dy, dx, flip)))
+        return self.image_of(torch.from_numpy(np.ascontiguousarray(rows)).to(self.device))
 
     def _some_rows(self, count: int) -> Ints:
         rng = np.random.default_rng()
@@ -352,7 +382,8 @@ def _kept(seen: Outputs) -> dict[str, Tensor]:
     return {"logits": narrow if lossless else seen.logits, "pooled": seen.pooled}
 
 
-def _parts(sees: str) -> tuple[str, ...]:
+def parts_of(sees: str) -> tuple[str, ...]:
+    """What must be kept for lanes that read ``sees``."""
     return SEES[: SEES.index(sees) + 1]
 
 

@@ -1,0 +1,293 @@
+"""The teacher's table on the device: captured steps that read it end as the loop does; no pass too many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_table import (
+    BATCH,
+    BELOW_MAPS,
+    EPOCHS,
+    VIEWS,
+    lane,
+    loader,
+    open_table,
+    passes,
+    place,
+    result,
+    setting,
+    teacher,
+    there,
+    train,
+)
+from torch import Tensor, nn
+
+from kdbench import data, models, tables
+from kdbench.distiller import Outputs
+from kdbench.engine import fit as engine
+from kdbench.engine import resident as module
+from kdbench.engine.lane import Lane
+from kdbench.engine.machine import Eager
+from kdbench.engine.resident import Resident, resident
+from kdbench.engine.table import TeacherTable, Unfit
+from kdbench.session import Request
+from kdbench.suites import load as load_suite
+
+
+class Recorder(Eager):
+    """Repeats a step by calling it, and says so, as a graph would."""
+
+    captures = True
+
+    def __init__(self) -> None:
+        self.records, self.replays = 0, 0
+
+    def record(self, step: Callable[[], Any]) -> tuple[Callable[[], object], Any]:
+        self.records += 1
+        first = step()
+
+        def again() -> None:
+            self.replays += 1
+            step()
+
+        return again, first
+
+
+def captured(folder: Path, shared: engine.Setting, *lanes: Lane, sees: str = "pooled") -> None:
+    """Train by captured steps on a table in ``folder``."""
+    table = there(open_table(folder, shared))
+    try:
+        with resident(table, sees, Eager(), 1e9) as kept:
+            train(replace(shared, machine=Eager(), table=table, resident=kept), *lanes)
+    finally:
+        table.close()
+
+
+@pytest.mark.parametrize("name", [*BELOW_MAPS, "crd+mag"])
+def test_a_captured_step_on_the_table_gives_the_bits_of_the_live_teacher(name: str, tmp_path: Path) -> None:
+    feed = loader()
+    try:
+        live, filling, reading = (lane(name, tmp_path / which, feed) for which in ("live", "filling", "reading"))
+    except ValueError as error:
+        pytest.skip(f"the method refuses the pair: {error}")
+    train(setting(feed), live)
+    captured(tmp_path, setting(feed), filling)
+    captured(tmp_path, setting(feed), reading)
+    assert result(filling) == result(live)
+    assert result(reading) == result(live)
+
+
+def test_the_loop_reads_what_a_captured_run_kept_and_the_other_way_round(tmp_path: Path) -> None:
+    feed = loader(count=48)
+    shared = setting(feed)
+    captured(tmp_path, shared, lane("kd", tmp_path / "a", feed))
+    table = there(open_table(tmp_path, shared))
+    before = passes(shared)
+    train(replace(shared, table=table, judge=teacher()), lane("dkd", tmp_path / "b", feed))
+    assert passes(shared) == before  # every view of the seed had been kept
+    table.close()
+
+    asked = setting(feed)
+    assert asked.teacher is not None
+    table = there(open_table(tmp_path, asked))
+    before = passes(asked)
+    with resident(table, "logits", Eager(), 1e9) as kept:
+        for epoch in range(EPOCHS):
+            kept.ready(*feed.plan(epoch))
+    assert passes(asked) == before
+    table.close()
+
+
+def test_an_epoch_is_made_ready_in_whole_batches_and_once(tmp_path: Path) -> None:
+    feed = loader(count=48)
+    shared = setting(feed)
+    table = there(open_table(tmp_path, shared))
+    with resident(table, "logits", Eager(), 1e9) as kept:
+        plan = feed.plan(0)
+        before = passes(shared)
+        kept.ready(*plan)
+        assert passes(shared) == before + module.REHEARSALS + 48 // BATCH
+        kept.ready(*plan)
+        assert passes(shared) == before + module.REHEARSALS + 48 // BATCH
+        idx, dy, dx, flip = (part[:BATCH] for part in plan)
+        live = engine.look(shared, feed.gather(idx, dy, dx, flip))
+        seen = kept.outputs(idx, dy, dx, flip)
+        assert torch.equal(seen.logits, live.logits)
+        assert torch.isnan(seen.pooled).all()
+    table.close()
+
+
+def test_filling_is_recorded_once_and_repeated(tmp_path: Path) -> None:
+    shared = setting(loader(count=48))
+    table = there(open_table(tmp_path, shared))
+    machine = Recorder()
+    with resident(table, "pooled", machine, 1e9) as kept:
+        for epoch in range(2):
+            kept.ready(*shared.train.plan(epoch))  # type: ignore[attr-defined]
+        assert machine.records == 1
+        assert machine.replays >= 3
+    assert len(table.parts["pooled"].filled()) == int(kept._there.sum()) > 48
+    table.close()
+
+
+def test_a_teacher_that_cannot_be_captured_is_called(tmp_path: Path) -> None:
+    class Refusing(Recorder):
+        def record(self, step: Callable[[], Any]) -> tuple[Callable[[], object], Any]:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    feed, shared = loader(), setting(loader())
+    table = there(open_table(tmp_path, shared))
+    with resident(table, "logits", Refusing(), 1e9) as kept:
+        idx, dy, dx, flip = (part[:BATCH] for part in feed.plan(0))
+        kept.ready(idx, dy, dx, flip)
+        live = engine.look(shared, feed.gather(idx, dy, dx, flip))
+        assert torch.equal(kept.outputs(idx, dy, dx, flip).logits, live.logits)
+    table.close()
+
+
+def test_a_short_last_batch_is_live_where_its_answers_are_others(tmp_path: Path) -> None:
+    class Sized(nn.Module):
+        def forward(self, image: Tensor) -> Outputs:
+            seen: Outputs = models.fold(teacher())(image)
+            return seen._replace(logits=seen.logits + len(image))
+
+    feed = loader()
+    live, kept = lane("kd", tmp_path / "live", feed), lane("kd", tmp_path / "kept", feed)
+    train(setting(feed, Sized()), live)
+    captured(tmp_path, setting(feed, Sized()), kept)
+    assert result(kept) == result(live)
+
+
+def test_a_damaged_entry_is_made_anew(tmp_path: Path) -> None:
+    feed = loader(count=48)
+    shared = setting(feed)
+    table = there(open_table(tmp_path, shared))
+    with resident(table, "logits", Eager(), 1e9) as kept:
+        kept.ready(*feed.plan(0))
+    table.close()
+    row = int(table.rows(0)[0])
+    with open(table.place.folder / "logits.rows", "r+b") as file:
+        file.seek(row * 40)
+        file.write(b"\x7f" * 8)
+    table = there(open_table(tmp_path, shared))
+    with resident(table, "logits", Eager(), 1e9) as kept:
+        assert not kept._there[row]
+        assert int(kept._there.sum()) == 47
+        kept.ready(*feed.plan(0))
+    values, good = table.parts["logits"].read(np.array([row]))
+    assert good.all()
+    assert not (values.abs() > 1e30).any()
+    table.close()
+
+
+def test_new_answers_reach_the_files_every_few_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FLUSH_EVERY", 2)
+    shared = setting(loader(count=48))
+    table = there(open_table(tmp_path, shared))
+    kept = Resident(table, "logits", Eager(), 1e9)
+    filled = []
+    for epoch in range(3):
+        kept.ready(*shared.train.plan(epoch))  # type: ignore[attr-defined]
+        filled.append(len(table.parts["logits"].filled()))
+    assert filled[0] == 0
+    assert filled[1] == filled[2] > 48
+    table.close()
+
+
+def test_a_second_process_keeps_its_answers_to_itself(tmp_path: Path) -> None:
+    shared = setting(loader(count=48))
+    first = there(open_table(tmp_path, shared))
+    second = there(open_table(tmp_path, shared, create=None))
+    assert not second.fills
+    with resident(second, "logits", Eager(), 1e9) as kept:
+        kept.ready(*shared.train.plan(0))  # type: ignore[attr-defined]
+        assert int(kept._there.sum()) == 48
+    assert len(first.parts["logits"].filled()) == 0
+    first.close()
+
+
+def test_it_takes_no_more_room_than_it_may(tmp_path: Path) -> None:
+    table = there(open_table(tmp_path, setting(loader())))
+    with pytest.raises(Unfit, match=r"the teacher's logits and pooled take 0\.0 GB in the memory of cpu"):
+        Resident(table, "pooled", Eager(), 1000)
+    table.close()
+
+
+# -- answers that may differ by rounding ----------------------------------------------------
+
+
+class Noisy(nn.Module):
+    """Differs from itself by a share of the largest answer, as kernels chosen anew do."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share, self.net = share, models.fold(teacher())
+
+    def forward(self, image: Tensor) -> Outputs:
+        seen: Outputs = self.net(image)
+        wrong = self.share * seen.logits.abs().max() * torch.rand(())
+        return seen._replace(logits=seen.logits + wrong)
+
+
+@pytest.mark.parametrize(("share", "tolerance", "fits"), [(0.0, 0.0, True), (1e-5, 1e-4, True), (1e-5, 0.0, False),
+                                                          (0.5, 1e-2, False)])
+def test_answers_are_compared_within_the_tolerance(share: float, tolerance: float, fits: bool, tmp_path: Path) -> None:
+    shared = setting(loader(count=48), Noisy(share))
+    assert shared.teacher is not None
+
+    def opened() -> TeacherTable | None:
+        return TeacherTable.opened(
+            replace(place(tmp_path), tolerance=tolerance), shared.train,  # type: ignore[arg-type]
+            lambda image: engine.look(shared, image), told.append, create="logits",
+        )
+
+    told: list[str] = []
+    with nullcontext() if fits else pytest.raises(Unfit, match="change with the other images"):
+        table = there(opened())
+        table.fill(np.arange(BATCH))
+        table.close()
+        there(opened()).close()
+        assert not any("set aside" in sentence for sentence in told)
+
+
+# -- which groups have one ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("names", "wanted"), [(["kd"], "logits"), (["kd", "rkd"], "pooled"), (["kd", "at"], ""),
+                                               (["student"], ""), (["kd", "student"], "logits")])
+def test_a_captured_group_has_one_where_no_lane_reads_maps(names: list[str], wanted: str, tmp_path: Path) -> None:
+    feed = loader()
+    shared = replace(setting(feed), machine=Eager())
+    lanes = [lane(name, tmp_path, feed) for name in names]
+    digits = data.limit(data.load("digits"), 56)
+    recipe = load_suite("digits").recipe.model_dump() | {"crop_padding": 1, "flip": True, "batch_size": BATCH}
+    with tables.taught(Request(out=tmp_path), "resnet14", digits, recipe, shared, feed, lanes, visits=VIEWS,
+                       note=lambda sentence: None) as lent:
+        assert ("" if lent.resident is None else lent.resident._names[-1]) == wanted
+        assert (lent.table is None) == (not wanted)
+    with ExitStack() as quiet:
+        few = quiet.enter_context(tables.taught(Request(out=tmp_path / "few"), "resnet14", digits, recipe, shared,
+                                                feed, lanes, visits=1, note=lambda sentence: None))
+        assert few.resident is None
+
+
+def test_where_it_does_not_fit_the_teacher_is_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdbench.environment.free_memory", lambda: 10_000)
+    feed = loader()
+    shared = replace(setting(feed), machine=Eager())
+    digits = data.limit(data.load("digits"), 56)
+    recipe = load_suite("digits").recipe.model_dump() | {"crop_padding": 1, "flip": True, "batch_size": BATCH}
+    told: list[str] = []
+    with tables.taught(Request(out=tmp_path), "resnet14", digits, recipe, shared, feed, [lane("kd", tmp_path, feed)],
+                       visits=VIEWS, note=told.append) as lent:
+        assert lent.resident is None
+        assert lent.table is None
+    assert any(sentence.startswith("no table of teacher resnet14: the teacher's logits take") for sentence in told)
+
