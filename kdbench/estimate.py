@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from statistics import median
 
-from kdbench import assistants, record
+from kdbench import assistants, record, registry
 from kdbench.console import count, duration
 from kdbench.grid import Cell, files
 from kdbench.session import Job
@@ -108,8 +108,39 @@ def _from_steps(job: Job, cells: Sequence[Cell], teachers: dict[str, int], image
 
     steps = -(-images // batch)
     seconds = sum(steps * epochs * step(name, True) for name, epochs in teachers.items())
+    kept: dict[str, float] = {}
     for group in grid.groups(cells):
         lanes = sum(step(cell.student, True) for cell in group)
         teacher = group[0].assistant.student if group[0].assistant else group[0].teacher
-        seconds += steps * group[0].epochs * (step(teacher, False) + lanes)
+        seconds += steps * group[0].epochs * (step(teacher, False) * _asked(job, group, kept) + lanes)
     return seconds
+
+
+def _asked(job: Job, group: Sequence[Cell], kept: dict[str, float]) -> float:
+    """Share of a group's batches that the teacher itself is asked about, the others lie in its table.
+
+    ``kept``: by teacher, the share of all entries that its table has by then; moved on.
+    """
+    from kdbench import tables
+    from kdbench.distiller import SEES
+    from kdbench.engine.table import count_views
+
+    first, recipe = group[0], group[0].settings["recipe"]
+    methods = [registry.get(cell.spec.name) for cell in group]
+    sees = [method.sees for method in methods if method.needs_teacher]
+    if not sees:
+        return 0.0
+    if job.request.table == "off" or first.assistant or methods[0].views or "maps" in sees:
+        return 1.0
+    views = count_views(recipe["crop_padding"], recipe["flip"])
+    if first.teacher not in kept:
+        widest = max(sees, key=SEES.index)
+        there = tables.kept_share(job.request, job.suite.dataset, first.teacher, recipe["batch_size"], widest)
+        seeds = {cell.seed for cell in job.cells if cell.teacher == first.teacher}
+        if there is None and first.epochs * len(seeds) <= views / 2:
+            return 1.0  # no table is begun
+        kept[first.teacher] = there or 0.0
+    before = kept[first.teacher]
+    # Every epoch draws one view of each image; what is not there yet is drawn less and less often.
+    kept[first.teacher] = 1 - (1 - before) * (1 - 1 / views) ** first.epochs
+    return (kept[first.teacher] - before) * views / first.epochs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -10,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -21,7 +23,7 @@ from kdbench.engine import memory
 from kdbench.engine.lane import Lane, state_sha256
 from kdbench.engine.precision import Precision
 from kdbench.engine.resident import resident
-from kdbench.engine.table import Place, TeacherTable, Unfit, count_views
+from kdbench.engine.table import Place, TeacherTable, Unfit, count_views, parts_of
 from kdbench.session import Request
 
 #: Share of the device's free memory that a table may take; the lanes have the rest.
@@ -76,6 +78,24 @@ def _lend(setting: engine.Setting, table: TeacherTable, sees: str, opened: ExitS
     free = memory.free(setting.device) if setting.device.type == "cuda" else environment.free_memory()
     room = math.inf if free is None else free * ON_DEVICE
     return replace(setting, table=table, resident=opened.enter_context(resident(table, sees, setting.machine, room)))
+
+
+def kept_share(request: Request, dataset: str, name: str, batch_size: int, sees: str) -> float | None:
+    """Share of its entries that the fullest table of a teacher of this name has; None where there is none.
+
+    For an estimate: neither the teacher's weights nor the entries are looked at.
+    """
+    shares = []
+    for header in (request.out / "tables").glob(f"{dataset}-{name.replace('/', '_')}-*/table.json"):
+        try:
+            found = json.loads(header.read_text(encoding="utf-8"))
+            same = found["facts"]["precision"] == request.precision and found["facts"]["batch_size"] == batch_size
+            sums = [np.fromfile(header.with_name(f"{part}.sums"), np.uint32) for part in parts_of(sees)]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if same:
+            shares.append(float(np.logical_and.reduce(sums).mean()))
+    return max(shares, default=None)
 
 
 def where(
