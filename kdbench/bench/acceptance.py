@@ -1,0 +1,152 @@
+"""The acceptance run: twelve methods on one pair for 240 epochs, on an H200-class GPU in 20 minutes and 8 GB.
+
+It is `kdbench run`, whole and under a clock; nothing is projected. The teacher's own training is not
+part of it. `make acceptance` calls it; its judgement lies in ``<out>/acceptance.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+
+from kdbench import console, grid, record, session, teaching
+from kdbench.outcome import Watcher
+from kdbench.record import Record
+from kdbench.session import Request
+
+METHODS = "kd,fitnet,at,sp,cc,vid,rkd,pkt,nst,ft,crd,dkd"
+PAIR = "resnet32x4:resnet8x4"
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What is asked of a run."""
+
+    seconds: float = 20 * 60.0
+    bytes: float = 8e9
+    methods: int = 12
+    epochs: int = 240
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run under the clock."""
+
+    wall_seconds: float  # of the whole command, without the teacher's training
+    train_seconds: float  # of it in the training loop, by the records
+    peak_bytes: float  # the largest that was allocated, by the records
+    reserved_bytes: float | None  # the largest that torch took from the device; None on the CPU
+    done: list[str]
+    missing: dict[str, str]  # label -> reason
+    epochs: int  # the fewest of a record
+    device: str  # its name, or cpu
+
+
+def accept(request: Request, watch: Watcher) -> Measured:
+    """Run a request that has not begun, from its first step to its last record.
+
+    Raises:
+        ValueError: some of it is there already, or its teacher is not.
+        runner.Stop: see there.
+    """
+    from kdbench import runner
+
+    job = session.resolve(request)
+    begun = [str(cell) for cell, state in job.states().items() if state != "missing"]
+    if begun:
+        raise ValueError(f"{begun[0]} has begun or ended in {request.out}; acceptance times a whole run: choose another"
+                         " folder with the teacher, or remove its runs")
+    for name in dict.fromkeys(cell.teacher for cell in job.cells):
+        wanted = teaching.recipe(job.suite, name, request.epochs, request.limit_train)
+        if teaching.there(request.out / "teachers", job.suite, name, wanted) is None:
+            raise ValueError(f"there is no teacher {name} in {request.out}, and its training is not to be timed; first"
+                             f" `kdbench teacher train {name} --suite {job.suite.name} --out {request.out}`")
+    started = time.perf_counter()
+    outcome = runner.run(job, watch)
+    seconds = time.perf_counter() - started
+    missing = {cell.label: reason for cell, reason in outcome.failed.items()}
+    missing |= {cell.label: "it refuses the pair" for cell in outcome.unsupported}
+    missing |= {cell.label: "another process has it" for cell in outcome.elsewhere}
+    found = [record.read(path) for path in (grid.files(request.out, cell).record for cell in job.cells)
+             if path.exists()]
+    return measured(found, seconds, missing, device=job.device, reserved=_reserved(job.device))
+
+
+def measured(
+    records: Sequence[Record], seconds: float, missing: dict[str, str], *, device: str, reserved: float | None
+) -> Measured:
+    """The figures of a run that took so many seconds, from its records; ``reserved`` in bytes."""
+    return Measured(
+        wall_seconds=seconds, train_seconds=sum(one.train_seconds or 0.0 for one in records),
+        peak_bytes=max((one.peak_mem_mb or 0.0 for one in records), default=0.0) * 2**20, reserved_bytes=reserved,
+        done=[one.method for one in records], missing=missing, epochs=min((one.epochs for one in records), default=0),
+        device=records[0].environment.get("gpu", device) if records else device,
+    )
+
+
+def judge(found: Measured, gate: Gate) -> list[tuple[bool, str]]:
+    """Sentences with whether each is as the gate asks; it is met where all are."""
+    wall = found.wall_seconds
+    why = "".join(f"; {label}: {reason}" for label, reason in found.missing.items())
+    memory = max(found.peak_bytes, found.reserved_bytes or 0.0)
+    reserved = "" if found.reserved_bytes is None else f", {found.reserved_bytes / 1e9:.2f} GB reserved"
+    return [
+        (found.device != "cpu", f"ran on {found.device}"),
+        (len(found.done) >= gate.methods and not found.missing,
+         f"{len(found.done)} of {gate.methods} methods finished{why}"),
+        (found.epochs >= gate.epochs, f"{found.epochs} of {gate.epochs} epochs"),
+        (wall <= gate.seconds, f"{wall:.1f} s of {gate.seconds:.0f} s of wall time without the teacher's training"
+         f" ({found.train_seconds:.0f} s of it in the training loop)"),
+        (memory <= gate.bytes, f"{found.peak_bytes / 1e9:.2f} GB allocated{reserved}, of {gate.bytes / 1e9:.0f} GB"),
+    ]
+
+
+def _reserved(device: str) -> float | None:
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    return float(torch.cuda.max_memory_reserved(device))
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Has the teacher, and no run of it yet.")
+@click.option("--data-dir", type=click.Path(path_type=Path), envvar="KDBENCH_DATA", help="Where CIFAR-100 lies.")
+@click.option("--precision", default="fast", show_default=True, help="As for `kdbench run`.")
+def main(*, out: Path, data_dir: Path | None, precision: str) -> None:
+    """Run the acceptance on CUDA and say whether its gate is met (exit code 0) or not (1)."""
+    from kdbench.runner import Stop
+
+    screen = console.out()
+    request = Request(methods=METHODS, pairs=PAIR, suite="semckd", seeds="1", out=out, data_dir=data_dir,
+                      device="cuda", precision=precision)
+    try:
+        with console.Progress(screen) as watch:
+            found = accept(request, watch)
+    except (ValueError, Stop) as error:
+        screen.print(f"Error: {error}", markup=False)
+        sys.exit(2 if isinstance(error, ValueError) else 1)
+    sys.exit(conclude(found, Gate(), out))
+
+
+def conclude(found: Measured, gate: Gate, out: Path) -> int:
+    """Write the judgement down and print it; 0 where the gate is met, else 1."""
+    lines = judge(found, gate)
+    met = all(good for good, _ in lines)
+    whole = {"met": met, "gate": asdict(gate), "measured": asdict(found)}
+    (out / "acceptance.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    screen = console.out()
+    for good, sentence in lines:
+        screen.print(f"{'yes' if good else 'NO '}  {sentence}", markup=False)
+    screen.print(f"gate {'met' if met else 'NOT met'}", markup=False)
+    return 0 if met else 1
+
+
+if __name__ == "__main__":
+    main()
