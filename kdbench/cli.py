@@ -27,6 +27,8 @@ CHOSEN = click.option(
     "--suite", "-s", "chosen", multiple=True, help="Only this suite; may be repeated. Default: all that have records."
 )
 DEVICE = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
+PRECISION = click.option("--precision", default="exact", show_default=True,
+                         help="exact (fp32), tf32 (CUDA), fast (fp16 on CUDA, bf16 on the CPU) or bf16.")
 
 
 class _Failure(click.ClickException):
@@ -112,7 +114,7 @@ def main() -> None:
     "--set", "overrides", multiple=True, metavar="KEY=VALUE",
     help="Change the suite, e.g. recipe.lr=0.1 or teacher.epochs=10; may be repeated.",
 )
-@click.option("--precision", default="exact", show_default=True, help="exact (fp32), tf32 (CUDA) or fast (bf16/fp16).")
+@PRECISION
 @click.option("--lanes", type=int, help="At most so many students side by side. Default: as many as fit.")
 @click.option("--graphs", default="auto", show_default=True,
               help="auto captures whole steps in CUDA graphs; off launches every kernel by itself.")
@@ -288,7 +290,7 @@ def doctor(*, data_dir: Path | None, out: Path) -> int:
 @click.option("--pair", "-p", "pairs", multiple=True, default=("resnet56:resnet20",), show_default=True,
               metavar="TEACHER:STUDENT", help="May be repeated.")
 @click.option("--methods", "-m", default="kd,fitnet,at,sp,vid,crd", show_default=True, help="As for `kdbench run`.")
-@click.option("--precision", default="exact", show_default=True, help="exact (fp32), tf32 (CUDA) or fast (bf16/fp16).")
+@PRECISION
 @click.option("--repeat", type=int, default=5, show_default=True, help="Alternations of reference and engine.")
 @click.option("--steps", type=int, help="Steps of every method per alternation. Default: as many as a minute holds.")
 @click.option("--lanes-fit", is_flag=True, help="Also measure the cost of a step with 1, 4, 8 and 12 lanes.")
@@ -363,7 +365,7 @@ def teacher_import(**words: Any) -> int:
 @click.option("--suite", "-s", default="auto", show_default=True, help="Whose data set, crops and flips.")
 @click.option("--keep", type=click.Choice(["logits", "pooled"]), default="logits", show_default=True,
               help="pooled: the pooled vectors, too, which relation and contrastive methods read.")
-@click.option("--precision", default="exact", show_default=True, help="That of the runs to come: exact or fast.")
+@click.option("--precision", default="exact", show_default=True, help="That of the runs to come.")
 @DATA
 @OUT
 @_sentences

@@ -49,7 +49,9 @@ def _device() -> list[Finding]:
 
     free = environment.free_memory()
     memory = f", {free / 2**30:.1f} GiB free" if free else ""
-    found = [Finding("cpu", f"{environment.cpu_name()}, {os.cpu_count()} cores{memory}", "ok")]
+    instructions = torch.backends.cpu.get_cpu_capability()
+    cpu = f"{environment.cpu_name()}, {instructions}, {os.cpu_count()} cores{memory}"
+    found = [Finding("cpu", cpu, "ok"), _precision()]
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             room, whole = torch.cuda.mem_get_info(index)
@@ -58,6 +60,17 @@ def _device() -> list[Finding]:
     else:
         found.append(Finding("cuda", "none; suite auto is `digits`", "note"))
     return found
+
+
+def _precision() -> Finding:
+    import torch
+
+    from kdbench.engine.precision import Precision
+
+    slow = Precision("bf16").warning(torch.device("cpu"))
+    if slow:
+        return Finding("precision", f"on the CPU, {slow}; so does fast", "note")
+    return Finding("precision", "exact, fast and bf16 on the CPU", "ok")
 
 
 def _folders(out: Path) -> list[Finding]:

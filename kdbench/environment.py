@@ -43,7 +43,8 @@ def describe(device: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         "python": platform.python_version(), "torch": torch.__version__,
         "torchvision": version("torchvision"), "timm": version("timm"),
-        "device": device, "cpu": cpu_name(), "threads": torch.get_num_threads(),
+        "device": device, "cpu": cpu_name(), "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
     }
     if device.startswith("cuda"):
         found |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}

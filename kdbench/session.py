@@ -87,7 +87,10 @@ def resolve(request: Request) -> Job:
     seeds = choose_seeds(request.seeds, suite.default_seeds)
     import torch
 
-    Precision(request.precision).check(torch.device(device))
+    precision = Precision(request.precision)
+    precision.check(torch.device(device))
+    if slow := precision.warning(torch.device(device)):
+        notes.append(slow)
     convention = suites.convention(suite.convention)
     cells = [
         _cell(suite, convention, teacher, student, spec, seed, epochs, request)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_precision import Burst
 from torch import Tensor
 
 from kdbench import models, registry
@@ -118,6 +119,40 @@ def test_graphs_train_as_the_loop_does(name: str, tmp_path: Path) -> None:
     assert torch.equal(ours.rng["cuda"], theirs.rng["cuda"])  # the same numbers were drawn
 
 
+def bursting(folder: Path, who: models.Tapped) -> Lane:
+    """A lane in fp16 whose first and fourth step overflow."""
+    one = lane("student", folder, teacher=who, precision="fast")
+    one.method = Burst(None, at=(0, 3), steps=EPOCHS * len(loader())).to(CUDA)  # type: ignore[arg-type]
+    one.enter("train")
+    return one
+
+
+def test_an_overflow_in_a_graph_costs_one_step_as_in_the_loop(tmp_path: Path) -> None:
+    who = teacher()
+    ours, theirs = (bursting(tmp_path / kind, who) for kind in ("graph", "loop"))
+    train([ours], who, graphs=True)
+    train([theirs], who, graphs=False)
+    with pytest.raises(KeyboardInterrupt):
+        train([bursting(tmp_path / "cut", who)], who, graphs=True, stop_after=1)
+    rest = bursting(tmp_path / "cut", who)
+    assert rest.resume()
+    train([rest], who, graphs=True)
+    for one in (ours, theirs, rest):
+        found = one.scaler.state_dict()
+        assert (found["scale"], found["_growth_tracker"]) == (256.0, EPOCHS * len(loader()) - 4)
+        assert all(value.isfinite().all() for value in state(one).values())
+
+
+def test_bf16_has_no_scale_and_trains(tmp_path: Path) -> None:
+    who = teacher()
+    ours, theirs = (lane("kd", tmp_path / kind, teacher=who, precision="bf16") for kind in ("graph", "loop"))
+    train([ours], who, graphs=True)
+    train([theirs], who, graphs=False)
+    assert not ours.scaler.enabled
+    for mine, others in zip(ours.curve, theirs.curve, strict=True):
+        assert mine["terms"] == pytest.approx(others["terms"], rel=0.05)
+
+
 @pytest.mark.parametrize("streams", [1, 6])
 def test_alone_and_in_company_are_the_same(streams: int, tmp_path: Path) -> None:
     who = teacher()
@@ -154,13 +189,14 @@ def test_a_lane_that_waits_for_the_device_runs_beside_the_graph(tmp_path: Path) 
     assert_close(lanes[2], alone)
 
 
-def test_no_step_of_an_epoch_waits_for_the_device(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["exact", "fast"])
+def test_no_step_of_an_epoch_waits_for_the_device(precision: str, tmp_path: Path) -> None:
     who, data = teacher(), loader()
-    lanes = [lane(name, tmp_path / name, teacher=who) for name in TWELVE]
+    lanes = [lane(name, tmp_path / name, teacher=who, precision=precision) for name in TWELVE]
     for one in lanes:
         one.start_epoch()
     notes: list[str] = []
-    where = setting(who, data, "exact", None, notes)
+    where = setting(who, data, precision, None, notes)
     made = Captures(Graphs(CUDA), notes.append).of(data, lanes, "train", partial(look, where))
     assert made is not None, notes
     steps = made.epoch(0)
@@ -173,7 +209,7 @@ def test_no_step_of_an_epoch_waits_for_the_device(tmp_path: Path) -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("precision", ["exact", "tf32", "fast"])
+@pytest.mark.parametrize("precision", ["exact", "tf32", "fast", "bf16"])
 def test_twelve_methods_on_resnet32x4_fit_and_their_time(
     precision: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

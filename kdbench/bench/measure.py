@@ -90,6 +90,8 @@ def bench(request: Request, say: Say = lambda sentence: None) -> Result:
         for work in works:
             work.check()
         first = works[0]
+        if slow := first.precision.warning(first.device):
+            say(slow)
         say("the machine's peak")
         half = torch.bfloat16 if first.device.type == "cpu" else torch.float16
         peaks = {str(d).removeprefix("torch."): flops.peak_gflops(first.device, d) for d in (torch.float32, half)}

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from kdbench.distiller import Batch, Distiller, Outputs
 from kdbench.engine import checkpoint
 from kdbench.engine.precision import Precision
-from kdbench.engine.schedule import Plan, set_rate
+from kdbench.engine.schedule import Plan, fill_momentum, set_rate
 
 STAGES = ("pretrain", "train")
 
@@ -75,14 +75,15 @@ class Lane:
         return self.stage == "train" and self.epoch >= self.plan.epochs
 
     def enter(self, stage: str) -> None:
-        """Begin a stage: what it trains, and a fresh optimizer for it."""
+        """Begin a stage: what it trains, and a fresh optimizer and loss scale for it."""
         self.stage, self.epoch = stage, 0
         self.train_mode()
         parts: list[nn.Module] = [self.method]
         if stage == "train" or self.method.pretrain_student:
             parts.insert(0, self.student)
         trained = [p for part in parts for p in part.parameters() if p.requires_grad]
-        self.optimizer = self.plan.optimizer(trained, self.device)
+        self.scaler = self.precision.scaler(self.device)
+        self.optimizer = self.plan.optimizer(trained, self.device, fused=self.scaler.enabled)
 
     def train_mode(self) -> None:
         """Modes of the present stage; a student that the stage does not train is in eval mode."""
@@ -119,8 +120,8 @@ class Lane:
             terms = self._terms(teacher, batch)
             total = torch.stack([term.float() for term in terms.values()]).sum()
         self.optimizer.zero_grad(set_to_none=True)
-        self.precision.backward(total, self.optimizer)
-        self.optimizer.step()
+        self.scaler.scale(total).backward()
+        self.scaler.step(self.optimizer)
         return {name: term.detach().float() for name, term in terms.items()}
 
     def saw(self, first: int, images: int, values: dict[str, Tensor]) -> None:
@@ -153,11 +154,16 @@ class Lane:
         ``shared_seconds`` is this lane's share of the time spent on data and teacher.
 
         Raises:
-            Diverged: a term is not finite.
+            Diverged: a term is not finite, or every step overflowed and lower scales do not help.
         """
         self.seconds += shared_seconds
         self.images += self._count if self.stage == "train" else 0
         means = self._means()
+        scale = self.scaler.end_epoch(self._steps)
+        # A short epoch may pass before a scale is found; torch takes less than 1 for a sign that there is none.
+        if scale is not None and (scale < 1 or self.epoch + 1 == self.total):
+            raise Diverged(f"every step of {self._when()} overflowed in fp16, down to a loss scale of {scale:g}, and"
+                           " was skipped; try precision bf16 or exact")
         if self.stage == "train":
             self.curve.append({"epoch": self.epoch + 1, "lr": self.rate, "seconds": self.seconds, "terms": means})
         self.epoch += 1
@@ -181,9 +187,11 @@ class Lane:
             bad += [(step, name, value) for step, value in zip(steps, found, strict=True) if not math.isfinite(value)]
         if bad:
             _, name, value = min(bad, key=lambda entry: entry[0])
-            stage = "" if self.stage == "train" else " of the first stage"
-            raise Diverged(f"term {name!r} was {value} in epoch {self.epoch + 1}{stage}")
+            raise Diverged(f"term {name!r} was {value} in {self._when()}")
         return means
+
+    def _when(self) -> str:
+        return f"epoch {self.epoch + 1}" + ("" if self.stage == "train" else " of the first stage")
 
     # -- checkpoints ----------------------------------------------------------------------
 
@@ -196,7 +204,7 @@ class Lane:
         return {
             "settings": self.settings, "teacher": self.teacher, "stage": self.stage, "epoch": self.epoch,
             "student": self.student.state_dict(), "method": self.method.state_dict(),
-            "optimizer": self.optimizer.state_dict(), "rng": self.rng,
+            "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(), "rng": self.rng,
             "curve": self.curve, "seconds": self.seconds, "images": self.images, "report": self.report,
         }
 
@@ -215,6 +223,9 @@ class Lane:
         # The momenta are the checkpoint's; how to step is the plan's, whatever device wrote the file.
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
+        if self.optimizer.defaults["fused"]:
+            fill_momentum(self.optimizer)  # the loop that wrote the file may have made fewer
+        self.scaler.load_state_dict(state.get("scaler", {}))  # older files have none
         self.epoch, self.rng = state["epoch"], state["rng"]
         self.curve, self.report = state["curve"], state["report"]
         self.seconds, self.images = state["seconds"], state["images"]

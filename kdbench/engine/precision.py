@@ -1,15 +1,78 @@
-"""Number formats of a run: ``exact``, ``tf32`` and ``fast``."""
+"""Number formats of a run: ``exact``, ``tf32``, ``fast`` and ``bf16``; and the loss scale that fp16 needs."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-#: Keeps small fp16 gradients above the underflow; a power of two, so that it costs no rounding.
-LOSS_SCALE = 1024.0
+NAMES = ("exact", "tf32", "fast", "bf16")
+
+#: Where a loss scale starts; powers of two cost no rounding. Lower than torch's 65536, with which a run
+#: begins by losing steps where a method's weights are large; without overflows it doubles every 2,000 steps.
+FIRST_SCALE = 1024.0
+
+
+class Scaler:
+    """A lane's loss scale: torch's GradScaler; switched off, what it is asked to do is done plainly.
+
+    Scaled up, small gradients stay above the underflow of fp16. A step with a gradient that
+    overflowed is not taken: weights and momenta stay as they are (batch-norm statistics and a
+    method's banks have seen the batch, as in any step), and the scale is halved.
+
+    The scale, its clock and the decision are tensors on the device that a fused optimizer reads
+    there, so nothing waits for the host. They are made at once: made inside a capture, every replay
+    would set them anew. Shown on the CPU; that CUDA's fused kernels do the same inside a graph is
+    read from torch's source (2.15), not yet seen on hardware.
+    """
+
+    def __init__(self, device: torch.device, *, enabled: bool) -> None:
+        self._torch = torch.amp.GradScaler(device.type, init_scale=FIRST_SCALE, enabled=enabled)
+        self._torch.scale(torch.zeros((), device=device))
+        self._before = FIRST_SCALE  # when the epoch began
+
+    @property
+    def enabled(self) -> bool:
+        """Whether losses are scaled at all."""
+        return self._torch.is_enabled()
+
+    def scale(self, loss: Tensor) -> Tensor:
+        """The loss (a scalar), scaled."""
+        return self._torch.scale(loss)
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """A step with the gradients of a scaled loss, unless one of them overflowed; then the next scale.
+
+        The optimizer must be fused and have its momenta: where a first step is skipped, torch leaves
+        new ones as the memory was found.
+        """
+        try:
+            self._torch.step(optimizer)
+        finally:  # torch forgets to when the step raises, and multiplies the next scale by the old one
+            for name in ("grad_scale", "found_inf"):
+                vars(optimizer).pop(name, None)
+        self._torch.update()
+
+    def end_epoch(self, steps: int) -> float | None:
+        """The scale, when all of the epoch's so many steps overflowed; else None. Waits for the device."""
+        if not self.enabled or not steps:
+            return None
+        before, self._before = self._before, self._torch.get_scale()
+        # Only an overflow lowers it; below the range of fp32 it is 0.
+        return self._before if self._before <= before * self._torch.get_backoff_factor() ** steps else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Scale and clock; empty when switched off. Waits for the device."""
+        return self._torch.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from ``state_dict``, in the same memory; an empty one leaves the first scale."""
+        if state and self.enabled:
+            self._torch.load_state_dict(state)
+            self._before = state["scale"]
 
 
 @dataclass(frozen=True)
@@ -17,8 +80,8 @@ class Precision:
     """How a run computes. ``exact`` is fp32 and bit-reproducible on the CPU.
 
     ``tf32`` (CUDA) rounds the inputs of convolutions and products to 10 bits; ``fast`` computes
-    them in bf16 on the CPU and in fp16 with a fixed loss scale on CUDA. Weights, batch-norm
-    statistics and losses are fp32 throughout.
+    them in bf16 on the CPU and in fp16 with a loss scale on CUDA; ``bf16`` in bf16 on both, without
+    a scale. Weights, batch-norm statistics and losses are fp32 throughout.
     """
 
     name: str = "exact"
@@ -29,10 +92,19 @@ class Precision:
         Raises:
             ValueError: unknown name, or tf32 without CUDA.
         """
-        if self.name not in ("exact", "tf32", "fast"):
-            raise ValueError(f"no precision {self.name!r}; there are exact, tf32 and fast")
+        if self.name not in NAMES:
+            raise ValueError(f"no precision {self.name!r}; there are exact, tf32, fast and bf16")
         if self.name == "tf32" and device.type != "cuda":
-            raise ValueError("precision tf32 needs a CUDA device; on the CPU there are exact and fast")
+            raise ValueError("precision tf32 needs a CUDA device; on the CPU there are exact, fast and bf16")
+
+    def warning(self, device: torch.device) -> str:
+        """A sentence for the user where this is slow on the device; empty where it is not."""
+        if device.type != "cpu" or self.dtype(device) is not torch.bfloat16 or cpu_has_bf16():
+            return ""
+        return (
+            f"precision {self.name} computes in bf16, for which this CPU ({torch.backends.cpu.get_cpu_capability()})"
+            " has no instructions: expect it to be much slower than exact, not faster"
+        )
 
     def prepare(self, device: torch.device) -> None:
         """Set the process-wide switches."""
@@ -41,17 +113,22 @@ class Precision:
             torch.backends.cuda.matmul.allow_tf32 = reduced
             torch.backends.cudnn.allow_tf32 = reduced
 
+    def dtype(self, device: torch.device) -> torch.dtype | None:
+        """What convolutions and products are computed in; None: the format of their inputs."""
+        if self.name == "fast":
+            return torch.float16 if device.type == "cuda" else torch.bfloat16
+        return torch.bfloat16 if self.name == "bf16" else None
+
     def autocast(self, device: torch.device) -> AbstractContextManager[object]:
         """The context for forward passes and losses."""
-        if self.name != "fast":
-            return nullcontext()
-        return torch.autocast(device.type, torch.float16 if device.type == "cuda" else torch.bfloat16)
+        dtype = self.dtype(device)
+        return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
-    def backward(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
-        """Gradients of ``loss`` (a scalar), unscaled, in the parameters' ``.grad``."""
-        if self.name != "fast" or loss.device.type != "cuda":
-            loss.backward()
-            return
-        (loss * LOSS_SCALE).backward()
-        grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        torch._foreach_mul_(grads, 1.0 / LOSS_SCALE)
+    def scaler(self, device: torch.device) -> Scaler:
+        """A new lane's loss scale: switched on for fp16, whose range is small."""
+        return Scaler(device, enabled=self.dtype(device) is torch.float16)
+
+
+def cpu_has_bf16() -> bool:
+    """Whether oneDNN, which does the CPU's convolutions, finds instructions for bf16; without it nothing is known."""
+    return not torch.backends.mkldnn.is_available() or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -49,17 +49,24 @@ class Plan:
         share = epoch / self.pretrain_epochs(method)
         return start * 0.1 ** sum(share >= drop for drop in method.pretrain_drops)
 
-    def optimizer(self, parameters: Iterable[nn.Parameter], device: torch.device) -> torch.optim.Optimizer:
+    def optimizer(
+        self, parameters: Iterable[nn.Parameter], device: torch.device, *, fused: bool = False
+    ) -> torch.optim.Optimizer:
         """SGD; ``set_rate`` sets its rate every epoch.
 
         On CUDA it is fused and its rate a tensor on the device, so that a captured step reads the
-        rate of the day and the host is asked nothing.
+        rate of the day and the host is asked nothing. A fused one has all its momenta from the start:
+        torch's cannot do with some of them, and leaves them unwritten where a loss scale skips the
+        first step.
         """
         on_device = device.type == "cuda"
-        return torch.optim.SGD(
+        made = torch.optim.SGD(
             parameters, lr=torch.tensor(self.lr, device=device) if on_device else self.lr, momentum=self.momentum,
-            nesterov=self.nesterov, weight_decay=self.weight_decay, fused=True if on_device else None,
+            nesterov=self.nesterov, weight_decay=self.weight_decay, fused=True if fused or on_device else None,
         )
+        if made.defaults["fused"]:
+            fill_momentum(made)
+        return made
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

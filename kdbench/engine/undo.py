@@ -23,18 +23,21 @@ Held = dict[tuple[str, str], tuple[dict[str, Any], Any]]
 def undone(lane: Lane) -> Iterator[list[str]]:
     """Whatever steps the lane makes inside are undone at the end; only its momenta are then there, as zeros.
 
+    The loss scale, too, is put back in its own memory.
+
     Yields:
         a list that holds, after the end, the names of what the steps did not change in place but
         replaced by another object. What a method adds to a list or dict of its own is not seen.
     """
     fill_momentum(lane.optimizer)
-    changing, rng, held = _tensors(lane), lane.rng, _held(lane)
+    changing, rng, held, scale = _tensors(lane), lane.rng, _held(lane), lane.scaler.state_dict()
     kept = [tensor.detach().clone() for tensor in changing]
     replaced: list[str] = []
     try:
         yield replaced
     finally:
         lane.rng = rng
+        lane.scaler.load_state_dict(scale)
         replaced += _put_back(held, _held(lane))
         lane.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
