@@ -293,28 +293,26 @@ def doctor(*, data_dir: Path | None, out: Path) -> int:
 @PRECISION
 @click.option("--repeat", type=int, default=5, show_default=True, help="Alternations of reference and engine.")
 @click.option("--steps", type=int, help="Steps of every method per alternation. Default: as many as a minute holds.")
+@click.option("--no-table", "table", is_flag=True, flag_value=False, default=True, help="No row for a ready table.")
 @click.option("--lanes-fit", is_flag=True, help="Also measure the cost of a step with 1, 4, 8 and 12 lanes.")
+@click.option("--side-by-side", is_flag=True, help="Also time 12 students in a row, on streams (CUDA) and stacked.")
+@click.option("--graphs", default="auto", show_default=True, help="As for `kdbench run`.")
 @click.option("--out", "file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.json",
               help="Save every raw number there.")
 @DATA
 @DEVICE
 @_sentences
-def bench(*, file: Path | None, **words: Any) -> int:
+def bench(**words: Any) -> int:
     """Time the engine against a plain training loop.
 
-    Both do the same work, in turn: the loop is the one that a researcher writes today.
+    Both do the same work, in turn: the loop is the one that a researcher writes today. One more row: kd alone, its
+    teacher's logits kept in a table that is ready.
     """
     from kdbench import console
     from kdbench.bench import measure, show
 
     out = console.out()
-    if file is not None and not file.parent.is_dir():
-        raise ValueError(f"there is no folder {file.parent} to write {file.name} to")
-    result = measure.bench(measure.Request(**words), lambda sentence: out.print(f"... {sentence}"))
-    show.show(result, out)
-    if file is not None:
-        file.write_text(result.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        out.print(f"saved {file}")
+    show.show(measure.bench(measure.Request(**words), lambda sentence: out.print(f"... {sentence}", markup=False)), out)
     return 0
 
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,11 +17,16 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from kdbench import Batch, Distiller, Outputs, models, registry
-from kdbench.bench import clock, flops, measure, reference, show
+from kdbench.bench import clock, flops, measure, on_table, reference, show, side_by_side
 from kdbench.bench.engine_side import Engine, cut
 from kdbench.bench.result import Result
+from kdbench.bench.steps import Steps
 from kdbench.bench.work import Work, pixels
 from kdbench.cli import main
+from kdbench.engine import capture, precision
+from kdbench.engine.lane import Lane
+from kdbench.engine.machine import Eager
+from kdbench.engine.precision import Precision
 
 CPU = torch.device("cpu")
 TINY = measure.Request(
@@ -188,31 +197,282 @@ def test_the_backward_pass_of_a_convolution_costs_twice_the_forward(layer: nn.Mo
     assert flops.count(lambda: layer(x).sum().backward()) == 3 * forward
 
 
-def test_the_whole_bench_and_its_file() -> None:
+# -- the engine's side is what `kdbench run` runs -------------------------------------------------
+
+
+def test_steps_are_the_full_batches_of_the_loaders_epochs_in_a_row() -> None:
+    made = replace(work(), batch_size=24)  # 80 images: three full batches and a shorter one
+    loader = made.loader()
+    wanted = list(islice(made.batches(loader), 8))
+    for steps in (1, 2, 3):
+        ours = Steps(loader, steps)
+        found = [batch for epoch in range(-(-8 // steps)) for batch in ours.epoch(epoch)][:8]
+        for our, their in zip(found, wanted, strict=True):
+            assert all(map(torch.equal, our, their))
+        assert len(ours) == steps
+        assert ours._pixels is loader._pixels
+    with pytest.raises(ValueError, match="1 to 3 full batches, not 4"):
+        Steps(loader, 4)
+
+
+def state(lane: Lane) -> dict[str, Tensor]:
+    """Every tensor that training changes."""
+    momenta = {f"{n} {key}": value for n, own in lane.optimizer.state_dict()["state"].items()
+               for key, value in own.items() if isinstance(value, Tensor)}
+    return {**lane.student.state_dict(), **{f"method {k}": v for k, v in lane.method.state_dict().items()}, **momenta}
+
+
+def assert_same_lanes(ours: Engine, theirs: Engine) -> None:
+    for our, their in zip(ours.lanes, theirs.lanes, strict=True):
+        assert [point["terms"] for point in our.curve] == [point["terms"] for point in their.curve]
+        one, other = state(our), state(their)
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one), our.key
+
+
+def test_the_captured_step_is_timed_where_there_is_a_machine_and_ends_as_the_loop() -> None:
+    made = work("kd,crd[nce_k=20],vid")
+    plain, ours = Engine(made), Engine(made, machine=Eager())
+    for steps in (1, 3, 3, 2):
+        plain.run(steps)
+        assert plain.captured == 0
+        ours.run(steps)
+        assert ours.captured == 3
+    plain.run_eager(2)
+    ours.run_eager(2)  # what looks into a step leaves the captured one as it is
+    plain.run(2)
+    ours.run(2)
+    assert ours.notes == []
+    assert_same_lanes(ours, plain)
+
+
+def test_one_length_of_run_is_captured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = 0
+    real = capture.Captured.__init__
+
+    def counting(self: capture.Captured, *args: Any, **kwargs: Any) -> None:
+        nonlocal made
+        made += 1
+        real(self, *args, **kwargs)
+
+    monkeypatch.setattr(capture.Captured, "__init__", counting)
+    engine = Engine(work(), machine=Eager())
+    for steps in (1, 1, 2, 2, 2):
+        engine.run(steps)
+    engine.run_eager(1)
+    engine.run(2)
+    assert made == 2
+
+
+@pytest.fixture
+def no_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's peak is not measured: it takes the longest of a tiny bench."""
+    monkeypatch.setattr(flops, "peak_gflops", lambda device, dtype: 1.0)
+    monkeypatch.setattr(flops, "peak_copy", lambda device: 1.0)
+
+
+@pytest.mark.usefixtures("no_peaks")
+def test_a_lane_outside_the_captured_step_is_noted_and_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = capture.Captured._rehearse
+
+    def refusing(self: capture.Captured, track: Any, seen: Any) -> None:
+        if track.lane.key == "fitnet":
+            raise capture.CannotCapture("it asks the host [twice]")
+        real(self, track, seen)
+
+    monkeypatch.setattr(capture.Captured, "_rehearse", refusing)
+    monkeypatch.setattr(measure, "machine_for", lambda device, graphs: Eager())
+    result = measure.bench(replace(TINY, methods="kd,fitnet", table=False, repeat=1))
+    (pair,) = result.pairs
+    assert pair.captured == 1
+    assert pair.notes == ["fitnet runs beside the graph, step by step: it asks the host [twice]"]
+    text = shown(result)
+    assert "1 of 2" in text
+    assert "it asks the host [twice]" in flat(text)
+    assert text.count("eager pass") == 3  # split, FLOP, memory
+
+
+# -- on a ready table ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("machine", [None, Eager()], ids=["loop", "captured"])
+def test_the_table_gives_the_bits_of_the_live_teacher_which_is_not_asked(machine: Eager | None, tmp_path: Path) -> None:
+    live, ours = Engine(work()), Engine(work(), machine=machine)
+    live.run(1)
+    ours.run(1)
+    with on_table.taught(ours, 6, 3, tmp_path) as run:  # the last run crosses into the loader's second epoch
+        before = ours.asked
+        for _ in range(3):
+            run()
+            live.run(6)
+        assert ours.asked == before
+    assert live.asked == 19
+    live.run(1)
+    ours.run(1)
+    assert ours.setting.table is None
+    assert ours.asked > before
+    assert_same_lanes(ours, live)
+
+
+def test_no_time_is_taken_while_the_live_teacher_answers(tmp_path: Path) -> None:
+    engine = Engine(work())
+    with on_table.taught(engine, 2, 1, tmp_path) as run:
+        run()
+        with pytest.raises(ValueError, match="cannot time kd on a table: the live teacher was asked 2 times"):
+            run()  # nothing was filled for a second run
+
+
+def test_a_damaged_entry_is_not_timed(tmp_path: Path) -> None:
+    engine = Engine(work())
+    with on_table.taught(engine, 2, 1, tmp_path) as run:
+        table = engine.setting.table
+        assert table is not None
+        row = int(table.rows(engine.lanes[0].epoch)[0])
+        with (table.place.folder / "logits.rows").open("r+b") as file:
+            file.seek(row * 5 * 4)
+            file.write(b"\x01\x02\x03\x04")
+        with pytest.raises(ValueError, match="the live teacher was asked 1 times"):
+            run()
+
+
+@pytest.mark.usefixtures("no_peaks")
+def test_where_no_table_can_be_the_row_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(on_table.NoTable, match="feature maps"), on_table.taught(Engine(work("kd,at")), 1, 1, tmp_path):
+        pass
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: type("", (), {"free": 1000}))
+    result = measure.bench(replace(TINY, methods="kd", repeat=1))
+    assert result.pairs[0].on_table is None
+    assert "1 MB" in result.pairs[0].no_table
+    assert "on a ready table: no table of teacher resnet14" in flat(shown(result))
+
+
+# -- side by side --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["resnet8", "vgg8", "ShuffleV2"])
+def test_a_stack_has_the_gradients_and_statistics_of_the_row(name: str) -> None:
+    made = replace(work(), student_name=name, pixels=pixels(n=80, side=32, num_classes=5))
+    image, label, _ = next(made.batches())
+    row, nets = side_by_side.students(made, 3), side_by_side.students(made, 3)
+    assert not torch.equal(next(row[0].parameters()), next(row[1].parameters()))
+    wanted = side_by_side.one_row(row, image, label, Precision())
+    stack = side_by_side.Stack(nets)
+    found = stack.gradients(image, label, Precision())
+    assert found.keys() == wanted[0].keys()
+    for number, own in enumerate(wanted):
+        largest = max(grad.abs().max() for grad in own.values())
+        for key, grad in own.items():
+            assert torch.allclose(found[key][number], grad, rtol=1e-3, atol=1e-5 * largest), key
+        for key, buffer in row[number].named_buffers():
+            assert torch.allclose(stack.buffers[key][number], buffer, rtol=1e-4, atol=1e-5), key
+
+
+def test_the_ways_take_turns_and_one_that_cannot_be_gone_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = side_by_side.measure(work(), 2, count=2)
+    assert set(found.seconds) == {"row", "stacked"}
+    assert [len(seconds) for seconds in found.seconds.values()] == [2, 2]
+    assert found.ratios["stacked"].raw == [r / s for r, s in zip(*found.seconds.values(), strict=True)]
+    assert found.refused == {}
+
+    def dropping(self: nn.Module, image: Tensor) -> Outputs:
+        seen: Outputs = real(self, image)
+        return seen._replace(logits=nn.functional.dropout(seen.logits))
+
+    real = models.Tapped.forward
+    monkeypatch.setattr(models.Tapped, "forward", dropping)
+    found = side_by_side.measure(work(), 1, count=2)
+    assert set(found.seconds) == {"row"}
+    assert "random" in found.refused["stacked"]
+
+
+# -- the whole -----------------------------------------------------------------------------------
+
+
+def shown(result: Result) -> str:
+    """What the terminal says of it."""
+    screen = Console(width=100, record=True, file=io.StringIO())
+    show.show(result, screen)
+    text = screen.export_text()
+    assert max(map(len, text.splitlines())) <= 100
+    return text
+
+
+def flat(text: str) -> str:
+    """Without borders and line breaks."""
+    return " ".join(text.replace("│", " ").split())
+
+
+@pytest.mark.usefixtures("no_peaks")
+def test_the_bench_of_captured_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "machine_for", lambda device, graphs: Eager())
+    (pair,) = measure.bench(TINY).pairs
+    assert pair.captured == 2
+    assert pair.on_table is not None
+    assert pair.notes == []
+
+
+def test_the_whole_bench_and_its_file(tmp_path: Path) -> None:
     said: list[str] = []
     before = torch.get_rng_state()
-    result = measure.bench(replace(TINY, lanes_fit=True), said.append)
+    file = tmp_path / "found.json"
+    result = measure.bench(replace(TINY, lanes_fit=True, side_by_side=True, file=file), said.append)
     assert torch.equal(before, torch.get_rng_state())
-    text = result.model_dump_json()
+    text = file.read_text(encoding="utf-8")
     assert Result.model_validate_json(text) == result
     saved = json.loads(text)
-    assert {"torch", "timm", "cpu", "threads"} <= set(saved["environment"])
+    assert {"torch", "timm", "cpu", "threads", "instructions"} <= set(saved["environment"])
     assert "kdbench" in saved["code"]
     assert saved["environment"]["threads"] == 1
     (pair,) = result.pairs
     assert (pair.pair, pair.methods, pair.steps) == ("resnet14:resnet8", ["kd", "crd[nce_k=20]"], 1)
     assert set(pair.split) == {"data", "teacher", "students", "losses", "optimiser"}
-    for side in (pair.compared.reference, pair.compared.engine, result.pipeline.engine):
+    assert pair.on_table is not None
+    for side in (pair.compared.reference, pair.compared.engine, result.pipeline.engine, pair.on_table.compared.engine):
         assert len(side.cpu) == len(side.wall) == len(side.system) == 2
+    assert (pair.on_table.method, pair.on_table.steps) == ("kd", 1)
     assert pair.lane_fit is not None
     assert pair.lane_fit.lanes == [1, 4, 8, 12]
+    assert pair.side_by_side is not None
+    assert pair.side_by_side.students == 12
+    assert pair.captured == 0
     assert pair.step_gflop > 0
     assert 0 < pair.overhead.share < 1
-    screen = Console(width=100, record=True, file=io.StringIO())
-    show.show(result, screen)
-    text = screen.export_text()
+    text = shown(result)
     assert "[least, most]" in text
-    assert max(map(len, text.splitlines())) <= 100
+    assert "crd[nce_k=20]" in text
+    assert "kd alone on a ready table" in text
+    assert "12 students, forward and backward" in text
+    assert result.environment["instructions"] in text
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+@pytest.mark.parametrize("name", ["exact", "tf32", "fast"])
+def test_the_bench_on_a_gpu_times_graphs(name: str) -> None:
+    asked = replace(TINY, device="cuda", precision=name, batch_size=16, steps=3, lanes_fit=True, side_by_side=True)
+    result = measure.bench(asked)
+    (pair,) = result.pairs
+    assert pair.captured == 2, pair.notes
+    assert pair.on_table is not None, pair.no_table
+    assert pair.side_by_side is not None
+    assert {"row", *(f"{k} streams" for k in side_by_side.STREAMS)} <= set(pair.side_by_side.seconds)
+    assert "eager pass" in shown(result)
+
+
+def test_saved_results_can_still_be_read() -> None:
+    files = sorted((Path(__file__).parent.parent / "results" / "bench").glob("*.json"))
+    assert files
+    for file in files:
+        old = Result.model_validate_json(file.read_text(encoding="utf-8"))
+        assert shown(old)
+
+
+@pytest.mark.usefixtures("no_peaks")
+def test_bf16_without_instructions_for_it_is_a_warning_above_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    for has in (True, False):
+        monkeypatch.setattr(precision, "cpu_has_bf16", lambda has=has: has)
+        found = measure.bench(replace(TINY, methods="kd", precision="fast", table=False, repeat=1))
+        assert ("warning: precision fast computes in bf16" in flat(shown(found))) is not has
 
 
 @pytest.mark.parametrize(("words", "sentence"), [
@@ -223,6 +483,8 @@ def test_the_whole_bench_and_its_file() -> None:
     (["--device", "tpu"], "no device 'tpu'"),
     (["--repeat", "0"], "--repeat takes"),
     (["--steps", "0"], "--steps takes"),
+    (["--steps", "782"], "--steps takes 1 to 781, the full batches of an epoch, not 782"),
+    (["--graphs", "on"], "--graphs takes auto or off, not 'on'"),
     (["--out", "nowhere/x.json"], "there is no folder nowhere"),
 ])
 def test_a_wrong_word_is_one_sentence(words: list[str], sentence: str) -> None:

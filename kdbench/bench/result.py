@@ -73,6 +73,23 @@ class Overhead(_Frozen):
     epoch_steps: int
 
 
+class OnTable(_Frozen):
+    """Reference with its live teacher, and engine with a table of the teacher that was ready before."""
+
+    method: str
+    steps: int  # per alternation
+    compared: Compared
+
+
+class SideBySide(_Frozen):
+    """Seconds of forward and backward pass of so many students on one batch, one entry per alternation."""
+
+    students: int
+    seconds: dict[str, list[float]]  # by the way it is done: row, k streams, stacked
+    ratios: dict[str, Ratio]  # row over the other ways
+    refused: dict[str, str]  # why a way cannot be gone
+
+
 class PairResult(_Frozen):
     """One pair with its methods."""
 
@@ -87,6 +104,11 @@ class PairResult(_Frozen):
     share_of_peak: float
     overhead: Overhead
     lane_fit: LaneFit | None = None
+    captured: int = 0  # lanes in the engine's captured step; where there is one, its loop gave split, FLOP, memory
+    notes: list[str] = []  # what the engine said, such as which lane stayed outside a graph
+    on_table: OnTable | None = None
+    no_table: str = ""  # why there is none
+    side_by_side: SideBySide | None = None
 
 
 class Result(_Frozen):
@@ -104,4 +126,5 @@ class Result(_Frozen):
     pairs: list[PairResult]
     code: dict[str, Any]
     environment: dict[str, Any]
+    warning: str = ""  # why the figures are not what they could be
     finished: str

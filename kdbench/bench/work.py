@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from kdbench import data, models, registry
 from kdbench.combine import Combined
-from kdbench.data import Loader
+from kdbench.data import Dataset, Loader
 from kdbench.distiller import Distiller, Pair
 from kdbench.engine.precision import Precision
 from kdbench.models import Tapped
 from kdbench.registry import Spec
 
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
-CROP_PADDING = 4
+CROP_PADDING, FLIP = 4, True
 #: Low, because labels and teacher are random: what is timed must stay finite.
 RATE, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 5e-4
 
@@ -111,12 +111,18 @@ class Work:
         """The engine's batches."""
         return Loader(
             self.pixels.images, self.pixels.labels, batch_size=self.batch_size, mean=MEAN, std=STD,
-            crop_padding=CROP_PADDING, flip=True, device=self.device,
+            crop_padding=CROP_PADDING, flip=FLIP, device=self.device,
         )
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def batches(self, loader: Loader | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Full batches (image, label, idx) of the engine's loader, without end."""
-        loader, epoch = self.loader(), 0
+        loader, epoch = loader or self.loader(), 0
         while True:
             yield from (batch for batch in loader.epoch(epoch) if len(batch[1]) == self.batch_size)
             epoch += 1
+
+    def dataset(self) -> Dataset:
+        """The pixels as a data set without a test part."""
+        images, labels = self.pixels.images, self.pixels.labels
+        classes = tuple(map(str, range(self.pixels.num_classes)))
+        return Dataset(self.pixels.source, images, labels, images[:0], labels[:0], classes)
