@@ -101,6 +101,8 @@ def table(
     exactly = Precision(precision)
     exactly.check(where)
     exactly.prepare(where)
+    if slow := exactly.warning(where):
+        screen.print(slow, markup=False)
     runner.check_writable(out)
     net, _ = teachers.load(out / "teachers", chosen.dataset, name, image_size=chosen.image_size)
     images, recipe = teaching.images(chosen, data_dir), chosen.recipe.model_dump()

@@ -405,6 +405,11 @@ def test_the_verbs_say_so_before_they_start(able: bool, tmp_path: Path, monkeypa
         assert (sentence in " ".join(done.output.split())) == warned
         assert bool(session.resolve(session.Request(suite="digits", precision=name, device="cpu")).notes) == warned
 
+    filling = ["teacher", "table", "resnet8", "--suite", "digits", "--out", str(tmp_path), "--device", "cpu"]
+    done = CliRunner().invoke(main, [*filling, "--precision", "fast"])
+    assert done.exit_code == 2  # no such teacher is kept
+    assert (sentence in " ".join(done.output.split())) == (not able)
+
     (found,) = (finding for finding in doctor.look(None, tmp_path) if finding.what == "precision")
     assert (found.verdict == "ok") == able
     assert (sentence in found.found) == (not able)

@@ -373,14 +373,14 @@ def test_a_full_disk_ends_the_run_in_a_sentence_and_loses_nothing(finished: Path
 def test_out_of_memory_goes_on_with_fewer_lanes_or_says_which(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from kdbench.engine import fit as engine
 
-    real = engine._train
+    real = engine.train_epoch
 
     def small(setting: object, lanes: list[Lane], *rest: object) -> None:
         if len(lanes) > 1:
             raise engine.OutOfMemory(f"{len(lanes)} lanes do not fit into the memory of cpu")
         real(setting, lanes, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(engine, "_train", small)
+    monkeypatch.setattr(engine, "train_epoch", small)
     asked = run(tmp_path / "asked", "--lanes", "2")
     assert asked.exit_code == 1
     assert "out of memory" in asked.output
