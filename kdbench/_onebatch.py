@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from kdbench import registry
 from kdbench._toy import TOYS, B, Broken, Problem, Toy, Trainee, differing, each, require, said, served
@@ -250,23 +256,68 @@ def _compiled(trainee: Trainee, batches: Sequence[Batch]) -> tuple[list[dict[str
         torch._dynamo.reset()
 
 
+class Strays(TorchDispatchMode):
+    """Notes in ``found`` what is done inside with tensors that are not on ``device``, and where.
+
+    So it does what is copied from the host: the numbers and lists that ``torch.tensor`` is given.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device = device
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Called for every operator, also for those of a backward pass."""
+        given = kwargs or {}
+        self._look(func, (args, given))
+        result = func(*args, **given)
+        self._look(func, result)
+        if func is torch.ops.aten.lift_fresh.default:
+            self.note("torch.tensor copies from the host")
+        return result
+
+    def note(self, what: str) -> None:
+        """Add a finding, with the innermost line that is neither torch's nor of this class."""
+        frame = inspect.currentframe()
+        while frame and ("/torch/" in frame.f_code.co_filename or frame.f_locals.get("self") is self):
+            frame = frame.f_back
+        where = f" ({Path(frame.f_code.co_filename).name}, line {frame.f_lineno})" if frame else ""
+        if what + where not in self.found:
+            self.found.append(what + where)
+
+    def _look(self, func: Any, values: object) -> None:
+        for value in tree_leaves(values):
+            device = value.device if isinstance(value, Tensor) else value
+            if isinstance(device, torch.device) and device.type != self.device.type:
+                self.note(f"{func.overloadpacket.__name__} on {device}")
+
+
+@contextmanager
+def on_meta() -> Iterator[None]:
+    """Inside, torch.autocast takes the device "meta" too, where there is nothing to cast; by itself it raises."""
+    real: Any = torch.autocast
+
+    def autocast(device_type: str, *args: Any, **options: Any) -> AbstractContextManager[object]:
+        return nullcontext() if device_type == "meta" else real(device_type, *args, **options)
+
+    with patch.object(torch, "autocast", autocast):
+        yield
+
+
 def check_tensors_follow_the_device(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
     """What the loss makes or keeps is on the device of its inputs (tried on torch's "meta" device)."""
-    problem = Problem(served(cls, toys)[0])
+    problem, meta = Problem(served(cls, toys)[0]), torch.device("meta")
     trainee = Trainee(problem, cls)
     for module in (problem.teacher, trainee.student, trainee.method):
-        module.to("meta")
+        module.to(meta)
     for stage in trainee.stages:
         trainee.enter(stage)
-        batch = Batch(*(tensor.to("meta") for tensor in trainee.some_batch()))
+        batch = Batch(*(tensor.to(meta) for tensor in trainee.some_batch()))
         student, teacher = trainee.look(batch)
-        try:
-            found = trainee.stage_loss(student, teacher, batch)
-        except (NotImplementedError, RuntimeError) as error:  # other faults than this one are found elsewhere
-            require("device" not in str(error) or "meta tensor" in str(error), (
-                f"a tensor is not on the device of the inputs: {said(error, cls)}; register_buffer what is kept,"
-                " and give device=... to what is made"
-            ))
-            continue
-        off = [name for name, term in found.items() if term.device.type != "meta"]
-        require(not off, f"term {', '.join(off)} does not come out on the device of the inputs")
+        with on_meta(), Strays(meta) as strays, suppress(NotImplementedError, RuntimeError):
+            trainee.stage_loss(student, teacher, batch)  # other faults than this one are found elsewhere
+        require(not strays.found, (
+            f"a tensor is not on the device of the inputs: {'; '.join(strays.found[:3])}; register_buffer what is kept,"
+            " give device=... to what is made, and write constants as Python numbers"
+        ))

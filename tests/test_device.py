@@ -1,0 +1,297 @@
+"""Every method's whole step stays on its device: no value read, nothing copied from the host, no dtypes mixed.
+
+No GPU is needed: the steps run on tensors without values (``ondevice``). That shows every operator that is asked for,
+in the forward and the backward pass and the optimizer. It does not show
+
+* what a library does inside an operator: of what the methods use, only the SVD of kdsvd is known to wait there
+  (the host reads cuSOLVER's error codes), so every ``torch.linalg`` solver counts as waiting;
+* numbers: overflow in fp16 is not looked for;
+* random numbers of Python or numpy, and torch's own where no tensor comes of them: see ``machine.host_draws``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from ondevice import BATCH, CPU, CUDA, META, Watch, lane_of, move, place, settle, steps, walk, watched
+from torch import Tensor, nn
+
+from kdbench import models, registry
+from kdbench._onebatch import check_tensors_follow_the_device
+from kdbench._toy import ALIKE, TWIN, UNLIKE, Broken, Problem, Toy, Trainee, served
+from kdbench.distiller import Batch, Distiller, Outputs, Pair
+from kdbench.engine.capture import Captures
+from kdbench.engine.fit import look
+from kdbench.engine.machine import Eager
+from kdbench.engine.resident import resident
+from kdbench.methods._layers import full_precision
+from kdbench.testing import variant
+
+METHODS = [*registry.names(), "crd+mag", "semckd+crd", "kd+lskd"]
+#: Branches that the defaults do not take.
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("crd", {"nce_k": 4}), ("irg", {"transform": "1-2"}), ("pffu", {"variant": "vector"}), ("dskd", {"aux_ce": 1.0}),
+    ("mlkd", {"standardise": True}), ("cat_kd", {"binarise": True, "normalise": True, "top": 2}), ("dkd", {"warmup": 0.0}),
+    ("sskd", {"ratio_tf": 0.5}),
+]
+CASES = [pytest.param(name, {}, id=name) for name in METHODS] + [
+    pytest.param(name, hyper, id=f"{name}-{'-'.join(hyper)}") for name, hyper in VARIANTS
+]
+#: Findings that stand, and why a lane of such a method runs beside the CUDA graph.
+STAND = {"kdsvd": "_linalg_svd waits for the device"}  # the host looks whether the singular values converged
+
+
+def first(cls: type[Distiller], *toys: Toy) -> Toy:
+    """That the method serves."""
+    return served(cls, toys)[0]
+
+
+def unexpected(watch: Watch, name: str) -> list[str]:
+    stands = STAND.get(name)
+    assert not stands or any(found.startswith(stands) for found in watch.found), f"{name} could leave the list STAND"
+    return [found for found in watch.found if not (stands and found.startswith(stands))]
+
+
+@pytest.mark.parametrize(("name", "hyper"), CASES)
+def test_no_step_reads_a_value_or_leaves_its_device(name: str, hyper: dict[str, Any]) -> None:
+    cls = registry.get(name)
+    watch = watched(cls, first(cls, UNLIKE, ALIKE, TWIN), META, "exact", **hyper)
+    assert unexpected(watch, name) == []
+    assert {"convolution_backward", "native_batch_norm_backward"} <= watch.names
+
+
+@pytest.mark.parametrize(("name", "hyper"), CASES)
+def test_no_fp16_step_on_cuda_mixes_dtypes_or_reads_a_value(name: str, hyper: dict[str, Any]) -> None:
+    cls = registry.get(name)
+    watch = watched(cls, first(cls, ALIKE, TWIN), CUDA, "fast", sizes=(BATCH,), **hyper)
+    assert unexpected(watch, name) == []
+    assert {"convolution_backward", "_amp_update_scale_", "_fused_sgd_"} <= watch.names
+    assert set(watch.terms.values()) == {torch.float32}
+
+
+@pytest.mark.parametrize("precision", ["exact", "tf32"])
+def test_nor_does_a_step_on_cuda_without_fp16(precision: str) -> None:
+    watch = watched(registry.get("semckd+crd"), ALIKE, CUDA, precision)
+    assert watch.found == []
+    assert "_fused_sgd_" in watch.names
+    assert "_amp_update_scale_" not in watch.names
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_fp16_step_on_the_cpu_mixes_no_dtypes(name: str) -> None:
+    """With values, by the kernels of the CPU: other operators are cast than on CUDA. Not every term is finite there."""
+    cls = registry.get(name)
+    trainee = Trainee(Problem(first(cls, ALIKE, TWIN)), cls)
+    for stage in trainee.stages:
+        trainee.enter(stage)
+        with torch.autocast("cpu", torch.float16):
+            terms = trainee.terms(trainee.some_batch())
+        torch.stack([term.float() for term in terms.values()]).sum().backward()
+
+
+@pytest.mark.parametrize("student", ["resnet8", "vgg8", "wrn_16_1", "MobileNetV2", "ShuffleV2", *(
+    pytest.param(name, marks=pytest.mark.slow) for name in ("ShuffleV1", "ResNet50", "timm/resnet18")
+)])
+def test_every_network_stays_on_the_device(student: str) -> None:
+    torch.manual_seed(0)
+    net, teacher = models.create(student, 10), models.fold(models.create("resnet14", 10))
+    pair = models.make_pair(net, teacher, image_shape=(3, 32, 32), num_classes=10,
+                            train_labels=torch.arange(20) % 10, batch_size=BATCH)
+    one = lane_of(net, registry.get("kd")(pair))
+    with place(CUDA):
+        settle(one, CUDA, "fast")
+        watch = steps(one, move(teacher, CUDA), 32, sizes=(BATCH,))
+    assert watch.found == []
+
+
+def test_the_step_on_a_kept_teacher_reads_no_value(tmp_path: Path) -> None:
+    """``Resident`` in the captured step; on the CPU, because it is filled with what the teacher says."""
+    from test_table import lane, loader, open_table, setting, there
+
+    class Watching(Eager):
+        watch = Watch(CPU)
+
+        def strict(self) -> Watch:
+            return self.watch
+
+    feed, notes = loader(), list[str]()
+    shared, one = setting(feed), lane("crd", tmp_path, feed)
+    table = there(open_table(tmp_path, shared))
+    one.start_epoch()
+    with resident(table, "pooled", Watching(), 1e9) as kept:
+        Captures(Watching(), notes.append, kept).of(feed, [one], "train", partial(look, shared))
+    table.close()
+    assert notes == []
+    assert "index_copy_" in Watching.watch.names
+    assert Watching.watch.found == []
+
+
+# -- what is looked for is found --------------------------------------------------------------------
+
+
+class _Reads(torch.autograd.Function):
+    """Reads a value in the backward pass only."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad * float(grad.sum())
+
+
+class _Halves(torch.autograd.Function):
+    """A product of two dtypes in the backward pass only."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return torch.mm(grad, torch.eye(grad.shape[1], device=grad.device, dtype=torch.float64)).to(grad.dtype)
+
+
+@full_precision
+def with_constant(x: Tensor) -> Tensor:
+    """A tensor of the CPU where no autocast is."""
+    return x.mean() * torch.tensor(2.0)
+
+
+class Odd(Distiller):
+    """What a captured step cannot hold, by name."""
+
+    def __init__(self, pair: Pair, *, kind: str = "") -> None:
+        super().__init__(pair)
+        self.kind = kind
+        self.loose = torch.ones(pair.student.pooled)
+        self.weight = nn.Parameter(torch.eye(pair.student.pooled))
+        self.register_buffer("bank", torch.zeros(pair.num_train, pair.student.pooled))
+
+    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        x: Tensor = student.pooled
+        if self.kind == "bank":
+            self.bank.index_copy_(0, batch.idx, x.detach())  # type: ignore[operator]
+            return {"odd": x.float().mean()}
+        return {"odd": getattr(self, self.kind)(x, batch).float().mean() + self.weight.sum()}
+
+    def fine(self, x: Tensor, batch: Batch) -> Tensor:
+        return x @ self.weight + self.bank[batch.idx]  # type: ignore[index]
+
+    def item(self, x: Tensor, batch: Batch) -> Tensor:
+        return x * x.max().item()
+
+    def branch(self, x: Tensor, batch: Batch) -> Tensor:
+        return x if x.max() > 0 else -x
+
+    def mask(self, x: Tensor, batch: Batch) -> Tensor:
+        return x[x > 0]
+
+    def put_mask(self, x: Tensor, batch: Batch) -> Tensor:
+        return x.clone().index_put((x > 0,), x.new_zeros(()))
+
+    def nonzero(self, x: Tensor, batch: Batch) -> Tensor:
+        return x.flatten()[x.flatten().nonzero()]
+
+    def same(self, x: Tensor, batch: Batch) -> Tensor:
+        return x * torch.equal(x, x)
+
+    def solver(self, x: Tensor, batch: Batch) -> Tensor:
+        return torch.linalg.inv((x.T @ x).float())
+
+    def to_cpu(self, x: Tensor, batch: Batch) -> Tensor:
+        return x.cpu().to(x.device)
+
+    def constant(self, x: Tensor, batch: Batch) -> Tensor:
+        return x * torch.tensor(2.0, device=x.device)
+
+    def host_constant(self, x: Tensor, batch: Batch) -> Tensor:
+        return x * torch.tensor(2.0)
+
+    def inside(self, x: Tensor, batch: Batch) -> Tensor:
+        return with_constant(x)
+
+    def unnamed(self, x: Tensor, batch: Batch) -> Tensor:
+        return x * torch.arange(x.shape[1])
+
+    def attribute(self, x: Tensor, batch: Batch) -> Tensor:
+        return x * self.loose
+
+    def listed(self, x: Tensor, batch: Batch) -> Tensor:
+        return x[[1, 0]]
+
+    def drawn(self, x: Tensor, batch: Batch) -> Tensor:
+        return x * torch.rand(x.shape).to(x.device)
+
+    def backward(self, x: Tensor, batch: Batch) -> Tensor:
+        return _Reads.apply(x)
+
+    def product(self, x: Tensor, batch: Batch) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return x.half() @ self.weight
+
+    def halves(self, x: Tensor, batch: Batch) -> Tensor:
+        return _Halves.apply(x)
+
+
+READS = {
+    "item": "_local_scalar_dense waits", "branch": "waits", "mask": "index by a mask", "put_mask": "index_put by a mask",
+    "nonzero": "nonzero waits", "same": "equal waits", "solver": "linalg_inv_ex waits", "to_cpu": "_to_copy on cpu",
+    "constant": "copies from the host", "host_constant": "mul on cpu", "inside": "mul on cpu", "unnamed": "arange on cpu",
+    "attribute": "mul on cpu", "listed": "copies from the host", "drawn": "rand on cpu",
+    "backward": "_local_scalar_dense waits",
+}
+
+
+@pytest.mark.parametrize(("kind", "device"), [
+    *((kind, META) for kind in READS), *((kind, CUDA) for kind in ("item", "mask", "to_cpu", "constant", "backward")),
+], ids=str)
+def test_what_reads_a_value_or_leaves_the_device_is_found(kind: str, device: torch.device) -> None:
+    watch = watched(Odd, ALIKE, device, "exact" if device == META else "fast", sizes=(BATCH,), kind=kind)
+    assert any(READS[kind] in found for found in watch.found), watch.found
+
+
+@pytest.mark.parametrize(("kind", "what"), [
+    ("bank", "index_copy_ of torch.float16 and torch.float32"), ("product", "mm of torch.float16 and torch.float32"),
+    ("halves", "mm of torch.float16 and torch.float64"),
+])
+def test_mixed_dtypes_are_found(kind: str, what: str) -> None:
+    watch = watched(Odd, ALIKE, CUDA, "fast", sizes=(BATCH,), kind=kind)
+    assert any(what in found for found in watch.found), watch.found
+
+
+@pytest.mark.parametrize("device", [META, CUDA], ids=str)
+def test_what_is_right_is_not_found(device: torch.device) -> None:
+    assert watched(Odd, ALIKE, device, "exact" if device == META else "fast", kind="fine").found == []
+
+
+def test_a_finding_names_the_line() -> None:
+    watch = watched(Odd, ALIKE, META, "exact", sizes=(BATCH,), kind="host_constant")
+    line = next(n for n, text in enumerate(Path(__file__).read_text().splitlines(), 1) if "x * torch.tensor(2.0)\n" in text + "\n")
+    assert f"mul on cpu (test_device.py, line {line})" in watch.found
+
+
+@pytest.mark.parametrize("kind", ["to_cpu", "constant", "host_constant", "inside", "unnamed", "attribute", "listed", "drawn"])
+def test_the_conformance_kit_finds_what_is_not_on_the_device(kind: str) -> None:
+    with pytest.raises(Broken, match="not on the device of the inputs"):
+        check_tensors_follow_the_device(variant(Odd, kind=kind), (ALIKE,))
+
+
+def test_the_walked_backward_pass_gives_the_gradients_of_the_engine() -> None:
+    def gradients(walked: bool) -> list[Tensor]:
+        cls = registry.get("semckd+crd")
+        trainee = Trainee(Problem(ALIKE), cls)
+        with patch.object(torch.autograd, "_engine_run_backward", walk) if walked else contextlib.nullcontext():
+            torch.stack(list(trainee.terms(trainee.some_batch()).values())).sum().backward()
+        return [p.grad for p in (*trainee.student.parameters(), *trainee.method.parameters()) if p.grad is not None]
+
+    ours, theirs = gradients(True), gradients(False)
+    assert len(ours) == len(theirs) > 50
+    torch.testing.assert_close(ours, theirs)
