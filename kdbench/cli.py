@@ -366,11 +366,12 @@ def teacher_import(**words: Any) -> int:
 @click.option("--precision", default="exact", show_default=True, help="That of the runs to come.")
 @DATA
 @OUT
+@DEVICE
 @_sentences
 def teacher_table(**words: Any) -> int:
     """Ask a kept teacher about every view ahead.
 
-    Later runs take its answers for every crop and flip from the table and need no pass of it (CPU).
+    Later runs on the same device take its answers for every crop and flip from the table and need no pass of it.
     """
     from kdbench import console, teacher_verbs
 
