@@ -69,7 +69,7 @@ def _precision() -> Finding:
 
     slow = Precision("bf16").warning(torch.device("cpu"))
     if slow:
-        return Finding("precision", f"on the CPU, {slow}; so does fast", "note")
+        return Finding("precision", f"{slow}; on the CPU, fast is bf16", "note")
     return Finding("precision", "exact, fast and bf16 on the CPU", "ok")
 
 
