@@ -121,6 +121,10 @@ def main() -> None:
 @click.option("--table", default="auto", show_default=True,
               help="auto keeps the teacher's logits and pooled vectors of every crop and flip on disk (CPU only) where"
                    " the run visits over half of them, and uses what is kept; off always asks the live teacher.")
+@click.option("--compile", is_flag=True,
+              help="Compile the students' training passes with torch.compile, once per architecture; the last bits of"
+                   " the results change. Off by default: measured on a CPU it gained next to nothing, and on a GPU"
+                   " nobody has measured it yet.")
 @click.option("--shard", metavar="I/N", help="This process trains part I of N of the grid.")
 @click.option("--force", is_flag=True, help="Train again what is already there.")
 @click.option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")

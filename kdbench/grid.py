@@ -78,19 +78,23 @@ def files(out: Path, cell: Cell) -> Files:
 def settings(
     *, suite: str, dataset: str, teacher: str, student: str, spec: Spec, seed: int, epochs: int,
     convention: Mapping[str, Any], recipe: Mapping[str, Any], limit_train: int | None, precision: str,
+    compile: bool = False,
 ) -> dict[str, Any]:
     """Everything that sets a cell's numbers; its hash names the record.
+
+    ``compile`` is named only where it is on, so that records from before it was there keep their hash.
 
     Hyper-parameters: the signature's defaults, over them the suite's convention, over that
     what the user wrote beside the name.
     """
     known = hyperparameters(get(spec.name))
     hyper = {name: found.default for name, found in known.items()} | dict(convention) | dict(spec.hyper)
-    return {
+    found = {
         "suite": suite, "dataset": dataset, "teacher": teacher, "student": student, "method": spec.name,
         "hyper": hyper, "seed": seed, "epochs": epochs, "recipe": dict(recipe), "limit_train": limit_train,
         "precision": precision,
     }
+    return found | {"compile": True} if compile else found
 
 
 def state(out: Path, cell: Cell) -> str:

@@ -11,12 +11,14 @@ from filelock import FileLock, Timeout
 
 from kdbench import assistants, environment, grid, models, record, registry, tables, teaching
 from kdbench.combine import Combined
-from kdbench.data import Dataset
+from kdbench.data import Dataset, Loader
 from kdbench.distiller import Distiller, Pair
 from kdbench.engine import fit as engine
 from kdbench.engine.checkpoint import CheckpointDamaged, CheckpointForeign
+from kdbench.engine.compiled import CannotCompile, Compiler
 from kdbench.engine.lane import Lane
 from kdbench.engine.machine import machine_for
+from kdbench.engine.memory import out_of_memory
 from kdbench.engine.precision import Precision
 from kdbench.engine.schedule import Plan
 from kdbench.finish import keep_student, make_record
@@ -40,6 +42,7 @@ class Group:
         self.device = torch.device(job.device)
         self.precision = Precision(job.request.precision)
         self.precision.prepare(self.device)
+        self.compiler = Compiler(self.device) if job.request.compile else None
         self.assisting = assisting
         self.out = assistants.folder(job.request.out) if assisting else job.request.out
         self.judge: Tapped | None = None  # the suite's teacher, where an assistant teaches
@@ -187,6 +190,7 @@ class Group:
             self.precision, judge=None if self.judge is None else models.fold(self.judge).to(self.device),
             machine=machine_for(self.device, self.job.request.graphs), note=self.watch.note,
         )
+        self._compile(lanes, loader)
         ahead = sum(epochs(cell) - _behind(lane) for lane, cell in lanes.items()) * len(loader)
         self.watch.skip(sum(epochs(cell) for cell in cells) * len(loader) - ahead)
         first = cells[0]
@@ -206,6 +210,25 @@ class Group:
             ) as lent:
                 for part in self._parts(lent, left):
                     engine.fit(lent, part, self.watch, finish=lambda lane: self._finish(lane, lanes[lane], card))
+
+    def _compile(self, lanes: dict[Lane, Cell], loader: Loader) -> None:
+        """With --compile, compile the lanes' students before any clock runs; takes out those that cannot be."""
+        if self.compiler is None:
+            return
+        image, *_ = next(iter(loader.epoch(0)))
+        last = len(loader.labels) - (len(loader) - 1) * loader.batch_size
+        images = {len(some): some for some in (image, image[: last * loader.num_views])}
+        for lane, cell in list(lanes.items()):
+            try:
+                if not lane.done:
+                    self.compiler.prepare(lane.student, list(images.values()), self.precision, self.watch.note)
+            except CannotCompile as error:
+                del lanes[lane]
+                self._fail(cell, str(error), keep=False)
+            except Exception as error:
+                if out_of_memory(error):
+                    raise engine.OutOfMemory(f"{cell.student} does not fit into the memory of {self.device}") from error
+                raise
 
     def _parts(self, setting: engine.Setting, lanes: list[Lane]) -> list[list[Lane]]:
         """Lanes that train at once: as many as the memory holds, where --lanes does not say."""
@@ -242,6 +265,7 @@ class Group:
         lane = Lane(
             str(cell), student, method, plan, seed=stable_seed(cell.seed, "lane", cell.student), path=where.checkpoint,
             settings=cell.hash, teacher=self.assistant or card.sha256, device=self.device, precision=self.precision,
+            compiler=self.compiler,
         )
         try:
             if lane.resume():

@@ -35,6 +35,7 @@ class Request:
     lanes: int | None = None
     graphs: str = AUTO
     table: str = AUTO
+    compile: bool = False
     force: bool = False
     retry_failed: bool = False
     fail_fast: bool = False
@@ -133,6 +134,7 @@ def _settings(
     return grid.settings(
         suite=suite.name, dataset=suite.dataset, teacher=teacher, student=student, spec=spec, seed=seed,
         epochs=epochs, convention=weights, recipe=own, limit_train=request.limit_train, precision=request.precision,
+        compile=request.compile,
     )
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from kdbench.distiller import Batch, Distiller, Outputs
 from kdbench.engine import checkpoint
 from kdbench.engine.precision import Precision
 from kdbench.engine.schedule import Plan, fill_momentum, set_rate
+
+if TYPE_CHECKING:
+    from kdbench.engine.compiled import Compiler  # imports this file
 
 STAGES = ("pretrain", "train")
 
@@ -40,16 +43,18 @@ class Lane:
         path: where the checkpoint lies.
         settings: hash of everything that changes numbers.
         teacher: sha256 of the teacher's weights.
+        compiler: compiles the student's training pass; None: it runs as it is written.
     """
 
     def __init__(
         self, key: str, student: nn.Module, method: Distiller, plan: Plan, *, seed: int, path: Path,
-        settings: str, teacher: str, device: torch.device, precision: Precision,
+        settings: str, teacher: str, device: torch.device, precision: Precision, compiler: Compiler | None = None,
     ) -> None:
         self.key, self.plan, self.path = key, plan, path
         self.settings, self.teacher = settings, teacher
         self.device, self.precision = device, precision
         self.student = student.to(device).to(memory_format=torch.channels_last)
+        self.compiled = None if compiler is None else compiler.of(self.student)
         self.method = method.to(device)
         self.curve: list[dict[str, Any]] = []
         self.seconds, self.images = 0.0, 0
@@ -121,6 +126,8 @@ class Lane:
             total = torch.stack([term.float() for term in terms.values()]).sum()
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(total).backward()
+        if self.compiled is not None:
+            self.compiled.drop_unreached()
         self.scaler.step(self.optimizer)
         return {name: term.detach().float() for name, term in terms.items()}
 
@@ -145,7 +152,7 @@ class Lane:
         return stage_loss(seen, teacher, batch)
 
     def _see(self, image: Tensor) -> Outputs:
-        seen: Outputs = self.student(image)
+        seen: Outputs = self.student(image) if self.compiled is None else self.compiled(image)
         return seen._replace(logits=seen.logits.float())
 
     def end_epoch(self, shared_seconds: float) -> None:
