@@ -185,10 +185,11 @@ class Group:
             self.images, self.recipe, seed=stable_seed(self.seed, "data"), device=self.device, views=views
         )
         shown = models.fold(teacher).to(self.device)
+        test = teaching.test_batches(self.images, self.recipe, self.device)
         setting = engine.Setting(
-            shown, loader, lambda: teaching.test_batches(self.images, self.recipe, self.device), self.device,
-            self.precision, judge=None if self.judge is None else models.fold(self.judge).to(self.device),
-            machine=machine_for(self.device, self.job.request.graphs), note=self.watch.note,
+            shown, loader, lambda: test, self.device, self.precision,
+            judge=None if self.judge is None else models.fold(self.judge).to(self.device),
+            machine=machine_for(self.device, self.job.request.graphs), note=self.watch.note, fold=models.fold,
         )
         self._compile(lanes, loader)
         ahead = sum(epochs(cell) - _behind(lane) for lane, cell in lanes.items()) * len(loader)

@@ -16,6 +16,7 @@ from kdbench import data as sets
 from kdbench import models, registry
 from kdbench.console import count
 from kdbench.data import Dataset, Loader
+from kdbench.data.loader import Plain
 from kdbench.engine.checkpoint import CheckpointDamaged, CheckpointForeign
 from kdbench.engine.evaluate import measure, predictions
 from kdbench.engine.fit import Setting, Watcher, fit
@@ -27,6 +28,9 @@ from kdbench.models import Tapped, teachers
 from kdbench.models.teachers import TeacherCard
 from kdbench.session import stable_seed
 from kdbench.suites import Suite
+
+#: Pixels of a batch of test images on the CPU, 64 images of CIFAR: the caches hold more of a small batch's maps.
+TEST_PIXELS = 64 * 32 * 32
 
 
 class TeacherFailed(Exception):
@@ -139,8 +143,9 @@ def train(
         os.replace(checkpoint, checkpoint.with_suffix(".ckpt.damaged"))
         note(f"{error}; put aside, the teacher is trained anew")
     loader = make_loader(data, wanted, seed=stable_seed(seed, "teacher data"), device=device)
-    setting = Setting(None, loader, lambda: test_batches(data, wanted, device), device, Precision(),
-                      machine=machine_for(device, graphs), note=note)
+    test = test_batches(data, wanted, device)
+    setting = Setting(None, loader, lambda: test, device, Precision(), machine=machine_for(device, graphs), note=note,
+                      fold=models.fold)
     if not lane.done:
         fit(setting, [lane], watch, finish=_keep)
     if lane.failure:
@@ -173,8 +178,10 @@ def make_loader(
     )
 
 
-def test_batches(data: Dataset, recipe: dict[str, Any], device: torch.device) -> Any:
-    """The test images in order, normalised, without augmentation."""
+def test_batches(data: Dataset, recipe: dict[str, Any], device: torch.device) -> Plain:
+    """The test images in order, normalised, without augmentation; they lie on the device as long as this is held."""
     loader = Loader(data.test_images, data.test_labels, batch_size=256, mean=recipe["mean"], std=recipe["std"],
                     device=device)
-    return loader.plain(1000 if device.type == "cuda" else 256)
+    _, height, width = data.image_shape
+    fits = max(16, min(256, TEST_PIXELS // (height * width)))
+    return loader.plain(1000 if device.type == "cuda" else fits)

@@ -301,6 +301,21 @@ def test_eval_tells_other_weights_another_accuracy_and_a_missing_record(copied: 
     assert "0 of 3 kept students equal to the record, 3 wrong" in output
 
 
+def test_eval_folds_as_a_run_does_and_takes_records_from_before(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folded: list[models.Tapped] = []
+    fold = models.fold
+
+    def wrong(student: models.Tapped) -> models.Tapped:
+        folded.append(fold(student))
+        with torch.no_grad():
+            next(folded[-1].parameters()).neg_()
+        return folded[-1]
+
+    monkeypatch.setattr(models, "fold", wrong)
+    assert "3 of 3 kept students equal to the record" in fine("eval", "--out", finished)
+    assert len(folded) == 3
+
+
 def test_eval_needs_the_teacher_that_a_row_predicts_with(copied: Path) -> None:
     next((copied / "teachers").rglob("*.json")).unlink()
     output = refused("eval", "--out", copied, code=1)

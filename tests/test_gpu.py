@@ -16,7 +16,10 @@ from torch import Tensor
 from kdbench import models, registry
 from kdbench.combine import Combined
 from kdbench.data import Loader
+from kdbench.distiller import Outputs
 from kdbench.engine.capture import Captures
+from kdbench.engine.evaluate import evaluate
+from kdbench.engine.exam import Exam, Exams
 from kdbench.engine.fit import Setting, fit, look
 from kdbench.engine.lane import Lane
 from kdbench.engine.machine import Graphs
@@ -187,6 +190,52 @@ def test_a_lane_that_waits_for_the_device_runs_beside_the_graph(tmp_path: Path) 
     alone = lane("crd", tmp_path / "alone", teacher=who)
     train([alone], who, graphs=True)
     assert_close(lanes[2], alone)
+
+
+def test_evaluation_in_its_graph_is_the_plain_one(tmp_path: Path) -> None:
+    who, data, notes = teacher(), loader(), list[str]()
+    lanes = [lane(name, tmp_path / name, teacher=who) for name in ("kd", "crd", "simkd")]
+    says = torch.cat([who(image).logits for image, _ in data.plain(150)]).argmax(dim=1)
+    exams = Exams(Graphs(CUDA), notes.append, models.fold)
+    for _ in range(2):
+        exams.evaluate(lanes, lambda: data.plain(150), says)  # batches of 150, 150 and 100
+        ours = [one.report for one in lanes]
+        evaluate(lanes, lambda: data.plain(150), says, models.fold)
+        assert ours == [pytest.approx(one.report, rel=1e-4, abs=1e-4) for one in lanes]
+        with torch.no_grad():
+            for one in lanes:
+                for weight in one.student.parameters():
+                    weight.mul_(1.25)
+    assert notes == []
+
+
+def test_no_batch_of_an_evaluation_waits_for_the_device(tmp_path: Path) -> None:
+    who, data, notes = teacher(), loader(), list[str]()
+    lanes = [lane(name, tmp_path / name, teacher=who) for name in ("kd", "simkd")]
+    made = Exam(data.plain(150), lanes, fold=models.fold, machine=Graphs(CUDA, streams=1), note=notes.append)
+    assert made.lanes == lanes, notes
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        made.replay()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_failed_capture_of_the_evaluation_leaves_training_alone(tmp_path: Path) -> None:
+    who, notes = teacher(), list[str]()
+    ours, theirs = (lane("crd", tmp_path / kind, teacher=who) for kind in ("graph", "loop"))
+
+    def predict(student: Outputs) -> Tensor:
+        torch.cuda.synchronize()  # a strict rehearsal may let it pass; a capture does not
+        return student.logits
+
+    ours.method.predict = predict  # type: ignore[method-assign]
+    fit(setting(who, loader(), "exact", Graphs(CUDA), notes), [ours], Watch(), lambda lane: None)
+    train([theirs], who, graphs=True)
+    assert len(notes) == 1
+    assert "is evaluated" in notes[0]
+    assert_close(ours, theirs)
+    assert torch.equal(ours.rng["cuda"], theirs.rng["cuda"])
 
 
 @pytest.mark.parametrize("precision", ["exact", "fast"])

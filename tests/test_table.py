@@ -79,7 +79,7 @@ def teacher() -> models.Tapped:
 
 def setting(feed: Loader, net: nn.Module | None = None, precision: str = "exact") -> engine.Setting:
     counted = Counted(net or models.fold(teacher())).eval()
-    return engine.Setting(counted, feed, lambda: [next(feed.plain(64))], CPU, Precision(precision))
+    return engine.Setting(counted, feed, lambda: [next(iter(feed.plain(64)))], CPU, Precision(precision))
 
 
 def place(folder: Path, **facts: object) -> Place:

@@ -141,12 +141,14 @@ class Loader:
             idx, dy, dx, flip = (part[first : first + self.batch_size] for part in plan)
             yield self.gather(idx, dy, dx, flip, key=key), self.labels[idx], idx
 
-    def plain(self, batch_size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
-        """All images in order, only normalised: image (B, C, H, W), label (B,)."""
-        for idx in torch.arange(len(self.labels), device=self.device).split(batch_size):
-            middle = torch.full_like(idx, self.crop_padding)
-            yield self._normalise(self._crop(idx, middle, middle, torch.zeros_like(idx, dtype=torch.bool))), \
-                self.labels[idx]
+    def plain(self, batch_size: int = 256) -> Plain:
+        """All images in order, only normalised."""
+        return Plain(self, batch_size)
+
+    def show(self, idx: Tensor) -> Tensor:
+        """Images at (B,) positions, only normalised: (B, C, H, W) float32, channels last."""
+        middle = torch.full_like(idx, self.crop_padding)
+        return self._normalise(self._crop(idx, middle, middle, torch.zeros_like(idx, dtype=torch.bool)))
 
     def _crop(self, idx: Tensor, dy: Tensor, dx: Tensor, flip: Tensor) -> Tensor:
         c, h, w = self._shape
@@ -158,6 +160,18 @@ class Loader:
     def _normalise(self, crops: Tensor) -> Tensor:
         cells = crops.reshape(len(crops), -1).to(torch.int32) + self._channel
         return self._table.index_select(0, cells.flatten()).view(crops.shape).permute(0, 3, 1, 2)
+
+
+class Plain:
+    """A loader's images in order, only normalised; they can be gone through again and again."""
+
+    def __init__(self, loader: Loader, batch_size: int) -> None:
+        self.labels, self.batch_size, self.images = loader.labels, batch_size, loader.show
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches: image (B, C, H, W), label (B,)."""
+        for idx in torch.arange(len(self.labels), device=self.labels.device).split(self.batch_size):
+            yield self.images(idx), self.labels[idx]
 
 
 def _hash(*parts: object) -> int:

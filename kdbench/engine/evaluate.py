@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,13 +12,18 @@ from torch import Tensor, nn
 
 from kdbench.distiller import Outputs
 from kdbench.engine.lane import Lane
+from kdbench.engine.memory import out_of_memory
 from kdbench.engine.precision import Precision
 
 ECE_BINS = 15
 
+#: A copy of a student that answers the same up to rounding, and faster; see ``kdbench.models.fold``.
+Fold = Callable[[Any], nn.Module]
+Batches = Iterable[tuple[Tensor, Tensor]]
 
-def measure(logits: Tensor, label: Tensor, teacher: Tensor | None = None) -> dict[str, float]:
-    """Scores of (N, K) logits against (N,) labels and the teacher's (N,) predictions.
+
+def scores(logits: Tensor, label: Tensor, teacher: Tensor | None = None) -> dict[str, Tensor]:
+    """Scores of (N, K) logits against (N,) labels and the teacher's (N,) predictions, () each, on their device.
 
     Returns:
         top1, top5 and agreement in percent, nll in nats, ece in percent (15 equal bins of the
@@ -35,13 +42,24 @@ def measure(logits: Tensor, label: Tensor, teacher: Tensor | None = None) -> dic
     }
     if teacher is not None:
         found["agreement"] = (predicted == teacher).float().mean() * 100
-    return {name: value.item() for name, value in found.items()}
+    return found
+
+
+def read(found: Sequence[dict[str, Tensor]]) -> list[dict[str, float]]:
+    """Scores of several networks as numbers; waits for the device once."""
+    if not found:
+        return []
+    values = iter(torch.stack([value for one in found for value in one.values()]).tolist())
+    return [{name: next(values) for name in one} for one in found]
+
+
+def measure(logits: Tensor, label: Tensor, teacher: Tensor | None = None) -> dict[str, float]:
+    """``scores`` as numbers."""
+    return read([scores(logits, label, teacher)])[0]
 
 
 @torch.no_grad()
-def predictions(
-    net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: Precision
-) -> tuple[Tensor, Tensor]:
+def predictions(net: nn.Module, batches: Batches, precision: Precision) -> tuple[Tensor, Tensor]:
     """(N, K) logits and (N,) labels of a network in eval mode."""
     logits, labels = [], []
     for image, label in batches:
@@ -52,19 +70,57 @@ def predictions(
     return torch.cat(logits), torch.cat(labels)
 
 
-@torch.no_grad()
-def evaluate(lanes: Sequence[Lane], batches: Iterable[tuple[Tensor, Tensor]], teacher: Tensor | None) -> None:
-    """Score several lanes in one pass over the test images; results go to ``lane.report``."""
-    logits: list[list[Tensor]] = [[] for _ in lanes]
-    labels = []
+def answer(lane: Lane, net: nn.Module, image: Tensor) -> Tensor:
+    """(B, K) float32 logits of a lane, whose student or its copy is ``net``."""
+    with lane.precision.autocast(image.device):
+        return lane.method.predict(net(image)).float()
+
+
+@contextmanager
+def in_eval_mode(lanes: Sequence[Lane]) -> Iterator[None]:
+    """The lanes in eval mode inside, without gradients; in the modes of their stage after."""
     for lane in lanes:
         lane.student.eval()
         lane.method.eval()
-    for image, label in batches:
-        labels.append(label)
-        for lane, found in zip(lanes, logits, strict=True):
-            with lane.precision.autocast(image.device):
-                found.append(lane.method.predict(lane.student(image)).float())
-    for lane, found in zip(lanes, logits, strict=True):
-        lane.report = measure(torch.cat(found), torch.cat(labels), teacher)
-        lane.train_mode()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for lane in lanes:
+            lane.train_mode()
+
+
+def _answers(lane: Lane, batches: Batches, fold: Fold | None) -> tuple[Tensor, Tensor]:
+    """(N, K) logits and (N,) labels."""
+    logits, labels = [], []
+    with in_eval_mode([lane]):
+        net = lane.student if fold is None else fold(lane.student)
+        for image, label in batches:
+            logits.append(answer(lane, net, image))
+            labels.append(label)
+    return torch.cat(logits), torch.cat(labels)
+
+
+def evaluate(
+    lanes: Sequence[Lane], test: Callable[[], Batches], teacher: Tensor | None, fold: Fold | None = None
+) -> None:
+    """Score lanes on the test images, one after the other; results go to ``lane.report``.
+
+    A lane that raises has a ``failure``, and no new report.
+
+    Args:
+        lanes: of one group.
+        test: the test images and labels; asked for once per lane.
+        teacher: (N,) predictions; None: no agreement.
+        fold: makes the copy of a student that is scored, one at a time; None: the student itself.
+    """
+    found: dict[Lane, dict[str, Tensor]] = {}
+    for lane in lanes:
+        try:
+            found[lane] = scores(*_answers(lane, test(), fold), teacher)
+        except Exception as error:  # a stranger's method may raise anything; the others go on
+            if out_of_memory(error):
+                raise
+            lane.failure = f"{type(error).__name__} when it was evaluated after epoch {lane.epoch}: {error}"
+    for lane, report in zip(found, read(list(found.values())), strict=True):
+        lane.report = report

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from kdbench.distiller import Batch, Outputs
 from kdbench.engine import memory
 from kdbench.engine.capture import Captured, Captures
-from kdbench.engine.evaluate import evaluate, predictions
+from kdbench.engine.evaluate import Fold, evaluate, predictions
+from kdbench.engine.exam import Exams
 from kdbench.engine.lane import STAGES, Diverged, Lane
 from kdbench.engine.lesson import Lesson, widest
 from kdbench.engine.machine import Machine
@@ -60,6 +61,7 @@ class Setting:
     note: Callable[[str], None] = lambda sentence: None
     table: TeacherTable | None = None  # the teacher's kept outputs, for the loop
     resident: Resident | None = None  # the same on the device, for ``machine``
+    fold: Fold | None = None  # makes the copy of a student that is evaluated; None: the student itself
 
 
 class OutOfMemory(Exception):
@@ -79,6 +81,7 @@ def fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callabl
     if judge is not None:
         teacher_says = predictions(judge, setting.test(), setting.precision)[0].argmax(dim=1)
     captures = None if setting.machine is None else Captures(setting.machine, setting.note, setting.resident)
+    exams = None if setting.machine is None else Exams(setting.machine, setting.note, setting.fold)
     for stage in STAGES:
         for epoch in range(max(lane.pretrain_total if stage == "pretrain" else lane.plan.epochs for lane in lanes)):
             active = [lane for lane in lanes if not lane.failure and (lane.stage, lane.epoch) == (stage, epoch)]
@@ -87,8 +90,10 @@ def fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callabl
             train_epoch(setting, active, stage, epoch, watch, captures)
             due = [lane for lane in active if not lane.failure and stage == "train" and lane.plan.evaluates(epoch)]
             if due:
-                evaluate(due, setting.test(), teacher_says)
+                _evaluate(setting, due, teacher_says, exams)
             for lane in due:
+                if lane.failure:
+                    continue
                 lane.curve[-1]["top1"] = lane.report["top1"]
                 if not math.isfinite(lane.report["nll"]):
                     lane.failure = f"the logits were not finite after epoch {epoch + 1}"
@@ -191,6 +196,19 @@ def _captured(
     except Exception as error:
         if out_of_memory(error):
             raise OutOfMemory(f"{len(lanes)} lanes do not fit into the memory of {setting.device}") from error
+        raise
+
+
+def _evaluate(setting: Setting, lanes: Sequence[Lane], teacher: Tensor | None, exams: Exams | None) -> None:
+    try:
+        if exams is None:
+            evaluate(lanes, setting.test, teacher, setting.fold)
+        else:
+            exams.evaluate(lanes, setting.test, teacher)
+    except Exception as error:
+        if out_of_memory(error):
+            raise OutOfMemory(f"the evaluation of {len(lanes)} lanes does not fit into the memory of"
+                              f" {setting.device}") from error
         raise
 
 

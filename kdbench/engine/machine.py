@@ -36,6 +36,9 @@ class Machine(Protocol):
 
     captures: bool  # whether a step is recorded, or called every time
 
+    def apart(self) -> Machine:
+        """Another one for the same device, which shares no random numbers with this one."""
+
     def strict(self) -> AbstractContextManager[object]:
         """Inside, what a capture would forbid raises where the device can tell."""
 
@@ -59,6 +62,10 @@ class Eager:
     """Calls the step every time: the captured path without a graph, on any device."""
 
     captures = False
+
+    def apart(self) -> Machine:
+        """There is nothing to share."""
+        return Eager()
 
     def strict(self) -> AbstractContextManager[object]:
         """The CPU can tell nothing."""
@@ -102,6 +109,10 @@ class Graphs:
         self._dice: dict[Lane, torch.Generator] = {}
         index = torch.cuda.current_device() if device.index is None else device.index
         self._default = torch.cuda.default_generators[index]
+
+    def apart(self) -> Machine:
+        """One without branches; what its failed captures spoil is its own."""
+        return Graphs(self.device, streams=1)
 
     @contextmanager
     def strict(self) -> Iterator[None]:
