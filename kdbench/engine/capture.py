@@ -208,7 +208,7 @@ class Captured:
         except Exception as error:
             if out_of_memory(error):
                 raise
-            raise CannotCapture(_sentence(error)) from error
+            raise CannotCapture(first_cause(error)) from error
         return found
 
     def _rehearse(self, track: _Track, seen: dict[int, tuple[int, Shown]]) -> None:
@@ -230,7 +230,7 @@ class Captured:
         except Exception as error:  # a stranger's method may raise anything
             if out_of_memory(error):
                 raise
-            raise CannotCapture(_sentence(error)) from error
+            raise CannotCapture(first_cause(error)) from error
         if replaced:
             raise CannotCapture(f"every step puts something new into {replaced[0]}, where a graph has the old")
         if drew:
@@ -238,7 +238,7 @@ class Captured:
 
     def _leave_out(self, lane: Lane, error: Exception, note: Callable[[str], None]) -> None:
         del self._tracks[lane]
-        why = str(error) if isinstance(error, CannotCapture) else _sentence(error)
+        why = str(error) if isinstance(error, CannotCapture) else first_cause(error)
         note(f"{lane.key} runs beside the graph, step by step: {why}")
 
     def _record_all(self, note: Callable[[str], None]) -> None:
@@ -261,7 +261,7 @@ class Captured:
         except Exception as error:
             if out_of_memory(error):
                 raise
-            raise CannotCapture(_sentence(error)) from error
+            raise CannotCapture(first_cause(error)) from error
 
     def _record(self, lanes: Sequence[Lane]) -> None:
         everyone, self._graphs = self._tracks, {}
@@ -308,7 +308,7 @@ class Captures:
         return self._now
 
 
-def _sentence(error: BaseException) -> str:
+def first_cause(error: BaseException) -> str:
     """The first cause, on one line."""
     while error.__context__ is not None:
         error = error.__context__

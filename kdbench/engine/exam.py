@@ -25,7 +25,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from kdbench.engine.capture import REHEARSALS, CannotCapture
+from kdbench.engine.capture import REHEARSALS, CannotCapture, first_cause
 from kdbench.engine.evaluate import Batches, Fold, answer, evaluate, in_eval_mode, read, scores
 from kdbench.engine.lane import Lane
 from kdbench.engine.machine import Machine
@@ -139,7 +139,7 @@ class Exam:
         except Exception as error:
             if out_of_memory(error):
                 raise
-            raise CannotCapture(_sentence(error)) from error
+            raise CannotCapture(first_cause(error)) from error
         return found
 
     def _rehearse(self, lane: Lane, pictures: Sequence[Tensor]) -> None:
@@ -161,7 +161,7 @@ class Exam:
         except Exception as error:  # a stranger's method may raise anything; ``evaluate`` says so
             if out_of_memory(error):
                 raise
-            raise CannotCapture(_sentence(error)) from error
+            raise CannotCapture(first_cause(error)) from error
         if replaced:
             raise CannotCapture(f"every pass puts something new into {replaced[0]}, where a graph has the old")
         if drew:
@@ -216,15 +216,8 @@ def _captured(machine: Machine, what: Callable[[], object]) -> Callable[[], obje
     except Exception as error:
         if out_of_memory(error):
             raise
-        raise CannotCapture(_sentence(error)) from error
+        raise CannotCapture(first_cause(error)) from error
 
 
 def _tensors(net: nn.Module) -> chain[Tensor]:
     return chain(net.parameters(), net.buffers())
-
-
-def _sentence(error: BaseException) -> str:
-    """The first cause, on one line."""
-    while error.__context__ is not None:
-        error = error.__context__
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -10,7 +10,8 @@ verified on hardware:
   mode then, so only states made for captures are ever pointed to, and they are thrown away.
 * Streams forked and joined by events inside a capture become branches of one graph, and memory
   allocated on any of them comes from the graph's own pool.
-* ``torch.optim.SGD(fused=True)`` reads a rate that is a tensor on the device without a sync.
+* ``torch.optim.SGD(fused=True)`` reads a rate that is a tensor on the device without a sync, and so
+  the loss scale and the verdict on the gradients that torch's GradScaler hands it (``precision``).
 """
 
 from __future__ import annotations
