@@ -119,7 +119,7 @@ def main() -> None:
 @click.option("--graphs", default="auto", show_default=True,
               help="auto captures whole steps in CUDA graphs; off launches every kernel by itself.")
 @click.option("--table", default="auto", show_default=True,
-              help="auto keeps the teacher's logits and pooled vectors of every crop and flip on disk (CPU only) where"
+              help="auto keeps the teacher's logits and pooled vectors of every crop and flip on disk where"
                    " the run visits over half of them, and uses what is kept; off always asks the live teacher.")
 @click.option("--compile", is_flag=True,
               help="Compile the students' training passes with torch.compile, once per architecture; the last bits of"

@@ -47,7 +47,11 @@ class Recorder(Eager):
     captures = True
 
     def __init__(self) -> None:
-        self.records, self.replays = 0, 0
+        self.records, self.replays, self.shared = 0, 0, True
+
+    def apart(self) -> Recorder:
+        self.shared = False
+        return self
 
     def record(self, step: Callable[[], Any]) -> tuple[Callable[[], object], Any]:
         self.records += 1
@@ -132,6 +136,7 @@ def test_filling_is_recorded_once_and_repeated(tmp_path: Path) -> None:
         for epoch in range(2):
             kept.ready(*shared.train.plan(epoch))  # type: ignore[attr-defined]
         assert machine.records == 1
+        assert not machine.shared  # a refused capture would spoil the random numbers of the lanes' graphs
         assert machine.replays >= 3
     assert len(table.parts["pooled"].filled()) == int(kept._there.sum()) > 48
     table.close()
@@ -218,6 +223,17 @@ def test_it_takes_no_more_room_than_it_may(tmp_path: Path) -> None:
     with pytest.raises(Unfit, match=r"the teacher's logits and pooled take 0\.0 GB in the memory of cpu"):
         Resident(table, "pooled", Eager(), 1000)
     table.close()
+
+
+def test_a_teacher_without_memory_is_told_of_as_lanes_are(tmp_path: Path) -> None:
+    class Huge(nn.Module):
+        def forward(self, image: Tensor) -> Outputs:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    feed = loader()
+    shared = replace(setting(feed, Huge()), judge=teacher())
+    with pytest.raises(engine.OutOfMemory, match="the teacher does not fit into the memory of cpu"):
+        train(shared, lane("kd", tmp_path, feed))
 
 
 # -- answers that may differ by rounding ----------------------------------------------------

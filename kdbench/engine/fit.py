@@ -180,12 +180,17 @@ def _batches(
     lesson: Lesson | None,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Outputs | None]]:
     """Batches of an epoch with what the teacher says to each; captured lanes have been trained on them."""
-    if captured is not None:
-        yield from captured.epoch(epoch)
-        return
-    for number, (image, label, idx) in enumerate(setting.train.epoch(epoch, stage=stage)):
-        seen = lesson(number, image) if lesson is not None else None if show is None else show(image)
-        yield image, label, idx, seen
+    try:
+        if captured is not None:
+            yield from captured.epoch(epoch)
+            return
+        for number, (image, label, idx) in enumerate(setting.train.epoch(epoch, stage=stage)):
+            seen = lesson(number, image) if lesson is not None else None if show is None else show(image)
+            yield image, label, idx, seen
+    except Exception as error:
+        if out_of_memory(error):
+            raise OutOfMemory(f"the teacher does not fit into the memory of {setting.device}") from error
+        raise
 
 
 def _captured(

@@ -41,7 +41,8 @@ class Resident:
     """
 
     def __init__(self, table: TeacherTable, sees: str, machine: Machine, room: float) -> None:
-        self.table, self._machine = table, machine
+        # Its filling may be captured, and refused, while graphs of training steps are alive.
+        self.table, self._machine = table, machine.apart()
         count, self._names = table.images * table.views, parts_of(sees)
         size = sum(count * table.entry_bytes(name) for name in self._names)
         if size > room:
