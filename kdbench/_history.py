@@ -84,7 +84,7 @@ def _own_terms(trainee: Trainee, batch: Batch) -> dict[str, Tensor]:
     """Terms beside CE and KD; without any, those beside CE; of a plain control, all."""
     student, teacher = trainee.look(batch)
     with trainee.own_rng():
-        own = trainee.method.terms(*trainee.method.rewrite(student, teacher), batch)
+        own = trainee.method.terms(*trainee.method.transform(student, teacher), batch)
         whole = trainee.method.loss(student, teacher, batch)
     return own or {name: term for name, term in whole.items() if name != "ce"} or whole
 
@@ -140,13 +140,13 @@ def check_every_parameter_is_trained(cls: type[Distiller], toys: Sequence[Toy] =
         meant = {name for name, p in fresh.named_parameters() if p.requires_grad}
         for stage, names in told.trainable.items():
             if stage == "pretrain":
-                require(names or cls.pretrain_student, "begin('pretrain') leaves nothing for the first stage to train")
+                require(names or cls.pretrain_student, "on_stage('pretrain') leaves nothing for the first stage to train")
         never = sorted(meant - set().union(*told.reached.values()))
         require(not never, f"{', '.join(never[:4])} never gets a gradient; use it, or leave it out")
         idle = sorted(told.trainable["train"] - told.reached["train"])
         require(
             not idle,
-            f"{', '.join(idle[:4])} requires a gradient in the main stage and gets none; freeze it in begin('train')",
+            f"{', '.join(idle[:4])} requires a gradient in the main stage and gets none; freeze it in on_stage('train')",
         )
 
 

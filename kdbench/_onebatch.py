@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from kdbench import registry
 from kdbench._toy import TOYS, B, Broken, Problem, Toy, Trainee, differing, each, require, said, served
-from kdbench.distiller import SEES, Batch, Distiller
+from kdbench.distiller import READS, Batch, Distiller
 
 
 def check_terms_are_finite_scalars(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
@@ -29,7 +29,7 @@ def check_terms_are_finite_scalars(cls: type[Distiller], toys: Sequence[Toy] = T
             trainee.enter(stage)
             batch = trainee.some_batch()
             if stage == "train":
-                own = trainee.method.terms(*trainee.method.rewrite(*trainee.look(batch)), batch)
+                own = trainee.method.terms(*trainee.method.transform(*trainee.look(batch)), batch)
                 common = registry.hyperparameters(cls)
                 taken = [name for name in ("ce", "kd") if name in own and f"{name}_weight" in common]
                 require(not taken, f"terms() returns {', '.join(taken)}, a name of the base class; take another")
@@ -132,20 +132,20 @@ def check_predict_gives_logits(cls: type[Distiller], toys: Sequence[Toy] = TOYS)
         )
 
 
-def check_sees_no_more_than_declared(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
-    """The main stage reads no more of the teacher than ``sees`` says."""
+def check_reads_no_more_than_declared(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
+    """The main stage reads no more of the teacher than ``reads`` says."""
     for toy in served(cls, toys):
         trainee = Trainee(Problem(toy), cls)
         trainee.enter("train")
-        sees = trainee.method.sees
-        require(sees in SEES, f"`sees` is {sees!r}; it is one of {', '.join(SEES)}")
-        if sees == "maps":
+        reads = trainee.method.reads
+        require(reads in READS, f"`reads` is {reads!r}; it is one of {', '.join(READS)}")
+        if reads == "maps":
             continue
         batch, saved = trainee.some_batch(), trainee.save()
         student, teacher = trainee.look(batch)
         blind = each(teacher, lambda t: torch.full_like(t, torch.nan))
         blind = blind._replace(logits=teacher.logits, classifier=teacher.classifier)
-        if sees == "pooled":
+        if reads == "pooled":
             blind = blind._replace(pooled=teacher.pooled)
         found = []
         for side in (teacher, blind):
@@ -153,16 +153,16 @@ def check_sees_no_more_than_declared(cls: type[Distiller], toys: Sequence[Toy] =
             with trainee.own_rng():
                 found.append(trainee.method.loss(student, side, batch))
         wrong = differing(*found)
-        more = "pooled or maps" if sees == "logits" else "maps"
+        more = "pooled or maps" if reads == "logits" else "maps"
         require(
             not wrong,
-            f"`sees` is {sees!r}, but term {', '.join(wrong)} changes when the teacher shows no {more};"
+            f"`reads` is {reads!r}, but term {', '.join(wrong)} changes when the teacher shows no {more};"
             " declare what the method reads",
         )
 
 
-def check_begin_only_sets(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
-    """``begin`` may be called any number of times: it sets, it never counts."""
+def check_on_stage_only_sets(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
+    """``on_stage`` may be called any number of times: it sets, it never counts."""
     problem = Problem(served(cls, toys)[0])
     for stage in Trainee(problem, cls).stages:
         once, often = Trainee(problem, cls), Trainee(problem, cls)
@@ -175,7 +175,7 @@ def check_begin_only_sets(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> N
         same = modes[0] == modes[1] and trained[0] == trained[1]
         same = same and not differing(once.everything(), often.everything())
         same = same and not differing(once.terms(batch), often.terms(batch))
-        require(same, f"begin({stage!r}) called four times leaves another state than once; it must only set")
+        require(same, f"on_stage({stage!r}) called four times leaves another state than once; it must only set")
 
 
 def check_time_is_read_from_progress(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:

@@ -1,7 +1,7 @@
 """Toy problems for the conformance kit: tiny networks, 27 images, and the engine's way of training.
 
 Nothing here is a benchmark. The loop keeps to the letter what the engine promises a method: stages,
-``begin`` after every ``train()``, random numbers of one's own, maps in channels-last memory, a short batch
+``on_stage`` after every ``train()``, random numbers of one's own, maps in channels-last memory, a short batch
 at the end of an epoch.
 """
 
@@ -238,7 +238,7 @@ class Trainee:
         """Modes of the present stage."""
         self.student.train(self.trains_student)
         self.method.train()
-        self.method.begin(self.stage)
+        self.method.on_stage(self.stage)
 
     def batches(self, *, stray: bool = False) -> Iterator[Batch]:
         """The present epoch's."""

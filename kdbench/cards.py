@@ -33,8 +33,8 @@ def card(name: str, pair: str | None = None) -> list[Section]:
         ("family", [cls.family + apart]),
         ("provenance", [f"{cls.provenance}: {evidence}"]),
     ]
-    if cls.departures:
-        sections.append(("departures", [f"- {sentence}" for sentence in cls.departures]))
+    if cls.deviations:
+        sections.append(("deviations", [f"- {sentence}" for sentence in cls.deviations]))
     sections.append(("hyper-parameters", _hyper(name)))
     if cls.pretrain_epochs:
         trained = "student and method" if cls.pretrain_student else "the method's own modules"

@@ -218,7 +218,7 @@ def list_(*, what: str, suite: str, plain: bool, plugins: tuple[str, ...]) -> in
 def info(*, method: str, pair: str | None, plugins: tuple[str, ...]) -> int:
     """The card of a method: formula, source, evidence.
 
-    Idea, formula, citation, family, what it was proven against, departures from the paper, hyper-parameters,
+    Idea, formula, citation, family, what it was proven against, deviations from the paper, hyper-parameters,
     cost and published numbers.
     """
     from kdbench import console, screens

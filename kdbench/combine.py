@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kdbench.distiller import SEES, Batch, Distiller, Outputs, Pair
+from kdbench.distiller import READS, Batch, Distiller, Outputs, Pair
 from kdbench.registry import Hyper, hyperparameters
 
 
@@ -26,7 +26,7 @@ class Combined(Distiller):
             for name, cls in zip(self.part_names, self.part_classes, strict=True)
         )
         self.parts = nn.ModuleList(built)
-        self.sees = max((part.sees for _, part in self._named()), key=SEES.index)
+        self.reads = max((part.reads for _, part in self._named()), key=READS.index)
 
     @classmethod
     def combined_hyperparameters(cls) -> dict[str, Hyper]:
@@ -71,9 +71,9 @@ class Combined(Distiller):
                 found[f"{name}.{key}" if taken else key] = value
         return found
 
-    def rewrite(self, student: Outputs, teacher: Outputs) -> tuple[Outputs, Outputs]:
+    def transform(self, student: Outputs, teacher: Outputs) -> tuple[Outputs, Outputs]:
         for _, part in self._named():
-            student, teacher = part.rewrite(student, teacher)
+            student, teacher = part.transform(student, teacher)
         return student, teacher
 
     def pretrain_terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
@@ -82,9 +82,9 @@ class Combined(Distiller):
                 return part.pretrain_terms(student, teacher, batch)
         raise NotImplementedError
 
-    def begin(self, stage: str) -> None:
+    def on_stage(self, stage: str) -> None:
         for _, part in self._named():
-            part.begin(stage)
+            part.on_stage(stage)
 
     def predict(self, student: Outputs) -> Tensor:
         for _, part in self._named():
@@ -127,9 +127,9 @@ def combined(part_names: tuple[str, ...], part_classes: tuple[type[Distiller], .
         "part_names": part_names, "part_classes": part_classes, "views": views.pop(), "assistant": assistants.pop(),
         "reference": " + ".join(cls.reference for cls in part_classes),
         "provenance": min((cls.provenance for cls in part_classes), key=lambda p: ranks.index(p) if p in ranks else 0),
-        "departures": tuple(d for cls in part_classes for d in cls.departures),
+        "deviations": tuple(d for cls in part_classes for d in cls.deviations),
         "needs_teacher": any(cls.needs_teacher for cls in part_classes),
-        "sees": max((cls.sees for cls in part_classes), key=lambda s: SEES.index(s) if s in SEES else len(SEES)),
+        "reads": max((cls.reads for cls in part_classes), key=lambda s: READS.index(s) if s in READS else len(READS)),
         "pretrain_epochs": leader.pretrain_epochs, "pretrain_student": leader.pretrain_student,
         "pretrain_lr": leader.pretrain_lr, "pretrain_drops": leader.pretrain_drops,
         "family": part_classes[0].family, "__doc__": f"{name}: the terms of all parts, CE and KD once.",

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-#: Levels of ``Distiller.sees``, from the least to all.
-SEES = ("logits", "pooled", "maps")
+#: Levels of ``Distiller.reads``, from the least to all.
+READS = ("logits", "pooled", "maps")
 
 
 class Outputs(NamedTuple):
@@ -120,15 +120,15 @@ class Distiller(nn.Module):
     #: What the numbers were proven against: "authors' code", "port", "formula" or "reading".
     provenance: ClassVar[str] = ""
     #: Where this class differs from the paper or from the release, one sentence each.
-    departures: ClassVar[tuple[str, ...]] = ()
+    deviations: ClassVar[tuple[str, ...]] = ()
     #: control, logit, feature, relation, contrastive, two-stage or modified student.
     family: ClassVar[str] = "feature"
     #: A control may ignore the teacher (plain student, label smoothing).
     needs_teacher: ClassVar[bool] = True
-    #: What of the teacher's ``Outputs`` the main stage reads, one of ``SEES``: each level includes
+    #: What of the teacher's ``Outputs`` the main stage reads, one of ``READS``: each level includes
     #: those before it, and ``classifier`` is open to all. Below "maps", outputs kept in a table can
     #: stand in for the teacher's pass. Where a hyper-parameter asks for more, ``__init__`` sets it.
-    sees: str = "maps"
+    reads: str = "maps"
 
     #: Epochs of a stage before the main one, stated for a 240-epoch recipe; the engine scales
     #: them with the length of the run. 0: there is no such stage.
@@ -163,12 +163,12 @@ class Distiller(nn.Module):
         named: dict[str, Tensor] = {}
         if self.ce_weight:
             named["ce"] = self.ce_weight * F.cross_entropy(student.logits, batch.label)
-        student, teacher = self.rewrite(student, teacher)
+        student, teacher = self.transform(student, teacher)
         if self.kd_weight:
             named["kd"] = self.kd_weight * kl(student.logits, teacher.logits, self.tau)
         return named | self.terms(student, teacher, batch)
 
-    def rewrite(self, student: Outputs, teacher: Outputs) -> tuple[Outputs, Outputs]:
+    def transform(self, student: Outputs, teacher: Outputs) -> tuple[Outputs, Outputs]:
         """What the KD term and all terms see in place of the raw outputs (CE stays on the raw).
 
         For methods that change a target instead of adding a loss: MAS averages three teacher
@@ -180,7 +180,7 @@ class Distiller(nn.Module):
         """As ``loss``, for the stage before the main one (all of it: no CE or KD is added)."""
         raise NotImplementedError(f"{type(self).__name__} has pretrain_epochs but no pretrain_terms")
 
-    def begin(self, stage: str) -> None:
+    def on_stage(self, stage: str) -> None:
         """Called when ``stage`` ("pretrain" or "train") begins and after every ``train()``.
 
         The place to freeze what the stage must not train: ``requires_grad_(False)`` and

@@ -122,19 +122,19 @@ def _asked(job: Job, group: Sequence[Cell], kept: dict[str, float]) -> float:
     ``kept``: by teacher, the share of all entries that its table has by then; moved on.
     """
     from kdbench import tables
-    from kdbench.distiller import SEES
+    from kdbench.distiller import READS
     from kdbench.engine.table import count_views
 
     first, recipe = group[0], group[0].settings["recipe"]
     methods = [registry.get(cell.spec.name) for cell in group]
-    sees = [method.sees for method in methods if method.needs_teacher]
-    if not sees:
+    reads = [method.reads for method in methods if method.needs_teacher]
+    if not reads:
         return 0.0
-    if job.request.table == "off" or first.assistant or methods[0].views or "maps" in sees:
+    if job.request.table == "off" or first.assistant or methods[0].views or "maps" in reads:
         return 1.0
     views = count_views(recipe["crop_padding"], recipe["flip"])
     if first.teacher not in kept:
-        widest = max(sees, key=SEES.index)
+        widest = max(reads, key=READS.index)
         there = tables.kept_share(job.request, job.suite.dataset, first.teacher, recipe["batch_size"], widest)
         seeds = {cell.seed for cell in job.cells if cell.teacher == first.teacher}
         if there is None and first.epochs * len(seeds) <= views / 2:

@@ -17,7 +17,7 @@ from torch import nn
 
 from kdbench import environment
 from kdbench.data import Dataset, Loader
-from kdbench.distiller import SEES
+from kdbench.distiller import READS
 from kdbench.engine import fit as engine
 from kdbench.engine import memory
 from kdbench.engine.lane import Lane, state_sha256
@@ -47,7 +47,7 @@ def taught(
         name: the teacher's, for the folder.
     """
     lanes = [lane for lane in lanes if lane.method.needs_teacher]
-    below = [lane.method.sees for lane in lanes if lane.method.sees in SEES[:-1]]
+    below = [lane.method.reads for lane in lanes if lane.method.reads in READS[:-1]]
     # In a loop whose teacher must be live for some lane, what it says is kept for methods to come; a
     # captured step keeps nothing.
     useful = len(below) == len(lanes) if setting.machine is not None else True
@@ -60,27 +60,27 @@ def taught(
         try:
             table = TeacherTable.opened(
                 place, loader, partial(engine.look, setting), note,
-                create=max(below, key=SEES.index, default="logits") if pays else None,
+                create=max(below, key=READS.index, default="logits") if pays else None,
             )
             if table is not None:
                 opened.callback(table.close)
-                setting = _lend(setting, table, max(below, key=SEES.index, default="logits"), opened)
+                setting = _lend(setting, table, max(below, key=READS.index, default="logits"), opened)
         except Unfit as error:
             note(f"no table of teacher {name}: {error}")
         yield setting
 
 
-def _lend(setting: engine.Setting, table: TeacherTable, sees: str, opened: ExitStack) -> engine.Setting:
+def _lend(setting: engine.Setting, table: TeacherTable, reads: str, opened: ExitStack) -> engine.Setting:
     if setting.machine is None:
         return replace(setting, table=table)
-    if not table.serves(sees):
+    if not table.serves(reads):
         return setting
     free = memory.free(setting.device) if setting.device.type == "cuda" else environment.free_memory()
     room = math.inf if free is None else free * ON_DEVICE
-    return replace(setting, table=table, resident=opened.enter_context(resident(table, sees, setting.machine, room)))
+    return replace(setting, table=table, resident=opened.enter_context(resident(table, reads, setting.machine, room)))
 
 
-def kept_share(request: Request, dataset: str, name: str, batch_size: int, sees: str) -> float | None:
+def kept_share(request: Request, dataset: str, name: str, batch_size: int, reads: str) -> float | None:
     """Share of its entries that the fullest table of a teacher of this name has; None where there is none.
 
     For an estimate: neither the teacher's weights nor the entries are looked at.
@@ -90,7 +90,7 @@ def kept_share(request: Request, dataset: str, name: str, batch_size: int, sees:
         try:
             found = json.loads(header.read_text(encoding="utf-8"))
             same = found["facts"]["precision"] == request.precision and found["facts"]["batch_size"] == batch_size
-            sums = [np.fromfile(header.with_name(f"{part}.sums"), np.uint32) for part in parts_of(sees)]
+            sums = [np.fromfile(header.with_name(f"{part}.sums"), np.uint32) for part in parts_of(reads)]
         except (OSError, ValueError, KeyError, TypeError):
             continue
         if same:

@@ -23,11 +23,11 @@ from kdbench._history import (
     check_teacher_is_used_as_declared,
 )
 from kdbench._onebatch import (
-    check_begin_only_sets,
     check_bf16_stays_finite,
     check_loss_compiles_whole,
+    check_on_stage_only_sets,
     check_predict_gives_logits,
-    check_sees_no_more_than_declared,
+    check_reads_no_more_than_declared,
     check_sure_logits_stay_finite,
     check_tail_batch_works,
     check_tensors_follow_the_device,
@@ -105,12 +105,12 @@ def check_a_toy_pair_is_served(cls: type[Distiller], toys: Sequence[Toy] = TOYS)
 
 
 def check_it_says_where_it_comes_from(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
-    """Reference, provenance, family, departures and a docstring with the formula are there."""
+    """Reference, provenance, family, deviations and a docstring with the formula are there."""
     require(cls.reference.strip(), "`reference` is empty; give the citation with a link")
     require(cls.provenance in PROVENANCES, f"`provenance` is {cls.provenance!r}; it is one of {', '.join(PROVENANCES)}")
     require(cls.family in FAMILIES, f"`family` is {cls.family!r}; it is one of {', '.join(FAMILIES)}")
-    listed = isinstance(cls.departures, tuple) and all(isinstance(d, str) and d.strip() for d in cls.departures)
-    require(listed, "`departures` must be a tuple of sentences; a single one needs a comma: (\"...\",)")
+    listed = isinstance(cls.deviations, tuple) and all(isinstance(d, str) and d.strip() for d in cls.deviations)
+    require(listed, "`deviations` must be a tuple of sentences; a single one needs a comma: (\"...\",)")
     require((vars(cls).get("__doc__") or "").strip(), f"{cls.__name__} has no docstring; write the formula of the loss")
 
 
@@ -172,8 +172,8 @@ CHECKS: tuple[Check, ...] = (
     check_bf16_stays_finite,
     check_sure_logits_stay_finite,
     check_predict_gives_logits,
-    check_sees_no_more_than_declared,
-    check_begin_only_sets,
+    check_reads_no_more_than_declared,
+    check_on_stage_only_sets,
     check_time_is_read_from_progress,
     check_loss_compiles_whole,
     check_tensors_follow_the_device,

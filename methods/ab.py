@@ -44,14 +44,14 @@ class AB(Distiller):
         " https://arxiv.org/abs/1811.03233"
     )
     provenance = "port"
-    departures = (
+    deviations = (
         "A model without taps before its ReLUs is read after them: then only a zero counts as off.",
         "The whole student is in training mode in the first stage; RepDistiller keeps what lies outside the feature"
         " modules (a WRN's last batch norm) in eval mode and does not train it.",
         "Where the connector cannot reach the teacher's side, the teacher's map is average-pooled; RepDistiller fails.",
     )
     family = "two-stage"
-    sees = "logits"
+    reads = "logits"
     pretrain_epochs = 30
     pretrain_student = True
 
@@ -67,7 +67,7 @@ class AB(Distiller):
             nn.Identity() if s == t else regressor(s, t, relu=False) for s, t in zip(ours, theirs, strict=True)
         )
 
-    def begin(self, stage: str) -> None:
+    def on_stage(self, stage: str) -> None:
         self.connector.requires_grad_(stage == "pretrain").train(stage == "pretrain")
 
     def pretrain_terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:

@@ -33,7 +33,7 @@ class AFD(Distiller):
 
     reference = "Ji, Heo, Park. Show, Attend and Distill. AAAI 2021. https://arxiv.org/abs/2102.02973"
     provenance = "authors' code"
-    departures = (
+    deviations = (
         "The candidates are the stages of the networks; the authors' are all their residual blocks (WRN-40-2: 18).",
     )
 

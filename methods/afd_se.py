@@ -49,7 +49,7 @@ class AFDSE(Distiller):
         " https://openreview.net/forum?id=ryxyCeHtPB"
     )
     provenance = "port"
-    departures = (
+    deviations = (
         "The channel attention is a squeeze-and-excitation block, as in the multi-granularity repository, not the"
         " paper's.",
         "Neither the weight nor the block's ratio is stated there; ours are AT's 1000, whose term has the same scale,"

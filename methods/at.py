@@ -39,7 +39,7 @@ class AT(Distiller):
         "Zagoruyko, Komodakis. Paying More Attention to Attention. ICLR 2017. https://arxiv.org/abs/1612.03928"
     )
     provenance = "port"
-    departures = (
+    deviations = (
         "Paper: a norm of the difference per image; here, as released, the mean of squares over images and positions,"
         " which is what beta = 1000 goes with.",
         "Stages beyond the shorter net's last are left out.",

@@ -35,7 +35,7 @@ class CATKD(Distiller):
         "Guo et al. Class Attention Transfer Based Knowledge Distillation. CVPR 2023. https://arxiv.org/abs/2304.12777"
     )
     provenance = "authors' code"
-    departures = (
+    deviations = (
         "The student keeps its linear head, with bias and its own initialisation; the release replaces it by a 1x1"
         " convolution without bias. Maps are formed without bias either way.",
         "top=k compares k classes in every image; the release compares k - 1, and all where logits tie.",

@@ -28,13 +28,13 @@ class CC(Distiller):
         "Peng et al. Correlation Congruence for Knowledge Distillation. ICCV 2019. https://arxiv.org/abs/1904.01802"
     )
     provenance = "port"
-    departures = (
+    deviations = (
         "As in the authors' code that every suite uses, there is no correlation matrix and no Gaussian kernel, which"
         " the paper is about, and no sampler of class-balanced batches.",
         "The teacher's embedding is trained too, as released: shrinking both embeddings lowers the loss.",
     )
     family = "relation"
-    sees = "pooled"
+    reads = "pooled"
 
     def __init__(self, pair: Pair, *, beta: float = 0.02, dim: int = 128, **common: float) -> None:
         super().__init__(pair, **common)

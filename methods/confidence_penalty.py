@@ -19,10 +19,10 @@ class ConfidencePenalty(Distiller):
         " ICLR workshop 2017. https://arxiv.org/abs/1701.06548"
     )
     provenance = "formula"
-    departures = ("The penalty is always on: the paper's hinge and its annealing of beta are left out.",)
+    deviations = ("The penalty is always on: the paper's hinge and its annealing of beta are left out.",)
     family = "control"
     needs_teacher = False
-    sees = "logits"
+    reads = "logits"
 
     def __init__(self, pair: Pair, *, beta: float = 0.1, ce_weight: float = 1.0) -> None:
         super().__init__(pair, ce_weight=ce_weight, kd_weight=0.0)

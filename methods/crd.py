@@ -44,7 +44,7 @@ class CRD(Distiller):
         "Tian, Krishnan, Isola. Contrastive Representation Distillation. ICLR 2020. https://arxiv.org/abs/1910.10699"
     )
     provenance = "authors' code"
-    departures = (
+    deviations = (
         "Z, one per direction, is fixed by the first batch, as released; here it is part of the checkpoint.",
         "The logarithms are softplus functions of log scores: the released expression with its 1e-7, without its loss"
         " of digits in single precision.",
@@ -52,7 +52,7 @@ class CRD(Distiller):
         " and batch; where a class leaves fewer than nce_k others, K is that number (the release fails there).",
     )
     family = "contrastive"
-    sees = "pooled"
+    reads = "pooled"
 
     memory_student: Tensor  # (N, feat_dim)
     memory_teacher: Tensor

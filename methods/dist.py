@@ -39,9 +39,9 @@ class DIST(Distiller):
         "Huang et al. Knowledge Distillation from A Stronger Teacher. NeurIPS 2022. https://arxiv.org/abs/2205.10536"
     )
     provenance = "authors' code"
-    departures = ("The authors set tau to 4 on CIFAR-100 (the default here) and to 1 on ImageNet.",)
+    deviations = ("The authors set tau to 4 on CIFAR-100 (the default here) and to 1 on ImageNet.",)
     family = "logit"
-    sees = "logits"
+    reads = "logits"
 
     def __init__(
         self, pair: Pair, *, beta: float = 2.0, gamma: float = 2.0, ce_weight: float = 1.0, tau: float = 4.0

@@ -50,14 +50,14 @@ class DKD(Distiller):
 
     reference = "Zhao et al. Decoupled Knowledge Distillation. CVPR 2022. https://arxiv.org/abs/2203.08679"
     provenance = "authors' code"
-    departures = (
+    deviations = (
         "In log space, with the target class left out; the release subtracts 1000 from its logit, which is the same"
         " until logits reach 1e3, where the release gives NaN.",
         "The warm-up grows with every step over 20/240 of the training; in the release it grows with every epoch.",
         "The release chooses beta per pair; the default is that of resnet32x4 -> resnet8x4.",
     )
     family = "logit"
-    sees = "logits"
+    reads = "logits"
 
     def __init__(
         self, pair: Pair, *, alpha: float = 1.0, beta: float = 8.0, warmup: float = 20 / 240,

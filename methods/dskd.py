@@ -62,7 +62,7 @@ class DSKD(Distiller):
 
     reference = "Luo, Chen, Wang. Knowledge Distillation with Deep Supervision. IJCNN 2023. https://arxiv.org/abs/2202.07846"
     provenance = "reading"
-    departures = (
+    deviations = (
         "Only the abstract was available: the branches, the feature distance, the form and sign of the loss-based"
         " weights and every default are our choice.",
     )

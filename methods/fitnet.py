@@ -31,7 +31,7 @@ class FitNet(Distiller):
 
     reference = "Romero et al. FitNets. ICLR 2015. https://arxiv.org/abs/1412.6550"
     provenance = "port"
-    departures = (
+    deviations = (
         "Paper: the hint trains the lower half first, KD the whole net after; here, as in every suite that"
         " reports FitNets (RepDistiller, SemCKD), both terms train together.",
         "The regressor ends in batch norm and ReLU, as released: a hint with negative entries"

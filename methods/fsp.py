@@ -37,14 +37,14 @@ class FSP(Distiller):
         "Yim et al. A Gift from Knowledge Distillation. CVPR 2017. https://doi.org/10.1109/CVPR.2017.754"
     )
     provenance = "port"
-    departures = (
+    deviations = (
         "Flows join successive stages, as in RepDistiller; the paper joins the first and last map of each stage.",
         "Maps are average-pooled to a common side, as in RepDistiller; the paper max-pools.",
         "The whole student is in training mode in the first stage; RepDistiller keeps what lies outside the feature"
         " modules in eval mode.",
     )
     family = "two-stage"
-    sees = "logits"
+    reads = "logits"
     pretrain_epochs = 30
     pretrain_student = True
 

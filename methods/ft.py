@@ -52,7 +52,7 @@ class FT(Distiller):
 
     reference = "Kim, Park, Kwak. Paraphrasing Complex Network. NeurIPS 2018. https://arxiv.org/abs/1802.04977"
     provenance = "port"
-    departures = (
+    deviations = (
         "Paper: whole normalised factors are compared; here, as in RepDistiller, their attention maps.",
         "The first stage always runs at learning rate .01; RepDistiller takes that for ResNet and WRN students and the"
         " student's own rate for the others.",
@@ -74,7 +74,7 @@ class FT(Distiller):
         })
         self.translator = encoder(c_s, factors, norm=True)
 
-    def begin(self, stage: str) -> None:
+    def on_stage(self, stage: str) -> None:
         first = stage == "pretrain"
         self.paraphraser.requires_grad_(first).train(first)
         self.translator.requires_grad_(not first)

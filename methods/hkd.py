@@ -25,7 +25,7 @@ class HKD(Distiller):
         " https://arxiv.org/abs/2005.00727"
     )
     provenance = "formula"
-    departures = (
+    deviations = (
         "CE is part of the loss, with the suite's weight; the authors' student sees no labels, retrieval scores it.",
         "The epochs of the decay are those of a 240-epoch recipe, and shrink with a shorter run; the authors train 50.",
         "The assistant is trained from scratch with the suite's recipe for pkt, CE and the cosine kernel; the authors"

@@ -52,7 +52,7 @@ class HKDPort(Distiller):
         " https://arxiv.org/abs/2005.00727"
     )
     provenance = "port"
-    departures = (
+    deviations = (
         "After the SemCKD repository's port, from which the published HKD rows come: the weight of 100 stays on the"
         " first stage all along; the authors let all intermediate weights decay with the epochs.",
         "The port's decay (.7 per layer) is left out: it is computed there and never multiplied in.",

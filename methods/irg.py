@@ -58,14 +58,14 @@ class IRG(Distiller):
         "Liu_Knowledge_Distillation_via_Instance_Relationship_Graph_CVPR_2019_paper.html"
     )
     provenance = "port"
-    departures = (
+    deviations = (
         "After the SemCKD repository's version, which its published table uses; the authors' release is in Caffe.",
         "The graph is built on the pooled vector alone and the transformation is off by default, as in that table;"
         " the paper uses several layers and the transformation.",
         "The transformation compares two scalars per pair of taps, as in that repository, not two graphs.",
     )
     family = "relation"
-    sees = "pooled"
+    reads = "pooled"
 
     def __init__(self, pair: Pair, *, beta: float = 0.005, transform: str = "", **common: float) -> None:
         super().__init__(pair, **common)
@@ -73,7 +73,7 @@ class IRG(Distiller):
         self.same_width = pair.student.pooled == pair.teacher.pooled
         self.steps = steps(transform, min(len(pair.student.feats), len(pair.teacher.feats)))
         if self.steps:
-            self.sees = "maps"
+            self.reads = "maps"
         self.same_shape = [
             all(side.feats[a] == side.feats[b] for side in (pair.student, pair.teacher)) for a, b in self.steps
         ]

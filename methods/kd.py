@@ -17,7 +17,7 @@ class KD(Distiller):
     reference = "Hinton, Vinyals, Dean. NIPS workshop 2014. https://arxiv.org/abs/1503.02531"
     provenance = "port"
     family = "logit"
-    sees = "logits"
+    reads = "logits"
 
     def __init__(self, pair: Pair, *, ce_weight: float = 0.1, kd_weight: float = 0.9, tau: float = 4.0) -> None:
         super().__init__(pair, ce_weight=ce_weight, kd_weight=kd_weight, tau=tau)

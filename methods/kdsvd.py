@@ -88,7 +88,7 @@ class KDSVD(Distiller):
         " https://arxiv.org/abs/1807.06819"
     )
     provenance = "port"
-    departures = (
+    deviations = (
         "After RepDistiller's version (rows=positions); rows=lines is mdistiller's, which unfolds a map to (C H, W) and"
         " so decomposes something else than the method means to.",
         "A vector's sign is what the SVD routine returns, as in those suites, and the loss depends on it: the CPU and"

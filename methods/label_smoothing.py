@@ -32,7 +32,7 @@ class LabelSmoothing(Distiller):
     provenance = "formula"
     family = "control"
     needs_teacher = False
-    sees = "logits"
+    reads = "logits"
 
     def __init__(self, pair: Pair, *, eps: float = 0.1, spread: str = "all", ce_weight: float = 1.0) -> None:
         super().__init__(pair, ce_weight=ce_weight, kd_weight=0.0)

@@ -27,14 +27,14 @@ class LSKD(Distiller):
         "Sun et al. Logit Standardization in Knowledge Distillation. CVPR 2024. https://arxiv.org/abs/2403.01427"
     )
     provenance = "authors' code"
-    departures = ("The authors choose the KD weight per pair (1 to 18); the default is that of their README.",)
+    deviations = ("The authors choose the KD weight per pair (1 to 18); the default is that of their README.",)
     family = "logit"
-    sees = "logits"
+    reads = "logits"
 
     def __init__(self, pair: Pair, *, ce_weight: float = 0.1, kd_weight: float = 9.0, tau: float = 2.0) -> None:
         super().__init__(pair, ce_weight=ce_weight, kd_weight=kd_weight, tau=tau)
 
-    def rewrite(self, student: Outputs, teacher: Outputs) -> tuple[Outputs, Outputs]:
+    def transform(self, student: Outputs, teacher: Outputs) -> tuple[Outputs, Outputs]:
         return (
             student._replace(logits=standardise(student.logits)),
             teacher._replace(logits=standardise(teacher.logits)),

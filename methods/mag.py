@@ -45,7 +45,7 @@ class MAG(Distiller):
 
     reference = "Shao, Chen. Multi-granularity for knowledge distillation. IVC 2021. https://arxiv.org/abs/2108.06681"
     provenance = "authors' code"
-    departures: ClassVar[tuple[str, ...]] = (
+    deviations: ClassVar[tuple[str, ...]] = (
         "The release keeps each tube at its best accuracy on the test set; we keep it as the stage leaves it.",
         "The release trains the two tubes one after the other, each in a pass of its own; we train both on the same"
         " batch, which gives each the same gradients.",
@@ -53,7 +53,7 @@ class MAG(Distiller):
         "Weights of the release's scripts for all but plain KD: CE 1, KL 1 (its parser's default leaves the KL out).",
     )
     family = "two-stage"
-    sees = "pooled"
+    reads = "pooled"
     pretrain_epochs = 60
     pretrain_lr = 0.01
     pretrain_drops = (0.5, 0.75)
@@ -68,7 +68,7 @@ class MAG(Distiller):
         self.low, self.high = (Tube(d_t, dim, pair.num_classes) for dim in (low_dim, high_dim))
         self.student_low, self.student_high = (perceptron(d_s, d_s, dim) for dim in (low_dim, high_dim))
 
-    def begin(self, stage: str) -> None:
+    def on_stage(self, stage: str) -> None:
         tubes_learn = stage == "pretrain"
         for tube in (self.low, self.high):
             tube.requires_grad_(tubes_learn).train(tubes_learn)

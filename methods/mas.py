@@ -16,11 +16,11 @@ class MAS(MAG):
     combined with. Where none does (``kd_weight=0``) MAS is MAG.
     """
 
-    departures = (
-        *MAG.departures,
+    deviations = (
+        *MAG.deviations,
         "In a combination the other method's logit terms see the mean too; the release replaces the KL target only.",
     )
 
-    def rewrite(self, student: Outputs, teacher: Outputs) -> tuple[Outputs, Outputs]:
+    def transform(self, student: Outputs, teacher: Outputs) -> tuple[Outputs, Outputs]:
         mean = (teacher.logits + self.low(teacher.pooled) + self.high(teacher.pooled)) / 3
         return student, teacher._replace(logits=mean)

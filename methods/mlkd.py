@@ -55,7 +55,7 @@ class MLKD(Distiller):
         "papers/Jin_Multi-Level_Logit_Distillation_CVPR_2023_paper.pdf"
     )
     provenance = "authors' code"
-    departures = (
+    deviations = (
         "Paper: uncertain images are masked out one by one; released and here, the masks only scale sums by the"
         " share that they keep.",
         "As released, two of the strong view's five KL terms (temperatures 2 and 6) are those of the plain view, and"
@@ -63,7 +63,7 @@ class MLKD(Distiller):
         "The release trains some pairs for 480 or 960 epochs; here the suite's recipe decides.",
     )
     family = "logit"
-    sees = "logits"
+    reads = "logits"
     views = ("randaugment",)
 
     def __init__(

@@ -38,12 +38,12 @@ class NormKD(Distiller):
         "Chi et al. NormKD: Normalized Logits for Knowledge Distillation. 2023. https://arxiv.org/abs/2308.00520"
     )
     provenance = "formula"
-    departures = (
+    deviations = (
         "The standard deviation has n - 1 in it, and the student's is differentiated like the rest: our reading,"
         " not compared with the release.",
     )
     family = "logit"
-    sees = "logits"
+    reads = "logits"
 
     def __init__(self, pair: Pair, *, beta: float = 0.9, T: float = 2.0, ce_weight: float = 0.1) -> None:
         super().__init__(pair, ce_weight=ce_weight, kd_weight=0.0)

@@ -66,7 +66,7 @@ class NST(Distiller):
         " https://arxiv.org/abs/1707.01219"
     )
     provenance = "port"
-    departures = (
+    deviations = (
         "All stages that both nets have are matched, in order, as in the suites that report NST.",
         "Only the polynomial kernel (degree 2, offset 0) is offered, as in those suites.",
     )

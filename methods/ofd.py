@@ -48,7 +48,7 @@ class OFD(Distiller):
 
     reference = "Heo et al. A Comprehensive Overhaul of Feature Distillation. ICCV 2019. https://arxiv.org/abs/1904.01866"
     provenance = "port"
-    departures = (
+    deviations = (
         "The teacher's batch norms are in eval mode; the authors' CIFAR script and mdistiller leave them in training"
         " mode.",
         "With unequal numbers of stages features and margins are both paired from the deepest; mdistiller pairs the"

@@ -56,7 +56,7 @@ class PFFU(Distiller):
         " Intelligence 1:6, 2023. https://doi.org/10.1007/s44267-023-00003-0"
     )
     provenance = "reading"
-    departures = (
+    deviations = (
         "Only the abstract was available: the form of the attention, the shared heads, the four terms, the pairing of"
         " the stages from the deepest upwards and every default are our choice.",
         "Stages of 1x1 px are left out: the attention of a single token says nothing.",

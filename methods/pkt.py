@@ -37,12 +37,12 @@ class PKT(Distiller):
         " https://arxiv.org/abs/1803.10837"
     )
     provenance = "port"
-    departures = (
+    deviations = (
         "A student vector of zeros gets the gradient 0; the release gives NaN.",
         "The diagonal belongs to the probabilities, as released; the paper leaves it out.",
     )
     family = "relation"
-    sees = "pooled"
+    reads = "pooled"
     eps = 1e-7
 
     def __init__(self, pair: Pair, *, beta: float = 30000.0, **common: float) -> None:

@@ -67,7 +67,7 @@ class ReviewKD(Distiller):
 
     reference = "Chen et al. Distilling Knowledge via Knowledge Review. CVPR 2021. https://arxiv.org/abs/2104.09044"
     provenance = "port"
-    departures = (
+    deviations = (
         "The weight grows with every step over the warm-up; the release raises it once an epoch.",
         "The teacher is in eval mode, as in mdistiller; the authors' CIFAR script leaves it in training mode.",
         "A teacher without taps before its ReLUs is read after them.",

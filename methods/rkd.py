@@ -55,13 +55,13 @@ class RKD(Distiller):
 
     reference = "Park et al. Relational Knowledge Distillation. CVPR 2019. https://arxiv.org/abs/1904.05068"
     provenance = "port"
-    departures = (
+    deviations = (
         "Means run over all B^2 and B^3 entries, diagonals included, as released.",
         "beta_d and beta_a are those of the suites that report RKD on CIFAR-100; the paper chooses per task.",
         "Cosines come from the law of cosines instead of difference vectors: the same values, less memory.",
     )
     family = "relation"
-    sees = "pooled"
+    reads = "pooled"
 
     def __init__(
         self, pair: Pair, *, beta: float = 1.0, beta_d: float = 25.0, beta_a: float = 50.0, **common: float

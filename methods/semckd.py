@@ -73,7 +73,7 @@ class SemCKD(Distiller):
         "Chen et al. Cross-Layer Distillation with Semantic Calibration. AAAI 2021. https://arxiv.org/abs/2012.03236"
     )
     provenance = "authors' code"
-    departures = (
+    deviations = (
         "Paper: one attention weight per pair of stages; here, as released, one per pair of stages and image.",
         "An epoch's shorter last batch trains with CE and KD alone, because the attention is as wide as a full batch;"
         " the release leaves that batch out.",

@@ -40,7 +40,7 @@ class SimKD(Distiller):
         " https://arxiv.org/abs/2203.14001"
     )
     provenance = "authors' code"
-    departures = (
+    deviations = (
         "The teacher's map is the one its head pools. The release takes the last map of a list instead, which in a WRN"
         " lies before the last batch norm, and so swaps WRN teachers for other nets; here they are served.",
         "A student larger than the teacher's map is pooled before the projector also in evaluation, as released.",

@@ -30,7 +30,7 @@ class SP(Distiller):
 
     reference = "Tung, Mori. Similarity-Preserving Knowledge Distillation. ICCV 2019. https://arxiv.org/abs/1907.09682"
     provenance = "port"
-    departures = ("Only the deepest stage is compared, as in the released recipe; the formula admits any set of them.",)
+    deviations = ("Only the deepest stage is compared, as in the released recipe; the formula admits any set of them.",)
     family = "relation"
 
     def __init__(self, pair: Pair, *, beta: float = 3000.0, **common: float) -> None:

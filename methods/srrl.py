@@ -26,12 +26,12 @@ class SRRL(Distiller):
         " https://openreview.net/forum?id=ZzwDy_wiWv"
     )
     provenance = "port"
-    departures = (
+    deviations = (
         "After the SimKD repository's version, which its published table uses: pooled vectors, all weights 1."
         " The authors' release was not compared.",
     )
     family = "feature"
-    sees = "pooled"
+    reads = "pooled"
 
     def __init__(
         self, pair: Pair, *, beta: float = 1.0, ce_weight: float = 1.0, kd_weight: float = 1.0, tau: float = 4.0

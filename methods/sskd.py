@@ -65,13 +65,13 @@ class SSKD(Distiller):
 
     reference = "Xu et al. Knowledge Distillation Meets Self-Supervision. ECCV 2020. https://arxiv.org/abs/2006.07114"
     provenance = "authors' code"
-    departures = (
+    deviations = (
         "The release crops without mirroring and trains teachers of its own on rotations; here the suite's"
         " augmentation and teachers are kept.",
         "Among rows of equal rank the release keeps arbitrary ones (unstable sort); here the first.",
     )
     family = "two-stage"
-    sees = "pooled"
+    reads = "pooled"
     pretrain_epochs = 60
     pretrain_lr = 0.05
     pretrain_drops = (0.5, 0.75)
@@ -86,7 +86,7 @@ class SSKD(Distiller):
         self.tau_ss, self.ratio_tf, self.ratio_ss = tau_ss, ratio_tf, ratio_ss
         self.student_head, self.teacher_head = projection(pair.student.pooled), projection(pair.teacher.pooled)
 
-    def begin(self, stage: str) -> None:
+    def on_stage(self, stage: str) -> None:
         self.teacher_head.requires_grad_(stage == "pretrain")
         self.student_head.requires_grad_(stage != "pretrain")
 

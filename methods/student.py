@@ -11,7 +11,7 @@ class Student(Distiller):
     provenance = "formula"
     family = "control"
     needs_teacher = False
-    sees = "logits"
+    reads = "logits"
 
     def __init__(self, pair: Pair, *, ce_weight: float = 1.0) -> None:
         super().__init__(pair, ce_weight=ce_weight, kd_weight=0.0)

@@ -27,7 +27,7 @@ class TfKD(Distiller):
         " https://arxiv.org/abs/1909.11723"
     )
     provenance = "formula"
-    departures = (
+    deviations = (
         "As in the release, and unlike the paper's equation, the temperature softens the virtual teacher only, there"
         " is no factor T^2, and the KL is averaged over the classes, which the multiplier of 100 undoes for K = 100.",
         "alpha, T and the multiplier are those of the release's ResNet18 on CIFAR-100 for every student; the release"
@@ -35,7 +35,7 @@ class TfKD(Distiller):
     )
     family = "control"
     needs_teacher = False
-    sees = "logits"
+    reads = "logits"
 
     def __init__(
         self, pair: Pair, *, alpha: float = 0.1, T: float = 20.0, p_y: float = 0.99, multiplier: float = 100.0,

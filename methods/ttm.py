@@ -31,9 +31,9 @@ class TTM(Distiller):
         " https://arxiv.org/abs/2402.11148"
     )
     provenance = "formula"
-    departures = ("The authors choose gamma (.1 to .4) and beta (7 to 101) per pair; defaults are of VGG13 -> VGG8.",)
+    deviations = ("The authors choose gamma (.1 to .4) and beta (7 to 101) per pair; defaults are of VGG13 -> VGG8.",)
     family = "logit"
-    sees = "logits"
+    reads = "logits"
 
     def __init__(self, pair: Pair, *, beta: float = 45.0, gamma: float = 0.1, ce_weight: float = 1.0) -> None:
         super().__init__(pair, ce_weight=ce_weight, kd_weight=0.0)

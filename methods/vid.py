@@ -53,7 +53,7 @@ class VID(Distiller):
         " https://arxiv.org/abs/1904.05835"
     )
     provenance = "port"
-    departures = (
+    deviations = (
         "Paper: the logits are guessed too, and squares are summed; here, as released for the benchmark, stages only"
         " and the mean.",
         "Stages beyond the shorter net's last are left out.",

@@ -20,7 +20,7 @@ def test_golden(case: Case) -> None:
     method = get("ab")(case.pair(student, teacher), margin=case.meta["hyper"]["margin"])
     renamed = case.load(method, rename)
     method.train()
-    method.begin("pretrain")
+    method.on_stage("pretrain")
     case.check(method.pretrain_terms(student, teacher, case.batch())["boundary"], method, renamed)
     case.check_buffers(method, rename)
 
@@ -45,10 +45,10 @@ def test_a_model_without_preacts_is_read_after_its_relus() -> None:
 def test_connectors_learn_in_the_first_stage_only_and_the_main_stage_is_plain() -> None:
     student, teacher = outputs((3, 8), (4, 8)), outputs((3, 8), (6, 3))
     method = build(student, teacher)
-    method.begin("pretrain")
+    method.on_stage("pretrain")
     assert all(p.requires_grad for p in method.parameters())
     assert method.pretrain_terms(student, teacher, None)["boundary"].isfinite()
-    method.begin("train")
+    method.on_stage("train")
     assert not any(p.requires_grad for p in method.parameters())
     assert method.terms(student, teacher, None) == {}
 

@@ -100,7 +100,7 @@ def test_gradients_are_finite_or_a_sentence_says_why_not(name: str, pair: str) -
     for stage, loss in stages.items():
         student, teacher, batch = of.look(1 + len(method.views))
         method.train()
-        method.begin(stage)
+        method.on_stage(stage)
         method.zero_grad()
         sound(loss(student, teacher, batch), method, student)
     method.eval()

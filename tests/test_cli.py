@@ -200,7 +200,7 @@ def test_a_broken_plugin_is_told_by_list_and_by_a_dry_run(tmp_path: Path) -> Non
 
 def test_the_card_of_a_method() -> None:
     output = fine("info", "simkd", "--pair", "resnet14:resnet8")
-    for word in ("h_T", "CVPR 2022", "ranked apart", "authors' code", "departures", "factor = 2", "78.08"):
+    for word in ("h_T", "CVPR 2022", "ranked apart", "authors' code", "deviations", "factor = 2", "78.08"):
         assert word in output
     assert re.search(r"resnet14:resnet8 at 32 px, 100 classes: ([\d,]+) extra parameters at training, \1 at inf", output)
     assert "304 extra parameters" not in fine("info", "fitnet")

@@ -80,4 +80,4 @@ def test_what_cannot_be_served_is_refused() -> None:
 
 def test_it_says_that_it_is_a_reading() -> None:
     assert get("dskd").provenance == "reading"
-    assert get("dskd").departures
+    assert get("dskd").deviations

@@ -26,7 +26,7 @@ def test_golden(case: Case) -> None:
     method = get("ft")(case.pair(student, teacher), beta=1.0, k=case.meta["hyper"]["k"])
     renamed = case.load(method, rename)
     method.train()
-    method.begin("train")
+    method.on_stage("train")
     case.check(method.terms(student, teacher, case.batch())["factor"], method, renamed)
     case.check_buffers(method, rename)
     assert all(p.grad is None for p in method.paraphraser.parameters()), "the paraphraser is frozen"
@@ -38,7 +38,7 @@ def test_golden_first_stage(case: Case) -> None:
     teacher = case.outputs("teacher")
     method = get("ft")(case.pair(teacher, teacher), k=case.meta["hyper"]["k"])
     renamed = case.load(method, rename)
-    method.begin("pretrain")
+    method.on_stage("pretrain")
     case.check(method.pretrain_terms(teacher, teacher, None)["reconstruction"], method, renamed)  # uses no batch
     assert all(p.grad is None for p in method.translator.parameters())
 

@@ -30,7 +30,7 @@ def check_main_stage(name: str, case: Case) -> None:
         tau=hyper["T"], ce_weight=hyper["ce_weight"], kd_weight=hyper["div_weight"],
     )
     renamed = case.load(method, rename)
-    method.train().begin("train")
+    method.train().on_stage("train")
     named = method.loss(student, teacher, case.batch())
     assert list(named) == ["ce", "kd", "kl_low", "kl_high"]
     case.check(
@@ -57,7 +57,7 @@ def test_golden_tubes(case: Case, name: str) -> None:
         case.pair(teacher, teacher), low_dim=low, high_dim=high, low_tau=hyper["low_T"], high_tau=hyper["high_T"]
     )
     renamed = case.load(method, rename)
-    method.train().begin("pretrain")
+    method.train().on_stage("pretrain")
     label = case["in.labels"]
     seen = Batch(torch.zeros(len(label), 3, 1, 1), label, torch.arange(len(label)), torch.tensor(0.0))
     named = method.pretrain_terms(teacher, teacher, seen)
@@ -74,7 +74,7 @@ def test_each_stage_trains_what_its_loss_reaches_and_no_more(name: str) -> None:
     for stage in ("pretrain", "train", "pretrain", "train"):  # going back and forth must not accumulate
         method.zero_grad()
         method.train()
-        method.begin(stage)
+        method.on_stage(stage)
         stage_loss = method.loss if stage == "train" else method.pretrain_terms
         sum(stage_loss(student, teacher, batch()).values()).backward(retain_graph=True)
         named = dict(method.named_parameters())

@@ -23,13 +23,13 @@ def test_golden_target(case: Case) -> None:
     low, high = case.meta["hyper"]["encoder_dims"]
     method = get("mas")(case.pair(student, teacher), low_dim=low, high_dim=high)
     case.load(method, rename)
-    case.same(method.rewrite(student, teacher)[1].logits, case["aux.stable_logits"], "stable logits")
+    case.same(method.transform(student, teacher)[1].logits, case["aux.stable_logits"], "stable logits")
 
 
 def test_in_a_combination_kd_sees_the_mean_once() -> None:
     student, teacher = outputs((3, 8, 8), (4, 4, 4), grad=True), outputs((3, 8, 8), (7, 4, 4), seed=1)
     method = get("mas+fitnet").build(pair(student, teacher), tap=1, kd_weight=2.0, tau=3.0).double()
-    method.begin("train")
+    method.on_stage("train")
     mas = next(part for name, part in zip(method.part_names, method.parts, strict=True) if name == "mas")
     mean = (teacher.logits + mas.low(teacher.pooled) + mas.high(teacher.pooled)) / 3
     named = method.loss(student, teacher, batch())

@@ -45,7 +45,7 @@ def test_card_is_complete(name: str) -> None:
     assert cls.family == "control" or "http" in where, "the file's docstring cites the paper with a link"
     assert cls.family == "control" or "http" in cls.reference, "the reference has a link"
     assert {"loss", "CE"} & set((cls.__doc__ or "").split()), "the class docstring gives the formula"
-    assert all(sentence.endswith((".", ")")) for sentence in cls.departures), "a departure is a sentence"
+    assert all(sentence.endswith((".", ")")) for sentence in cls.deviations), "a deviation is a sentence"
 
 
 @pytest.mark.parametrize("file", sorted(METHODS.glob("*.py")), ids=lambda file: file.stem)

@@ -368,10 +368,10 @@ def test_what_cannot_be_combined_says_why(one: dict[str, object], other: dict[st
 
 
 def test_facts_of_a_combination() -> None:
-    first = part(provenance="reading", departures=("One.",), views=("rot90",), needs_teacher=False)
-    second = part(pretrain_epochs=3, pretrain_drops=(0.5,), pretrain_lr=0.1, views=("rot90",), departures=("Two.",))
+    first = part(provenance="reading", deviations=("One.",), views=("rot90",), needs_teacher=False)
+    second = part(pretrain_epochs=3, pretrain_drops=(0.5,), pretrain_lr=0.1, views=("rot90",), deviations=("Two.",))
     cls = combined(("a", "b"), (first, second))
-    assert (cls.reference, cls.provenance, cls.departures) == ("R + R", "reading", ("One.", "Two."))
+    assert (cls.reference, cls.provenance, cls.deviations) == ("R + R", "reading", ("One.", "Two."))
     assert (cls.pretrain_epochs, cls.pretrain_drops, cls.pretrain_lr) == (3, (0.5,), 0.1)
     assert cls.views == ("rot90",)
     assert cls.needs_teacher

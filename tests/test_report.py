@@ -102,8 +102,8 @@ def test_cells_say_mean_spread_and_n(tmp_path):
     # half width 4.302653 sqrt(1/12 (1/3 + 1)) / 2 = 0.7171.
     assert found["kd"][2] == "+1.92 [+1.20, +2.63]"
     assert found["teacher"][4:] == ["79.50", "79.50"]
-    flattery = rows(table(made, "oracle"))
-    assert flattery["kd"][3] == "73.08 ± 1.04 (3)"
+    oracle = rows(table(made, "oracle"))
+    assert oracle["kd"][3] == "73.08 ± 1.04 (3)"
     with (tmp_path / "semckd" / "leaderboard.csv").open() as file:
         kd = next(row for row in csv.DictReader(file) if row["method"] == "kd")
     assert float(kd["resnet32x4:vgg8 mean"]) == pytest.approx(72.8333, abs=1e-4)
@@ -112,7 +112,7 @@ def test_cells_say_mean_spread_and_n(tmp_path):
     assert kd["resnet32x4:resnet8x4 std"] == ""
 
 
-def test_the_oracle_is_measured_as_flattery(tmp_path):
+def test_the_oracle_is_measured_as_oracle(tmp_path):
     for seed, extra in enumerate((0.1, 0.5)):
         save(tmp_path, make("kd", PAIRS[0], seed, top1_last=70.0, top1_best_test=70.0 + extra))
     (made,) = report(tmp_path, formats=("csv",))

@@ -64,11 +64,11 @@ class Recorder(Eager):
         return again, first
 
 
-def captured(folder: Path, shared: engine.Setting, *lanes: Lane, sees: str = "pooled") -> None:
+def captured(folder: Path, shared: engine.Setting, *lanes: Lane, reads: str = "pooled") -> None:
     """Train by captured steps on a table in ``folder``."""
     table = there(open_table(folder, shared))
     try:
-        with resident(table, sees, Eager(), 1e9) as kept:
+        with resident(table, reads, Eager(), 1e9) as kept:
             train(replace(shared, machine=Eager(), table=table, resident=kept), *lanes)
     finally:
         table.close()

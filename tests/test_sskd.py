@@ -35,7 +35,7 @@ def test_golden(case: Case) -> None:
     )
     renamed = case.load(method, rename)
     method.train()
-    method.begin("train")
+    method.on_stage("train")
     found = method.loss(student, teacher, case.batch())
     unweighted = {name: value / weights[f"w_{name}"] for name, value in found.items()}
     case.check(torch.stack(list(found.values())).sum(), method, renamed, **unweighted)

@@ -38,7 +38,7 @@ BATCH, IMAGES, EPOCHS = 16, 56, 3  # a tail batch of 8; 18 views
 VIEWS = 18
 BELOW_MAPS = [
     name for name in registry.names()
-    if registry.get(name).sees != "maps" and registry.get(name).needs_teacher and not registry.get(name).views
+    if registry.get(name).reads != "maps" and registry.get(name).needs_teacher and not registry.get(name).views
 ]
 
 
@@ -154,12 +154,12 @@ def test_kept_outputs_are_the_live_ones_to_the_bit(precision: str, tmp_path: Pat
     shared = setting(loader(), precision=precision)
     table = there(open_table(tmp_path, shared))
     for epoch in range(4):
-        for sees in ("pooled", "logits"):
-            lesson = Lesson(table, epoch, sees)
+        for reads in ("pooled", "logits"):
+            lesson = Lesson(table, epoch, reads)
             for number, (image, _, _) in enumerate(shared.train.epoch(epoch)):
                 live, kept = engine.look(shared, image), lesson(number, image)
                 assert equal(kept.logits, live.logits)
-                assert sees == "logits" or equal(kept.pooled, live.pooled)
+                assert reads == "logits" or equal(kept.pooled, live.pooled)
                 assert kept.classifier is not None
                 assert live.classifier is not None
                 assert kept.classifier[0] is live.classifier[0]
@@ -253,7 +253,7 @@ def test_what_a_method_did_not_declare_is_no_number(tmp_path: Path) -> None:
         assert [f.shape for f in seen.feats] == [f.shape for f in live.feats]
         assert seen.pooled.shape == live.pooled.shape
     liar = lane("at", tmp_path, feed)
-    liar.method.sees = "logits"
+    liar.method.reads = "logits"
     train(replace(shared, table=table), liar)
     assert liar.failure is not None
     assert "nan" in liar.failure
@@ -264,8 +264,8 @@ def test_the_widest_of_the_lanes_that_read_the_teacher(tmp_path: Path) -> None:
     feed = loader()
     kd, rkd, at, student = (lane(name, tmp_path, feed) for name in ("kd", "rkd", "at", "student"))
     assert [widest(group) for group in ([kd], [kd, rkd], [kd, at, rkd], [student, kd])] == ["logits", "pooled", "maps", "logits"]
-    student.method.sees = "maps"
-    kd.method.sees = "nonsense"
+    student.method.reads = "maps"
+    kd.method.reads = "nonsense"
     assert widest([student, rkd]) == "pooled"
     assert widest([kd]) == "maps"
 

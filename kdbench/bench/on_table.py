@@ -30,8 +30,8 @@ def taught(engine: Engine, steps: int, runs: int, folder: Path) -> Iterator[Call
         NoTable: there can be none of this teacher, device or folder.
         ValueError: the engine asked the live teacher in spite of it.
     """
-    sees = widest(engine.lanes)
-    if sees == "maps":
+    reads = widest(engine.lanes)
+    if reads == "maps":
         raise NoTable("these methods read feature maps, which no table keeps")
     plain, images = engine.setting, engine.work.dataset()
     train = engine.steps(steps)
@@ -48,7 +48,7 @@ def taught(engine: Engine, steps: int, runs: int, folder: Path) -> Iterator[Call
         if setting.table is None:
             raise NoTable(said[-1])
         for epoch in range(engine.lanes[0].epoch, engine.lanes[0].epoch + runs):
-            _fill(setting.table, epoch, sees)
+            _fill(setting.table, epoch, reads)
     with opened() as setting:
         if setting.table is None:
             raise NoTable(said[-1])
@@ -69,10 +69,10 @@ def taught(engine: Engine, steps: int, runs: int, folder: Path) -> Iterator[Call
             engine.lend(plain)
 
 
-def _fill(table: TeacherTable, epoch: int, sees: str) -> None:
+def _fill(table: TeacherTable, epoch: int, reads: str) -> None:
     rows = table.rows(epoch)
-    missing = table.missing(rows, sees)
+    missing = table.missing(rows, reads)
     for first in range(0, len(missing), table.batch):
         table.fill(rows[missing[first : first + table.batch]])
-    if len(table.missing(rows, sees)):
+    if len(table.missing(rows, reads)):
         raise NoTable("the table could not be filled")

@@ -118,7 +118,7 @@ def loss(
 ) -> Tensor:
     """The sum that a script minimises; its KL term is computed whatever its weight."""
     ce = F.cross_entropy(student.logits, batch.label)
-    student, teacher = method.rewrite(student, teacher)
+    student, teacher = method.transform(student, teacher)
     divergence = kl(student.logits, teacher.logits, method.tau)
     if name in TEXTBOOK:
         terms = TEXTBOOK[name](method, student, teacher, batch, contrast)
@@ -137,7 +137,7 @@ class Script:
         self.name, self.device, self.teacher = spec.name, work.device, teacher
         student, method = work.build(spec, teacher)
         self.student, self.method = student.to(work.device).train(), method.to(work.device).train()
-        self.method.begin("train")
+        self.method.on_stage("train")
         trained = [p for part in (self.student, self.method) for p in part.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(trained, lr=RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
         negatives = method.nce_k if spec.name == "crd" else 0

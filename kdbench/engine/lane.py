@@ -94,7 +94,7 @@ class Lane:
         """Modes of the present stage; a student that the stage does not train is in eval mode."""
         self.student.train(self.stage == "train" or self.method.pretrain_student)
         self.method.train()
-        self.method.begin(self.stage)
+        self.method.on_stage(self.stage)
 
     # -- one epoch ------------------------------------------------------------------------
 

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from kdbench.distiller import SEES, Outputs
+from kdbench.distiller import READS, Outputs
 from kdbench.engine.lane import Lane
 from kdbench.engine.table import TeacherTable
 
 
 def widest(lanes: Sequence[Lane]) -> str:
-    """The most that any of these lanes reads of the teacher, as ``Distiller.sees``."""
-    read = [lane.method.sees for lane in lanes if lane.method.needs_teacher]
-    return max((sees if sees in SEES else "maps" for sees in read), key=SEES.index, default="logits")
+    """The most that any of these lanes reads of the teacher, as ``Distiller.reads``."""
+    read = [lane.method.reads for lane in lanes if lane.method.needs_teacher]
+    return max((reads if reads in READS else "maps" for reads in read), key=READS.index, default="logits")
 
 
 class Lesson:
@@ -23,11 +23,11 @@ class Lesson:
     Entries that are missing are asked for in whole batches, a little ahead of their turn.
     """
 
-    def __init__(self, table: TeacherTable, epoch: int, sees: str) -> None:
-        self.table, self.sees = table, sees
+    def __init__(self, table: TeacherTable, epoch: int, reads: str) -> None:
+        self.table, self.reads = table, reads
         self._rows = table.rows(epoch)
-        self._kept = table.serves(sees)
-        self._left = table.missing(self._rows, sees) if self._kept else self._rows[:0]
+        self._kept = table.serves(reads)
+        self._left = table.missing(self._rows, reads) if self._kept else self._rows[:0]
 
     def __call__(self, number: int, image: Tensor) -> Outputs:
         """The teacher's outputs on batch ``number`` of the epoch, which is ``image``."""
@@ -39,7 +39,7 @@ class Lesson:
             while self.table.fills and len(self._left) and self._left[0] < end:
                 some, self._left = self._left[: self.table.batch], self._left[self.table.batch :]
                 self.table.fill(self._rows[some])
-            kept = self.table.answers(rows, self.sees)
+            kept = self.table.answers(rows, self.reads)
             if kept is not None:
                 return kept
         seen = self.table.look(image)

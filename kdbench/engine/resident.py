@@ -28,11 +28,11 @@ REHEARSALS = 2
 
 
 class Resident:
-    """The parts of ``table`` that lanes reading ``sees`` ("logits" or "pooled") need, (entries, D) each.
+    """The parts of ``table`` that lanes reading ``reads`` ("logits" or "pooled") need, (entries, D) each.
 
     Args:
         table: an open one that holds these parts.
-        sees: the most that any lane reads.
+        reads: the most that any lane reads.
         machine: what runs a captured step.
         room: bytes that it may take on the device.
 
@@ -40,10 +40,10 @@ class Resident:
         Unfit: it takes more than ``room``.
     """
 
-    def __init__(self, table: TeacherTable, sees: str, machine: Machine, room: float) -> None:
+    def __init__(self, table: TeacherTable, reads: str, machine: Machine, room: float) -> None:
         # Its filling may be captured, and refused, while graphs of training steps are alive.
         self.table, self._machine = table, machine.apart()
-        count, self._names = table.images * table.views, parts_of(sees)
+        count, self._names = table.images * table.views, parts_of(reads)
         size = sum(count * table.entry_bytes(name) for name in self._names)
         if size > room:
             raise Unfit(f"the teacher's {' and '.join(self._names)} take {size / 1e9:.1f} GB in the memory of"
@@ -128,9 +128,9 @@ class Resident:
 
 
 @contextmanager
-def resident(table: TeacherTable, sees: str, machine: Machine, room: float) -> Iterator[Resident]:
+def resident(table: TeacherTable, reads: str, machine: Machine, room: float) -> Iterator[Resident]:
     """A ``Resident`` whose new answers are in the files at the end, whatever the end is."""
-    made = Resident(table, sees, machine, room)
+    made = Resident(table, reads, machine, room)
     try:
         yield made
     finally:

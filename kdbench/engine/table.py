@@ -29,7 +29,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kdbench.distiller import SEES, Outputs
+from kdbench.distiller import READS, Outputs
 from kdbench.engine.rows import Rows
 
 FORMAT = 1
@@ -168,7 +168,7 @@ class TeacherTable:
                 return False
             self._begin()
         if create is not None and self.fills:
-            self._add(SEES[: SEES.index(create) + 1])
+            self._add(READS[: READS.index(create) + 1])
         return bool(self.parts)
 
     def _begin(self) -> None:
@@ -289,14 +289,14 @@ class TeacherTable:
         apart, largest = (one - other).abs().max().item(), other.abs().max().item()
         return apart <= self.place.tolerance * largest
 
-    def serves(self, sees: str) -> bool:
-        """Whether answers to lanes that read ``sees`` can come from here."""
-        return sees != "maps" and all(name in self.parts for name in parts_of(sees))
+    def serves(self, reads: str) -> bool:
+        """Whether answers to lanes that read ``reads`` can come from here."""
+        return reads != "maps" and all(name in self.parts for name in parts_of(reads))
 
-    def answers(self, rows: Ints, sees: str) -> Outputs | None:
-        """Kept outputs (B, ...); None when one is missing. What ``sees`` leaves out is NaN."""
+    def answers(self, rows: Ints, reads: str) -> Outputs | None:
+        """Kept outputs (B, ...); None when one is missing. What ``reads`` leaves out is NaN."""
         found = {}
-        for name in parts_of(sees):
+        for name in parts_of(reads):
             values, good = self.parts[name].read(rows)
             if not good.all():
                 return None
@@ -347,9 +347,9 @@ class TeacherTable:
             self.note(f"the teacher's table in {self.place.folder} cannot grow ({error.strerror or error});"
                       " the live teacher answers what is missing")
 
-    def fill_all(self, sees: str) -> Iterator[int]:
+    def fill_all(self, reads: str) -> Iterator[int]:
         """Fill every entry that is missing, in batches; yields how many were made, after each."""
-        missing = self.missing(None, sees)
+        missing = self.missing(None, reads)
         for first in range(0, len(missing), self.batch):
             some = missing[first : first + self.batch]
             self.fill(some)
@@ -357,10 +357,10 @@ class TeacherTable:
                 raise Unfit(f"the table in {self.place.folder} could not be filled")
             yield len(some)
 
-    def missing(self, rows: Ints | None, sees: str) -> Ints:
-        """Places in ``rows`` (None: all there are) without an answer to lanes that read ``sees``."""
+    def missing(self, rows: Ints | None, reads: str) -> Ints:
+        """Places in ``rows`` (None: all there are) without an answer to lanes that read ``reads``."""
         rows = np.arange(self.images * self.views, dtype=np.int64) if rows is None else rows
-        return np.flatnonzero(~np.logical_and.reduce([self.parts[name].has(rows) for name in parts_of(sees)]))
+        return np.flatnonzero(~np.logical_and.reduce([self.parts[name].has(rows) for name in parts_of(reads)]))
 
     def _ask(self, rows: Ints) -> dict[str, Tensor]:
         """What the live teacher says to at most a batch of entries, as in a whole batch; on the CPU."""
@@ -382,9 +382,9 @@ def _kept(seen: Outputs) -> dict[str, Tensor]:
     return {"logits": narrow if lossless else seen.logits, "pooled": seen.pooled}
 
 
-def parts_of(sees: str) -> tuple[str, ...]:
-    """What must be kept for lanes that read ``sees``."""
-    return SEES[: SEES.index(sees) + 1]
+def parts_of(reads: str) -> tuple[str, ...]:
+    """What must be kept for lanes that read ``reads``."""
+    return READS[: READS.index(reads) + 1]
 
 
 def _same_bits(one: Tensor, other: Tensor) -> bool:

@@ -87,7 +87,7 @@ class Line:
         return sum(means) / len(means) if means else None
 
     @property
-    def flattery(self) -> float | None:
+    def selection_optimism(self) -> float | None:
         """Points that choosing the best epoch on the test set adds to the last epoch, mean over runs."""
         extra = [one.top1_best_test - one.top1_last for one in self.runs
                  if one.top1_best_test is not None and one.top1_last is not None]

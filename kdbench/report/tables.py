@@ -99,11 +99,12 @@ def oracle(board: Board) -> Table:
             _cell(line, line.cells[pair], "top1_best_test", None, best=line.label in best.get(pair, ()))
             for pair in board.pairs
         ]
-        flat = Item(f"{line.flattery:+.2f}", line.flattery) if line.flattery is not None else Item(NONE)
+        gain = line.selection_optimism
+        flat = Item(f"{gain:+.2f}", gain) if gain is not None else Item(NONE)
         rows.append(Row((Item(line.shown, line.label.lower()), flat, *cells), line.kind))
     words = ["The epoch is chosen on the test set, which flatters; no rank rests on it."
-             " `flattery`: points that it adds to the last epoch, mean over runs."]
-    return Table("oracle", "Oracle: best epoch on the test set", ["method", "flattery", *map(pair_name, board.pairs)],
+             " `selection optimism`: points that it adds to the last epoch, mean over runs."]
+    return Table("oracle", "Oracle: best epoch on the test set", ["method", "selection optimism", *map(pair_name, board.pairs)],
                  rows, words, first_pair=2)
 
 

@@ -34,7 +34,7 @@ def wide_form(board: Board) -> pd.DataFrame:
             "rank_high": line.rank and line.rank.high, "baseline": board.baseline,
             "gain": line.gain and line.gain.mean, "gain_low": line.gain and line.gain.low,
             "gain_high": line.gain and line.gain.high, "runs": len(line.runs), "known": line.known,
-            "flattery": line.flattery, "ari_of_leader": line.ari and line.ari.value,
+            "selection_optimism": line.selection_optimism, "ari_of_leader": line.ari and line.ari.value,
             "ari_excluded": line.ari and line.ari.excluded,
         }
         row |= {name: line.mean(name) for name in (*QUALITY, *COSTS)}

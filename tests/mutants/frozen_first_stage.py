@@ -14,7 +14,7 @@ class Mutant(Plain):
     def prepare(self, pair: Pair) -> None:
         self.code = nn.Linear(pair.teacher.pooled, pair.teacher.pooled)
 
-    def begin(self, stage: str) -> None:
+    def on_stage(self, stage: str) -> None:
         self.requires_grad_(False)
 
     def pretrain_terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ class Right(Distiller):
         self.register_buffer("bank", torch.randn(pair.num_train, width))
         self.register_buffer("mask", torch.ones(width), persistent=False)
 
-    def begin(self, stage: str) -> None:
+    def on_stage(self, stage: str) -> None:
         first = stage == "pretrain"
         self.encode.requires_grad_(first).train(first)
         self.decode.requires_grad_(first)

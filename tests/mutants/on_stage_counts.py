@@ -7,5 +7,5 @@ from kdbench import register
 class Mutant(Plain):
     """Halves a weight each time that a stage begins, and one begins after every evaluation."""
 
-    def begin(self, stage: str) -> None:
+    def on_stage(self, stage: str) -> None:
         self.project.weight.data.mul_(0.5)

@@ -7,4 +7,4 @@ from kdbench import register
 class Mutant(Plain):
     """Says that logits are all it reads."""
 
-    sees = "logits"
+    reads = "logits"
