@@ -41,7 +41,7 @@ test-all: test test-slow ## Both
 check: lint type test ## Lint, types and tests
 
 lint: $(STAMP) ## Ruff
-	@$(BIN)/ruff check .
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 type: $(STAMP) ## Mypy
 	@$(BIN)/mypy

@@ -92,7 +92,7 @@ def _own_terms(trainee: Trainee, batch: Batch) -> dict[str, Tensor]:
 def check_teacher_is_used_as_declared(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
     """Other answers of the teacher change the loss; if none do, ``needs_teacher`` must be False."""
     if not cls.needs_teacher:
-        require(cls.family == "control", "`needs_teacher` is False, so the family must be \"control\"")
+        require(cls.family == "control", '`needs_teacher` is False, so the family must be "control"')
         return
     trainee = Trainee(Problem(served(cls, toys)[0]), cls)
     changed: set[str] = set()
@@ -140,13 +140,16 @@ def check_every_parameter_is_trained(cls: type[Distiller], toys: Sequence[Toy] =
         meant = {name for name, p in fresh.named_parameters() if p.requires_grad}
         for stage, names in told.trainable.items():
             if stage == "pretrain":
-                require(names or cls.pretrain_student, "on_stage('pretrain') leaves nothing for the first stage to train")
+                require(
+                    names or cls.pretrain_student, "on_stage('pretrain') leaves nothing for the first stage to train"
+                )
         never = sorted(meant - set().union(*told.reached.values()))
         require(not never, f"{', '.join(never[:4])} never gets a gradient; use it, or leave it out")
         idle = sorted(told.trainable["train"] - told.reached["train"])
         require(
             not idle,
-            f"{', '.join(idle[:4])} requires a gradient in the main stage and gets none; freeze it in on_stage('train')",
+            f"{', '.join(idle[:4])} requires a gradient in the main stage and gets none; freeze it in"
+            " on_stage('train')",
         )
 
 

@@ -42,8 +42,10 @@ def plain_tensors(method: nn.Module) -> list[str]:
     modules = set(method.modules())
     return [
         path
-        for prefix, module in method.named_modules() for start, value in _own(prefix, module)
-        for path, leaf in _leaves(start, value, modules, _DEPTH) if isinstance(leaf, Tensor)
+        for prefix, module in method.named_modules()
+        for start, value in _own(prefix, module)
+        for path, leaf in _leaves(start, value, modules, _DEPTH)
+        if isinstance(leaf, Tensor)
     ]
 
 

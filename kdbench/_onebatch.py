@@ -217,10 +217,13 @@ def check_loss_compiles_whole(cls: type[Distiller], toys: Sequence[Toy] = TOYS) 
                 "the loss does not compile as one graph; look for .item(), float(), print, numpy or an `if` on a"
                 f" tensor's value: {text[:300]}"
             ) from None
-        require(not reads, (
-            "the loss waits for the device to read a value, or a size that depends on one, with .item(), float(),"
-            f" nonzero or a boolean index: {', '.join(reads)}"
-        ))
+        require(
+            not reads,
+            (
+                "the loss waits for the device to read a value, or a size that depends on one, with .item(), float(),"
+                f" nonzero or a boolean index: {', '.join(reads)}"
+            ),
+        )
         for have, want in zip(found, wanted, strict=True):
             off = [n for n, value in want.items() if not torch.allclose(have[n], value, rtol=1e-3, atol=1e-5)]
             require(not off, f"compiled and plain give different values for term {', '.join(off)}")
@@ -317,7 +320,10 @@ def check_tensors_follow_the_device(cls: type[Distiller], toys: Sequence[Toy] = 
         student, teacher = trainee.look(batch)
         with on_meta(), Strays(meta) as strays, suppress(NotImplementedError, RuntimeError):
             trainee.stage_loss(student, teacher, batch)  # other faults than this one are found elsewhere
-        require(not strays.found, (
-            f"a tensor is not on the device of the inputs: {'; '.join(strays.found[:3])}; register_buffer what is kept,"
-            " give device=... to what is made, and write constants as Python numbers"
-        ))
+        require(
+            not strays.found,
+            (
+                f"a tensor is not on the device of the inputs: {'; '.join(strays.found[:3])}; register_buffer what is"
+                " kept, give device=... to what is made, and write constants as Python numbers"
+            ),
+        )

@@ -60,9 +60,7 @@ class Net(nn.Module):
             feats.append(x)
         last = x if self.neck is None else F.relu(self.neck(x))
         pooled = last.mean(dim=(2, 3))
-        return Outputs(
-            tuple(feats), last, pooled, self.fc(pooled), tuple(preacts), (self.fc.weight, self.fc.bias)
-        )
+        return Outputs(tuple(feats), last, pooled, self.fc(pooled), tuple(preacts), (self.fc.weight, self.fc.bias))
 
 
 class Side(NamedTuple):
@@ -134,8 +132,13 @@ class Problem:
         teacher = self.show(self.image[:2])
         _, *norms = (norm for norm in self.teacher.modules() if isinstance(norm, nn.BatchNorm2d))
         self.pair = Pair(
-            shapes(student), shapes(teacher), lambda last: self.teacher.fc(last.mean(dim=(2, 3))), num_classes,
-            self.label.clone(), B, teacher_norms=tuple((norm.weight.detach(), norm.bias.detach()) for norm in norms),
+            shapes(student),
+            shapes(teacher),
+            lambda last: self.teacher.fc(last.mean(dim=(2, 3))),
+            num_classes,
+            self.label.clone(),
+            B,
+            teacher_norms=tuple((norm.weight.detach(), norm.bias.detach()) for norm in norms),
         )
 
     def facts(self) -> dict[str, Tensor]:
@@ -294,10 +297,17 @@ class Trainee:
         """The checkpoint, as a file would hold it."""
         assert self.optimizer is not None
         file = io.BytesIO()
-        torch.save({
-            "stage": self.stage, "epoch": self.epoch, "rng": self.rng, "student": self.student.state_dict(),
-            "method": self.method.state_dict(), "optimizer": self.optimizer.state_dict(),
-        }, file)
+        torch.save(
+            {
+                "stage": self.stage,
+                "epoch": self.epoch,
+                "rng": self.rng,
+                "student": self.student.state_dict(),
+                "method": self.method.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            },
+            file,
+        )
         return file.getvalue()
 
     def load(self, saved: bytes) -> None:
@@ -333,7 +343,8 @@ class Trainee:
 def differing(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str]:
     """Names of the tensors that are not bit-identical, or only there once."""
     return [
-        name for name in dict.fromkeys((*one, *other))
+        name
+        for name in dict.fromkeys((*one, *other))
         if name not in one or name not in other or not _same(one[name], other[name])
     ]
 
@@ -345,9 +356,13 @@ def _same(one: Tensor, other: Tensor) -> bool:
 def each(seen: Outputs, change: Callable[[Tensor], Tensor]) -> Outputs:
     """The same outputs with ``change`` applied to every tensor."""
     return Outputs(
-        tuple(map(change, seen.feats)), change(seen.last), change(seen.pooled), change(seen.logits),
+        tuple(map(change, seen.feats)),
+        change(seen.last),
+        change(seen.pooled),
+        change(seen.logits),
         None if seen.preacts is None else tuple(map(change, seen.preacts)),
-        None if seen.classifier is None
+        None
+        if seen.classifier is None
         else (change(seen.classifier[0]), None if seen.classifier[1] is None else change(seen.classifier[1])),
     )
 

@@ -42,10 +42,16 @@ def card(name: str, pair: str | None = None) -> list[Section]:
         sections.append(("first stage", [stage]))
     if cls.assistant:
         by, _ = cls.assistant
-        sections.append(("assistant", [
-            f"learns from the student's network at twice its width, distilled from the teacher by {by} (with the"
-            f" suite's weights for {by}); trained once per teacher, student and seed and shared by all that want it"
-        ]))
+        sections.append(
+            (
+                "assistant",
+                [
+                    f"learns from the student's network at twice its width, distilled from the teacher by {by} (with"
+                    f" the suite's weights for {by}); trained once per teacher, student and seed and shared by all"
+                    " that want it"
+                ],
+            )
+        )
     if cost := _cost(name, pair):
         sections.append(("cost", cost))
     if published := _published(name):

@@ -14,7 +14,11 @@ import click
 import kdbench
 
 OUT = click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("results"), envvar="KDBENCH_OUT", show_default=True,
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("results"),
+    envvar="KDBENCH_OUT",
+    show_default=True,
     help="Folder of records, teachers and leaderboards.",
 )
 PLUGIN = click.option(
@@ -27,8 +31,12 @@ CHOSEN = click.option(
     "--suite", "-s", "chosen", multiple=True, help="Only this suite; may be repeated. Default: all that have records."
 )
 DEVICE = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
-PRECISION = click.option("--precision", default="exact", show_default=True,
-                         help="exact (fp32), tf32 (CUDA), fast (fp16 on CUDA, bf16 on the CPU) or bf16.")
+PRECISION = click.option(
+    "--precision",
+    default="exact",
+    show_default=True,
+    help="exact (fp32), tf32 (CUDA), fast (fp16 on CUDA, bf16 on the CPU) or bf16.",
+)
 
 
 class _Failure(click.ClickException):
@@ -100,31 +108,51 @@ def main() -> None:
 @main.command()
 @click.option("--methods", "-m", help="a,b | all | fit* | semckd[beta=200,400] | mag+crd. Default: the suite's.")
 @click.option(
-    "--pairs", "-p", default="all", show_default=True,
+    "--pairs",
+    "-p",
+    default="all",
+    show_default=True,
     help="all | TEACHER:STUDENT,... | globs; timm/NAME is any model of timm.",
 )
 @click.option(
-    "--suite", "-s", default="auto", show_default=True,
+    "--suite",
+    "-s",
+    default="auto",
+    show_default=True,
     help="Data, pairs and recipe: a name or a .toml file of yours; auto is semckd on CUDA, else digits.",
 )
 @click.option("--seeds", help="A count (3) or a list (0,1,2). Default: the suite's.")
 @click.option("--epochs", type=int, help="Length of a run; the drops of the learning rate move in proportion.")
 @click.option("--limit-train", type=int, metavar="N", help="Train on N images only, a quick look.")
 @click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE",
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
     help="Change the suite, e.g. recipe.lr=0.1 or teacher.epochs=10; may be repeated.",
 )
 @PRECISION
 @click.option("--lanes", type=int, help="At most so many students side by side. Default: as many as fit.")
-@click.option("--graphs", default="auto", show_default=True,
-              help="auto captures whole steps in CUDA graphs; off launches every kernel by itself.")
-@click.option("--table", default="auto", show_default=True,
-              help="auto keeps the teacher's logits and pooled vectors of every crop and flip on disk where"
-                   " the run visits over half of them, and uses what is kept; off always asks the live teacher.")
-@click.option("--compile", is_flag=True,
-              help="Compile the students' training passes with torch.compile, once per architecture; the last bits of"
-                   " the results change. Off by default: measured on a CPU it gained next to nothing, and on a GPU"
-                   " nobody has measured it yet.")
+@click.option(
+    "--graphs",
+    default="auto",
+    show_default=True,
+    help="auto captures whole steps in CUDA graphs; off launches every kernel by itself.",
+)
+@click.option(
+    "--table",
+    default="auto",
+    show_default=True,
+    help="auto keeps the teacher's logits and pooled vectors of every crop and flip on disk where"
+    " the run visits over half of them, and uses what is kept; off always asks the live teacher.",
+)
+@click.option(
+    "--compile",
+    is_flag=True,
+    help="Compile the students' training passes with torch.compile, once per architecture; the last bits of"
+    " the results change. Off by default: measured on a CPU it gained next to nothing, and on a GPU"
+    " nobody has measured it yet.",
+)
 @click.option("--shard", metavar="I/N", help="This process trains part I of N of the grid.")
 @click.option("--force", is_flag=True, help="Train again what is already there.")
 @click.option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")
@@ -186,7 +214,10 @@ def report(*, out: Path, chosen: tuple[str, ...], methods: str | None, baseline:
 
     screen = console.out()
     reports = reporting.report(
-        out, suites=list(chosen) or None, baseline=baseline, methods=methods.split(",") if methods else None,
+        out,
+        suites=list(chosen) or None,
+        baseline=baseline,
+        methods=methods.split(",") if methods else None,
         published={name: suites.published(suites.load(name)) for name in suites.names()},
         formats=tuple(part.strip() for part in formats.split(",") if part.strip()),
     )
@@ -291,8 +322,16 @@ def doctor(*, data_dir: Path | None, out: Path) -> int:
 
 
 @main.command()
-@click.option("--pair", "-p", "pairs", multiple=True, default=("resnet56:resnet20",), show_default=True,
-              metavar="TEACHER:STUDENT", help="May be repeated.")
+@click.option(
+    "--pair",
+    "-p",
+    "pairs",
+    multiple=True,
+    default=("resnet56:resnet20",),
+    show_default=True,
+    metavar="TEACHER:STUDENT",
+    help="May be repeated.",
+)
 @click.option("--methods", "-m", default="kd,fitnet,at,sp,vid,crd", show_default=True, help="As for `kdbench run`.")
 @PRECISION
 @click.option("--repeat", type=int, default=5, show_default=True, help="Alternations of reference and engine.")
@@ -301,8 +340,13 @@ def doctor(*, data_dir: Path | None, out: Path) -> int:
 @click.option("--lanes-fit", is_flag=True, help="Also measure the cost of a step with 1, 4, 8 and 12 lanes.")
 @click.option("--side-by-side", is_flag=True, help="Also time 12 students in a row, on streams (CUDA) and stacked.")
 @click.option("--graphs", default="auto", show_default=True, help="As for `kdbench run`.")
-@click.option("--out", "file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.json",
-              help="Save every raw number there.")
+@click.option(
+    "--out",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.json",
+    help="Save every raw number there.",
+)
 @DATA
 @DEVICE
 @_sentences
@@ -344,8 +388,13 @@ def teacher_train(**words: Any) -> int:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--name", required=True, help="The network it is, e.g. resnet32x4.")
 @click.option("--suite", "-s", default="auto", show_default=True, help="Whose data set it was trained on.")
-@click.option("--part", type=click.Choice(["auto", "student", "teacher"]), default="auto", show_default=True,
-              help="Which network of a checkpoint that holds two.")
+@click.option(
+    "--part",
+    type=click.Choice(["auto", "student", "teacher"]),
+    default="auto",
+    show_default=True,
+    help="Which network of a checkpoint that holds two.",
+)
 @click.option("--no-verify", is_flag=True, help="Do not measure the accuracy (the card then says so).")
 @click.option("--replace", is_flag=True, help="Put it in the place of a teacher that is there.")
 @DATA
@@ -365,8 +414,13 @@ def teacher_import(**words: Any) -> int:
 @teacher.command("table")
 @click.argument("name")
 @click.option("--suite", "-s", default="auto", show_default=True, help="Whose data set, crops and flips.")
-@click.option("--keep", type=click.Choice(["logits", "pooled"]), default="logits", show_default=True,
-              help="pooled: the pooled vectors, too, which relation and contrastive methods read.")
+@click.option(
+    "--keep",
+    type=click.Choice(["logits", "pooled"]),
+    default="logits",
+    show_default=True,
+    help="pooled: the pooled vectors, too, which relation and contrastive methods read.",
+)
 @click.option("--precision", default="exact", show_default=True, help="That of the runs to come.")
 @DATA
 @OUT

@@ -115,7 +115,8 @@ def combined(part_names: tuple[str, ...], part_classes: tuple[type[Distiller], .
     views = {cls.views for cls in part_classes}
     assistants = {cls.assistant for cls in part_classes}
     for clash, why in (
-        (staged, "each train a stage of their own first"), (changed, "each change the student's network"),
+        (staged, "each train a stage of their own first"),
+        (changed, "each change the student's network"),
         (list(part_names) if len(views) > 1 else [], "look at different views of an image"),
         (list(part_names) if len(assistants) > 1 else [], "learn from different teachers"),
     ):
@@ -124,14 +125,20 @@ def combined(part_names: tuple[str, ...], part_classes: tuple[type[Distiller], .
     leader = next((cls for cls in part_classes if cls.pretrain_epochs), Distiller)
     ranks = ("reading", "formula", "port", "authors' code")  # a combination is as proven as its weakest part
     body = {
-        "part_names": part_names, "part_classes": part_classes, "views": views.pop(), "assistant": assistants.pop(),
+        "part_names": part_names,
+        "part_classes": part_classes,
+        "views": views.pop(),
+        "assistant": assistants.pop(),
         "reference": " + ".join(cls.reference for cls in part_classes),
         "provenance": min((cls.provenance for cls in part_classes), key=lambda p: ranks.index(p) if p in ranks else 0),
         "deviations": tuple(d for cls in part_classes for d in cls.deviations),
         "needs_teacher": any(cls.needs_teacher for cls in part_classes),
         "reads": max((cls.reads for cls in part_classes), key=lambda s: READS.index(s) if s in READS else len(READS)),
-        "pretrain_epochs": leader.pretrain_epochs, "pretrain_student": leader.pretrain_student,
-        "pretrain_lr": leader.pretrain_lr, "pretrain_drops": leader.pretrain_drops,
-        "family": part_classes[0].family, "__doc__": f"{name}: the terms of all parts, CE and KD once.",
+        "pretrain_epochs": leader.pretrain_epochs,
+        "pretrain_student": leader.pretrain_student,
+        "pretrain_lr": leader.pretrain_lr,
+        "pretrain_drops": leader.pretrain_drops,
+        "family": part_classes[0].family,
+        "__doc__": f"{name}: the terms of all parts, CE and KD once.",
     }
     return type(name, (Combined,), body)

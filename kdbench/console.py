@@ -22,7 +22,11 @@ QUIET = 10.0
 #: Columns of a table where neither a terminal nor COLUMNS says how many there are.
 WIDTH = 100
 COLOURS = {
-    "done": "green", "failed": "red", "unsupported": "yellow", "running": "cyan", "missing": "dim",
+    "done": "green",
+    "failed": "red",
+    "unsupported": "yellow",
+    "running": "cyan",
+    "missing": "dim",
     "elsewhere": "yellow",
 }
 
@@ -74,8 +78,14 @@ class Progress:
         self.total, self.behind, self.resumed = 0, 0, 0
         self.title, self.started, self.last_line = "", time.monotonic(), 0.0
         self.bars = Bars(
-            TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.percentage:>3.0f}%"),
-            _Left(compact=True), TextColumn("{task.fields[more]}"), console=console, transient=True, expand=True,
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.percentage:>3.0f}%"),
+            _Left(compact=True),
+            TextColumn("{task.fields[more]}"),
+            console=console,
+            transient=True,
+            expand=True,
         )
         self.whole: TaskID | None = None
         self.part: TaskID | None = None

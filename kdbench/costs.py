@@ -133,9 +133,17 @@ def measure(method: str, pair: str = PAIR, *, n: int = 7) -> Cost:
     if spent["views"]:
         extra += median(spent["views"]) - plain
     return Cost(
-        method=method, pair=pair, student_step_ms=round(plain, 1), extra_ms=round(extra, 2),
-        share=round(extra / plain, 4), extra_train_params=steps.train_params, extra_infer_params=steps.infer_params,
-        n=n, cpu=environment.cpu_name(), torch=torch.__version__, threads=1,
+        method=method,
+        pair=pair,
+        student_step_ms=round(plain, 1),
+        extra_ms=round(extra, 2),
+        share=round(extra / plain, 4),
+        extra_train_params=steps.train_params,
+        extra_infer_params=steps.infer_params,
+        n=n,
+        cpu=environment.cpu_name(),
+        torch=torch.__version__,
+        threads=1,
         commit=environment.code().get("git", ""),
     )
 
@@ -203,7 +211,15 @@ def prepare(method: str, pair: str) -> Steps:
     built = cls.build(facts, **hyper) if issubclass(cls, Combined) else cls(facts, **hyper)
     plan = Plan(240, 0.05)
     lane = Lane(
-        method, student, built, plan, seed=0, path=Path(), settings="", teacher="", device=torch.device("cpu"),
+        method,
+        student,
+        built,
+        plan,
+        seed=0,
+        path=Path(),
+        settings="",
+        teacher="",
+        device=torch.device("cpu"),
         precision=Precision("exact"),
     )
     lane.enter("train")

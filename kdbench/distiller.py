@@ -148,9 +148,7 @@ class Distiller(nn.Module):
     #: hold all views one after another (view-major, the plain view first); labels stay (B,).
     views: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(
-        self, pair: Pair, *, ce_weight: float = 1.0, kd_weight: float = 0.0, tau: float = 4.0
-    ) -> None:
+    def __init__(self, pair: Pair, *, ce_weight: float = 1.0, kd_weight: float = 0.0, tau: float = 4.0) -> None:
         super().__init__()
         self.ce_weight, self.kd_weight, self.tau = ce_weight, kd_weight, tau
 
@@ -195,5 +193,3 @@ class Distiller(nn.Module):
     def modifies_student(cls) -> bool:
         """Whether the evaluated network is not the plain student: ranked in a class of its own."""
         return cls.predict is not Distiller.predict
-
-

@@ -27,7 +27,11 @@ def look(data_dir: Path | None, out: Path) -> list[Finding]:
     """Every check; none leaves anything behind."""
     findings = [
         Finding("python", sys.version.split()[0], "ok" if sys.version_info >= (3, 11) else "wrong"),
-        *_packages(), *_device(), *_folders(out), *_data(data_dir), *_methods(),
+        *_packages(),
+        *_device(),
+        *_folders(out),
+        *_data(data_dir),
+        *_methods(),
     ]
     code = environment.code()
     return [Finding("kdbench", " ".join(code.values()), "ok"), *findings]

@@ -41,9 +41,13 @@ def describe(device: str) -> dict[str, Any]:
     import torch
 
     found: dict[str, Any] = {
-        "python": platform.python_version(), "torch": torch.__version__,
-        "torchvision": version("torchvision"), "timm": version("timm"),
-        "device": device, "cpu": cpu_name(), "instructions": torch.backends.cpu.get_cpu_capability(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": version("torchvision"),
+        "timm": version("timm"),
+        "device": device,
+        "cpu": cpu_name(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
     }
     if device.startswith("cuda"):

@@ -35,8 +35,9 @@ def sentences(job: Job, todo: Sequence[Cell]) -> list[str]:
         basis.append(f"{count(len(rest), 'cell')} from one timed step of each pair, without the methods' own cost")
     said = [f"about {duration(seconds)} on {job.device} ({'; '.join(basis)})"]
     if teachers:
-        said.append(f"trained first, and counted in: {'teacher' if len(teachers) == 1 else 'teachers'} "
-                    + ", ".join(teachers))
+        said.append(
+            f"trained first, and counted in: {'teacher' if len(teachers) == 1 else 'teachers'} " + ", ".join(teachers)
+        )
     if helpers:
         networks = dict.fromkeys(f"{cell.student} of {cell.teacher}" for cell in helpers)
         said.append(f"trained first, and counted in: {count(len(helpers), 'assistant')}, {', '.join(networks)}")

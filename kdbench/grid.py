@@ -30,8 +30,9 @@ class Cell:
     @property
     def label(self) -> str:
         """The method as tables show it: its name and what was set beside it."""
-        inside = ",".join(f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
-                          for key, value in self.spec.hyper)
+        inside = ",".join(
+            f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in self.spec.hyper
+        )
         return f"{self.spec.name}[{inside}]" if inside else self.spec.name
 
     @property
@@ -70,14 +71,27 @@ def files(out: Path, cell: Cell) -> Files:
     stem = record.cell_stem(cell.label, cell.seed, cell.hash)
     student = out / "students" / cell.suite / folder.name / f"{stem}.safetensors"
     return Files(
-        folder / f"{stem}.json", folder / f"{stem}.failed.json", folder / f"{stem}.ckpt", folder / f"{stem}.lock",
+        folder / f"{stem}.json",
+        folder / f"{stem}.failed.json",
+        folder / f"{stem}.ckpt",
+        folder / f"{stem}.lock",
         student,
     )
 
 
 def settings(
-    *, suite: str, dataset: str, teacher: str, student: str, spec: Spec, seed: int, epochs: int,
-    convention: Mapping[str, Any], recipe: Mapping[str, Any], limit_train: int | None, precision: str,
+    *,
+    suite: str,
+    dataset: str,
+    teacher: str,
+    student: str,
+    spec: Spec,
+    seed: int,
+    epochs: int,
+    convention: Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    limit_train: int | None,
+    precision: str,
     compile: bool = False,
 ) -> dict[str, Any]:
     """Everything that sets a cell's numbers; its hash names the record.
@@ -90,8 +104,16 @@ def settings(
     known = hyperparameters(get(spec.name))
     hyper = {name: found.default for name, found in known.items()} | dict(convention) | dict(spec.hyper)
     found = {
-        "suite": suite, "dataset": dataset, "teacher": teacher, "student": student, "method": spec.name,
-        "hyper": hyper, "seed": seed, "epochs": epochs, "recipe": dict(recipe), "limit_train": limit_train,
+        "suite": suite,
+        "dataset": dataset,
+        "teacher": teacher,
+        "student": student,
+        "method": spec.name,
+        "hyper": hyper,
+        "seed": seed,
+        "epochs": epochs,
+        "recipe": dict(recipe),
+        "limit_train": limit_train,
         "precision": precision,
     }
     return found | {"compile": True} if compile else found

@@ -126,8 +126,15 @@ class Group:
         if steps := teacher_steps(self.job, self.images, name):
             self.watch.group(f"teacher {name}", steps)
         return teaching.get(
-            self.job.request.out / "teachers", self.suite, name, self.images, wanted,
-            device=self.device, watch=self.watch, note=self.watch.note, graphs=self.job.request.graphs,
+            self.job.request.out / "teachers",
+            self.suite,
+            name,
+            self.images,
+            wanted,
+            device=self.device,
+            watch=self.watch,
+            note=self.watch.note,
+            graphs=self.job.request.graphs,
         )
 
     def _check_same_teacher(self, cells: Sequence[Cell], card: TeacherCard) -> None:
@@ -145,9 +152,13 @@ class Group:
                     continue
                 same_kind = other.quick == cell.quick and other.epochs == cell.epochs
                 if same_kind and other.teacher_sha256 and other.teacher_sha256 != card.sha256:
-                    self._fail(cell, f"{path.name} was measured with another teacher {cell.teacher}"
-                               f" ({other.teacher_sha256[:8]}, here {card.sha256[:8]}); rows of one table share a"
-                               " teacher: choose another --out or restore that teacher", keep=False)
+                    self._fail(
+                        cell,
+                        f"{path.name} was measured with another teacher {cell.teacher}"
+                        f" ({other.teacher_sha256[:8]}, here {card.sha256[:8]}); rows of one table share a"
+                        " teacher: choose another --out or restore that teacher",
+                        keep=False,
+                    )
                     break
 
     def _chunk(self, cells: list[Cell], teacher: Tapped, card: TeacherCard) -> None:
@@ -158,8 +169,13 @@ class Group:
             try:
                 self._together(part, teacher, card)
             except engine.OutOfMemory as error:
-                left = [cell for cell in part if cell not in self.outcome.done and cell not in self.outcome.failed
-                        and cell not in self.outcome.unsupported]
+                left = [
+                    cell
+                    for cell in part
+                    if cell not in self.outcome.done
+                    and cell not in self.outcome.failed
+                    and cell not in self.outcome.unsupported
+                ]
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
                 if self.job.request.lanes is not None or len(left) < 2:
@@ -187,9 +203,15 @@ class Group:
         shown = models.fold(teacher).to(self.device)
         test = teaching.test_batches(self.images, self.recipe, self.device)
         setting = engine.Setting(
-            shown, loader, lambda: test, self.device, self.precision,
+            shown,
+            loader,
+            lambda: test,
+            self.device,
+            self.precision,
             judge=None if self.judge is None else models.fold(self.judge).to(self.device),
-            machine=machine_for(self.device, self.job.request.graphs), note=self.watch.note, fold=models.fold,
+            machine=machine_for(self.device, self.job.request.graphs),
+            note=self.watch.note,
+            fold=models.fold,
         )
         self._compile(lanes, loader)
         ahead = sum(epochs(cell) - _behind(lane) for lane, cell in lanes.items()) * len(loader)
@@ -205,9 +227,16 @@ class Group:
         if left:
             seeds = {cell.seed for cell in self.job.cells if cell.teacher == first.teacher}
             with tables.taught(
-                self.job.request, shown.name, self.images, self.recipe, setting, loader, left,
+                self.job.request,
+                shown.name,
+                self.images,
+                self.recipe,
+                setting,
+                loader,
+                left,
                 # An assistant teaches these cells and no others: to keep what it says does not pay.
-                visits=0 if self.judge is not None else self.epochs * len(seeds), note=self.watch.note,
+                visits=0 if self.judge is not None else self.epochs * len(seeds),
+                note=self.watch.note,
             ) as lent:
                 for part in self._parts(lent, left):
                     engine.fit(lent, part, self.watch, finish=lambda lane: self._finish(lane, lanes[lane], card))
@@ -249,8 +278,12 @@ class Group:
             torch.manual_seed(stable_seed(cell.seed, "student", cell.student))
             student = models.create(cell.student, self.images.num_classes, image_size=size)
             pair = models.make_pair(
-                student, teacher, image_shape=self.images.image_shape, num_classes=self.images.num_classes,
-                train_labels=self.images.train_labels, batch_size=self.recipe["batch_size"],
+                student,
+                teacher,
+                image_shape=self.images.image_shape,
+                num_classes=self.images.num_classes,
+                train_labels=self.images.train_labels,
+                batch_size=self.recipe["batch_size"],
             )
             torch.manual_seed(stable_seed(cell.seed, "method", cell.student))
             method = build(cell, pair)
@@ -261,11 +294,27 @@ class Group:
             self._fail(cell, f"the method could not be built: {type(error).__name__}: {error}", card=card)
             return None
         recipe = cell.settings["recipe"]
-        plan = Plan(cell.epochs, recipe["lr"], recipe["momentum"], recipe["nesterov"], recipe["weight_decay"],
-                    tuple(recipe["milestones"]), recipe["gamma"], recipe["eval_every"])
+        plan = Plan(
+            cell.epochs,
+            recipe["lr"],
+            recipe["momentum"],
+            recipe["nesterov"],
+            recipe["weight_decay"],
+            tuple(recipe["milestones"]),
+            recipe["gamma"],
+            recipe["eval_every"],
+        )
         lane = Lane(
-            str(cell), student, method, plan, seed=stable_seed(cell.seed, "lane", cell.student), path=where.checkpoint,
-            settings=cell.hash, teacher=self.assistant or card.sha256, device=self.device, precision=self.precision,
+            str(cell),
+            student,
+            method,
+            plan,
+            seed=stable_seed(cell.seed, "lane", cell.student),
+            path=where.checkpoint,
+            settings=cell.hash,
+            teacher=self.assistant or card.sha256,
+            device=self.device,
+            precision=self.precision,
             compiler=self.compiler,
         )
         try:
@@ -294,8 +343,9 @@ class Group:
         self.outcome.done.append(cell)
         self.watch.cell(cell, "done", f"{made.top1_last:.2f}%")
 
-    def _fail(self, cell: Cell, reason: str, *, card: TeacherCard | None = None, lane: Lane | None = None,
-              keep: bool = True) -> None:
+    def _fail(
+        self, cell: Cell, reason: str, *, card: TeacherCard | None = None, lane: Lane | None = None, keep: bool = True
+    ) -> None:
         """A cell that cannot be finished. ``keep`` writes it down, so that the report can say why."""
         if keep:
             where = grid.files(self.out, cell)

@@ -21,14 +21,36 @@ FORMAT = 1
 FAILED_SUFFIX = ".failed.json"
 
 CSV_COLUMNS = (
-    "suite", "dataset", "teacher", "student", "method", "seed", "epochs", "top1_last", "top1_best_test", "top5_last",
-    "nll", "ece", "agreement", "train_seconds", "images_per_second", "peak_mem_mb", "extra_train_params",
-    "extra_infer_params", "status",
+    "suite",
+    "dataset",
+    "teacher",
+    "student",
+    "method",
+    "seed",
+    "epochs",
+    "top1_last",
+    "top1_best_test",
+    "top5_last",
+    "nll",
+    "ece",
+    "agreement",
+    "train_seconds",
+    "images_per_second",
+    "peak_mem_mb",
+    "extra_train_params",
+    "extra_infer_params",
+    "status",
 )
 
 # What may differ between an uninterrupted run and the same run killed and resumed.
 _CIRCUMSTANCES = {
-    "train_seconds", "images_per_second", "peak_mem_mb", "environment", "code", "finished", "checksum",
+    "train_seconds",
+    "images_per_second",
+    "peak_mem_mb",
+    "environment",
+    "code",
+    "finished",
+    "checksum",
 }
 
 

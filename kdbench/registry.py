@@ -47,9 +47,7 @@ def register(cls: type[Distiller]) -> type[Distiller]:
     name = cls.__module__.rpartition(".")[2].removeprefix(_PLUGIN)
     there = _classes.get(name)
     if there is not None and there.__module__ != cls.__module__:
-        raise ValueError(
-            f"method {name!r} is defined twice: in {_file(there)} and in {_file(cls)}; rename one file"
-        )
+        raise ValueError(f"method {name!r} is defined twice: in {_file(there)} and in {_file(cls)}; rename one file")
     if there is not None and there.__qualname__ != cls.__qualname__:
         raise ValueError(f"{_file(cls)} registers two methods; one file holds one method")
     _classes[name] = cls

@@ -44,8 +44,9 @@ def students(out: Path, suites: Sequence[str], data_dir: Path | None, device: st
     """
     where = torch.device(session.choose_device(device))
     torch.set_num_threads(1)
-    found = [path for path in sorted((out / "students").glob("*/*/*.safetensors"))
-             if not suites or path.parts[-3] in suites]
+    found = [
+        path for path in sorted((out / "students").glob("*/*/*.safetensors")) if not suites or path.parts[-3] in suites
+    ]
     if not found:
         of = f" of suite {' or '.join(suites)}" if suites else ""
         raise ValueError(f"no kept students{of} in {out / 'students'}; `kdbench run` keeps those that it trains")
@@ -67,9 +68,7 @@ def students(out: Path, suites: Sequence[str], data_dir: Path | None, device: st
             yield Verdict(what, "wrong", " ".join(str(error).split()))
 
 
-def _compare(
-    what: str, one: Record, path: Path, out: Path, data_dir: Path | None, device: torch.device
-) -> Verdict:
+def _compare(what: str, one: Record, path: Path, out: Path, data_dir: Path | None, device: torch.device) -> Verdict:
     """Raises: ValueError, FileNotFoundError: data, teacher or method are not there, or the file does not fit."""
     images = _images(one.dataset, data_dir, one.settings["limit_train"])
     if images.fingerprint != one.environment["data"]:
@@ -116,8 +115,12 @@ def _method(one: Record, student: Tapped, images: Dataset, out: Path, state: dic
     """The method's modules, which the evaluated network of this row needs."""
     teacher = _teacher(one, out / "teachers", images.image_shape[-1])
     pair = models.make_pair(
-        student, teacher, image_shape=images.image_shape, num_classes=images.num_classes,
-        train_labels=images.train_labels, batch_size=one.settings["recipe"]["batch_size"],
+        student,
+        teacher,
+        image_shape=images.image_shape,
+        num_classes=images.num_classes,
+        train_labels=images.train_labels,
+        batch_size=one.settings["recipe"]["batch_size"],
     )
     spec = Spec(one.settings["method"])
     cell = Cell(one.suite, one.dataset, one.teacher, one.student, spec, one.seed, one.epochs, one.quick, one.settings)

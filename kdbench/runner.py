@@ -41,8 +41,10 @@ def run(job: Job, watch: Watcher) -> Outcome:
         for group in grid.groups(todo):
             Group(job, images, group, watch, outcome).run()
     except OSError as error:
-        raise Stop(f"cannot write to {job.request.out}: {error.strerror or error};"
-                   " what was finished is kept, repeat the command when there is room") from error
+        raise Stop(
+            f"cannot write to {job.request.out}: {error.strerror or error};"
+            " what was finished is kept, repeat the command when there is room"
+        ) from error
     return outcome
 
 

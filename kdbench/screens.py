@@ -156,9 +156,7 @@ def _pairs(suite: str) -> _Rows:
 def _models(_: str) -> _Rows:
     from kdbench import models
 
-    return ["model"], [[name] for name in models.names()], [
-        "and any model of timm as timm/NAME, e.g. timm/resnet50"
-    ]
+    return ["model"], [[name] for name in models.names()], ["and any model of timm as timm/NAME, e.g. timm/resnet50"]
 
 
 # -- info, status, eval -------------------------------------------------------------------
@@ -238,8 +236,10 @@ def show_eval(folder: Path, chosen: Sequence[str], data_dir: Path | None, device
         colour = {"equal": "green", "close": "yellow", "wrong": "red"}[one.verdict]
         screen.print(f"[{colour}]{one.verdict:>5}[/] {escape(one.what)}: {escape(one.sentence)}")
     total = sum(verdicts.values())
-    screen.print(f"{verdicts['equal']} of {count(total, 'kept student')} equal to the record"
-                 + "".join(f", {verdicts[word]} {word}" for word in ("close", "wrong") if verdicts[word]))
+    screen.print(
+        f"{verdicts['equal']} of {count(total, 'kept student')} equal to the record"
+        + "".join(f", {verdicts[word]} {word}" for word in ("close", "wrong") if verdicts[word])
+    )
     return 1 if verdicts["wrong"] else 0
 
 

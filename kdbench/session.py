@@ -95,7 +95,9 @@ def resolve(request: Request) -> Job:
     convention = suites.convention(suite.convention)
     cells = [
         _cell(suite, convention, teacher, student, spec, seed, epochs, request)
-        for seed in seeds for teacher, student in pairs for spec in specs
+        for seed in seeds
+        for teacher, student in pairs
+        for spec in specs
     ]
     if request.shard:
         cells = grid.shard(cells, *_shard(request.shard))
@@ -103,7 +105,13 @@ def resolve(request: Request) -> Job:
 
 
 def _cell(
-    suite: Suite, convention: Convention, teacher: str, student: str, spec: registry.Spec, seed: int, epochs: int,
+    suite: Suite,
+    convention: Convention,
+    teacher: str,
+    student: str,
+    spec: registry.Spec,
+    seed: int,
+    epochs: int,
     request: Request,
 ) -> Cell:
     """One cell, with that of its assistant if its method has one."""
@@ -123,7 +131,13 @@ def _cell(
 
 
 def _settings(
-    suite: Suite, convention: Convention, teacher: str, student: str, spec: registry.Spec, seed: int, epochs: int,
+    suite: Suite,
+    convention: Convention,
+    teacher: str,
+    student: str,
+    spec: registry.Spec,
+    seed: int,
+    epochs: int,
     request: Request,
 ) -> dict[str, Any]:
     known = registry.hyperparameters(registry.get(spec.name))
@@ -132,8 +146,17 @@ def _settings(
     own = recipe.model_dump(exclude={"epochs", "light", "light_lr", "lr", "milestones"})
     own |= {"lr": recipe.lr_for(student), "milestones": list(recipe.milestones_for(epochs))}
     return grid.settings(
-        suite=suite.name, dataset=suite.dataset, teacher=teacher, student=student, spec=spec, seed=seed,
-        epochs=epochs, convention=weights, recipe=own, limit_train=request.limit_train, precision=request.precision,
+        suite=suite.name,
+        dataset=suite.dataset,
+        teacher=teacher,
+        student=student,
+        spec=spec,
+        seed=seed,
+        epochs=epochs,
+        convention=weights,
+        recipe=own,
+        limit_train=request.limit_train,
+        precision=request.precision,
         compile=request.compile,
     )
 

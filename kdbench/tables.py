@@ -35,8 +35,16 @@ TOLERANCE = {"exact": 1e-4, "tf32": 1e-2, "fast": 1e-2, "bf16": 5e-2}
 
 @contextmanager
 def taught(
-    request: Request, name: str, images: Dataset, recipe: Mapping[str, Any], setting: engine.Setting, loader: Loader,
-    lanes: Sequence[Lane], *, visits: int, note: Callable[[str], None],
+    request: Request,
+    name: str,
+    images: Dataset,
+    recipe: Mapping[str, Any],
+    setting: engine.Setting,
+    loader: Loader,
+    lanes: Sequence[Lane],
+    *,
+    visits: int,
+    note: Callable[[str], None],
 ) -> Iterator[engine.Setting]:
     """The setting, with a table where one is there or pays.
 
@@ -59,7 +67,10 @@ def taught(
     with ExitStack() as opened:
         try:
             table = TeacherTable.opened(
-                place, loader, partial(engine.look, setting), note,
+                place,
+                loader,
+                partial(engine.look, setting),
+                note,
                 create=max(below, key=READS.index, default="logits") if pays else None,
             )
             if table is not None:
@@ -99,7 +110,12 @@ def kept_share(request: Request, dataset: str, name: str, batch_size: int, reads
 
 
 def where(
-    out: Path, name: str, images: Dataset, recipe: Mapping[str, Any], teacher: nn.Module, precision: Precision,
+    out: Path,
+    name: str,
+    images: Dataset,
+    recipe: Mapping[str, Any],
+    teacher: nn.Module,
+    precision: Precision,
     device: torch.device,
 ) -> Place:
     """The table's place: another one for whatever may change a bit of the teacher's answers.
@@ -108,15 +124,22 @@ def where(
     """
     machine = environment.describe(str(device))
     facts = {
-        "dataset": images.name, "fingerprint": images.fingerprint, "images": len(images.train_labels),
-        "teacher": state_sha256(teacher.state_dict()), "precision": precision.name,
+        "dataset": images.name,
+        "fingerprint": images.fingerprint,
+        "images": len(images.train_labels),
+        "teacher": state_sha256(teacher.state_dict()),
+        "precision": precision.name,
         **{key: recipe[key] for key in ("batch_size", "crop_padding", "flip")},
-        **{key: list(recipe[key]) for key in ("mean", "std")}, "torch": machine["torch"],
+        **{key: list(recipe[key]) for key in ("mean", "std")},
+        "torch": machine["torch"],
     }
     if device.type == "cuda":
         facts |= {"gpu": machine["gpu"], "cudnn": torch.backends.cudnn.version()}
     else:
-        facts |= {"cpu": machine["cpu"], "threads": machine["threads"],
-                  "instructions": torch.backends.cpu.get_cpu_capability()}
+        facts |= {
+            "cpu": machine["cpu"],
+            "threads": machine["threads"],
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+        }
     tolerance = TOLERANCE[precision.name] if device.type == "cuda" else 0.0
     return Place(out / "tables", f"{images.name}-{name.replace('/', '_')}", facts, tolerance)

@@ -42,7 +42,8 @@ def train(
     if wanted["epochs"] < usual:
         screen.print(
             f"{wanted['epochs']} of the {console.count(usual, 'epoch')} of its recipe; every later run on {out} takes"
-            " this teacher", markup=False,
+            " this teacher",
+            markup=False,
         )
     with console.Progress(screen) as watch:
         watch.group(f"teacher {name}", wanted["epochs"] * -(-len(images.train_labels) // wanted["batch_size"]))
@@ -54,8 +55,17 @@ def train(
 
 
 def import_(
-    screen: Console, *, file: Path, name: str, suite: str, part: str, no_verify: bool, replace: bool,
-    data_dir: Path | None, out: Path, device: str,
+    screen: Console,
+    *,
+    file: Path,
+    name: str,
+    suite: str,
+    part: str,
+    no_verify: bool,
+    replace: bool,
+    data_dir: Path | None,
+    out: Path,
+    device: str,
 ) -> int:
     """Take over a checkpoint as the teacher of a suite's data set."""
     chosen, where = _setting(suite, device)
@@ -69,8 +79,17 @@ def import_(
     runner.check_writable(out)
     top1 = None if no_verify else _top1(net, chosen, teaching.images(chosen, data_dir), where)
     card = teachers.store(
-        out / "teachers", net, dataset=chosen.dataset, name=name, num_classes=chosen.num_classes,
-        image_size=chosen.image_size, top1=top1, source="imported", origin=file.name, half=False, recipe={},
+        out / "teachers",
+        net,
+        dataset=chosen.dataset,
+        name=name,
+        num_classes=chosen.num_classes,
+        image_size=chosen.image_size,
+        top1=top1,
+        source="imported",
+        origin=file.name,
+        half=False,
+        recipe={},
     )
     measured = "accuracy not measured (--no-verify)" if top1 is None else f"{top1:.2f}% on the test set"
     screen.print(f"teacher {name} for {chosen.dataset}: {measured}, sha256 {card.sha256[:12]}")
@@ -91,7 +110,14 @@ def verify(screen: Console, *, name: str, suite: str, data_dir: Path | None, out
 
 
 def table(
-    screen: Console, *, name: str, suite: str, keep: str, precision: str, data_dir: Path | None, out: Path,
+    screen: Console,
+    *,
+    name: str,
+    suite: str,
+    keep: str,
+    precision: str,
+    data_dir: Path | None,
+    out: Path,
     device: str,
 ) -> int:
     """Fill the table of a teacher's outputs for the suite's crops and flips."""

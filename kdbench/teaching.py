@@ -59,8 +59,11 @@ def recipe(suite: Suite, name: str, epochs: int | None, limit_train: int | None)
     full = own.epochs
     length = full if epochs is None or epochs >= suite.recipe.epochs else min(full, epochs)
     return {
-        **own.model_dump(exclude={"light", "light_lr", "milestones"}), "lr": own.lr_for(name),
-        "epochs": length, "milestones": list(own.milestones_for(length)), "limit_train": limit_train,
+        **own.model_dump(exclude={"light", "light_lr", "milestones"}),
+        "lr": own.lr_for(name),
+        "epochs": length,
+        "milestones": list(own.milestones_for(length)),
+        "limit_train": limit_train,
         "quick": length < full or limit_train is not None,
     }
 
@@ -82,8 +85,16 @@ def there(folder: Path, suite: Suite, name: str, wanted: dict[str, Any]) -> str 
 
 
 def get(
-    folder: Path, suite: Suite, name: str, data: Dataset, wanted: dict[str, Any], *,
-    device: torch.device, watch: Watcher, note: Callable[[str], None], graphs: str = "auto",
+    folder: Path,
+    suite: Suite,
+    name: str,
+    data: Dataset,
+    wanted: dict[str, Any],
+    *,
+    device: torch.device,
+    watch: Watcher,
+    note: Callable[[str], None],
+    graphs: str = "auto",
 ) -> tuple[Tapped, TeacherCard]:
     """Load the teacher, training it first when there is none.
 
@@ -111,8 +122,17 @@ def get(
 
 
 def train(
-    folder: Path, suite: Suite, name: str, data: Dataset, wanted: dict[str, Any], *,
-    device: torch.device, watch: Watcher, note: Callable[[str], None], seed: int = 0, graphs: str = "auto",
+    folder: Path,
+    suite: Suite,
+    name: str,
+    data: Dataset,
+    wanted: dict[str, Any],
+    *,
+    device: torch.device,
+    watch: Watcher,
+    note: Callable[[str], None],
+    seed: int = 0,
+    graphs: str = "auto",
 ) -> TeacherCard:
     """Train one teacher with plain cross-entropy; resumes its own checkpoint.
 
@@ -126,15 +146,36 @@ def train(
     size = data.image_shape[-1]
     torch.manual_seed(stable_seed(seed, "teacher", name))
     net = models.create(name, data.num_classes, image_size=size)
-    pair = models.make_pair(net, net, image_shape=data.image_shape, num_classes=data.num_classes,
-                            train_labels=data.train_labels, batch_size=wanted["batch_size"])
-    plan = Plan(wanted["epochs"], wanted["lr"], wanted["momentum"], wanted["nesterov"], wanted["weight_decay"],
-                tuple(wanted["milestones"]), wanted["gamma"], eval_every=wanted["epochs"])
+    pair = models.make_pair(
+        net,
+        net,
+        image_shape=data.image_shape,
+        num_classes=data.num_classes,
+        train_labels=data.train_labels,
+        batch_size=wanted["batch_size"],
+    )
+    plan = Plan(
+        wanted["epochs"],
+        wanted["lr"],
+        wanted["momentum"],
+        wanted["nesterov"],
+        wanted["weight_decay"],
+        tuple(wanted["milestones"]),
+        wanted["gamma"],
+        eval_every=wanted["epochs"],
+    )
     text = json.dumps(wanted, sort_keys=True) + data.fingerprint
     checkpoint = teachers.path(folder, suite.dataset, name, variant(wanted)).with_suffix(".ckpt")
     lane = Lane(
-        f"teacher {name}", net, registry.get("student")(pair), plan, seed=stable_seed(seed, "teacher lane", name),
-        path=checkpoint, settings=hashlib.sha256(text.encode()).hexdigest(), teacher="", device=device,
+        f"teacher {name}",
+        net,
+        registry.get("student")(pair),
+        plan,
+        seed=stable_seed(seed, "teacher lane", name),
+        path=checkpoint,
+        settings=hashlib.sha256(text.encode()).hexdigest(),
+        teacher="",
+        device=device,
         precision=Precision(),
     )
     try:
@@ -144,8 +185,16 @@ def train(
         note(f"{error}; put aside, the teacher is trained anew")
     loader = make_loader(data, wanted, seed=stable_seed(seed, "teacher data"), device=device)
     test = test_batches(data, wanted, device)
-    setting = Setting(None, loader, lambda: test, device, Precision(), machine=machine_for(device, graphs), note=note,
-                      fold=models.fold)
+    setting = Setting(
+        None,
+        loader,
+        lambda: test,
+        device,
+        Precision(),
+        machine=machine_for(device, graphs),
+        note=note,
+        fold=models.fold,
+    )
     if not lane.done:
         fit(setting, [lane], watch, finish=_keep)
     if lane.failure:
@@ -153,8 +202,16 @@ def train(
     teachers.round_half(net)
     top1 = measure(*predictions(net.eval(), setting.test(), Precision()))["top1"]
     card = teachers.store(
-        folder, net, dataset=suite.dataset, name=name, variant=variant(wanted), num_classes=data.num_classes,
-        image_size=size, top1=top1, source="trained", recipe={k: v for k, v in wanted.items() if k != "quick"},
+        folder,
+        net,
+        dataset=suite.dataset,
+        name=name,
+        variant=variant(wanted),
+        num_classes=data.num_classes,
+        image_size=size,
+        top1=top1,
+        source="trained",
+        recipe={k: v for k, v in wanted.items() if k != "quick"},
     )
     checkpoint.unlink(missing_ok=True)
     note(f"teacher {name}: {top1:.2f}% on the test set, kept in {checkpoint.parent}")
@@ -172,16 +229,24 @@ def make_loader(
 ) -> Loader:
     """The training batches of one recipe."""
     return Loader(
-        data.train_images, data.train_labels, batch_size=recipe["batch_size"], mean=recipe["mean"],
-        std=recipe["std"], crop_padding=recipe["crop_padding"], flip=recipe["flip"], seed=seed, device=device,
+        data.train_images,
+        data.train_labels,
+        batch_size=recipe["batch_size"],
+        mean=recipe["mean"],
+        std=recipe["std"],
+        crop_padding=recipe["crop_padding"],
+        flip=recipe["flip"],
+        seed=seed,
+        device=device,
         views=views,
     )
 
 
 def test_batches(data: Dataset, recipe: dict[str, Any], device: torch.device) -> Plain:
     """The test images in order, normalised, without augmentation; they lie on the device as long as this is held."""
-    loader = Loader(data.test_images, data.test_labels, batch_size=256, mean=recipe["mean"], std=recipe["std"],
-                    device=device)
+    loader = Loader(
+        data.test_images, data.test_labels, batch_size=256, mean=recipe["mean"], std=recipe["std"], device=device
+    )
     _, height, width = data.image_shape
     fits = max(16, min(256, TEST_PIXELS // (height * width)))
     return loader.plain(1000 if device.type == "cuda" else fits)

@@ -80,7 +80,8 @@ def check_distiller(
             if check is check_a_toy_pair_is_served:
                 findings += [
                     Finding(name, True, f"refuses the toy pair {toy.name!r}: {refusal(cls, toy)}", skipped=True)
-                    for toy in toys if refusal(cls, toy)
+                    for toy in toys
+                    if refusal(cls, toy)
                 ]
     return findings
 
@@ -110,7 +111,7 @@ def check_it_says_where_it_comes_from(cls: type[Distiller], toys: Sequence[Toy] 
     require(cls.provenance in PROVENANCES, f"`provenance` is {cls.provenance!r}; it is one of {', '.join(PROVENANCES)}")
     require(cls.family in FAMILIES, f"`family` is {cls.family!r}; it is one of {', '.join(FAMILIES)}")
     listed = isinstance(cls.deviations, tuple) and all(isinstance(d, str) and d.strip() for d in cls.deviations)
-    require(listed, "`deviations` must be a tuple of sentences; a single one needs a comma: (\"...\",)")
+    require(listed, '`deviations` must be a tuple of sentences; a single one needs a comma: ("...",)')
     require((vars(cls).get("__doc__") or "").strip(), f"{cls.__name__} has no docstring; write the formula of the loss")
 
 

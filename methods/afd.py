@@ -38,7 +38,13 @@ class AFD(Distiller):
     )
 
     def __init__(
-        self, pair: Pair, *, beta: float = 200.0, qk_dim: int = 128, ce_weight: float = 1.0, kd_weight: float = 0.9,
+        self,
+        pair: Pair,
+        *,
+        beta: float = 200.0,
+        qk_dim: int = 128,
+        ce_weight: float = 1.0,
+        kd_weight: float = 0.9,
         tau: float = 4.0,
     ) -> None:
         super().__init__(pair, ce_weight=ce_weight, kd_weight=kd_weight, tau=tau)

@@ -35,9 +35,7 @@ class AT(Distiller):
         ValueError: one of the nets shows no stage beside its stem.
     """
 
-    reference = (
-        "Zagoruyko, Komodakis. Paying More Attention to Attention. ICLR 2017. https://arxiv.org/abs/1612.03928"
-    )
+    reference = "Zagoruyko, Komodakis. Paying More Attention to Attention. ICLR 2017. https://arxiv.org/abs/1612.03928"
     provenance = "port"
     deviations = (
         "Paper: a norm of the difference per image; here, as released, the mean of squares over images and positions,"

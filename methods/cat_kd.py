@@ -43,8 +43,15 @@ class CATKD(Distiller):
     )
 
     def __init__(
-        self, pair: Pair, *, beta: float = 15.0, resolution: int = 2, normalise: bool = False, binarise: bool = False,
-        top: int = 0, **common: float,
+        self,
+        pair: Pair,
+        *,
+        beta: float = 15.0,
+        resolution: int = 2,
+        normalise: bool = False,
+        binarise: bool = False,
+        top: int = 0,
+        **common: float,
     ) -> None:
         super().__init__(pair, **common)
         for side, sizes in (("student", pair.student), ("teacher", pair.teacher)):

@@ -63,8 +63,15 @@ class CRD(Distiller):
     num_others: Tensor  # (N,) int64
 
     def __init__(
-        self, pair: Pair, *, feat_dim: int = 128, nce_k: int = 16384, nce_t: float = 0.07, nce_m: float = 0.5,
-        beta: float = 0.8, **common: float,
+        self,
+        pair: Pair,
+        *,
+        feat_dim: int = 128,
+        nce_k: int = 16384,
+        nce_t: float = 0.07,
+        nce_m: float = 0.5,
+        beta: float = 0.8,
+        **common: float,
     ) -> None:
         super().__init__(pair, **common)
         n, labels = pair.num_train, pair.train_labels

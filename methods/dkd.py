@@ -60,8 +60,14 @@ class DKD(Distiller):
     reads = "logits"
 
     def __init__(
-        self, pair: Pair, *, alpha: float = 1.0, beta: float = 8.0, warmup: float = 20 / 240,
-        ce_weight: float = 1.0, tau: float = 4.0,
+        self,
+        pair: Pair,
+        *,
+        alpha: float = 1.0,
+        beta: float = 8.0,
+        warmup: float = 20 / 240,
+        ce_weight: float = 1.0,
+        tau: float = 4.0,
     ) -> None:
         super().__init__(pair, ce_weight=ce_weight, kd_weight=0.0, tau=tau)
         self.alpha, self.beta, self.warmup = alpha, beta, warmup

@@ -60,7 +60,9 @@ class DSKD(Distiller):
         ValueError: a student of one stage, or another ``favour``.
     """
 
-    reference = "Luo, Chen, Wang. Knowledge Distillation with Deep Supervision. IJCNN 2023. https://arxiv.org/abs/2202.07846"
+    reference = (
+        "Luo, Chen, Wang. Knowledge Distillation with Deep Supervision. IJCNN 2023. https://arxiv.org/abs/2202.07846"
+    )
     provenance = "reading"
     deviations = (
         "Only the abstract was available: the branches, the feature distance, the form and sign of the loss-based"
@@ -69,8 +71,17 @@ class DSKD(Distiller):
     family = "feature"
 
     def __init__(
-        self, pair: Pair, *, gamma: float = 5.0, tau_w: float = 1.0, favour: str = "lagging", aux_ce: float = 0.0,
-        beta: float = 1.0, ce_weight: float = 1.0, kd_weight: float = 1.0, tau: float = 4.0,
+        self,
+        pair: Pair,
+        *,
+        gamma: float = 5.0,
+        tau_w: float = 1.0,
+        favour: str = "lagging",
+        aux_ce: float = 0.0,
+        beta: float = 1.0,
+        ce_weight: float = 1.0,
+        kd_weight: float = 1.0,
+        tau: float = 4.0,
     ) -> None:
         super().__init__(pair, ce_weight=ce_weight, kd_weight=kd_weight, tau=tau)
         shallow, deepest = pair.student.feats[1:-1], pair.student.feats[-1]

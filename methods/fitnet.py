@@ -38,9 +38,7 @@ class FitNet(Distiller):
         " (WRN, MobileNetV2) cannot be met exactly.",
     )
 
-    def __init__(
-        self, pair: Pair, *, tap: int = 2, beta: float = 100.0, relu: bool = True, **common: float
-    ) -> None:
+    def __init__(self, pair: Pair, *, tap: int = 2, beta: float = 100.0, relu: bool = True, **common: float) -> None:
         super().__init__(pair, **common)
         deepest = min(len(pair.student.feats), len(pair.teacher.feats)) - 1
         if not 0 <= tap <= deepest:

@@ -33,9 +33,7 @@ class FSP(Distiller):
         ValueError: the models differ in the number of taps or in the channels of one.
     """
 
-    reference = (
-        "Yim et al. A Gift from Knowledge Distillation. CVPR 2017. https://doi.org/10.1109/CVPR.2017.754"
-    )
+    reference = "Yim et al. A Gift from Knowledge Distillation. CVPR 2017. https://doi.org/10.1109/CVPR.2017.754"
     provenance = "port"
     deviations = (
         "Flows join successive stages, as in RepDistiller; the paper joins the first and last map of each stage.",

@@ -69,9 +69,12 @@ class FT(Distiller):
             raise ValueError(f"ft: k={k} leaves nothing of {c_t} teacher channels; take at least {1 / c_t:.3g}")
         self.beta = beta
         self.side = (min(h_s, h_t), min(w_s, w_t))
-        self.paraphraser = nn.ModuleDict({
-            "encoder": encoder(c_t, factors, norm=False), "decoder": decoder(factors, c_t),
-        })
+        self.paraphraser = nn.ModuleDict(
+            {
+                "encoder": encoder(c_t, factors, norm=False),
+                "decoder": decoder(factors, c_t),
+            }
+        )
         self.translator = encoder(c_s, factors, norm=True)
 
     def on_stage(self, stage: str) -> None:

@@ -38,7 +38,13 @@ class HKD(Distiller):
     assistant = ("pkt", "double")
 
     def __init__(
-        self, pair: Pair, *, beta: float = 1.0, first_weight: float = 100.0, decay: float = 0.7, epochs: int = 240,
+        self,
+        pair: Pair,
+        *,
+        beta: float = 1.0,
+        first_weight: float = 100.0,
+        decay: float = 0.7,
+        epochs: int = 240,
         **common: float,
     ) -> None:
         super().__init__(pair, **common)

@@ -92,7 +92,7 @@ class IRG(Distiller):
 
 
 def steps(text: str, taps: int) -> list[tuple[int, int]]:
-    """"0-1/2-3" -> [(0, 1), (2, 3)]; a tap is 0 to ``taps`` - 1.
+    """ "0-1/2-3" -> [(0, 1), (2, 3)]; a tap is 0 to ``taps`` - 1.
 
     Raises:
         ValueError: it does not read so, or a tap is not there.

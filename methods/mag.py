@@ -59,8 +59,16 @@ class MAG(Distiller):
     pretrain_drops = (0.5, 0.75)
 
     def __init__(
-        self, pair: Pair, *, low_dim: int = 64, high_dim: int = 256, low_tau: float = 2.0, high_tau: float = 8.0,
-        ce_weight: float = 1.0, kd_weight: float = 1.0, tau: float = 4.0,
+        self,
+        pair: Pair,
+        *,
+        low_dim: int = 64,
+        high_dim: int = 256,
+        low_tau: float = 2.0,
+        high_tau: float = 8.0,
+        ce_weight: float = 1.0,
+        kd_weight: float = 1.0,
+        tau: float = 4.0,
     ) -> None:
         super().__init__(pair, ce_weight=ce_weight, kd_weight=kd_weight, tau=tau)
         self.low_tau, self.high_tau = low_tau, high_tau

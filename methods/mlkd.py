@@ -90,6 +90,8 @@ class MLKD(Distiller):
         label = batch.label
         ce = F.cross_entropy(student.logits[:b], label) + F.cross_entropy(student.logits[b:], label)
         return {
-            "ce": self.w_ce * ce, "kd": self.w_kd * divergence, "class_corr": self.w_kd * classes * per_class,
+            "ce": self.w_ce * ce,
+            "kd": self.w_kd * divergence,
+            "class_corr": self.w_kd * classes * per_class,
             "batch_corr": self.w_kd * images * per_image,
         }

@@ -46,7 +46,9 @@ class OFD(Distiller):
         ValueError: the teacher has no pre-ReLU taps with a known batch norm.
     """
 
-    reference = "Heo et al. A Comprehensive Overhaul of Feature Distillation. ICCV 2019. https://arxiv.org/abs/1904.01866"
+    reference = (
+        "Heo et al. A Comprehensive Overhaul of Feature Distillation. ICCV 2019. https://arxiv.org/abs/1904.01866"
+    )
     provenance = "port"
     deviations = (
         "The teacher's batch norms are in eval mode; the authors' CIFAR script and mdistiller leave them in training"
@@ -65,17 +67,17 @@ class OFD(Distiller):
             )
         self.beta = beta
         self.depth = min(len(pair.student.feats) - 1, len(pair.teacher_norms))
-        ours, theirs = (side.feats[-self.depth:] for side in (pair.student, pair.teacher))
+        ours, theirs = (side.feats[-self.depth :] for side in (pair.student, pair.teacher))
         self.connector = nn.ModuleList(
             nn.Sequential(nn.Conv2d(s[0], t[0], 1, bias=False), nn.BatchNorm2d(t[0]))
             for s, t in zip(ours, theirs, strict=True)
         )
-        for stage, (weight, bias) in enumerate(pair.teacher_norms[-self.depth:]):
+        for stage, (weight, bias) in enumerate(pair.teacher_norms[-self.depth :]):
             self.register_buffer(f"margin{stage}", margin(weight.detach(), bias.detach()).reshape(-1, 1, 1))
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         total = student.logits.new_zeros(())
-        maps = zip(self.connector, signed(student)[-self.depth:], signed(teacher)[-self.depth:], strict=True)
+        maps = zip(self.connector, signed(student)[-self.depth :], signed(teacher)[-self.depth :], strict=True)
         for stage, (connect, ours, theirs) in enumerate(maps):
             connected = connect(ours)
             target = F.adaptive_avg_pool2d(theirs, connected.shape[2:])

@@ -64,8 +64,18 @@ class PFFU(Distiller):
     family = "feature"
 
     def __init__(
-        self, pair: Pair, *, grid: int = 4, tau_a: float = 0.1, variant: str = "map", hidden: int = 256,
-        lam: float = 100.0, beta: float = 1.0, ce_weight: float = 1.0, kd_weight: float = 1.0, tau: float = 4.0,
+        self,
+        pair: Pair,
+        *,
+        grid: int = 4,
+        tau_a: float = 0.1,
+        variant: str = "map",
+        hidden: int = 256,
+        lam: float = 100.0,
+        beta: float = 1.0,
+        ce_weight: float = 1.0,
+        kd_weight: float = 1.0,
+        tau: float = 4.0,
     ) -> None:
         super().__init__(pair, ce_weight=ce_weight, kd_weight=kd_weight, tau=tau)
         if variant not in ("map", "vector"):

@@ -78,14 +78,16 @@ class ReviewKD(Distiller):
         super().__init__(pair, **common)
         self.beta, self.warmup = beta, warmup
         self.depth = min(len(pair.student.feats), len(pair.teacher.feats)) - 1
-        ours, theirs = ([feat[0] for feat in side.feats[:-self.depth - 1:-1]] for side in (pair.student, pair.teacher))
+        ours, theirs = (
+            [feat[0] for feat in side.feats[: -self.depth - 1 : -1]] for side in (pair.student, pair.teacher)
+        )
         widths = list(zip([pair.student.pooled, *ours], [pair.teacher.pooled, *theirs], strict=True))
         mid = min(512, widths[0][0])
         self.abf = nn.ModuleList(ABF(c_s, mid, c_t, deepest=not i) for i, (c_s, c_t) in enumerate(widths))
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         def levels(outputs: Outputs, maps: tuple[Tensor, ...]) -> list[Tensor]:
-            return [outputs.pooled[:, :, None, None], *maps[:-self.depth - 1:-1]]
+            return [outputs.pooled[:, :, None, None], *maps[: -self.depth - 1 : -1]]
 
         total, fused = student.logits.new_zeros(()), None
         ours, theirs = levels(student, student.feats), levels(teacher, signed(teacher))

@@ -32,8 +32,12 @@ def projector(c_s: int, c_t: int) -> nn.Sequential:
     """(B, C_S, H, W) -> (B, C_T, H, W), of either sign."""
     mid = 2 * c_t
     return nn.Sequential(
-        nn.Conv2d(c_s, mid, 1, bias=False), nn.BatchNorm2d(mid), nn.ReLU(),
-        nn.Conv2d(mid, mid, 3, padding=1, bias=False), nn.BatchNorm2d(mid), nn.ReLU(),
+        nn.Conv2d(c_s, mid, 1, bias=False),
+        nn.BatchNorm2d(mid),
+        nn.ReLU(),
+        nn.Conv2d(mid, mid, 3, padding=1, bias=False),
+        nn.BatchNorm2d(mid),
+        nn.ReLU(),
         nn.Conv2d(mid, c_t, 1, bias=False),
     )
 
@@ -81,19 +85,21 @@ class SemCKD(Distiller):
     )
     family = "feature"
 
-    def __init__(
-        self, pair: Pair, *, factor: int = 4, soft: float = 1.0, beta: float = 400.0, **common: float
-    ) -> None:
+    def __init__(self, pair: Pair, *, factor: int = 4, soft: float = 1.0, beta: float = 400.0, **common: float) -> None:
         super().__init__(pair, **common)
         students, teachers = pair.student.feats[1:], pair.teacher.feats[1:]
         if not (students and teachers):
             raise ValueError("semckd: both nets must show a stage beside the stem; this pair has none to compare")
         if not 1 <= factor <= pair.batch_size:
-            raise ValueError(f"semckd: factor={factor} does not divide batches of {pair.batch_size} images;"
-                             f" take 1 to {pair.batch_size}")
+            raise ValueError(
+                f"semckd: factor={factor} does not divide batches of {pair.batch_size} images;"
+                f" take 1 to {pair.batch_size}"
+            )
         if pair.num_train < pair.batch_size:
-            raise ValueError(f"semckd: {pair.num_train} training images never fill a batch of {pair.batch_size}, and"
-                             " the attention reads full batches only; take a smaller batch size")
+            raise ValueError(
+                f"semckd: {pair.num_train} training images never fill a batch of {pair.batch_size}, and"
+                " the attention reads full batches only; take a smaller batch size"
+            )
         self.soft, self.beta, self.width = soft, beta, pair.batch_size
         self.query = nn.ModuleList(mlp(self.width, self.width // factor) for _ in students)
         self.key = nn.ModuleList(mlp(self.width, self.width // factor) for _ in teachers)

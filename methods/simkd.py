@@ -17,9 +17,15 @@ def projector(c_s: int, c_t: int, factor: int) -> nn.Sequential:
     """(B, C_S, H, W) -> (B, C_T, H, W), none negative; C_T // factor channels between."""
     mid = c_t // factor
     return nn.Sequential(
-        nn.Conv2d(c_s, mid, 1, bias=False), nn.BatchNorm2d(mid), nn.ReLU(),
-        nn.Conv2d(mid, mid, 3, padding=1, bias=False), nn.BatchNorm2d(mid), nn.ReLU(),
-        nn.Conv2d(mid, c_t, 1, bias=False), nn.BatchNorm2d(c_t), nn.ReLU(),
+        nn.Conv2d(c_s, mid, 1, bias=False),
+        nn.BatchNorm2d(mid),
+        nn.ReLU(),
+        nn.Conv2d(mid, mid, 3, padding=1, bias=False),
+        nn.BatchNorm2d(mid),
+        nn.ReLU(),
+        nn.Conv2d(mid, c_t, 1, bias=False),
+        nn.BatchNorm2d(c_t),
+        nn.ReLU(),
     )
 
 
@@ -48,7 +54,13 @@ class SimKD(Distiller):
     family = "modified student"
 
     def __init__(
-        self, pair: Pair, *, factor: int = 2, beta: float = 1.0, ce_weight: float = 0.0, kd_weight: float = 0.0,
+        self,
+        pair: Pair,
+        *,
+        factor: int = 2,
+        beta: float = 1.0,
+        ce_weight: float = 0.0,
+        kd_weight: float = 0.0,
         tau: float = 4.0,
     ) -> None:
         super().__init__(pair, ce_weight=ce_weight, kd_weight=kd_weight, tau=tau)

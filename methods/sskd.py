@@ -78,8 +78,17 @@ class SSKD(Distiller):
     views = ("rot90", "rot180", "rot270")
 
     def __init__(
-        self, pair: Pair, *, w_ce: float = 0.1, w_kd: float = 0.9, w_tf: float = 2.7, w_ss: float = 10.0,
-        tau: float = 4.0, tau_ss: float = 0.5, ratio_tf: float = 1.0, ratio_ss: float = 0.75,
+        self,
+        pair: Pair,
+        *,
+        w_ce: float = 0.1,
+        w_kd: float = 0.9,
+        w_tf: float = 2.7,
+        w_ss: float = 10.0,
+        tau: float = 4.0,
+        tau_ss: float = 0.5,
+        ratio_tf: float = 1.0,
+        ratio_ss: float = 0.75,
     ) -> None:
         super().__init__(pair, ce_weight=0.0, kd_weight=0.0, tau=tau)
         self.w_ce, self.w_kd, self.w_tf, self.w_ss = w_ce, w_kd, w_tf, w_ss

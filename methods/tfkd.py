@@ -38,7 +38,13 @@ class TfKD(Distiller):
     reads = "logits"
 
     def __init__(
-        self, pair: Pair, *, alpha: float = 0.1, T: float = 20.0, p_y: float = 0.99, multiplier: float = 100.0,
+        self,
+        pair: Pair,
+        *,
+        alpha: float = 0.1,
+        T: float = 20.0,
+        p_y: float = 0.99,
+        multiplier: float = 100.0,
         ce_weight: float = 0.9,
     ) -> None:
         super().__init__(pair, ce_weight=ce_weight, kd_weight=0.0)

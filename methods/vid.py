@@ -23,8 +23,10 @@ LEAST_VARIANCE = 1e-5
 def mean(c_s: int, c_t: int) -> nn.Sequential:
     """(B, C_S, H, W) -> (B, C_T, H, W), the mean of the Gaussian."""
     return nn.Sequential(
-        nn.Conv2d(c_s, c_t, 1, bias=False), nn.ReLU(inplace=True),
-        nn.Conv2d(c_t, c_t, 1, bias=False), nn.ReLU(inplace=True),
+        nn.Conv2d(c_s, c_t, 1, bias=False),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(c_t, c_t, 1, bias=False),
+        nn.ReLU(inplace=True),
         nn.Conv2d(c_t, c_t, 1, bias=False),
     )
 

@@ -30,9 +30,7 @@ class WTTM(Distiller):
         " https://arxiv.org/abs/2402.11148"
     )
     provenance = "formula"
-    deviations = (
-        "The authors choose gamma (.1 to .4) and beta (1.4 to 16) per pair; defaults are of VGG13 -> VGG8.",
-    )
+    deviations = ("The authors choose gamma (.1 to .4) and beta (1.4 to 16) per pair; defaults are of VGG13 -> VGG8.",)
     family = "logit"
     reads = "logits"
 

@@ -94,8 +94,10 @@ class Case:
     def pair(self, student: Outputs, teacher: Outputs, **facts: Any) -> Pair:
         """A ``Pair`` with the sizes of these outputs; ``facts`` override its other fields."""
         given: dict[str, Any] = {
-            "head": lambda last: last.mean(dim=(2, 3)), "num_classes": student.logits.shape[1],
-            "train_labels": torch.zeros(len(student.pooled), dtype=torch.int64), "batch_size": len(student.pooled),
+            "head": lambda last: last.mean(dim=(2, 3)),
+            "num_classes": student.logits.shape[1],
+            "train_labels": torch.zeros(len(student.pooled), dtype=torch.int64),
+            "batch_size": len(student.pooled),
         }
         return Pair(student=shapes(student), teacher=shapes(teacher), **{**given, **facts})
 
@@ -129,14 +131,17 @@ class Case:
         bound = self.rtol * theirs.abs().max().item() + _SMALLEST if ours.numel() else 0.0
         assert worst <= bound, f"{what}: off by {worst:.3g}, allowed {bound:.3g}"
 
-    def check(self, loss: Tensor, module: nn.Module | None = None, renamed: dict[str, str] | None = None,
-              **components: Tensor) -> None:
+    def check(
+        self, loss: Tensor, module: nn.Module | None = None, renamed: dict[str, str] | None = None, **components: Tensor
+    ) -> None:
         """Compare loss, named components (``out.<name>``) and every stored gradient."""
         theirs = self["out.loss"].item()
         assert abs(loss.item() - theirs) <= self.rtol * abs(theirs) + self.atol, f"loss {loss.item()}, theirs {theirs}"
         for name, value in components.items():
             want = self[f"out.{name}"].item()
-            assert abs(value.item() - want) <= self.rtol * abs(want) + self.atol, f"{name} {value.item()}, theirs {want}"
+            assert abs(value.item() - want) <= self.rtol * abs(want) + self.atol, (
+                f"{name} {value.item()}, theirs {want}"
+            )
         loss.backward()
         own = dict(module.named_parameters()) if module is not None else {}
         ignored = {*self.meta["vanishing_gradient"], *self.meta["non_finite_gradient"], *self.meta["no_gradient"]}
@@ -159,7 +164,9 @@ class Case:
                 ours = torch.stack([grad.sum(), grad.abs().sum(), grad.norm()])
                 want = self.raw[f"gradstat.{name}"].to(ours.dtype)
                 slack = self.rtol * want[1].abs() + _SMALLEST  # the plain sum may cancel: against the sum of abs
-                assert ((ours - want).abs() <= slack).all(), f"gradient of {name}: sums {ours.tolist()}, theirs {want.tolist()}"
+                assert ((ours - want).abs() <= slack).all(), (
+                    f"gradient of {name}: sums {ours.tolist()}, theirs {want.tolist()}"
+                )
             compared += 1
         assert compared, "the case stores no gradient that could be compared"
 
@@ -174,6 +181,7 @@ class Case:
 
 def shapes(outputs: Outputs) -> Shapes:
     """Sizes of one side's outputs."""
+
     def size(feat: Tensor) -> tuple[int, int, int]:
         c, h, w = feat.shape[1:]
         return c, h, w

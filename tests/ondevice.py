@@ -40,10 +40,35 @@ _WAITS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 _NO_SOLVER = {"linalg_vector_norm", "linalg_cross"}
 #: Operators whose floating-point tensors must be of one dtype; not every kernel for tensors without values says so.
 _ALIKE = {
-    "mm", "bmm", "addmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "convolution", "convolution_backward",
-    "index_copy", "index_copy_", "index_add", "index_add_", "index_put", "index_put_", "_index_put_impl_", "scatter",
-    "scatter_", "scatter_add", "scatter_add_", "scatter_reduce", "scatter_reduce_", "masked_scatter", "lerp", "lerp_",
-    "_cdist_forward", "_cdist_backward", "_fused_sgd_",
+    "mm",
+    "bmm",
+    "addmm",
+    "baddbmm",
+    "addbmm",
+    "mv",
+    "addmv",
+    "dot",
+    "convolution",
+    "convolution_backward",
+    "index_copy",
+    "index_copy_",
+    "index_add",
+    "index_add_",
+    "index_put",
+    "index_put_",
+    "_index_put_impl_",
+    "scatter",
+    "scatter_",
+    "scatter_add",
+    "scatter_add_",
+    "scatter_reduce",
+    "scatter_reduce_",
+    "masked_scatter",
+    "lerp",
+    "lerp_",
+    "_cdist_forward",
+    "_cdist_backward",
+    "_fused_sgd_",
 }
 #: They have no kernel for tensors without values: their arguments are looked at, and that is all.
 _NO_KERNEL = {"_fused_sgd_"}
@@ -105,8 +130,18 @@ def place(device: torch.device) -> Iterator[None]:
 
 def lane_of(student: nn.Module, method: Distiller) -> Lane:
     """A lane on the CPU."""
-    return Lane("one", student, method, Plan(240, 0.05), seed=3, path=Path("none"), settings="s", teacher="t",
-                device=CPU, precision=Precision())
+    return Lane(
+        "one",
+        student,
+        method,
+        Plan(240, 0.05),
+        seed=3,
+        path=Path("none"),
+        settings="s",
+        teacher="t",
+        device=CPU,
+        precision=Precision(),
+    )
 
 
 def settle(one: Lane, device: torch.device, precision: str) -> None:
@@ -128,8 +163,17 @@ def steps(
     """What is found in steps on batches of ``sizes``, a whole and an epoch's shorter last one, in every stage."""
     device, images = one.device, BATCH + TAIL
     pixels, labels = torch.zeros(images, 3, side, side, dtype=torch.uint8), torch.zeros(images, dtype=torch.int64)
-    data = Loader(pixels, labels, batch_size=BATCH, mean=(0.5,) * 3, std=(0.25,) * 3, crop_padding=1, flip=True,
-                  device=device, views=views)
+    data = Loader(
+        pixels,
+        labels,
+        batch_size=BATCH,
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+        crop_padding=1,
+        flip=True,
+        device=device,
+        views=views,
+    )
     setting, watch = Setting(teacher, data, lambda: [], device, one.precision), Watch(device)
     show = partial(look, setting) if one.method.needs_teacher else None
     losses = one._terms
@@ -155,7 +199,12 @@ def steps(
 
 
 def watched(
-    cls: type[Distiller], toy: Toy, device: torch.device, precision: str, *, sizes: Sequence[int] = (BATCH, TAIL),
+    cls: type[Distiller],
+    toy: Toy,
+    device: torch.device,
+    precision: str,
+    *,
+    sizes: Sequence[int] = (BATCH, TAIL),
     **hyper: Any,
 ) -> Watch:
     """``steps`` of a method on a toy pair."""
@@ -173,8 +222,13 @@ def watched(
 
 
 def walk(
-    outputs: Sequence[Tensor], gradients: Sequence[Tensor], retain_graph: bool, create_graph: bool,
-    inputs: Sequence[Tensor] | None = None, allow_unreachable: bool = False, accumulate_grad: bool = False,
+    outputs: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    retain_graph: bool,
+    create_graph: bool,
+    inputs: Sequence[Tensor] | None = None,
+    allow_unreachable: bool = False,
+    accumulate_grad: bool = False,
 ) -> tuple[Tensor | None, ...]:
     """torch's backward pass, node by node: sums, shapes and dtypes of gradients as its engine makes them."""
     roots = [get_gradient_edge(output) for output in outputs]

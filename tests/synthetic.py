@@ -15,10 +15,14 @@ PLAIN = {"vgg8": 70.4, "resnet8x4": 73.0, "ShuffleV2": 72.6, "MobileNetV2": 65.4
 TEACHERS = {"resnet32x4": 79.5, "vgg13": 74.8, "wrn_40_2": 76.4}
 # method: gain over the plain student, seconds, extra parameters in training, at inference, provenance
 METHODS = {
-    "student": (0.0, 300, 0, 0, "formula"), "kd": (2.5, 320, 0, 0, "authors' code"),
-    "fitnet": (2.6, 350, 40_000, 0, "authors' code"), "at": (1.7, 330, 0, 0, "authors' code"),
-    "crd": (3.6, 480, 250_000, 0, "port"), "semckd": (4.2, 520, 900_000, 0, "port"),
-    "dskd": (3.9, 430, 120_000, 0, "reading"), "simkd": (5.0, 410, 500_000, 500_000, "authors' code"),
+    "student": (0.0, 300, 0, 0, "formula"),
+    "kd": (2.5, 320, 0, 0, "authors' code"),
+    "fitnet": (2.6, 350, 40_000, 0, "authors' code"),
+    "at": (1.7, 330, 0, 0, "authors' code"),
+    "crd": (3.6, 480, 250_000, 0, "port"),
+    "semckd": (4.2, 520, 900_000, 0, "port"),
+    "dskd": (3.9, 430, 120_000, 0, "reading"),
+    "simkd": (5.0, 410, 500_000, 500_000, "authors' code"),
 }
 
 
@@ -35,22 +39,49 @@ def make(method: str, pair: tuple[str, str], seed: int, **changes: Any) -> Recor
     best = changes.pop("top1_best_test", None)
     epochs = changes.get("epochs", 240)
     settings = {
-        "suite": "semckd", "dataset": "cifar100", "teacher": teacher, "student": student,
-        "method": method.partition("[")[0], "hyper": {"ce_weight": 1.0, "beta": 400.0}, "seed": seed, "epochs": epochs,
+        "suite": "semckd",
+        "dataset": "cifar100",
+        "teacher": teacher,
+        "student": student,
+        "method": method.partition("[")[0],
+        "hyper": {"ce_weight": 1.0, "beta": 400.0},
+        "seed": seed,
+        "epochs": epochs,
         "recipe": {"lr": 0.01 if student in ("ShuffleV2", "MobileNetV2") else 0.05, "batch_size": 64},
-        "limit_train": None, "precision": "exact",
+        "limit_train": None,
+        "precision": "exact",
     } | changes.pop("setting", {})
     values = {
-        "status": "done", "suite": "semckd", "dataset": "cifar100", "convention": "semckd", "teacher": teacher,
-        "student": student, "method": method, "seed": seed, "epochs": epochs, "quick": False, "settings": settings,
-        "settings_hash": record.settings_hash(settings), "top1_last": last,
+        "status": "done",
+        "suite": "semckd",
+        "dataset": "cifar100",
+        "convention": "semckd",
+        "teacher": teacher,
+        "student": student,
+        "method": method,
+        "seed": seed,
+        "epochs": epochs,
+        "quick": False,
+        "settings": settings,
+        "settings_hash": record.settings_hash(settings),
+        "top1_last": last,
         "top1_best_test": best if best is not None else round(last + abs(own.gauss(0.2, 0.15)), 2),
-        "top5_last": min(99.0, last + 20), "nll": 1.1, "ece": 4.0, "agreement": last + 2, "weights_sha256": "ab" * 32,
-        "curve": curve(last, epochs, own), "teacher_sha256": (teacher[0] * 64)[:64],
-        "teacher_top1": TEACHERS[teacher], "train_seconds": seconds * own.uniform(0.95, 1.05),
-        "images_per_second": 50_000 * 240 / seconds, "peak_mem_mb": 900.0 + train_params / 1e4,
-        "extra_train_params": train_params, "extra_infer_params": infer_params, "provenance": provenance,
-        "modified_student": method == "simkd", "code": {"kdbench": "0.1.0", "git": "0123456789ab"},
+        "top5_last": min(99.0, last + 20),
+        "nll": 1.1,
+        "ece": 4.0,
+        "agreement": last + 2,
+        "weights_sha256": "ab" * 32,
+        "curve": curve(last, epochs, own),
+        "teacher_sha256": (teacher[0] * 64)[:64],
+        "teacher_top1": TEACHERS[teacher],
+        "train_seconds": seconds * own.uniform(0.95, 1.05),
+        "images_per_second": 50_000 * 240 / seconds,
+        "peak_mem_mb": 900.0 + train_params / 1e4,
+        "extra_train_params": train_params,
+        "extra_infer_params": infer_params,
+        "provenance": provenance,
+        "modified_student": method == "simkd",
+        "code": {"kdbench": "0.1.0", "git": "0123456789ab"},
         "environment": {"python": "3.12.3", "torch": "2.11.0", "gpu": "NVIDIA H200", "device": "cuda:0"},
         "finished": f"2026-01-0{1 + seed % 9}T10:00:00+00:00",
     }
@@ -61,11 +92,29 @@ def refused(method: str, pair: tuple[str, str], seed: int, reason: str, status: 
     """A cell without a result."""
     nothing = {"top1_last": 0.0, "top1_best_test": 0.0}
     made = make(method, pair, seed, **nothing)
-    return made.model_copy(update={
-        "status": status, "reason": reason, "curve": [], "weights_sha256": "",
-        **dict.fromkeys(("top1_last", "top1_best_test", "top5_last", "nll", "ece", "agreement", "train_seconds",
-                         "images_per_second", "peak_mem_mb", "extra_train_params", "extra_infer_params")),
-    })
+    return made.model_copy(
+        update={
+            "status": status,
+            "reason": reason,
+            "curve": [],
+            "weights_sha256": "",
+            **dict.fromkeys(
+                (
+                    "top1_last",
+                    "top1_best_test",
+                    "top5_last",
+                    "nll",
+                    "ece",
+                    "agreement",
+                    "train_seconds",
+                    "images_per_second",
+                    "peak_mem_mb",
+                    "extra_train_params",
+                    "extra_infer_params",
+                )
+            ),
+        }
+    )
 
 
 def curve(last: float, epochs: int, own: random.Random) -> list[dict[str, Any]]:
@@ -77,8 +126,15 @@ def curve(last: float, epochs: int, own: random.Random) -> list[dict[str, Any]]:
         level = last * (0.8, 0.965, 0.99, 1.0)[drops]
         noise = own.gauss(0, (1.5, 0.3, 0.15, 0.08)[drops])
         top1 = level * (1 - math.exp(-8 * epoch / epochs)) + noise if epoch % every == 0 else None
-        points.append({"epoch": epoch, "lr": 0.05 * 0.1**drops, "seconds": 1.3 * epoch,
-                       "terms": {"ce": 4.6 * math.exp(-3 * epoch / epochs)}, "top1": top1})
+        points.append(
+            {
+                "epoch": epoch,
+                "lr": 0.05 * 0.1**drops,
+                "seconds": 1.3 * epoch,
+                "terms": {"ce": 4.6 * math.exp(-3 * epoch / epochs)},
+                "top1": top1,
+            }
+        )
     points[-1]["top1"] = last
     return points
 

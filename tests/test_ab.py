@@ -15,8 +15,10 @@ def rename(name: str) -> str:
 @cases("ab")
 def test_golden(case: Case) -> None:
     case.open()
-    student, teacher = (o._replace(preacts=o.feats, feats=tuple(f.relu() for f in o.feats)) for o in (
-        case.outputs("student"), case.outputs("teacher")))
+    student, teacher = (
+        o._replace(preacts=o.feats, feats=tuple(f.relu() for f in o.feats))
+        for o in (case.outputs("student"), case.outputs("teacher"))
+    )
     method = get("ab")(case.pair(student, teacher), margin=case.meta["hyper"]["margin"])
     renamed = case.load(method, rename)
     method.train()

@@ -42,23 +42,33 @@ def test_a_run_within_the_gate_is_accepted_and_its_figures_are_said(tmp_path: Pa
     assert refused(made) == []
     assert conclude(made, Gate(), tmp_path) == 0
     said = " ".join(capsys.readouterr().out.split())
-    for words in (GPU, "12 of 12 methods", "240 of 240 epochs", "1199.0 s of 1200 s", "1080 s of it in the training loop",
-                  "5.24 GB allocated, 7.90 GB reserved, of 8 GB", "gate met"):
+    for words in (
+        GPU,
+        "12 of 12 methods",
+        "240 of 240 epochs",
+        "1199.0 s of 1200 s",
+        "1080 s of it in the training loop",
+        "5.24 GB allocated, 7.90 GB reserved, of 8 GB",
+        "gate met",
+    ):
         assert words in said
     saved = json.loads((tmp_path / "acceptance.json").read_text())
     assert (saved["met"], saved["measured"]["wall_seconds"], saved["gate"]["seconds"]) == (True, 1199.0, 1200.0)
 
 
-@pytest.mark.parametrize(("made", "sentence"), [
-    (found(records(), seconds=1200.5), "1200.5 s of 1200 s"),
-    (found(records(), reserved=8.1e9), "5.24 GB allocated, 8.10 GB reserved"),
-    (found([one.model_copy(update={"peak_mem_mb": 7700.0}) for one in records()]), "8.07 GB allocated"),
-    (found(records()[:11], dkd="not finite"), "11 of 12 methods finished; dkd: not finite"),
-    (found(records()[:11]), "11 of 12 methods finished"),
-    (found(records(epochs=239)), "239 of 240 epochs"),
-    (measured(records(environment={"device": "cpu"}), 1.0, {}, device="cpu", reserved=None), "ran on cpu"),
-    (measured([], 1.0, {}, device="cpu", reserved=None), "0 of 12 methods"),
-])
+@pytest.mark.parametrize(
+    ("made", "sentence"),
+    [
+        (found(records(), seconds=1200.5), "1200.5 s of 1200 s"),
+        (found(records(), reserved=8.1e9), "5.24 GB allocated, 8.10 GB reserved"),
+        (found([one.model_copy(update={"peak_mem_mb": 7700.0}) for one in records()]), "8.07 GB allocated"),
+        (found(records()[:11], dkd="not finite"), "11 of 12 methods finished; dkd: not finite"),
+        (found(records()[:11]), "11 of 12 methods finished"),
+        (found(records(epochs=239)), "239 of 240 epochs"),
+        (measured(records(environment={"device": "cpu"}), 1.0, {}, device="cpu", reserved=None), "ran on cpu"),
+        (measured([], 1.0, {}, device="cpu", reserved=None), "0 of 12 methods"),
+    ],
+)
 def test_a_run_that_misses_one_of_them_is_not(made: Measured, sentence: str, tmp_path: Path, capsys: Any) -> None:
     assert any(sentence in line for line in refused(made)), refused(made)
     assert conclude(made, Gate(), tmp_path) == 1
@@ -76,13 +86,32 @@ def test_its_methods_and_pair_are_there() -> None:
 
 def test_a_small_run_from_its_first_step_to_its_last_record(tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    request = session.Request(methods="kd,student", pairs="resnet14:resnet8", suite="digits", seeds="1", epochs=2,
-                              limit_train=96, out=tmp_path, device="cpu")
+    request = session.Request(
+        methods="kd,student",
+        pairs="resnet14:resnet8",
+        suite="digits",
+        seeds="1",
+        epochs=2,
+        limit_train=96,
+        out=tmp_path,
+        device="cpu",
+    )
     with console.Progress(console.out()) as watch:
         with pytest.raises(ValueError, match=r"there is no teacher resnet14 in .* its training is not to be timed"):
             accept(request, watch)
-        words = ["teacher", "train", "resnet14", "--suite", "digits", "--epochs", "1", "--out", str(tmp_path),
-                 "--device", "cpu"]
+        words = [
+            "teacher",
+            "train",
+            "resnet14",
+            "--suite",
+            "digits",
+            "--epochs",
+            "1",
+            "--out",
+            str(tmp_path),
+            "--device",
+            "cpu",
+        ]
         assert CliRunner().invoke(kdbench, words).exit_code == 0
         made = accept(request, watch)
         assert made.done == ["kd", "student"]

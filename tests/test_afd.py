@@ -15,7 +15,8 @@ def test_golden(case: Case) -> None:
     case.open()
     used = case.meta["features_used"]
     student, teacher = (  # the class leaves out the stem, so the first map of a case becomes tap 1
-        case.outputs(side, shift=1 - used[f"{side}_feature_maps"][0]) for side in ("student", "teacher"))
+        case.outputs(side, shift=1 - used[f"{side}_feature_maps"][0]) for side in ("student", "teacher")
+    )
     method = get("afd")(case.pair(student, teacher), beta=1.0, qk_dim=case.meta["hyper"]["qk_dim"])
     renamed = case.load(method, rename)
     case.check(method.terms(student, teacher, case.batch())["attention"], method, renamed)

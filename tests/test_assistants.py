@@ -155,7 +155,8 @@ def test_groups_and_shards_keep_the_pupils_of_an_assistant_together(tmp_path: Pa
     groups = [sorted(f"{cell.spec.name} {cell.student}" for cell in some) for some in grid.groups(cells)]
     assert groups == [
         ["kd resnet8", "kd wrn_16_1", "pkt resnet8", "pkt wrn_16_1"],
-        ["hkd resnet8", "hkd_port resnet8"], ["hkd wrn_16_1", "hkd_port wrn_16_1"],
+        ["hkd resnet8", "hkd_port resnet8"],
+        ["hkd wrn_16_1", "hkd_port wrn_16_1"],
     ]
     parts = [job(tmp_path, f"kd,pkt,{NAMES}", pairs=both, shard=f"{i}/3").cells for i in (1, 2, 3)]
     assert [len(part) for part in parts] == [4, 2, 2]
@@ -238,12 +239,15 @@ def test_an_assistant_that_another_run_trains_is_waited_for(tmp_path: Path) -> N
     assert watch.notes
 
 
-@pytest.mark.parametrize(("asked", "sentence"), [
-    (("pkt", "half"), "asks for an assistant 'half'; there is 'double'"),
-    (("simkd", "double"), "simkd cannot distil an assistant"),
-    (("hkd", "double"), "hkd cannot distil an assistant"),
-    (("pkx", "double"), "no method 'pkx'; did you mean pkt"),
-])
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        (("pkt", "half"), "asks for an assistant 'half'; there is 'double'"),
+        (("simkd", "double"), "simkd cannot distil an assistant"),
+        (("hkd", "double"), "hkd cannot distil an assistant"),
+        (("pkx", "double"), "no method 'pkx'; did you mean pkt"),
+    ],
+)
 def test_what_cannot_be_an_assistant(monkeypatch: pytest.MonkeyPatch, asked: tuple[str, str], sentence: str) -> None:
     monkeypatch.setattr(registry.get("hkd_port"), "assistant", asked)
     with pytest.raises(assistants.Refused, match=sentence):

@@ -30,7 +30,13 @@ from kdbench.engine.precision import Precision
 
 CPU = torch.device("cpu")
 TINY = measure.Request(
-    pairs=("resnet14:resnet8",), methods="kd,crd[nce_k=20]", repeat=2, steps=1, batch_size=4, images=80, side=8,
+    pairs=("resnet14:resnet8",),
+    methods="kd,crd[nce_k=20]",
+    repeat=2,
+    steps=1,
+    batch_size=4,
+    images=80,
+    side=8,
     num_classes=5,
 )
 
@@ -173,10 +179,17 @@ def test_a_ratio_is_taken_within_each_alternation() -> None:
     assert compared.engine.images_per_second == 30.0
 
 
-@pytest.mark.parametrize(("name", "forward", "both"), [
-    ("resnet20", 81.6, 244.0), ("resnet32x4", 2166.1, 6496.5), ("vgg8", 192.4, 573.6), ("ShuffleV1", 77.4, 232.0),
-    ("MobileNetV2", 13.0, 39.0), ("ShuffleV2", 89.0, 267.0),
-])
+@pytest.mark.parametrize(
+    ("name", "forward", "both"),
+    [
+        ("resnet20", 81.6, 244.0),
+        ("resnet32x4", 2166.1, 6496.5),
+        ("vgg8", 192.4, 573.6),
+        ("ShuffleV1", 77.4, 232.0),
+        ("MobileNetV2", 13.0, 39.0),
+        ("ShuffleV2", 89.0, 267.0),
+    ],
+)
 def test_flop_of_the_networks(name: str, forward: float, both: float) -> None:
     net = models.create(name, 100)
     image = torch.zeros(2, 3, 32, 32)
@@ -186,10 +199,14 @@ def test_flop_of_the_networks(name: str, forward: float, both: float) -> None:
     assert flops.count(lambda: net(image).logits.sum().backward()) / 2e6 == pytest.approx(both, rel=0.012)
 
 
-@pytest.mark.parametrize("layer", [
-    nn.Conv2d(8, 12, 3, padding=1, groups=4), nn.Conv2d(8, 12, 3, stride=2, padding=1),
-    nn.ConvTranspose2d(8, 12, 4, 2, 1),
-])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(8, 12, 3, padding=1, groups=4),
+        nn.Conv2d(8, 12, 3, stride=2, padding=1),
+        nn.ConvTranspose2d(8, 12, 4, 2, 1),
+    ],
+)
 def test_the_backward_pass_of_a_convolution_costs_twice_the_forward(layer: nn.Module) -> None:
     x = torch.zeros(2, 8, 6, 6, requires_grad=True)
     with torch.no_grad():
@@ -217,8 +234,12 @@ def test_steps_are_the_full_batches_of_the_loaders_epochs_in_a_row() -> None:
 
 def state(lane: Lane) -> dict[str, Tensor]:
     """Every tensor that training changes."""
-    momenta = {f"{n} {key}": value for n, own in lane.optimizer.state_dict()["state"].items()
-               for key, value in own.items() if isinstance(value, Tensor)}
+    momenta = {
+        f"{n} {key}": value
+        for n, own in lane.optimizer.state_dict()["state"].items()
+        for key, value in own.items()
+        if isinstance(value, Tensor)
+    }
     return {**lane.student.state_dict(), **{f"method {k}": v for k, v in lane.method.state_dict().items()}, **momenta}
 
 
@@ -475,18 +496,21 @@ def test_bf16_without_instructions_for_it_is_a_warning_above_the_table(monkeypat
         assert ("warning: precision fast computes in bf16" in flat(shown(found))) is not has
 
 
-@pytest.mark.parametrize(("words", "sentence"), [
-    (["--pair", "resnet56"], "a pair is written teacher:student"),
-    (["--pair", "resnet56:resnet21"], "resnet21"),
-    (["--methods", "kdd"], "no method 'kdd'"),
-    (["--precision", "half"], "no precision 'half'"),
-    (["--device", "tpu"], "no device 'tpu'"),
-    (["--repeat", "0"], "--repeat takes"),
-    (["--steps", "0"], "--steps takes"),
-    (["--steps", "782"], "--steps takes 1 to 781, the full batches of an epoch, not 782"),
-    (["--graphs", "on"], "--graphs takes auto or off, not 'on'"),
-    (["--out", "nowhere/x.json"], "there is no folder nowhere"),
-])
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--pair", "resnet56"], "a pair is written teacher:student"),
+        (["--pair", "resnet56:resnet21"], "resnet21"),
+        (["--methods", "kdd"], "no method 'kdd'"),
+        (["--precision", "half"], "no precision 'half'"),
+        (["--device", "tpu"], "no device 'tpu'"),
+        (["--repeat", "0"], "--repeat takes"),
+        (["--steps", "0"], "--steps takes"),
+        (["--steps", "782"], "--steps takes 1 to 781, the full batches of an epoch, not 782"),
+        (["--graphs", "on"], "--graphs takes auto or off, not 'on'"),
+        (["--out", "nowhere/x.json"], "there is no folder nowhere"),
+    ],
+)
 def test_a_wrong_word_is_one_sentence(words: list[str], sentence: str) -> None:
     done = CliRunner().invoke(main, ["bench", *words])
     assert done.exit_code == 2

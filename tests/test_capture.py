@@ -48,8 +48,9 @@ METHODS = ["dkd", "crd", "semckd", "fitnet", "mag", "student", "vid", "sskd", "o
 def captured(lanes: list[Lane], notes: list[str] | None = None, *, stop_after: int | None = None) -> None:
     """As ``test_engine.train``, through the captured step."""
     told: Callable[[str], None] = (lambda sentence: None) if notes is None else notes.append
-    setting = Setting(models.fold(teacher()), loader(lanes[0].method.views), scored, CPU, Precision(),
-                      machine=Eager(), note=told)
+    setting = Setting(
+        models.fold(teacher()), loader(lanes[0].method.views), scored, CPU, Precision(), machine=Eager(), note=told
+    )
     fit(setting, lanes, Silent(stop_after), lambda lane: None)
 
 
@@ -122,17 +123,26 @@ class _Odd(Distiller):
 def odd(kind: str, folder: Path) -> Lane:
     """A lane of ``_Odd``."""
     one = lane("kd", folder)
-    pair = models.make_pair(one.student, teacher(), image_shape=(3, 8, 8), num_classes=10,  # type: ignore[arg-type]
-                            train_labels=torch.zeros(IMAGES, dtype=torch.int64), batch_size=BATCH)
+    pair = models.make_pair(
+        one.student,
+        teacher(),
+        image_shape=(3, 8, 8),
+        num_classes=10,  # type: ignore[arg-type]
+        train_labels=torch.zeros(IMAGES, dtype=torch.int64),
+        batch_size=BATCH,
+    )
     one.method = _Odd(pair, kind=kind)
     one.enter("train")
     return one
 
 
-@pytest.mark.parametrize(("kind", "why"), [
-    ("counter", "every step puts something new into the method's count"),
-    ("buffer", "every step puts something new into the method's memory"),
-])
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("counter", "every step puts something new into the method's count"),
+        ("buffer", "every step puts something new into the method's memory"),
+    ],
+)
 def test_a_lane_that_cannot_be_captured_runs_beside(kind: str, why: str, tmp_path: Path) -> None:
     plain, plain_good = odd(kind, tmp_path / "plain"), lane("crd", tmp_path / "plain")
     train([plain, plain_good])
@@ -155,9 +165,21 @@ def test_a_method_that_raises_fails_in_the_usual_words(tmp_path: Path) -> None:
 
 #: Operators that wait for the device, or that only the host can do.
 ASKING = {
-    "_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2", "unique_dim",
-    "unique_consecutive", "_linalg_svd", "_linalg_eigh", "_linalg_solve_ex", "linalg_inv_ex", "linalg_cholesky_ex",
-    "linalg_qr", "linalg_lu_factor_ex",
+    "_local_scalar_dense",
+    "is_nonzero",
+    "equal",
+    "nonzero",
+    "masked_select",
+    "_unique2",
+    "unique_dim",
+    "unique_consecutive",
+    "_linalg_svd",
+    "_linalg_eigh",
+    "_linalg_solve_ex",
+    "linalg_inv_ex",
+    "linalg_cholesky_ex",
+    "linalg_qr",
+    "linalg_lu_factor_ex",
     "lift_fresh",  # torch.tensor(...): a copy from the host
 }
 
@@ -173,8 +195,10 @@ class Asking(TorchDispatchMode):
         name = func.overloadpacket.__name__
         if name in ASKING:
             self.found.add(name)
-        if name.startswith("index") and isinstance(args[1], list | tuple) and any(
-            index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
+        if (
+            name.startswith("index")
+            and isinstance(args[1], list | tuple)
+            and any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
         ):
             self.found.add(f"{name} by a mask")
         return func(*args, **(kwargs or {}))
@@ -213,16 +237,24 @@ def test_no_step_asks_the_host(name: str, tmp_path: Path) -> None:
     if name == "kdsvd":  # torch looks whether its singular values converged
         assert "_linalg_svd" in found
     elif name == "mlkd":
-        assert notes == ["this group runs without a CUDA graph: ValueError: views that draw, such as randaugment,"
-                         " need the key of the epoch"]
+        assert notes == [
+            "this group runs without a CUDA graph: ValueError: views that draw, such as randaugment,"
+            " need the key of the epoch"
+        ]
     else:
         assert found == set()
         assert notes == []
 
 
-@pytest.mark.parametrize(("kind", "what"), [
-    ("item", "_local_scalar_dense"), ("mask", "index by a mask"), ("constant", "lift_fresh"), ("device", "meta"),
-])
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        ("item", "_local_scalar_dense"),
+        ("mask", "index by a mask"),
+        ("constant", "lift_fresh"),
+        ("device", "meta"),
+    ],
+)
 def test_what_asks_the_host_is_found(kind: str, what: str, tmp_path: Path) -> None:
     found, notes = asked(odd(kind, tmp_path))
     assert any(what in said for said in (*found, *notes))
@@ -241,9 +273,14 @@ class _Log:
         self.default.state = "process"
         self.made = 0
         for name, stand_in in {
-            "Stream": lambda device: self.stream(f"stream{self.count()}"), "stream": self.on, "CUDAGraph": self.graph,
-            "current_stream": lambda device: self.now[-1], "default_generators": [self.default],
-            "current_device": lambda: 0, "graph": self.capture, "get_sync_debug_mode": lambda: 0,
+            "Stream": lambda device: self.stream(f"stream{self.count()}"),
+            "stream": self.on,
+            "CUDAGraph": self.graph,
+            "current_stream": lambda device: self.now[-1],
+            "default_generators": [self.default],
+            "current_device": lambda: 0,
+            "graph": self.capture,
+            "get_sync_debug_mode": lambda: 0,
             "set_sync_debug_mode": lambda mode: self.said.append(f"sync {mode}"),
         }.items():
             monkeypatch.setattr(torch.cuda, name, stand_in)
@@ -265,8 +302,10 @@ class _Log:
         return made
 
     def graph(self) -> Any:
-        return SimpleNamespace(register_generator_state=lambda state: self.said.append(f"register {state.name}"),
-                               replay=lambda: self.said.append("replay"))
+        return SimpleNamespace(
+            register_generator_state=lambda state: self.said.append(f"register {state.name}"),
+            replay=lambda: self.said.append("replay"),
+        )
 
     @contextmanager
     def on(self, stream: Any) -> Iterator[None]:
@@ -298,9 +337,13 @@ def test_lanes_fork_after_the_trunk_and_join_before_it_goes_on(monkeypatch: pyte
     machine.dice(lanes)
     machine.branches(lanes, lambda lane: log.said.append(f"{lane.key} on {log.now[-1].name} with {log.default.state}"))
     assert log.said == [
-        "stream2 waits for trunk", "stream3 waits for trunk",
-        "a on stream2 with generator4", "b on stream3 with generator5", "c on stream2 with generator6",
-        "trunk waits for stream2", "trunk waits for stream3",
+        "stream2 waits for trunk",
+        "stream3 waits for trunk",
+        "a on stream2 with generator4",
+        "b on stream3 with generator5",
+        "c on stream2 with generator6",
+        "trunk waits for stream2",
+        "trunk waits for stream3",
     ]
     assert log.default.state == "process"
     one = Graphs(torch.device("cuda"), streams=1)
@@ -396,7 +439,9 @@ def test_a_rate_on_the_device_and_the_fused_step_give_the_same_weights() -> None
     plain = trained(lambda parameters: plan.optimizer(parameters, CPU))
 
     def on_device(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        made = torch.optim.SGD(parameters, lr=torch.tensor(0.1), momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
+        made = torch.optim.SGD(
+            parameters, lr=torch.tensor(0.1), momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True
+        )
         rate = made.param_groups[0]["lr"]
         fill_momentum(made)
         set_rate(made, 0.1)

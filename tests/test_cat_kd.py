@@ -21,8 +21,11 @@ def test_golden(case: Case) -> None:
     case.open()
     student, teacher, hyper = outputs(case, "student"), outputs(case, "teacher"), case.meta["hyper"]
     method = get("cat_kd")(
-        case.pair(student, teacher), beta=hyper["weight"], resolution=hyper["resolution"],
-        normalise=hyper["normalize"], binarise=hyper["binarize"],
+        case.pair(student, teacher),
+        beta=hyper["weight"],
+        resolution=hyper["resolution"],
+        normalise=hyper["normalize"],
+        binarise=hyper["binarize"],
         top=hyper["cams"] - 1 if hyper["cams"] else 0,  # theirs moves one class less than asked for
     )
     case.check(method.terms(student, teacher, case.batch())["cat"])

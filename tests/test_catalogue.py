@@ -16,8 +16,16 @@ QUICK = ("resnet32x4:resnet8x4", "vgg13:MobileNetV2", "wrn_40_2:ShuffleV1")
 CONVENTION = {":".join(pair): suite.convention for suite in map(suites.load, ("crd", "semckd")) for pair in suite.pairs}
 
 OTHER_SHAPES = {
-    "wrn_40_2:wrn_40_1", "vgg13:MobileNetV2", "ResNet50:MobileNetV2", "ResNet50:vgg8", "resnet32x4:ShuffleV1",
-    "resnet32x4:ShuffleV2", "wrn_40_2:ShuffleV1", "resnet32x4:vgg8", "resnet32x4:vgg13", "vgg13:ShuffleV2",
+    "wrn_40_2:wrn_40_1",
+    "vgg13:MobileNetV2",
+    "ResNet50:MobileNetV2",
+    "ResNet50:vgg8",
+    "resnet32x4:ShuffleV1",
+    "resnet32x4:ShuffleV2",
+    "wrn_40_2:ShuffleV1",
+    "resnet32x4:vgg8",
+    "resnet32x4:vgg13",
+    "vgg13:ShuffleV2",
     "wrn_40_2:MobileNetV2",
 }
 OTHER_DEPTH = {"resnet32x4:vgg8", "resnet32x4:vgg13", "vgg13:ShuffleV2", "wrn_40_2:MobileNetV2"}
@@ -81,7 +89,8 @@ def sound(terms: dict[str, Tensor], method: nn.Module, student: Outputs) -> None
 
 CELLS = [
     pytest.param(name, pair, id=f"{name}-{pair}", marks=() if pair in QUICK else pytest.mark.slow)
-    for pair in CONVENTION for name in registry.names()
+    for pair in CONVENTION
+    for name in registry.names()
 ]
 
 

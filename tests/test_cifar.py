@@ -46,8 +46,25 @@ def kdbench(*words: str | Path) -> str:
 def train(data: Path, out: Path, pair: str, *, epochs: int, images: int) -> dict[str, record.Record]:
     """Run and report; method -> its record."""
     said = kdbench(
-        "run", "--suite", "semckd", "--pairs", pair, "--methods", ",".join(METHODS), "--epochs", str(epochs),
-        "--limit-train", str(images), "--seeds", "1", "--data-dir", data, "--out", out, "--device", "cpu",
+        "run",
+        "--suite",
+        "semckd",
+        "--pairs",
+        pair,
+        "--methods",
+        ",".join(METHODS),
+        "--epochs",
+        str(epochs),
+        "--limit-train",
+        str(images),
+        "--seeds",
+        "1",
+        "--data-dir",
+        data,
+        "--out",
+        out,
+        "--device",
+        "cpu",
     )
     assert "3 of 3 cells are there" in said
     said = kdbench("report", "--out", out)
@@ -104,8 +121,11 @@ def test_students_learn(cifar100: Path, tmp_path: Path) -> None:
 
 def test_conventions_differ(tmp_path: Path) -> None:
     """The weights of suite crd are RepDistiller's: no KL beside a feature loss, .1 and .9 for KD alone."""
+
     def weights(suite: str) -> dict[str, tuple[float, float]]:
-        job = session.resolve(session.Request(methods="semckd,kd,crd", pairs="resnet14:resnet8", suite=suite, out=tmp_path))
+        job = session.resolve(
+            session.Request(methods="semckd,kd,crd", pairs="resnet14:resnet8", suite=suite, out=tmp_path)
+        )
         hyper = {cell.spec.name: cell.hyper for cell in job.cells}
         return {name: (values["ce_weight"], values["kd_weight"]) for name, values in hyper.items()}
 

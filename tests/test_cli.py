@@ -147,11 +147,24 @@ def test_the_readme_suite_trains_on_pictures(tmp_path: Path, monkeypatch: pytest
     assert found
     suite = tmp_path / "pets.toml"
     suite.write_text(found.group(1).replace("PATH", str(tmp_path / "pics")))
-    words = ["--suite", suite, "--epochs", "1", "--seeds", "1", "--out", tmp_path / "o",
-             "--set", "recipe.batch_size=8", "--set", "teacher.batch_size=8"]
+    words = [
+        "--suite",
+        suite,
+        "--epochs",
+        "1",
+        "--seeds",
+        "1",
+        "--out",
+        tmp_path / "o",
+        "--set",
+        "recipe.batch_size=8",
+        "--set",
+        "teacher.batch_size=8",
+    ]
     assert "resnet32x4:resnet8x4" in fine("list", "pairs", "--suite", suite)
     assert "trained first, and counted in: teacher timm/test_resnet" in fine(
-        "run", *words, "--pairs", "timm/test_resnet:resnet8", "--dry-run")
+        "run", *words, "--pairs", "timm/test_resnet:resnet8", "--dry-run"
+    )
     output = fine("run", *words, "--pairs", "timm/test_resnet:resnet8", "--methods", "kd,semckd")
     assert "2 of 2 cells are there" in output
     assert "timm/test_resnet" in fine("report", "--suite", "pets", "--out", tmp_path / "o")
@@ -202,7 +215,9 @@ def test_the_card_of_a_method() -> None:
     output = fine("info", "simkd", "--pair", "resnet14:resnet8")
     for word in ("h_T", "CVPR 2022", "ranked apart", "authors' code", "deviations", "factor = 2", "78.08"):
         assert word in output
-    assert re.search(r"resnet14:resnet8 at 32 px, 100 classes: ([\d,]+) extra parameters at training, \1 at inf", output)
+    assert re.search(
+        r"resnet14:resnet8 at 32 px, 100 classes: ([\d,]+) extra parameters at training, \1 at inf", output
+    )
     assert "304 extra parameters" not in fine("info", "fitnet")
     assert "takes one pair, not" in refused("info", "kd", "--pair", "all")
     assert "no method 'simkt'; did you mean simkd" in refused("info", "simkt")
@@ -231,8 +246,20 @@ def test_a_plan_fits_the_screen(width: int, monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def test_a_plan_says_which_data_are_not_there(tmp_path: Path) -> None:
-    output = fine("run", "--suite", "crd", "--methods", "kd", "--pairs", "resnet14:resnet8", "--dry-run",
-                  "--out", tmp_path, "--data-dir", tmp_path / "none")
+    output = fine(
+        "run",
+        "--suite",
+        "crd",
+        "--methods",
+        "kd",
+        "--pairs",
+        "resnet14:resnet8",
+        "--dry-run",
+        "--out",
+        tmp_path,
+        "--data-dir",
+        tmp_path / "none",
+    )
     assert "the data are not there yet: cifar100 is not complete" in output
     assert not (tmp_path / "none").exists()
 
@@ -252,7 +279,9 @@ def test_status_shows_what_is_on_its_way(tmp_path: Path, monkeypatch: pytest.Mon
     assert re.search(r"on its way teacher resnet14\S*: 1 epoch trained", fine("status", "--out", tmp_path))
     stop = "kd"
     refused("run", *words, code=130)
-    assert re.search(r"on its way digits resnet14-resnet8 kd-s0-\w+: 1 epoch trained", fine("status", "--out", tmp_path))
+    assert re.search(
+        r"on its way digits resnet14-resnet8 kd-s0-\w+: 1 epoch trained", fine("status", "--out", tmp_path)
+    )
     path = next((tmp_path / "runs").rglob("*.ckpt"))
     path.write_bytes(b"no checkpoint")
     assert "is truncated" in fine("status", "--out", tmp_path)
@@ -301,7 +330,9 @@ def test_eval_tells_other_weights_another_accuracy_and_a_missing_record(copied: 
     assert "0 of 3 kept students equal to the record, 3 wrong" in output
 
 
-def test_eval_folds_as_a_run_does_and_takes_records_from_before(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_eval_folds_as_a_run_does_and_takes_records_from_before(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folded: list[models.Tapped] = []
     fold = models.fold
 
@@ -393,7 +424,9 @@ def test_check_ends_with_1_where_a_method_is_wrong(monkeypatch: pytest.MonkeyPat
     assert "no method 'nope'" in refused("check", "nope")
 
 
-def test_doctor_leaves_nothing_behind_and_names_what_is_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_leaves_nothing_behind_and_names_what_is_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("KDBENCH_DATA", str(tmp_path / "data"))
     output = " ".join(fine("doctor", "--out", tmp_path / "o").split())
     for word in ("torch", "1000 + 797 images", "methods", "made by the first run"):
@@ -419,8 +452,14 @@ def test_nobody_reads_on() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(0.2, "less than a second"), (41.4, "41 s"), (59.6, "1 min"), (200, "3 min 20 s"), (7500, "2 h 5 min"),
-     (400_000, "5 days")],
+    [
+        (0.2, "less than a second"),
+        (41.4, "41 s"),
+        (59.6, "1 min"),
+        (200, "3 min 20 s"),
+        (7500, "2 h 5 min"),
+        (400_000, "5 days"),
+    ],
 )
 def test_durations(seconds: float, said: str) -> None:
     assert console.duration(seconds) == said

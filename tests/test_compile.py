@@ -98,8 +98,9 @@ def teacher() -> models.Tapped:
 
 def loader(one: data.Dataset | None = None) -> Loader:
     one = one or images()
-    return Loader(one.train_images, one.train_labels, batch_size=BATCH, mean=(0.3,) * 3, std=(0.4,) * 3,
-                  crop_padding=1, seed=5)
+    return Loader(
+        one.train_images, one.train_labels, batch_size=BATCH, mean=(0.3,) * 3, std=(0.4,) * 3, crop_padding=1, seed=5
+    )
 
 
 def scored() -> object:
@@ -108,18 +109,35 @@ def scored() -> object:
 
 
 def lane(
-    method: str | type[Distiller], folder: Path, compiler: Compiler | None, *, precision: str = "exact",
-    student: Callable[[int], models.Tapped] = net, **hyper: Any,
+    method: str | type[Distiller],
+    folder: Path,
+    compiler: Compiler | None,
+    *,
+    precision: str = "exact",
+    student: Callable[[int], models.Tapped] = net,
+    **hyper: Any,
 ) -> Lane:
     who = student(1)
-    pair = models.make_pair(who, teacher(), image_shape=(3, 8, 8), num_classes=10,
-                            train_labels=images().train_labels, batch_size=BATCH)
+    pair = models.make_pair(
+        who, teacher(), image_shape=(3, 8, 8), num_classes=10, train_labels=images().train_labels, batch_size=BATCH
+    )
     torch.manual_seed(2)
     hyper |= {"tap": 1} if method == "fitnet" else {}
     built = (registry.get(method) if isinstance(method, str) else method)(pair, **hyper)
     name = method if isinstance(method, str) else method.__name__
-    return Lane(name, who, built, Plan(EPOCHS, 0.05, milestones=(2,)), seed=3, path=folder / f"{name}.ckpt",
-                settings="s" * 8, teacher="t" * 8, device=CPU, precision=Precision(precision), compiler=compiler)
+    return Lane(
+        name,
+        who,
+        built,
+        Plan(EPOCHS, 0.05, milestones=(2,)),
+        seed=3,
+        path=folder / f"{name}.ckpt",
+        settings="s" * 8,
+        teacher="t" * 8,
+        device=CPU,
+        precision=Precision(precision),
+        compiler=compiler,
+    )
 
 
 class Silent:
@@ -348,12 +366,19 @@ def test_what_cannot_be_compiled_is_a_sentence() -> None:
             compiler.prepare(net(1), batches(), Precision(), lambda note: None)
 
 
-@pytest.mark.parametrize(("switch", "why"), [
-    ("disable", "torch.compile is switched off in this process"), ("suppress_errors", "OSError: no compiler in this house"),
-])
+@pytest.mark.parametrize(
+    ("switch", "why"),
+    [
+        ("disable", "torch.compile is switched off in this process"),
+        ("suppress_errors", "OSError: no compiler in this house"),
+    ],
+)
 def test_it_is_never_silently_eager(switch: str, why: str) -> None:
     compiler = Compiler(CPU, lambda graph, example: broken(graph, example))  # none that was used before
-    with torch._dynamo.config.patch({switch: True}), pytest.raises(CannotCompile, match=f"^tiny4 cannot .* here: {why};"):
+    with (
+        torch._dynamo.config.patch({switch: True}),
+        pytest.raises(CannotCompile, match=f"^tiny4 cannot .* here: {why};"),
+    ):
         compiler.prepare(net(1), batches(), Precision(), lambda note: None)
 
 
@@ -394,8 +419,21 @@ def test_the_report_does_not_mix() -> None:
 
 
 SMALL = [
-    "run", "--suite", "digits", "--methods", "kd,student", "--pairs", "resnet14:resnet8", "--seeds", "1",
-    "--epochs", "1", "--limit-train", "48", "--device", "cpu",
+    "run",
+    "--suite",
+    "digits",
+    "--methods",
+    "kd,student",
+    "--pairs",
+    "resnet14:resnet8",
+    "--seeds",
+    "1",
+    "--epochs",
+    "1",
+    "--limit-train",
+    "48",
+    "--device",
+    "cpu",
 ]
 
 
@@ -423,7 +461,9 @@ def test_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "compiling resnet8 for batches of 48" in made.output
     assert count.graphs == 1
     found = records(tmp_path)
-    assert [one.settings.get("compile") for one in sorted(found, key=lambda one: one.finished)] == [None] * 2 + [True] * 2
+    assert [one.settings.get("compile") for one in sorted(found, key=lambda one: one.finished)] == [None] * 2 + [
+        True
+    ] * 2
     for one in found:
         assert one.settings_hash == record.settings_hash(one.settings)
     again = kdbench_run(tmp_path, "--compile")
@@ -484,8 +524,9 @@ def test_generated_code_of_real_students(student: str, tmp_path: Path) -> None:
 def test_without_a_cxx_compiler_a_run_says_so(tmp_path: Path) -> None:
     words = [*SMALL, "--compile", "--out", str(tmp_path)]
     away = {"CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
-    done = subprocess.run([sys.executable, "-m", "kdbench", *words], env=os.environ | away, capture_output=True,
-                          text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "kdbench", *words], env=os.environ | away, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1, done.stderr
     said = " ".join(done.stdout.split())
     assert "resnet8 cannot be compiled here: InvalidCxxCompiler: No working C++ compiler found" in said
@@ -500,8 +541,10 @@ def test_compiled_steps_are_captured_on_a_gpu(precision: str, tmp_path: Path) ->
 
     compiler, who = Compiler(gpu.CUDA), gpu.teacher()
     images = [image for image, _, _ in gpu.loader().epoch(0)][-2:]
-    ours, theirs = ([gpu.lane(name, tmp_path / part, teacher=who, precision=precision) for name in ("kd", "fitnet")]
-                    for part in ("ours", "theirs"))
+    ours, theirs = (
+        [gpu.lane(name, tmp_path / part, teacher=who, precision=precision) for name in ("kd", "fitnet")]
+        for part in ("ours", "theirs")
+    )
     for one in ours:
         one.compiled = compiler.of(one.student)
         compiler.prepare(one.student, images, one.precision, print)

@@ -29,7 +29,11 @@ def test_golden(case: Case) -> None:
     student, teacher, hyper = case.outputs("student"), case.outputs("teacher"), case.meta["hyper"]
     method = get("crd")(
         case.pair(student, teacher, train_labels=torch.arange(hyper["n_data"]) % 4),
-        feat_dim=hyper["embed_dim"], nce_k=hyper["K"], nce_t=hyper["T"], nce_m=hyper["momentum"], beta=1.0,
+        feat_dim=hyper["embed_dim"],
+        nce_k=hyper["K"],
+        nce_t=hyper["T"],
+        nce_m=hyper["momentum"],
+        beta=1.0,
     )
     renamed = case.load(method, rename, skip=["Z_student_teacher"])
     for z, value in zip((method.z_student, method.z_teacher), case["buffer_before.Z_student_teacher"], strict=True):
@@ -38,8 +42,13 @@ def test_golden(case: Case) -> None:
     idx = case["in.indices"]
     terms = method.compare(student.pooled, teacher.pooled, idx, case["in.contrast_indices"])
     assert list(terms) == ["contrast_student", "contrast_teacher"]
-    case.check(sum(terms.values()), method, renamed,
-               student_term=terms["contrast_student"], teacher_term=terms["contrast_teacher"])
+    case.check(
+        sum(terms.values()),
+        method,
+        renamed,
+        student_term=terms["contrast_student"],
+        teacher_term=terms["contrast_teacher"],
+    )
     case.same(torch.stack([method.z_student, method.z_teacher]), case["buffer_after.Z_student_teacher"], "Z")
     for side, bank in (("student", method.memory_student), ("teacher", method.memory_teacher)):
         case.same(bank[idx], case[f"buffer_after.memory_{side}_rows"], f"bank of the {side}")

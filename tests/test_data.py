@@ -34,7 +34,8 @@ def test_digits_are_scikit_learns() -> None:
     assert (data.num_classes, data.image_shape) == (10, (3, 8, 8))
     x_train, x_test, y_train, y_test = train_test_split(*load_digits(return_X_y=True), test_size=797, shuffle=False)
     for images, labels, x, y in (
-        (data.train_images, data.train_labels, x_train, y_train), (data.test_images, data.test_labels, x_test, y_test)
+        (data.train_images, data.train_labels, x_train, y_train),
+        (data.test_images, data.test_labels, x_test, y_test),
     ):
         assert images.dtype == torch.uint8
         wanted = torch.from_numpy(x.reshape(-1, 1, 8, 8)) * 255 / 16

@@ -36,8 +36,13 @@ from kdbench.testing import variant
 METHODS = [*registry.names(), "crd+mag", "semckd+crd", "kd+lskd"]
 #: Branches that the defaults do not take.
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
-    ("crd", {"nce_k": 4}), ("irg", {"transform": "1-2"}), ("pffu", {"variant": "vector"}), ("dskd", {"aux_ce": 1.0}),
-    ("mlkd", {"standardise": True}), ("cat_kd", {"binarise": True, "normalise": True, "top": 2}), ("dkd", {"warmup": 0.0}),
+    ("crd", {"nce_k": 4}),
+    ("irg", {"transform": "1-2"}),
+    ("pffu", {"variant": "vector"}),
+    ("dskd", {"aux_ce": 1.0}),
+    ("mlkd", {"standardise": True}),
+    ("cat_kd", {"binarise": True, "normalise": True, "top": 2}),
+    ("dkd", {"warmup": 0.0}),
     ("sskd", {"ratio_tf": 0.5}),
 ]
 CASES = [pytest.param(name, {}, id=name) for name in METHODS] + [
@@ -95,14 +100,23 @@ def test_an_fp16_step_on_the_cpu_mixes_no_dtypes(name: str) -> None:
         torch.stack([term.float() for term in terms.values()]).sum().backward()
 
 
-@pytest.mark.parametrize("student", ["resnet8", "vgg8", "wrn_16_1", "MobileNetV2", "ShuffleV2", *(
-    pytest.param(name, marks=pytest.mark.slow) for name in ("ShuffleV1", "ResNet50", "timm/resnet18")
-)])
+@pytest.mark.parametrize(
+    "student",
+    [
+        "resnet8",
+        "vgg8",
+        "wrn_16_1",
+        "MobileNetV2",
+        "ShuffleV2",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("ShuffleV1", "ResNet50", "timm/resnet18")),
+    ],
+)
 def test_every_network_stays_on_the_device(student: str) -> None:
     torch.manual_seed(0)
     net, teacher = models.create(student, 10), models.fold(models.create("resnet14", 10))
-    pair = models.make_pair(net, teacher, image_shape=(3, 32, 32), num_classes=10,
-                            train_labels=torch.arange(20) % 10, batch_size=BATCH)
+    pair = models.make_pair(
+        net, teacher, image_shape=(3, 32, 32), num_classes=10, train_labels=torch.arange(20) % 10, batch_size=BATCH
+    )
     one = lane_of(net, registry.get("kd")(pair))
     with place(CUDA):
         settle(one, CUDA, "fast")
@@ -242,26 +256,46 @@ class Odd(Distiller):
 
 
 READS = {
-    "item": "_local_scalar_dense waits", "branch": "waits", "mask": "index by a mask", "put_mask": "index_put by a mask",
-    "nonzero": "nonzero waits", "same": "equal waits", "solver": "linalg_inv_ex waits", "to_cpu": "_to_copy on cpu",
-    "constant": "copies from the host", "host_constant": "mul on cpu", "inside": "mul on cpu", "unnamed": "arange on cpu",
-    "attribute": "mul on cpu", "listed": "copies from the host", "drawn": "rand on cpu",
+    "item": "_local_scalar_dense waits",
+    "branch": "waits",
+    "mask": "index by a mask",
+    "put_mask": "index_put by a mask",
+    "nonzero": "nonzero waits",
+    "same": "equal waits",
+    "solver": "linalg_inv_ex waits",
+    "to_cpu": "_to_copy on cpu",
+    "constant": "copies from the host",
+    "host_constant": "mul on cpu",
+    "inside": "mul on cpu",
+    "unnamed": "arange on cpu",
+    "attribute": "mul on cpu",
+    "listed": "copies from the host",
+    "drawn": "rand on cpu",
     "backward": "_local_scalar_dense waits",
 }
 
 
-@pytest.mark.parametrize(("kind", "device"), [
-    *((kind, META) for kind in READS), *((kind, CUDA) for kind in ("item", "mask", "to_cpu", "constant", "backward")),
-], ids=str)
+@pytest.mark.parametrize(
+    ("kind", "device"),
+    [
+        *((kind, META) for kind in READS),
+        *((kind, CUDA) for kind in ("item", "mask", "to_cpu", "constant", "backward")),
+    ],
+    ids=str,
+)
 def test_what_reads_a_value_or_leaves_the_device_is_found(kind: str, device: torch.device) -> None:
     watch = watched(Odd, ALIKE, device, "exact" if device == META else "fast", sizes=(BATCH,), kind=kind)
     assert any(READS[kind] in found for found in watch.found), watch.found
 
 
-@pytest.mark.parametrize(("kind", "what"), [
-    ("bank", "index_copy_ of torch.float16 and torch.float32"), ("product", "mm of torch.float16 and torch.float32"),
-    ("halves", "mm of torch.float16 and torch.float64"),
-])
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        ("bank", "index_copy_ of torch.float16 and torch.float32"),
+        ("product", "mm of torch.float16 and torch.float32"),
+        ("halves", "mm of torch.float16 and torch.float64"),
+    ],
+)
 def test_mixed_dtypes_are_found(kind: str, what: str) -> None:
     watch = watched(Odd, ALIKE, CUDA, "fast", sizes=(BATCH,), kind=kind)
     assert any(what in found for found in watch.found), watch.found
@@ -274,11 +308,17 @@ def test_what_is_right_is_not_found(device: torch.device) -> None:
 
 def test_a_finding_names_the_line() -> None:
     watch = watched(Odd, ALIKE, META, "exact", sizes=(BATCH,), kind="host_constant")
-    line = next(n for n, text in enumerate(Path(__file__).read_text().splitlines(), 1) if "x * torch.tensor(2.0)\n" in text + "\n")
+    line = next(
+        n
+        for n, text in enumerate(Path(__file__).read_text().splitlines(), 1)
+        if "x * torch.tensor(2.0)\n" in text + "\n"
+    )
     assert f"mul on cpu (test_device.py, line {line})" in watch.found
 
 
-@pytest.mark.parametrize("kind", ["to_cpu", "constant", "host_constant", "inside", "unnamed", "attribute", "listed", "drawn"])
+@pytest.mark.parametrize(
+    "kind", ["to_cpu", "constant", "host_constant", "inside", "unnamed", "attribute", "listed", "drawn"]
+)
 def test_the_conformance_kit_finds_what_is_not_on_the_device(kind: str) -> None:
     with pytest.raises(Broken, match="not on the device of the inputs"):
         check_tensors_follow_the_device(variant(Odd, kind=kind), (ALIKE,))

@@ -21,9 +21,7 @@ def test_golden(case: Case) -> None:
         (grad,) = torch.autograd.grad(target + non_target, student.logits)
         assert grad.abs().max() < 1e-9
         return
-    case.check(
-        target + non_target, target_class=target / hyper["alpha"], non_target_class=non_target / hyper["beta"]
-    )
+    case.check(target + non_target, target_class=target / hyper["alpha"], non_target_class=non_target / hyper["beta"])
 
 
 def logits(scale: float, k: int, *, dtype: torch.dtype = torch.float32) -> tuple[Outputs, Outputs]:
@@ -61,8 +59,9 @@ def test_warm_up_is_linear_over_its_share_of_the_training() -> None:
     torch.testing.assert_close(loss(10 / 240), full / 2)
     torch.testing.assert_close(loss(20 / 240), full)
     always = get("dkd")(pair(student, teacher), warmup=0.0)
-    torch.testing.assert_close(sum(always.terms(student, teacher, batch(16, 4)._replace(
-        progress=torch.tensor(0.0))).values()), full)
+    torch.testing.assert_close(
+        sum(always.terms(student, teacher, batch(16, 4)._replace(progress=torch.tensor(0.0))).values()), full
+    )
 
 
 def test_there_is_no_kd_term_beside_it() -> None:

@@ -15,8 +15,15 @@ TEACHER, SEEN = outputs((3, 16, 16), (9, 2, 2), seed=1), batch()
 @pytest.mark.parametrize("aux_ce", [0.0, 0.5])
 def test_formula(favour: str, aux_ce: float) -> None:
     method = get("dskd")(
-        pair(STUDENT, TEACHER), gamma=3.0, tau_w=2.0, favour=favour, aux_ce=aux_ce, beta=0.7, tau=3.0,
-        ce_weight=0.9, kd_weight=0.8,
+        pair(STUDENT, TEACHER),
+        gamma=3.0,
+        tau_w=2.0,
+        favour=favour,
+        aux_ce=aux_ce,
+        beta=0.7,
+        tau=3.0,
+        ce_weight=0.9,
+        kd_weight=0.8,
     ).double()
     ours = sum(method.loss(STUDENT, TEACHER, SEEN).values())
 

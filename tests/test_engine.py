@@ -30,8 +30,16 @@ def images() -> data.Dataset:
 
 def loader(views: tuple[str, ...] = ()) -> Loader:
     one = images()
-    return Loader(one.train_images, one.train_labels, batch_size=BATCH, mean=(0.3,) * 3, std=(0.4,) * 3,
-                  crop_padding=1, seed=5, views=views)
+    return Loader(
+        one.train_images,
+        one.train_labels,
+        batch_size=BATCH,
+        mean=(0.3,) * 3,
+        std=(0.4,) * 3,
+        crop_padding=1,
+        seed=5,
+        views=views,
+    )
 
 
 def scored() -> object:
@@ -64,14 +72,25 @@ class Silent:
 def lane(name: str, folder: Path, *, student: str = "resnet8") -> Lane:
     torch.manual_seed(1)
     net = models.create(student, 10, image_size=8)
-    pair = models.make_pair(net, teacher(), image_shape=(3, 8, 8), num_classes=10,
-                            train_labels=images().train_labels, batch_size=BATCH)
+    pair = models.make_pair(
+        net, teacher(), image_shape=(3, 8, 8), num_classes=10, train_labels=images().train_labels, batch_size=BATCH
+    )
     torch.manual_seed(2)
     cls = registry.get(name)
     method = cls.build(pair) if issubclass(cls, Combined) else cls(pair)
     plan = Plan(EPOCHS, 0.05, milestones=(2,))
-    return Lane(f"{name}-{student}", net, method, plan, seed=3, path=folder / f"{name}-{student}.ckpt",
-                settings="s" * 8, teacher="t" * 8, device=CPU, precision=Precision())
+    return Lane(
+        f"{name}-{student}",
+        net,
+        method,
+        plan,
+        seed=3,
+        path=folder / f"{name}-{student}.ckpt",
+        settings="s" * 8,
+        teacher="t" * 8,
+        device=CPU,
+        precision=Precision(),
+    )
 
 
 def train(lanes: list[Lane], *, stop_after: int | None = None) -> None:
@@ -111,7 +130,9 @@ def test_alone_in_company_and_resumed_are_the_same(name: str, tmp_path: Path) ->
     train([alone])
 
     views = alone.method.views
-    others = [] if views else [lane("crd", tmp_path / "company"), lane("fitnet", tmp_path / "company", student="resnet14")]
+    others = (
+        [] if views else [lane("crd", tmp_path / "company"), lane("fitnet", tmp_path / "company", student="resnet14")]
+    )
     company = [*others[:1], lane(name, tmp_path / "company" / "own"), *others[1:]]
     torch.manual_seed(99)  # whatever the process drew before must not matter
     train(company)

@@ -22,7 +22,9 @@ def shares(made: Job) -> list[float]:
     return [estimate._asked(made, group, kept) for group in grid.groups(made.cells)]
 
 
-def table(out: Path, share: float, batch_size: int = 64, precision: str = "exact", title: str = "digits-resnet14") -> None:
+def table(
+    out: Path, share: float, batch_size: int = 64, precision: str = "exact", title: str = "digits-resnet14"
+) -> None:
     folder = out / "tables" / f"{title}-0123abcd"
     folder.mkdir(parents=True)
     sums = (np.arange(1000) < 1000 * share).astype(np.uint32)
@@ -50,9 +52,16 @@ def test_a_first_run_asks_for_the_views_that_it_draws(tmp_path: Path) -> None:
     assert shares(made) == [pytest.approx(drawn / 40)]
 
 
-@pytest.mark.parametrize(("methods", "words", "wanted"), [
-    ("kd,at", {}, 1.0), ("kd", {"table": "off"}, 1.0), ("student", {}, 0.0), ("kd", {"epochs": 2}, 1.0), ("kd,student", {"epochs": 2}, 1.0),
-])
+@pytest.mark.parametrize(
+    ("methods", "words", "wanted"),
+    [
+        ("kd,at", {}, 1.0),
+        ("kd", {"table": "off"}, 1.0),
+        ("student", {}, 0.0),
+        ("kd", {"epochs": 2}, 1.0),
+        ("kd,student", {"epochs": 2}, 1.0),
+    ],
+)
 def test_where_there_is_no_table_the_teacher_is_live(
     methods: str, words: dict[str, Any], wanted: float, tmp_path: Path
 ) -> None:

@@ -36,8 +36,14 @@ TESTED, BATCH = 64, 24  # batches of 24, 24 and 16
 
 def shown() -> Plain:
     one = images()
-    made = Loader(one.test_images[:TESTED], one.test_labels[:TESTED], batch_size=8, mean=(0.3,) * 3, std=(0.4,) * 3,
-                  crop_padding=1)
+    made = Loader(
+        one.test_images[:TESTED],
+        one.test_labels[:TESTED],
+        batch_size=8,
+        mean=(0.3,) * 3,
+        std=(0.4,) * 3,
+        crop_padding=1,
+    )
     return made.plain(BATCH)
 
 
@@ -48,8 +54,16 @@ def says() -> Tensor:
 
 
 def setting(*, fold: Any = models.fold, machine: Machine | None = None, notes: list[str] | None = None) -> Setting:
-    return Setting(models.fold(teacher()), loader(), shown, CPU, Precision(), machine=machine, fold=fold,
-                   note=[].append if notes is None else notes.append)
+    return Setting(
+        models.fold(teacher()),
+        loader(),
+        shown,
+        CPU,
+        Precision(),
+        machine=machine,
+        fold=fold,
+        note=[].append if notes is None else notes.append,
+    )
 
 
 def train(lanes: list[Lane], how: Setting | None = None) -> None:
@@ -68,8 +82,12 @@ def settled(name: str, folder: Path, student: str = "resnet8") -> Lane:
 
 def kept(one: Lane) -> list[Any]:
     """Everything of a lane that an evaluation must not change."""
-    tensors = [*one.student.state_dict().values(), *one.method.state_dict().values(), one.rng["cpu"],
-               torch.get_rng_state()]
+    tensors = [
+        *one.student.state_dict().values(),
+        *one.method.state_dict().values(),
+        one.rng["cpu"],
+        torch.get_rng_state(),
+    ]
     modes = [part.training for root in (one.student, one.method) for part in root.modules()]
     grads = [p.requires_grad for root in (one.student, one.method) for p in root.parameters()]
     return [*(tensor.clone() for tensor in tensors), torch.tensor(modes), torch.tensor(grads)]
@@ -144,7 +162,9 @@ def test_a_run_folds_its_students_and_its_teacher(tmp_path: Path, monkeypatch: p
         evaluate(lanes, test, says, fold)
 
     monkeypatch.setattr("kdbench.engine.fit.evaluate", spy)
-    words = "run --suite digits --epochs 1 --limit-train 96 --seeds 1 --pairs resnet14:resnet8 --methods kd --device cpu"
+    words = (
+        "run --suite digits --epochs 1 --limit-train 96 --seeds 1 --pairs resnet14:resnet8 --methods kd --device cpu"
+    )
     done = CliRunner().invoke(main, [*words.split(), "--out", str(tmp_path)])
     assert done.exit_code == 0, done.output
     assert seen == [models.fold, models.fold]
@@ -293,11 +313,14 @@ def odd(kind: str, folder: Path) -> Lane:
     return one
 
 
-@pytest.mark.parametrize(("kind", "why"), [
-    ("draws", "its prediction draws random numbers"),
-    ("replaces", "every pass puts something new into the method's seen, where a graph has the old"),
-    ("elsewhere", "meta"),
-])
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("draws", "its prediction draws random numbers"),
+        ("replaces", "every pass puts something new into the method's seen, where a graph has the old"),
+        ("elsewhere", "meta"),
+    ],
+)
 def test_a_lane_that_cannot_be_repeated_is_evaluated_beside(kind: str, why: str, tmp_path: Path) -> None:
     good, bad, same, notes = lane("crd", tmp_path), odd(kind, tmp_path), lane("kd", tmp_path / "same"), list[str]()
     exams = Exams(_Strict(), notes.append, models.fold)
@@ -384,11 +407,14 @@ def test_its_machine_shares_nothing_with_that_of_the_steps(monkeypatch: pytest.M
     assert own._main is not steps._main
 
 
-@pytest.mark.parametrize(("error", "why"), [
-    (RuntimeError("operation not permitted"), "RuntimeError: operation not permitted"),
-    (torch.OutOfMemoryError("CUDA out of memory"), "the memory does not hold it"),
-    (None, "its test images come as a stream"),
-])
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (RuntimeError("operation not permitted"), "RuntimeError: operation not permitted"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "the memory does not hold it"),
+        (None, "its test images come as a stream"),
+    ],
+)
 def test_a_group_without_a_graph_is_evaluated_by_the_loop(error: Exception | None, why: str, tmp_path: Path) -> None:
     one, same, notes = lane("kd", tmp_path), lane("kd", tmp_path / "same"), list[str]()
     exams = Exams(_Recording([], error), notes.append, models.fold)

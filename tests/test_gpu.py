@@ -45,8 +45,9 @@ def loader(images: int = IMAGES) -> Loader:
     draw = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (images, 3, 32, 32), generator=draw, dtype=torch.uint8)
     labels = torch.arange(images) % 100
-    return Loader(pixels, labels, batch_size=BATCH, mean=(0.5,) * 3, std=(0.25,) * 3, crop_padding=4, flip=True,
-                  device=CUDA)
+    return Loader(
+        pixels, labels, batch_size=BATCH, mean=(0.5,) * 3, std=(0.25,) * 3, crop_padding=4, flip=True, device=CUDA
+    )
 
 
 def teacher(name: str = "resnet14") -> models.Tapped:
@@ -55,19 +56,40 @@ def teacher(name: str = "resnet14") -> models.Tapped:
 
 
 def lane(
-    name: str, folder: Path, *, teacher: models.Tapped, student: str = "resnet8", precision: str = "exact",
+    name: str,
+    folder: Path,
+    *,
+    teacher: models.Tapped,
+    student: str = "resnet8",
+    precision: str = "exact",
     images: int = IMAGES,
 ) -> Lane:
     torch.manual_seed(1)
     net = models.create(student, 100)
-    pair = models.make_pair(net, teacher.cpu(), image_shape=(3, 32, 32), num_classes=100,
-                            train_labels=torch.arange(images) % 100, batch_size=BATCH)
+    pair = models.make_pair(
+        net,
+        teacher.cpu(),
+        image_shape=(3, 32, 32),
+        num_classes=100,
+        train_labels=torch.arange(images) % 100,
+        batch_size=BATCH,
+    )
     teacher.to(CUDA)
     torch.manual_seed(2)
     cls = registry.get(name)
     method = cls.build(pair) if issubclass(cls, Combined) else cls(pair)
-    return Lane(name, net, method, Plan(EPOCHS, 0.02, milestones=(2,)), seed=3, path=folder / f"{name}.ckpt",
-                settings="s" * 8, teacher="t" * 8, device=CUDA, precision=Precision(precision))
+    return Lane(
+        name,
+        net,
+        method,
+        Plan(EPOCHS, 0.02, milestones=(2,)),
+        seed=3,
+        path=folder / f"{name}.ckpt",
+        settings="s" * 8,
+        teacher="t" * 8,
+        device=CUDA,
+        precision=Precision(precision),
+    )
 
 
 class Watch:
@@ -89,8 +111,9 @@ def setting(who: models.Tapped, data: Loader, precision: str, machine: Any, note
     def scored() -> Any:
         return data.plain(200)
 
-    return Setting(models.fold(who).to(CUDA), data, scored, CUDA, Precision(precision), machine=machine,
-                   note=notes.append)
+    return Setting(
+        models.fold(who).to(CUDA), data, scored, CUDA, Precision(precision), machine=machine, note=notes.append
+    )
 
 
 def train(lanes: list[Lane], who: models.Tapped, *, graphs: bool, streams: int = 6, stop_after: int = 10**9) -> None:
@@ -266,8 +289,10 @@ def test_twelve_methods_on_resnet32x4_fit_and_their_time(
     Precision(precision).prepare(CUDA)
     torch.cuda.reset_peak_memory_stats()
     who, data = teacher("resnet32x4"), loader(images)
-    lanes = [lane(name, tmp_path / name, teacher=who, student="resnet8x4", precision=precision, images=images)
-             for name in TWELVE]
+    lanes = [
+        lane(name, tmp_path / name, teacher=who, student="resnet8x4", precision=precision, images=images)
+        for name in TWELVE
+    ]
     notes: list[str] = []
     where = setting(who, data, precision, None, notes)
     for one in lanes:

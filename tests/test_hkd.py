@@ -46,8 +46,10 @@ def test_formula(progress: float, epoch: int) -> None:
     expected = {"embedding": 2 * divergence(student.pooled, teacher.pooled), "stages": 2 * w * stages}
     for name, value in expected.items():
         torch.testing.assert_close(terms[name], value, rtol=1e-5, atol=1e-12)
-        ours, theirs = (torch.autograd.grad(v, student.feats[1:], retain_graph=True, allow_unused=True)
-                        for v in (terms[name], value))
+        ours, theirs = (
+            torch.autograd.grad(v, student.feats[1:], retain_graph=True, allow_unused=True)
+            for v in (terms[name], value)
+        )
         for a, b in zip(ours, theirs, strict=True):
             assert (a is None) == (b is None)
             if a is not None and b is not None:

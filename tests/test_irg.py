@@ -21,9 +21,14 @@ def test_golden(case: Case) -> None:
     case.check(sum(terms.values()), vertex_and_edge=terms["edge"] + terms.get("vertex", torch.tensor(0.0)))
 
 
-@pytest.mark.parametrize(("transform", "sentence"), [
-    ("2", "write pairs of taps"), ("1-2/x", "write pairs of taps"), ("1-3", "shares taps 0 to 2"),
-])
+@pytest.mark.parametrize(
+    ("transform", "sentence"),
+    [
+        ("2", "write pairs of taps"),
+        ("1-2/x", "write pairs of taps"),
+        ("1-3", "shares taps 0 to 2"),
+    ],
+)
 def test_transform_that_cannot_be_is_refused(transform: str, sentence: str) -> None:
     given = outputs((3, 4, 4), (3, 4, 4), (5, 2, 2))
     with pytest.raises(ValueError, match=sentence):

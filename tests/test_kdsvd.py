@@ -44,8 +44,11 @@ def test_equal_singular_values_give_a_finite_gradient(kind: str) -> None:
     given = outputs((3, 4, 4), (5, 4, 4), (6, 4, 4), b=2)
 
     def degenerate(feat: Any) -> torch.Tensor:
-        value = {"zero": torch.zeros_like(feat), "constant": torch.ones_like(feat),
-                 "rank one": feat[:, :1].expand_as(feat).clone()}[kind]
+        value = {
+            "zero": torch.zeros_like(feat),
+            "constant": torch.ones_like(feat),
+            "rank one": feat[:, :1].expand_as(feat).clone(),
+        }[kind]
         return value.float().requires_grad_(True)
 
     student = given._replace(feats=tuple(degenerate(f) for f in given.feats))
@@ -64,12 +67,15 @@ def test_a_map_that_diverged_does_not_stop_the_run() -> None:
     get("kdsvd")(pair(given, given)).terms(broken, given, batch(2))
 
 
-@pytest.mark.parametrize(("taps", "rows", "sentence"), [
-    (((3, 4, 4), (5, 4, 4), (7, 4, 4)), "positions", "5:5, 7:6"),
-    (((3, 8, 8), (5, 8, 8), (6, 4, 4)), "lines", "8:4, 4:4"),
-    (((3, 4, 4), (5, 4, 4)), "positions", "fewer than two"),
-    (((3, 4, 4), (5, 4, 4), (6, 4, 4)), "columns", "neither positions nor lines"),
-])
+@pytest.mark.parametrize(
+    ("taps", "rows", "sentence"),
+    [
+        (((3, 4, 4), (5, 4, 4), (7, 4, 4)), "positions", "5:5, 7:6"),
+        (((3, 8, 8), (5, 8, 8), (6, 4, 4)), "lines", "8:4, 4:4"),
+        (((3, 4, 4), (5, 4, 4)), "positions", "fewer than two"),
+        (((3, 4, 4), (5, 4, 4), (6, 4, 4)), "columns", "neither positions nor lines"),
+    ],
+)
 def test_a_pair_it_cannot_serve_is_refused(taps: Any, rows: str, sentence: str) -> None:
     student, teacher = outputs(*taps), outputs((3, 4, 4), (5, 4, 4), (6, 4, 4))
     with pytest.raises(ValueError, match=sentence):

@@ -22,8 +22,13 @@ from kdbench import record, runner, session
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork, which this system has not")
 
 WORDS = {
-    "methods": "kd,fitnet,mag", "pairs": "resnet14:resnet8,resnet14:wrn_16_1", "suite": "digits", "seeds": "1", "epochs": 3,
-    "limit_train": 96, "device": "cpu",
+    "methods": "kd,fitnet,mag",
+    "pairs": "resnet14:resnet8,resnet14:wrn_16_1",
+    "suite": "digits",
+    "seeds": "1",
+    "epochs": 3,
+    "limit_train": 96,
+    "device": "cpu",
 }
 RANDOM_KILLS, PLACED_KILLS = 20, 16
 

@@ -34,8 +34,23 @@ ARROWS: dict[str, set[str]] = {
 }
 #: These put the parts together and may import everything but cli.
 ASSEMBLY = {
-    "session", "runner", "group", "outcome", "assistants", "teaching", "tables", "finish", "console", "screens",
-    "teacher_verbs", "remeasure", "cards", "costs", "doctor", "estimate", "bench",
+    "session",
+    "runner",
+    "group",
+    "outcome",
+    "assistants",
+    "teaching",
+    "tables",
+    "finish",
+    "console",
+    "screens",
+    "teacher_verbs",
+    "remeasure",
+    "cards",
+    "costs",
+    "doctor",
+    "estimate",
+    "bench",
 }
 #: Loaded in one place only: what they cost at import is paid by who asks for a report.
 HEAVY = {"pandas": {"report"}, "matplotlib": {"report"}}
@@ -89,7 +104,8 @@ def arrows() -> Iterator[tuple[str, str, str]]:
 def test_arrows_point_the_right_way() -> None:
     wrong = [
         f"{where}: {part} may import {', '.join(sorted(ARROWS[part])) or 'nothing of kdbench'}, not {other}"
-        for part, other, where in arrows() if part in ARROWS and other not in ARROWS[part] | {part, ""}
+        for part, other, where in arrows()
+        if part in ARROWS and other not in ARROWS[part] | {part, ""}
     ]
     assert wrong == [], "\n".join(wrong)
 
@@ -101,14 +117,20 @@ def test_every_module_has_its_place() -> None:
 
 
 def test_nobody_imports_cli() -> None:
-    wrong = [f"{where}: cli is the top, nothing imports it" for part, other, where in arrows()
-             if other == "cli" and part not in ("cli", "__main__")]
+    wrong = [
+        f"{where}: cli is the top, nothing imports it"
+        for part, other, where in arrows()
+        if other == "cli" and part not in ("cli", "__main__")
+    ]
     assert wrong == [], "\n".join(wrong)
 
 
 def test_nobody_but_the_registry_and_methods_imports_a_method() -> None:
-    wrong = [f"{where}: ask registry.get for a method" for part, other, where in arrows()
-             if other == "methods" and part != "methods"]
+    wrong = [
+        f"{where}: ask registry.get for a method"
+        for part, other, where in arrows()
+        if other == "methods" and part != "methods"
+    ]
     assert wrong == [], "\n".join(wrong)
 
 
@@ -122,8 +144,10 @@ def test_methods_import_the_contract_torch_and_each_other() -> None:
             home = file.stem.startswith("_") and dotted == "kdbench.distiller"
             public = dotted.startswith("kdbench.methods") or home or (rest and rest[0] in kdbench.__all__)
             if first not in allowed or (first == "kdbench" and not public):
-                wrong.append(f"methods/{file.name} line {line}: {dotted}; a method takes `from kdbench import ...`,"
-                             " torch, another method's public function or _layers")
+                wrong.append(
+                    f"methods/{file.name} line {line}: {dotted}; a method takes `from kdbench import ...`,"
+                    " torch, another method's public function or _layers"
+                )
     assert wrong == [], "\n".join(wrong)
 
 
@@ -132,8 +156,11 @@ def test_methods_take_only_public_functions_of_each_other() -> None:
     for file in sorted((PACKAGE / "methods").glob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kdbench.methods."):
-                wrong += [f"methods/{file.name} line {node.lineno}: {alias.name} is private to {node.module}"
-                          for alias in node.names if alias.name.startswith("_")]
+                wrong += [
+                    f"methods/{file.name} line {node.lineno}: {alias.name} is private to {node.module}"
+                    for alias in node.names
+                    if alias.name.startswith("_")
+                ]
     assert wrong == [], "\n".join(wrong)
 
 
@@ -141,7 +168,8 @@ def test_methods_take_only_public_functions_of_each_other() -> None:
 def test_heavy_libraries_load_where_they_are_needed(library: str) -> None:
     wrong = [
         f"kdbench/{file.relative_to(PACKAGE)} line {line}: only {', '.join(HEAVY[library])} loads {library}"
-        for file in files() for line, dotted, _ in imports(file)
+        for file in files()
+        for line, dotted, _ in imports(file)
         if dotted.split(".")[0] == library and file.relative_to(PACKAGE).parts[0] not in HEAVY[library]
     ]
     assert wrong == [], "\n".join(wrong)
@@ -170,7 +198,10 @@ def test_a_wrong_arrow_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "grid.py").write_text("def late():\n    from kdbench import cli\n")
     monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path)
     assert {(part, other) for part, other, _ in arrows()} == {
-        ("engine", "models"), ("engine", "distiller"), ("engine", "registry"), ("grid", "cli")
+        ("engine", "models"),
+        ("engine", "distiller"),
+        ("engine", "registry"),
+        ("grid", "cli"),
     }
     with pytest.raises(AssertionError, match="engine may import distiller, record, not models"):
         test_arrows_point_the_right_way()

@@ -80,7 +80,9 @@ def test_draws_follow_from_seed_stage_and_epoch_alone() -> None:
     assert torch.equal(state, torch.get_rng_state())
     orders = [
         loader(seed=seed).plan(epoch, stage).perm.tolist()
-        for seed in (0, 1) for epoch in (1, 2) for stage in ("train", "pretrain")
+        for seed in (0, 1)
+        for epoch in (1, 2)
+        for stage in ("train", "pretrain")
     ]
     assert len({tuple(order) for order in orders}) == 8
 
@@ -101,7 +103,7 @@ def test_the_tail_is_kept_unless_it_is_one_image(n: int, sizes: list[int]) -> No
 
 def test_without_crop_and_flip_an_epoch_is_shuffled_plain_images() -> None:
     made = loader(crop_padding=0, flip=False)
-    (plain, _), = made.plain(70)
+    ((plain, _),) = made.plain(70)
     for image, _, idx in made.epoch(0):
         assert torch.equal(image, plain[idx])
 
@@ -120,18 +122,20 @@ def test_randaugment_is_torchvisions_and_knows_epoch_and_image() -> None:
     views = {"views": ("randaugment",), "crop_padding": 0, "flip": False}
     made = loader(**views)
     state = torch.get_rng_state()
-    shown = {int(i): view for image, _, idx in made.epoch(1)
-             for i, view in zip(idx, image.chunk(2)[1], strict=True)}
+    shown = {int(i): view for image, _, idx in made.epoch(1) for i, view in zip(idx, image.chunk(2)[1], strict=True)}
     assert torch.equal(state, torch.get_rng_state())
-    other = {int(i): view for image, _, idx in loader(**views, batch_size=7).epoch(1)
-             for i, view in zip(idx, image.chunk(2)[1], strict=True)}
+    other = {
+        int(i): view
+        for image, _, idx in loader(**views, batch_size=7).epoch(1)
+        for i, view in zip(idx, image.chunk(2)[1], strict=True)
+    }
     assert all(torch.equal(shown[i], other[i]) for i in shown)
-    later = {int(i): view for image, _, idx in made.epoch(2)
-             for i, view in zip(idx, image.chunk(2)[1], strict=True)}
+    later = {int(i): view for image, _, idx in made.epoch(2) for i, view in zip(idx, image.chunk(2)[1], strict=True)}
     assert sum(torch.equal(shown[i], later[i]) for i in shown) < 20
-    same = Loader(images(1).repeat(40, 1, 1, 1), torch.zeros(40), batch_size=40, mean=MEAN, std=STD,
-                  views=("randaugment",))
-    (image, *_), = same.epoch(0)
+    same = Loader(
+        images(1).repeat(40, 1, 1, 1), torch.zeros(40), batch_size=40, mean=MEAN, std=STD, views=("randaugment",)
+    )
+    ((image, *_),) = same.epoch(0)
     assert len(image.chunk(2)[1].unique(dim=0)) > 20
     augment = T.RandAugment(2, 10)
     for seed, image in enumerate(images(20)):
@@ -146,13 +150,16 @@ def test_a_view_that_draws_needs_a_key() -> None:
         made.gather(*made.plan(0))
 
 
-@pytest.mark.parametrize(("settings", "words"), [
-    ({"batch_size": 1}, "batches of 1"),
-    ({"mean": (0.5,)}, "3 channels"),
-    ({"crop_padding": -1}, "negative"),
-    ({"views": ("rot45",)}, "rot45"),
-    ({"n": 1}, "1 images"),
-])
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"batch_size": 1}, "batches of 1"),
+        ({"mean": (0.5,)}, "3 channels"),
+        ({"crop_padding": -1}, "negative"),
+        ({"views": ("rot45",)}, "rot45"),
+        ({"n": 1}, "1 images"),
+    ],
+)
 def test_what_is_refused(settings: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         loader(**settings)
@@ -169,7 +176,7 @@ def test_oblong_images() -> None:
     tall = images()[..., :20]
     made = Loader(tall, torch.arange(70), batch_size=8, mean=MEAN, std=STD, crop_padding=2, flip=True)
     whole = made.gather(torch.tensor([5]), torch.tensor([2]), torch.tensor([2]), torch.tensor([True]))
-    (plain, _), = made.plain(70)
+    ((plain, _),) = made.plain(70)
     assert torch.equal(whole[0], plain[5].flip(2))
 
 

@@ -26,7 +26,11 @@ def test_golden_with_dkd(case: Case) -> None:
     student, teacher = case.outputs("student"), case.outputs("teacher")
     hyper = case.meta["hyper"]
     method = get("lskd+dkd").build(
-        case.pair(student, teacher), ce_weight=0.0, kd_weight=0.0, tau=hyper["T"], alpha=hyper["alpha"],
+        case.pair(student, teacher),
+        ce_weight=0.0,
+        kd_weight=0.0,
+        tau=hyper["T"],
+        alpha=hyper["alpha"],
         beta=hyper["beta"],
     )
     terms = method.loss(student, teacher, case.batch())

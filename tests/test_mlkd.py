@@ -21,12 +21,20 @@ def test_golden(case: Case) -> None:
     case.open()
     student, teacher, hyper = outputs(case, "student"), outputs(case, "teacher"), case.meta["hyper"]
     method = get("mlkd")(
-        case.pair(student, teacher), w_ce=hyper["ce_weight"], w_kd=hyper["kd_weight"], tau=hyper["T"],
+        case.pair(student, teacher),
+        w_ce=hyper["ce_weight"],
+        w_kd=hyper["kd_weight"],
+        tau=hyper["T"],
         standardise=hyper["logit_standardisation"],
     )
     found = method.loss(student, teacher, case.batch())
-    case.check(torch.stack(list(found.values())).sum(), ce=found["ce"], kd=found["kd"], cc=found["class_corr"],
-               bc=found["batch_corr"])
+    case.check(
+        torch.stack(list(found.values())).sum(),
+        ce=found["ce"],
+        kd=found["kd"],
+        cc=found["class_corr"],
+        bc=found["batch_corr"],
+    )
 
 
 @pytest.mark.parametrize("values", [[1.0, 1.0, 1.0], [3.0, 1.0, 2.0], [1.0, 2.0, 3.0, 4.0], [5.0]])

@@ -18,20 +18,60 @@ from kdbench.models import create, double, names, resolve
 
 MODELS = FOLDER / "models"
 PUBLISHED = (
-    "resnet8", "resnet20", "resnet32", "resnet56", "resnet110", "resnet8x4", "resnet32x4", "wrn_16_1", "wrn_16_2",
-    "wrn_40_1", "wrn_40_2", "vgg8", "vgg11", "vgg13", "vgg16", "vgg19", "ResNet50", "MobileNetV2", "ShuffleV1",
+    "resnet8",
+    "resnet20",
+    "resnet32",
+    "resnet56",
+    "resnet110",
+    "resnet8x4",
+    "resnet32x4",
+    "wrn_16_1",
+    "wrn_16_2",
+    "wrn_40_1",
+    "wrn_40_2",
+    "vgg8",
+    "vgg11",
+    "vgg13",
+    "vgg16",
+    "vgg19",
+    "ResNet50",
+    "MobileNetV2",
+    "ShuffleV1",
     "ShuffleV2",
 )
 SMALL = ("resnet8", "resnet8x4", "wrn_16_1", "wrn_16_2", "vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2")
 #: Parameters at 100 classes, counted by instantiating the reference models.
 PARAMETERS = {
-    "resnet8": 83_892, "resnet14": 181_108, "resnet20": 278_324, "resnet32": 472_756, "resnet44": 667_188,
-    "resnet56": 861_620, "resnet110": 1_736_564, "resnet116": 1_833_780, "resnet8x4": 1_233_540,
-    "resnet32x4": 7_433_860, "resnet8x4_double": 4_875_428, "resnet14x2": 703_732, "resnet38": 569_972,
-    "resnet38x2": 2_255_604, "resnet110x2": 6_911_220, "wrn_16_1": 180_916, "wrn_16_2": 703_284,
-    "wrn_40_1": 569_780, "wrn_40_2": 2_255_156, "vgg8": 3_965_028, "vgg11": 9_277_284, "vgg13": 9_462_180,
-    "vgg16": 14_774_436, "vgg19": 20_086_692, "ResNet50": 23_705_252, "MobileNetV2": 812_836,
-    "MobileNetV2_1_0": 2_353_060, "ShuffleV1": 949_258, "ShuffleV2": 1_355_528, "ShuffleV2_1.5": 2_580_548,
+    "resnet8": 83_892,
+    "resnet14": 181_108,
+    "resnet20": 278_324,
+    "resnet32": 472_756,
+    "resnet44": 667_188,
+    "resnet56": 861_620,
+    "resnet110": 1_736_564,
+    "resnet116": 1_833_780,
+    "resnet8x4": 1_233_540,
+    "resnet32x4": 7_433_860,
+    "resnet8x4_double": 4_875_428,
+    "resnet14x2": 703_732,
+    "resnet38": 569_972,
+    "resnet38x2": 2_255_604,
+    "resnet110x2": 6_911_220,
+    "wrn_16_1": 180_916,
+    "wrn_16_2": 703_284,
+    "wrn_40_1": 569_780,
+    "wrn_40_2": 2_255_156,
+    "vgg8": 3_965_028,
+    "vgg11": 9_277_284,
+    "vgg13": 9_462_180,
+    "vgg16": 14_774_436,
+    "vgg19": 20_086_692,
+    "ResNet50": 23_705_252,
+    "MobileNetV2": 812_836,
+    "MobileNetV2_1_0": 2_353_060,
+    "ShuffleV1": 949_258,
+    "ShuffleV2": 1_355_528,
+    "ShuffleV2_1.5": 2_580_548,
 }
 golden = pytest.mark.skipif(not MODELS.is_dir(), reason="the golden data (../shared/golden) are not here")
 
@@ -97,8 +137,10 @@ def test_state_dict_is_the_published_one(name: str) -> None:
 @golden
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_outputs_are_the_published_ones_by_recipe(name: str) -> None:
-    raw, meta = load_file(MODELS / "recipe" / f"{name}.safetensors"), json.loads(
-        (MODELS / "recipe" / f"{name}.json").read_text())
+    raw, meta = (
+        load_file(MODELS / "recipe" / f"{name}.safetensors"),
+        json.loads((MODELS / "recipe" / f"{name}.json").read_text()),
+    )
     tapped = create(name, 100).double().eval()
     tapped.net.load_state_dict(by_recipe(name, meta["seed"]))
     with torch.no_grad():
@@ -189,33 +231,55 @@ def test_initialisation() -> None:
     """Kaiming fan-out for ResNets, sqrt(2 / (k k C_out)) for the others, torch's own for ShuffleNets."""
     torch.manual_seed(0)
     for name, path, std in (
-        ("resnet110", "layer3.5.conv1", (2 / (9 * 64)) ** 0.5), ("ResNet50", "layer1.0.conv3", (2 / 256) ** 0.5),
-        ("wrn_40_2", "block3.layer.2.conv1", (2 / (9 * 128)) ** 0.5), ("vgg8", "block3.0", (2 / (9 * 512)) ** 0.5),
-        ("MobileNetV2", "blocks.6.0.conv.3", (2 / (9 * 480)) ** 0.5), ("MobileNetV2", "classifier.0", 0.01),
+        ("resnet110", "layer3.5.conv1", (2 / (9 * 64)) ** 0.5),
+        ("ResNet50", "layer1.0.conv3", (2 / 256) ** 0.5),
+        ("wrn_40_2", "block3.layer.2.conv1", (2 / (9 * 128)) ** 0.5),
+        ("vgg8", "block3.0", (2 / (9 * 512)) ** 0.5),
+        ("MobileNetV2", "blocks.6.0.conv.3", (2 / (9 * 480)) ** 0.5),
+        ("MobileNetV2", "classifier.0", 0.01),
         ("ShuffleV2", "layer3.0.conv5", (1 / 232 / 3) ** 0.5),
     ):
         weight = create(name, 100).net.get_submodule(path).weight
         assert abs(weight.std().item() / std - 1) < 0.05, (name, path)
 
 
-@pytest.mark.parametrize(("written", "canonical"), [
-    ("resnet20", "resnet20"), ("ResNet-20", "resnet20"), ("resnet-8x4", "resnet8x4"), ("resnet_32x4", "resnet32x4"),
-    ("wrn-16-2", "wrn_16_2"), ("WRN40_2", "wrn_40_2"), ("wideresnet-40-1", "wrn_40_1"), ("VGG13", "vgg13"),
-    ("mobilenetv2", "MobileNetV2"), ("mobilenet_v2", "MobileNetV2"), ("shufflenetv2", "ShuffleV2"),
-    ("shuffle-v1", "ShuffleV1"), ("ShuffleNetV2_1.5", "ShuffleV2_1.5"), ("resnet50", "ResNet50"),
-    ("cifar_resnet56", "resnet56"), ("timm/cifar_resnet56", "resnet56"), ("timm/resnet18", "timm/resnet18"),
-    ("timm/ResNet18", "timm/resnet18"), ("timm/resnet18.a1_in1k", "timm/resnet18.a1_in1k"),
-])
+@pytest.mark.parametrize(
+    ("written", "canonical"),
+    [
+        ("resnet20", "resnet20"),
+        ("ResNet-20", "resnet20"),
+        ("resnet-8x4", "resnet8x4"),
+        ("resnet_32x4", "resnet32x4"),
+        ("wrn-16-2", "wrn_16_2"),
+        ("WRN40_2", "wrn_40_2"),
+        ("wideresnet-40-1", "wrn_40_1"),
+        ("VGG13", "vgg13"),
+        ("mobilenetv2", "MobileNetV2"),
+        ("mobilenet_v2", "MobileNetV2"),
+        ("shufflenetv2", "ShuffleV2"),
+        ("shuffle-v1", "ShuffleV1"),
+        ("ShuffleNetV2_1.5", "ShuffleV2_1.5"),
+        ("resnet50", "ResNet50"),
+        ("cifar_resnet56", "resnet56"),
+        ("timm/cifar_resnet56", "resnet56"),
+        ("timm/resnet18", "timm/resnet18"),
+        ("timm/ResNet18", "timm/resnet18"),
+        ("timm/resnet18.a1_in1k", "timm/resnet18.a1_in1k"),
+    ],
+)
 def test_resolve(written: str, canonical: str) -> None:
     assert resolve(written) == canonical
 
 
-@pytest.mark.parametrize(("written", "sentence"), [
-    ("resnet21", r"no model 'resnet21'; the nearest are .*resnet20"),
-    ("convnext_atto", r"no model 'convnext_atto'; the nearest are timm/convnext_atto"),
-    ("qqq", r"no model 'qqq'; there are MobileNetV2, .* and timm/NAME"),
-    ("timm/resnet19", r"timm has no model 'resnet19'; the nearest are .*resnet18"),
-])
+@pytest.mark.parametrize(
+    ("written", "sentence"),
+    [
+        ("resnet21", r"no model 'resnet21'; the nearest are .*resnet20"),
+        ("convnext_atto", r"no model 'convnext_atto'; the nearest are timm/convnext_atto"),
+        ("qqq", r"no model 'qqq'; there are MobileNetV2, .* and timm/NAME"),
+        ("timm/resnet19", r"timm has no model 'resnet19'; the nearest are .*resnet18"),
+    ],
+)
 def test_unknown_names(written: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         resolve(written)
@@ -238,7 +302,12 @@ def test_double_has_twice_the_channels(name: str) -> None:
     assert wider == resolve(wider.upper()) == f"{name}_double"
     ours, theirs = (create(n, 10).shapes((3, 32, 32)) for n in (wider, name))
     assert ours.feats == tuple((2 * c, h, w) for c, h, w in theirs.feats)
-    head = {"MobileNetV2": 1280, "MobileNetV2_1_0": 1280, "ShuffleV2": 1024, "ShuffleV2_1.5": 1024}  # before it, not doubled
+    head = {
+        "MobileNetV2": 1280,
+        "MobileNetV2_1_0": 1280,
+        "ShuffleV2": 1024,
+        "ShuffleV2_1.5": 1024,
+    }  # before it, not doubled
     assert ours.pooled == head.get(name, 2 * theirs.pooled)
 
 

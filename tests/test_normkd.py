@@ -9,8 +9,9 @@ from kdbench.registry import get, hyperparameters
 def test_formula_and_gradient() -> None:
     student, teacher = outputs((4, 4, 4), k=7), outputs((4, 4, 4), k=7, seed=1)
     z = (3 * student.logits).detach().requires_grad_(True)
-    found = get("normkd")(pair(student, teacher), beta=1.5, T=2.0).terms(
-        student._replace(logits=z), teacher, batch())["normalised"]
+    found = get("normkd")(pair(student, teacher), beta=1.5, T=2.0).terms(student._replace(logits=z), teacher, batch())[
+        "normalised"
+    ]
 
     def tau(row: torch.Tensor) -> torch.Tensor:
         return 2 * ((row - row.mean()).square().sum() / (len(row) - 1)).sqrt()

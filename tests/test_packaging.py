@@ -34,9 +34,12 @@ def test_the_wheel_holds_every_file_of_the_tree(tmp_path: Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         inside = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    tracked = subprocess.run(["git", "-C", str(ROOT), "ls-files", "kdbench", "methods"], capture_output=True, text=True, check=True)
+    tracked = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "kdbench", "methods"], capture_output=True, text=True, check=True
+    )
     expected = {
         f"kdbench/{name}" if name.startswith("methods/") else name
-        for name in tracked.stdout.split() if name != "kdbench/methods"
+        for name in tracked.stdout.split()
+        if name != "kdbench/methods"
     }
     assert inside == expected

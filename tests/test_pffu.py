@@ -29,7 +29,14 @@ def vector(feat: torch.Tensor, side: int, tau_a: float, variant: str) -> torch.T
 @pytest.mark.parametrize("variant", ["map", "vector"])
 def test_formula(variant: str) -> None:
     method = get("pffu")(
-        pair(STUDENT, TEACHER), tau_a=0.3, variant=variant, hidden=8, lam=7.0, beta=0.6, tau=3.0, ce_weight=0.9,
+        pair(STUDENT, TEACHER),
+        tau_a=0.3,
+        variant=variant,
+        hidden=8,
+        lam=7.0,
+        beta=0.6,
+        tau=3.0,
+        ce_weight=0.9,
         kd_weight=0.8,
     ).double()
     ours = sum(method.loss(STUDENT, TEACHER, SEEN).values())

@@ -80,17 +80,40 @@ def lane(folder: Path, method: str = "", *, as_: Precision | None = None, **word
     """A lane in fp16; where no method is named, one of ``Burst`` with a small student."""
     one = exact_lane(method or "student", folder)
     if not method:
-        pair = models.make_pair(one.student, teacher(), image_shape=(3, 8, 8), num_classes=10,  # type: ignore[arg-type]
-                                train_labels=images().train_labels, batch_size=BATCH)
+        pair = models.make_pair(
+            one.student,
+            teacher(),
+            image_shape=(3, 8, 8),
+            num_classes=10,  # type: ignore[arg-type]
+            train_labels=images().train_labels,
+            batch_size=BATCH,
+        )
         one.student, one.method = Small(), Burst(pair, **words)
-    return Lane(one.key, one.student, one.method, Plan(EPOCHS, 0.05, milestones=(2,)), seed=3, path=one.path,
-                settings="s" * 8, teacher="t" * 8, device=CPU, precision=Half() if as_ is None else as_)
+    return Lane(
+        one.key,
+        one.student,
+        one.method,
+        Plan(EPOCHS, 0.05, milestones=(2,)),
+        seed=3,
+        path=one.path,
+        settings="s" * 8,
+        teacher="t" * 8,
+        device=CPU,
+        precision=Half() if as_ is None else as_,
+    )
 
 
 def train(lanes: list[Lane], *, stop_after: int | None = None, captured: bool = False) -> None:
     notes: list[str] = []
-    setting = Setting(models.fold(teacher()), loader(), scored, CPU, lanes[0].precision,  # type: ignore[arg-type]
-                      machine=Eager() if captured else None, note=notes.append)
+    setting = Setting(
+        models.fold(teacher()),
+        loader(),
+        scored,
+        CPU,
+        lanes[0].precision,  # type: ignore[arg-type]
+        machine=Eager() if captured else None,
+        note=notes.append,
+    )
     fit(setting, lanes, Silent(stop_after), lambda lane: None)
     assert notes == []
 
@@ -354,12 +377,16 @@ CUDA = torch.device("cuda")
 
 
 def test_what_each_name_computes_in() -> None:
-    found = {(name, device.type): Precision(name).dtype(device)
-             for name in precision.NAMES for device in (CPU, CUDA)}
+    found = {(name, device.type): Precision(name).dtype(device) for name in precision.NAMES for device in (CPU, CUDA)}
     assert found == {
-        ("exact", "cpu"): None, ("exact", "cuda"): None, ("tf32", "cpu"): None, ("tf32", "cuda"): None,
-        ("fast", "cpu"): torch.bfloat16, ("fast", "cuda"): torch.float16,
-        ("bf16", "cpu"): torch.bfloat16, ("bf16", "cuda"): torch.bfloat16,
+        ("exact", "cpu"): None,
+        ("exact", "cuda"): None,
+        ("tf32", "cpu"): None,
+        ("tf32", "cuda"): None,
+        ("fast", "cpu"): torch.bfloat16,
+        ("fast", "cuda"): torch.float16,
+        ("bf16", "cpu"): torch.bfloat16,
+        ("bf16", "cuda"): torch.bfloat16,
     }
     for name in precision.NAMES:
         Precision(name).check(CUDA)
@@ -396,8 +423,25 @@ def test_this_cpu_was_asked() -> None:
 
 
 def test_the_verbs_say_so_before_they_start(able: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["run", "--suite", "digits", "--epochs", "1", "--limit-train", "96", "--pairs", "resnet14:resnet8",
-             "--methods", "kd", "--out", str(tmp_path), "--device", "cpu", "--dry-run", "--precision"]
+    words = [
+        "run",
+        "--suite",
+        "digits",
+        "--epochs",
+        "1",
+        "--limit-train",
+        "96",
+        "--pairs",
+        "resnet14:resnet8",
+        "--methods",
+        "kd",
+        "--out",
+        str(tmp_path),
+        "--device",
+        "cpu",
+        "--dry-run",
+        "--precision",
+    ]
     sentence = "for which this CPU"
     for name, warned in (("exact", False), ("fast", not able), ("bf16", not able)):
         done = CliRunner().invoke(main, [*words, name])

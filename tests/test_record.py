@@ -15,15 +15,40 @@ from kdbench.record import Record, RecordDamaged
 
 def made(**changes) -> Record:
     values = {
-        "status": "done", "suite": "semckd", "dataset": "cifar100", "convention": "semckd", "teacher": "resnet32x4",
-        "student": "resnet8x4", "method": "semckd[beta=200]", "seed": 1, "epochs": 2, "quick": False,
-        "settings": {"lr": 0.05, "milestones": (1, 2)}, "settings_hash": "0123abcd", "top1_last": 71.25,
-        "top1_best_test": 72.5, "top5_last": 90.0, "nll": 1.1, "ece": 3.3, "agreement": 80.0,
-        "curve": [{"epoch": 1, "lr": 0.05, "seconds": 9.5, "terms": {"ce": 4.6}, "top1": 72.5},
-                  {"epoch": 2, "lr": 0.05, "seconds": 19.5, "terms": {"ce": 4.1}, "top1": 71.25}],
-        "weights_sha256": "ab" * 32, "teacher_sha256": "cd" * 32, "teacher_top1": 79.4, "train_seconds": 19.5,
-        "images_per_second": 1000.0, "peak_mem_mb": 512.0, "extra_train_params": 10, "extra_infer_params": 0,
-        "provenance": "port", "modified_student": False, "code": {"kdbench": "0.1"}, "environment": {"torch": "2.15"},
+        "status": "done",
+        "suite": "semckd",
+        "dataset": "cifar100",
+        "convention": "semckd",
+        "teacher": "resnet32x4",
+        "student": "resnet8x4",
+        "method": "semckd[beta=200]",
+        "seed": 1,
+        "epochs": 2,
+        "quick": False,
+        "settings": {"lr": 0.05, "milestones": (1, 2)},
+        "settings_hash": "0123abcd",
+        "top1_last": 71.25,
+        "top1_best_test": 72.5,
+        "top5_last": 90.0,
+        "nll": 1.1,
+        "ece": 3.3,
+        "agreement": 80.0,
+        "curve": [
+            {"epoch": 1, "lr": 0.05, "seconds": 9.5, "terms": {"ce": 4.6}, "top1": 72.5},
+            {"epoch": 2, "lr": 0.05, "seconds": 19.5, "terms": {"ce": 4.1}, "top1": 71.25},
+        ],
+        "weights_sha256": "ab" * 32,
+        "teacher_sha256": "cd" * 32,
+        "teacher_top1": 79.4,
+        "train_seconds": 19.5,
+        "images_per_second": 1000.0,
+        "peak_mem_mb": 512.0,
+        "extra_train_params": 10,
+        "extra_infer_params": 0,
+        "provenance": "port",
+        "modified_student": False,
+        "code": {"kdbench": "0.1"},
+        "environment": {"torch": "2.15"},
         "finished": "2026-01-01T00:00:00+00:00",
     }
     return Record(**values | changes)
@@ -115,7 +140,12 @@ def test_reading_a_folder_names_what_it_leaves_out(tmp_path):
 
 def test_measured_leaves_out_only_circumstances():
     other = made(
-        train_seconds=1.0, images_per_second=2.0, peak_mem_mb=3.0, environment={}, code={}, finished="2027-01-01",
+        train_seconds=1.0,
+        images_per_second=2.0,
+        peak_mem_mb=3.0,
+        environment={},
+        code={},
+        finished="2027-01-01",
         curve=[dict(point.model_dump(), seconds=0.0) for point in made().curve],
     )
     assert other.measured() == made().measured()

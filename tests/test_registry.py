@@ -107,18 +107,21 @@ def test_plugin_file(tmp_path: Path) -> None:
     assert "mine" in registry.names()
 
 
-@pytest.mark.parametrize(("name", "text", "words"), [
-    ("absent.py", None, "no plug-in file"),
-    ("notes.txt", "hello", "is not a Python file"),
-    ("no_method.py", "x = 1", "registers no method; put @register"),
-    ("syntax.py", "def (", "cannot be imported: SyntaxError"),
-    ("missing.py", "import nowhere_at_all", "cannot be imported: ModuleNotFoundError: No module named 'nowhere"),
-    ("leaves.py", "raise SystemExit(3)", "cannot be imported: SystemExit"),
-    ("half.py", GOOD + "\n1 / 0\n", "cannot be imported: ZeroDivisionError"),
-    ("kd.py", GOOD, "'kd' is defined twice"),
-    ("a+b.py", GOOD, "letters, digits, - and _ only"),
-    ("two.py", GOOD + "\n@register\nclass Second(Mine):\n    pass\n", "registers two methods"),
-])
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("absent.py", None, "no plug-in file"),
+        ("notes.txt", "hello", "is not a Python file"),
+        ("no_method.py", "x = 1", "registers no method; put @register"),
+        ("syntax.py", "def (", "cannot be imported: SyntaxError"),
+        ("missing.py", "import nowhere_at_all", "cannot be imported: ModuleNotFoundError: No module named 'nowhere"),
+        ("leaves.py", "raise SystemExit(3)", "cannot be imported: SystemExit"),
+        ("half.py", GOOD + "\n1 / 0\n", "cannot be imported: ZeroDivisionError"),
+        ("kd.py", GOOD, "'kd' is defined twice"),
+        ("a+b.py", GOOD, "letters, digits, - and _ only"),
+        ("two.py", GOOD + "\n@register\nclass Second(Mine):\n    pass\n", "registers two methods"),
+    ],
+)
 def test_a_bad_plugin_is_one_sentence_and_leaves_nothing(
     tmp_path: Path, name: str, text: str | None, words: str
 ) -> None:
@@ -174,8 +177,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_one_broken_file_hides_no_other(folder: Path) -> None:
     for name, text in (
-        ("good", GOOD), ("syntax", "def ("), ("empty", ""), ("half", GOOD + "\nraise ValueError('half a method')\n"),
-        ("leaves", "import sys\nsys.exit(1)"), ("_layers", "1 / 0"),
+        ("good", GOOD),
+        ("syntax", "def ("),
+        ("empty", ""),
+        ("half", GOOD + "\nraise ValueError('half a method')\n"),
+        ("leaves", "import sys\nsys.exit(1)"),
+        ("_layers", "1 / 0"),
     ):
         write(folder / f"{name}.py", text)
     assert registry.names() == ["good"]
@@ -193,8 +200,11 @@ def test_entry_points(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     write(tmp_path / "theirs" / "unregistered.py", GOOD.replace("@register", ""))
     monkeypatch.syspath_prepend(tmp_path / "theirs")
     points = [
-        metadata.EntryPoint(name, value, "kdbench.methods") for name, value in (
-            ("outside", "outside:Mine"), ("other", "misnamed:Mine"), ("unregistered", "unregistered:Mine"),
+        metadata.EntryPoint(name, value, "kdbench.methods")
+        for name, value in (
+            ("outside", "outside:Mine"),
+            ("other", "misnamed:Mine"),
+            ("unregistered", "unregistered:Mine"),
             ("gone", "not_installed:Mine"),
         )
     ]
@@ -212,7 +222,12 @@ def test_entry_points(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_hyperparameters_follow_common_to_the_base() -> None:
     found = hyperparameters(get("fitnet"))
     assert {name: hyper.default for name, hyper in found.items()} == {
-        "tap": 2, "beta": 100.0, "relu": True, "ce_weight": 1.0, "kd_weight": 0.0, "tau": 4.0
+        "tap": 2,
+        "beta": 100.0,
+        "relu": True,
+        "ce_weight": 1.0,
+        "kd_weight": 0.0,
+        "tau": 4.0,
     }
     assert {name for name, hyper in found.items() if hyper.common} == {"ce_weight", "kd_weight", "tau"}
 
@@ -243,19 +258,40 @@ def test_a_hyperparameter_without_default_is_refused() -> None:
         hyperparameters(Bare)
 
 
-@pytest.mark.parametrize(("text", "default", "value"), [
-    ("3", 2, 3), ("-3", 2, -3), ("1e3", 2, 1000), ("3", 2.0, 3.0), (".5", 1.0, 0.5), ("1e-3", 1.0, 1e-3),
-    ("yes", False, True), ("FALSE", True, False), ("1", False, True), ("leading", "lagging", "leading"),
-])
+@pytest.mark.parametrize(
+    ("text", "default", "value"),
+    [
+        ("3", 2, 3),
+        ("-3", 2, -3),
+        ("1e3", 2, 1000),
+        ("3", 2.0, 3.0),
+        (".5", 1.0, 0.5),
+        ("1e-3", 1.0, 1e-3),
+        ("yes", False, True),
+        ("FALSE", True, False),
+        ("1", False, True),
+        ("leading", "lagging", "leading"),
+    ],
+)
 def test_convert(text: str, default: object, value: object) -> None:
     found = convert(text, default, "x")
     assert found == value
     assert type(found) is type(default)
 
 
-@pytest.mark.parametrize(("text", "default"), [
-    ("three", 2), ("2.5", 2), ("inf", 2), ("", 2), ("x", 1.0), ("nan", 1.0), ("maybe", True), ("2", True),
-])
+@pytest.mark.parametrize(
+    ("text", "default"),
+    [
+        ("three", 2),
+        ("2.5", 2),
+        ("inf", 2),
+        ("", 2),
+        ("x", 1.0),
+        ("nan", 1.0),
+        ("maybe", True),
+        ("2", True),
+    ],
+)
 def test_convert_refuses_with_an_example(text: str, default: object) -> None:
     with pytest.raises(ValueError, match=f"^here takes a value like {default!r}, not {text!r}$"):
         convert(text, default, "here")
@@ -264,17 +300,33 @@ def test_convert_refuses_with_an_example(text: str, default: object) -> None:
 # -- the grammar of --methods -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("text", "specs"), [
-    ("kd", ["kd"]), ("kd, fitnet ,kd", ["kd", "fitnet"]), ("fitn*", ["fitnet"]), ("k?", ["kd"]),
-    ("fitnet[beta=200]", ["fitnet[beta=200.0]"]),
-    ("fitnet[beta=200,400]", ["fitnet[beta=200.0]", "fitnet[beta=400.0]"]),
-    ("fitnet[beta=1;2, tap=0]", ["fitnet[beta=1.0,tap=0]", "fitnet[beta=2.0,tap=0]"]),
-    ("fitnet[tap=1,2,beta=1,2],kd", [
-        "fitnet[beta=1.0,tap=1]", "fitnet[beta=2.0,tap=1]", "fitnet[beta=1.0,tap=2]", "fitnet[beta=2.0,tap=2]", "kd"
-    ]),
-    ("fitnet[]", ["fitnet"]), ("mag+fitnet", ["fitnet+mag"]), ("mag + fitnet,fitnet+mag", ["fitnet+mag"]),
-    ("fitnet+mag[low_dim=8]", ["fitnet+mag[low_dim=8]"]), ("student[ce_weight=0.5]", ["student[ce_weight=0.5]"]),
-])
+@pytest.mark.parametrize(
+    ("text", "specs"),
+    [
+        ("kd", ["kd"]),
+        ("kd, fitnet ,kd", ["kd", "fitnet"]),
+        ("fitn*", ["fitnet"]),
+        ("k?", ["kd"]),
+        ("fitnet[beta=200]", ["fitnet[beta=200.0]"]),
+        ("fitnet[beta=200,400]", ["fitnet[beta=200.0]", "fitnet[beta=400.0]"]),
+        ("fitnet[beta=1;2, tap=0]", ["fitnet[beta=1.0,tap=0]", "fitnet[beta=2.0,tap=0]"]),
+        (
+            "fitnet[tap=1,2,beta=1,2],kd",
+            [
+                "fitnet[beta=1.0,tap=1]",
+                "fitnet[beta=2.0,tap=1]",
+                "fitnet[beta=1.0,tap=2]",
+                "fitnet[beta=2.0,tap=2]",
+                "kd",
+            ],
+        ),
+        ("fitnet[]", ["fitnet"]),
+        ("mag+fitnet", ["fitnet+mag"]),
+        ("mag + fitnet,fitnet+mag", ["fitnet+mag"]),
+        ("fitnet+mag[low_dim=8]", ["fitnet+mag[low_dim=8]"]),
+        ("student[ce_weight=0.5]", ["student[ce_weight=0.5]"]),
+    ],
+)
 def test_parse(text: str, specs: list[str]) -> None:
     assert sorted(map(str, parse(text))) == sorted(specs)
 
@@ -283,14 +335,24 @@ def test_parse_all_is_every_method() -> None:
     assert parse("all") == [Spec(name) for name in registry.names()]
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("", "no method was asked for"), (" , ", "no method was asked for"), ("fitnets", "did you mean fitnet"),
-    ("zz*", "no method matches 'zz\\*'; there are"), ("fitnet[beta]", "write \\[key=value\\]"),
-    ("fitnet[gamma=1]", "has no hyper-parameter 'gamma'; it has tap, beta"), ("fitnet[tap=x]", "fitnet\\[tap\\] takes"),
-    ("fitnet[beta=1", "cannot read"), ("fitnet]", "cannot read"), ("fitnet[beta=1]x", "cannot read"),
-    ("kd+kd", "names a method twice"), ("kd+nothing", "no method 'nothing'"),
-    ("student[tau=2]", "no hyper-parameter 'tau'"),
-])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no method was asked for"),
+        (" , ", "no method was asked for"),
+        ("fitnets", "did you mean fitnet"),
+        ("zz*", "no method matches 'zz\\*'; there are"),
+        ("fitnet[beta]", "write \\[key=value\\]"),
+        ("fitnet[gamma=1]", "has no hyper-parameter 'gamma'; it has tap, beta"),
+        ("fitnet[tap=x]", "fitnet\\[tap\\] takes"),
+        ("fitnet[beta=1", "cannot read"),
+        ("fitnet]", "cannot read"),
+        ("fitnet[beta=1]x", "cannot read"),
+        ("kd+kd", "names a method twice"),
+        ("kd+nothing", "no method 'nothing'"),
+        ("student[tau=2]", "no hyper-parameter 'tau'"),
+    ],
+)
 def test_parse_refuses_in_a_sentence(text: str, words: str) -> None:
     with pytest.raises(ValueError, match=words) as caught:
         parse(text)
@@ -356,12 +418,15 @@ def _other_prediction(self: Distiller, student: object) -> None: ...
 def _whole_loss(self: Distiller, student: object, teacher: object, batch: object) -> None: ...
 
 
-@pytest.mark.parametrize(("one", "other", "words"), [
-    ({"pretrain_epochs": 1}, {"pretrain_epochs": 2}, "a and b each train a stage of their own first"),
-    ({"predict": _other_prediction}, {"predict": _other_prediction}, "a and b each change the student's network"),
-    ({"views": ("rot90",)}, {}, "a and b look at different views"),
-    ({"loss": _whole_loss}, {}, "a writes its whole loss itself"),
-])
+@pytest.mark.parametrize(
+    ("one", "other", "words"),
+    [
+        ({"pretrain_epochs": 1}, {"pretrain_epochs": 2}, "a and b each train a stage of their own first"),
+        ({"predict": _other_prediction}, {"predict": _other_prediction}, "a and b each change the student's network"),
+        ({"views": ("rot90",)}, {}, "a and b look at different views"),
+        ({"loss": _whole_loss}, {}, "a writes its whole loss itself"),
+    ],
+)
 def test_what_cannot_be_combined_says_why(one: dict[str, object], other: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=f"^a\\+b: {words}"):
         combined(("a", "b"), (part(**one), part(**other)))

@@ -30,8 +30,13 @@ def full(tmp_path_factory):
     out = tmp_path_factory.mktemp("full")
     synthetic.grid(out)
     (out / "runs" / "semckd" / "cut.json").write_text('{"format": 1, ')
-    published = {"semckd": {(*PAIRS[0], "kd"): paper(72.0, "best_test"), (*PAIRS[1], "kd"): paper(73.0, "last"),
-                            (*PAIRS[0], "unheard"): paper(1.0, "last")}}
+    published = {
+        "semckd": {
+            (*PAIRS[0], "kd"): paper(72.0, "best_test"),
+            (*PAIRS[1], "kd"): paper(73.0, "last"),
+            (*PAIRS[0], "unheard"): paper(1.0, "last"),
+        }
+    }
     (made,) = report(out, published=published)
     return out, made
 
@@ -51,8 +56,11 @@ def table(made, name):
 def test_every_file_is_there_and_named(full):
     out, made = full
     names = {path.relative_to(out).as_posix() for path in made.files}
-    figures = {f"semckd/{stem}.{kind}" for stem in ("leaderboard", "heatmap", "ranks", "cost", "curves")
-               for kind in ("png", "svg")}
+    figures = {
+        f"semckd/{stem}.{kind}"
+        for stem in ("leaderboard", "heatmap", "ranks", "cost", "curves")
+        for kind in ("png", "svg")
+    }
     assert names == {"semckd.csv", *(f"semckd/leaderboard.{kind}" for kind in ("csv", "md", "tex", "html")), *figures}
     for path in made.files:
         assert path.stat().st_size > (20_000 if path.suffix in (".png", ".svg") else 1000), path
@@ -79,8 +87,7 @@ def test_the_long_table_holds_one_row_per_run_in_order(full):
     assert tuple(found[0]) == record.CSV_COLUMNS
     assert len(found) == 8 * 4 * 3
     assert [one["status"] for one in found].count("unsupported") == 3
-    keys = [(one["teacher"], one["student"], one["method"] != "student", one["method"], one["seed"])
-            for one in found]
+    keys = [(one["teacher"], one["student"], one["method"] != "student", one["method"], one["seed"]) for one in found]
     assert keys == sorted(keys)
     words = {"suite", "dataset", "teacher", "student", "method", "status"}
     for one in found:
@@ -90,8 +97,11 @@ def test_the_long_table_holds_one_row_per_run_in_order(full):
 
 def test_cells_say_mean_spread_and_n(tmp_path):
     for seed, (plain, kd) in enumerate([(70.0, 72.0), (71.0, 72.5), (72.0, 74.0)]):
-        save(tmp_path, make("student", PAIRS[0], seed, top1_last=plain, top1_best_test=plain + 0.5),
-             make("kd", PAIRS[0], seed, top1_last=kd, top1_best_test=kd + 0.25))
+        save(
+            tmp_path,
+            make("student", PAIRS[0], seed, top1_last=plain, top1_best_test=plain + 0.5),
+            make("kd", PAIRS[0], seed, top1_last=kd, top1_best_test=kd + 0.25),
+        )
     save(tmp_path, make("student", PAIRS[1], 0, top1_last=73.0), make("kd", PAIRS[1], 0, top1_last=75.0))
     (made,) = report(tmp_path, formats=("csv",))
     found = rows(table(made, "leaderboard"))
@@ -178,13 +188,18 @@ def test_a_reading_is_marked_wherever_it_is_named(full):
 
 
 def test_published_numbers_follow_their_own_rule(tmp_path):
-    save(tmp_path, make("kd", PAIRS[0], 0, top1_last=72.0, top1_best_test=72.5),
-         make("kd", PAIRS[1], 0, top1_last=74.0, top1_best_test=75.0))
+    save(
+        tmp_path,
+        make("kd", PAIRS[0], 0, top1_last=72.0, top1_best_test=72.5),
+        make("kd", PAIRS[1], 0, top1_last=74.0, top1_best_test=75.0),
+    )
     papers = {(*PAIRS[0], "kd"): paper(72.0, "best_test"), (*PAIRS[1], "kd"): paper(73.0, "last")}
     (made,) = report(tmp_path, published=lambda suite: papers if suite == "semckd" else {}, formats=("md",))
     found = [[item.text for item in row.items[2:7]] for row in table(made, "reproduction").rows]
-    assert found == [["73.00 ± 0.10", "74.00 (1)", "+1.00", "last", "74.00 (1)"],
-                     ["72.00 ± 0.10", "72.50 (1)", "+0.50", "best test", "72.00 (1)"]]
+    assert found == [
+        ["73.00 ± 0.10", "74.00 (1)", "+1.00", "last", "74.00 (1)"],
+        ["72.00 ± 0.10", "72.50 (1)", "+0.50", "best test", "72.00 (1)"],
+    ]
 
 
 def test_quick_runs_say_so_and_meet_no_published_number(tmp_path):
@@ -252,8 +267,11 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         values = dict(attrs)
-        self.fetched += [values[name] for name in ("src", "href", "xlink:href") if name in values
-                         and not values[name].startswith("#")]
+        self.fetched += [
+            values[name]
+            for name in ("src", "href", "xlink:href")
+            if name in values and not values[name].startswith("#")
+        ]
         if "id" in values:
             self.ids.append(values["id"])
         if tag not in ("meta", "link", "br", "img"):

@@ -67,8 +67,12 @@ def test_one_label_with_two_settings_keeps_the_more_complete():
 
 
 def test_one_seed_counts_once():
-    selection = select([make("kd", PAIR, 0, top1_last=1.0, finished="2026-01-01"),
-                        make("kd", PAIR, 0, top1_last=2.0, finished="2026-01-02")])
+    selection = select(
+        [
+            make("kd", PAIR, 0, top1_last=1.0, finished="2026-01-01"),
+            make("kd", PAIR, 0, top1_last=2.0, finished="2026-01-02"),
+        ]
+    )
     assert [one.top1_last for one in selection.runs["kd", PAIR]] == [2.0]
     assert "twice" in selection.notes[0]
 

@@ -45,9 +45,11 @@ def test_gain_without_repetition_has_no_interval():
 def test_average_ranks_go_by_pair_means():
     blocks = {
         # Means 70, 71, 60: ranks 2, 1, 3, although seed 1 alone would put the first on top.
-        ("a", 0): [68.0, 71.0, 60.0], ("a", 1): [72.0, 71.0, 60.0],
+        ("a", 0): [68.0, 71.0, 60.0],
+        ("a", 1): [72.0, 71.0, 60.0],
         # A tie: 1.5, 1.5, 3.
-        ("b", 0): [60.0, 60.0, 50.0], ("b", 1): [62.0, 62.0, 50.0],
+        ("b", 0): [60.0, 60.0, 50.0],
+        ("b", 1): [62.0, 62.0, 50.0],
     }
     found = stats.average_ranks(blocks)
     assert [one.mean for one in found] == [1.75, 1.25, 3.0]

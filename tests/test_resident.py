@@ -252,16 +252,20 @@ class Noisy(nn.Module):
         return seen._replace(logits=seen.logits + wrong)
 
 
-@pytest.mark.parametrize(("share", "tolerance", "fits"), [(0.0, 0.0, True), (1e-5, 1e-4, True), (1e-5, 0.0, False),
-                                                          (0.5, 1e-2, False)])
+@pytest.mark.parametrize(
+    ("share", "tolerance", "fits"), [(0.0, 0.0, True), (1e-5, 1e-4, True), (1e-5, 0.0, False), (0.5, 1e-2, False)]
+)
 def test_answers_are_compared_within_the_tolerance(share: float, tolerance: float, fits: bool, tmp_path: Path) -> None:
     shared = setting(loader(count=48), Noisy(share))
     assert shared.teacher is not None
 
     def opened() -> TeacherTable | None:
         return TeacherTable.opened(
-            replace(place(tmp_path), tolerance=tolerance), shared.train,  # type: ignore[arg-type]
-            lambda image: engine.look(shared, image), told.append, create="logits",
+            replace(place(tmp_path), tolerance=tolerance),
+            shared.train,  # type: ignore[arg-type]
+            lambda image: engine.look(shared, image),
+            told.append,
+            create="logits",
         )
 
     told: list[str] = []
@@ -276,21 +280,41 @@ def test_answers_are_compared_within_the_tolerance(share: float, tolerance: floa
 # -- which groups have one ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("names", "wanted"), [(["kd"], "logits"), (["kd", "rkd"], "pooled"), (["kd", "at"], ""),
-                                               (["student"], ""), (["kd", "student"], "logits")])
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        (["kd"], "logits"),
+        (["kd", "rkd"], "pooled"),
+        (["kd", "at"], ""),
+        (["student"], ""),
+        (["kd", "student"], "logits"),
+    ],
+)
 def test_a_captured_group_has_one_where_no_lane_reads_maps(names: list[str], wanted: str, tmp_path: Path) -> None:
     feed = loader()
     shared = replace(setting(feed), machine=Eager())
     lanes = [lane(name, tmp_path, feed) for name in names]
     digits = data.limit(data.load("digits"), 56)
     recipe = load_suite("digits").recipe.model_dump() | {"crop_padding": 1, "flip": True, "batch_size": BATCH}
-    with tables.taught(Request(out=tmp_path), "resnet14", digits, recipe, shared, feed, lanes, visits=VIEWS,
-                       note=lambda sentence: None) as lent:
+    with tables.taught(
+        Request(out=tmp_path), "resnet14", digits, recipe, shared, feed, lanes, visits=VIEWS, note=lambda sentence: None
+    ) as lent:
         assert ("" if lent.resident is None else lent.resident._names[-1]) == wanted
         assert (lent.table is None) == (not wanted)
     with ExitStack() as quiet:
-        few = quiet.enter_context(tables.taught(Request(out=tmp_path / "few"), "resnet14", digits, recipe, shared,
-                                                feed, lanes, visits=1, note=lambda sentence: None))
+        few = quiet.enter_context(
+            tables.taught(
+                Request(out=tmp_path / "few"),
+                "resnet14",
+                digits,
+                recipe,
+                shared,
+                feed,
+                lanes,
+                visits=1,
+                note=lambda sentence: None,
+            )
+        )
         assert few.resident is None
 
 
@@ -301,9 +325,17 @@ def test_where_it_does_not_fit_the_teacher_is_live(tmp_path: Path, monkeypatch: 
     digits = data.limit(data.load("digits"), 56)
     recipe = load_suite("digits").recipe.model_dump() | {"crop_padding": 1, "flip": True, "batch_size": BATCH}
     told: list[str] = []
-    with tables.taught(Request(out=tmp_path), "resnet14", digits, recipe, shared, feed, [lane("kd", tmp_path, feed)],
-                       visits=VIEWS, note=told.append) as lent:
+    with tables.taught(
+        Request(out=tmp_path),
+        "resnet14",
+        digits,
+        recipe,
+        shared,
+        feed,
+        [lane("kd", tmp_path, feed)],
+        visits=VIEWS,
+        note=told.append,
+    ) as lent:
         assert lent.resident is None
         assert lent.table is None
     assert any(sentence.startswith("no table of teacher resnet14: the teacher's logits take") for sentence in told)
-

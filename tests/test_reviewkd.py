@@ -9,8 +9,13 @@ from kdbench.registry import get
 
 
 def rename(name: str) -> str:
-    for theirs, ours in (("conv1", "inward.0"), ("bn1", "inward.1"), ("conv2", "outward.0"), ("bn2", "outward.1"),
-                         (".att.", ".attention.")):
+    for theirs, ours in (
+        ("conv1", "inward.0"),
+        ("bn1", "inward.1"),
+        ("conv2", "outward.0"),
+        ("bn2", "outward.1"),
+        (".att.", ".attention."),
+    ):
         name = name.replace(theirs, ours)
     return name
 
@@ -21,8 +26,7 @@ def test_golden(case: Case) -> None:
     student, teacher = case.outputs("student", shift=1), case.outputs("teacher")
     teacher = teacher._replace(preacts=teacher.feats, feats=tuple(f.relu() for f in teacher.feats))
     hyper = case.meta["hyper"]
-    method = get("reviewkd")(
-        case.pair(student, teacher), beta=hyper["weight"], warmup=hyper["warmup_epochs"] / 240)
+    method = get("reviewkd")(case.pair(student, teacher), beta=hyper["weight"], warmup=hyper["warmup_epochs"] / 240)
     renamed = case.load(method, rename)
     loss = method.terms(student, teacher, case.batch(progress=hyper["epoch"] / 240))["review"]
     case.check(loss, method, renamed)

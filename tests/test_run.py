@@ -47,7 +47,8 @@ def test_from_the_command_to_a_cell_of_the_csv(finished: Path) -> None:
     assert result.exit_code == 0, result.output
     rows = list(csv.DictReader((finished / "digits.csv").read_text().splitlines()))
     assert [(row["teacher"], row["student"], row["method"], row["status"]) for row in rows] == [
-        ("resnet14", "resnet8", "fitnet", "done"), ("resnet14", "resnet8", "kd", "done")
+        ("resnet14", "resnet8", "fitnet", "done"),
+        ("resnet14", "resnet8", "kd", "done"),
     ]
     for row in rows:
         assert 0 <= float(row["top1_last"]) <= float(row["top1_best_test"]) <= 100
@@ -80,7 +81,11 @@ def test_repeating_a_finished_run_does_nothing(finished: Path) -> None:
 
 
 def test_a_run_leaves_no_checkpoint_or_lock_behind(finished: Path) -> None:
-    left = [path for path in finished.rglob("*") if path.suffix in (".ckpt", ".tmp") or (path.parent.match("runs/*/*") and path.suffix == ".lock")]
+    left = [
+        path
+        for path in finished.rglob("*")
+        if path.suffix in (".ckpt", ".tmp") or (path.parent.match("runs/*/*") and path.suffix == ".lock")
+    ]
     assert left == []
 
 
@@ -94,7 +99,9 @@ def test_one_more_method_joins_with_the_same_numbers(finished: Path, tmp_path: P
 def test_several_students_share_a_teacher_and_lanes_change_nothing(tmp_path: Path) -> None:
     both = ["--pairs", "resnet14:resnet8,resnet14:wrn_16_1"]
     for lanes in ("1", "4"):
-        result = kdbench("run", *SMALL[:-2], *both, "--methods", "kd,student", "--out", tmp_path / lanes, "--lanes", lanes)
+        result = kdbench(
+            "run", *SMALL[:-2], *both, "--methods", "kd,student", "--out", tmp_path / lanes, "--lanes", lanes
+        )
         assert result.exit_code == 0, result.output
     one, four = records(tmp_path / "1"), records(tmp_path / "4")
     assert len(one) == 4
@@ -127,7 +134,20 @@ def test_status_tells_what_is_there(finished: Path, tmp_path: Path) -> None:
 
 def test_shards_make_the_whole(tmp_path: Path) -> None:
     for part in ("1/2", "2/2"):
-        result = kdbench("run", *SMALL[:-4], "--pairs", "resnet14:resnet8", "--seeds", "2", "--methods", "kd", "--out", tmp_path, "--shard", part)
+        result = kdbench(
+            "run",
+            *SMALL[:-4],
+            "--pairs",
+            "resnet14:resnet8",
+            "--seeds",
+            "2",
+            "--methods",
+            "kd",
+            "--out",
+            tmp_path,
+            "--shard",
+            part,
+        )
         assert result.exit_code == 0, result.output
         assert "1 of 1 cells" in result.output
     assert len(records(tmp_path)) == 2
@@ -175,8 +195,22 @@ def test_bad_words_get_one_sentence_and_exit_code_2(tmp_path: Path, words: list[
 
 
 def test_missing_data_say_where_to_put_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torchvision.datasets.CIFAR100.download", lambda self: (_ for _ in ()).throw(OSError("no network")))
-    result = kdbench("run", "--suite", "semckd", "--methods", "kd", "--pairs", "resnet14:resnet8", "--out", tmp_path / "o", "--data-dir", tmp_path)
+    monkeypatch.setattr(
+        "torchvision.datasets.CIFAR100.download", lambda self: (_ for _ in ()).throw(OSError("no network"))
+    )
+    result = kdbench(
+        "run",
+        "--suite",
+        "semckd",
+        "--methods",
+        "kd",
+        "--pairs",
+        "resnet14:resnet8",
+        "--out",
+        tmp_path / "o",
+        "--data-dir",
+        tmp_path,
+    )
     assert result.exit_code == 2
     assert "KDBENCH_DATA" in result.output
     assert "Traceback" not in result.output
@@ -285,10 +319,14 @@ def test_a_truncated_checkpoint_is_put_aside_and_the_cell_ends_the_same(
     assert "put aside as" in result.output
     assert "kd on resnet14:resnet8, seed 0: going on after epoch 1 of 2" in result.output
     theirs = records(finished)
-    assert {name: one.measured() for name, one in records(tmp_path).items()} == {n: o.measured() for n, o in theirs.items()}
+    assert {name: one.measured() for name, one in records(tmp_path).items()} == {
+        n: o.measured() for n, o in theirs.items()
+    }
 
 
-def test_ctrl_c_is_130_and_the_run_goes_on_where_it_was(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_is_130_and_the_run_goes_on_where_it_was(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stop_after_an_epoch(monkeypatch)
     result = run(tmp_path)
     assert result.exit_code == 130
@@ -297,7 +335,9 @@ def test_ctrl_c_is_130_and_the_run_goes_on_where_it_was(finished: Path, tmp_path
     assert "2 running of 2 cells" in run(tmp_path, "--dry-run").output
     assert run(tmp_path).exit_code == 0
     theirs = records(finished)
-    assert {name: one.measured() for name, one in records(tmp_path).items()} == {n: o.measured() for n, o in theirs.items()}
+    assert {name: one.measured() for name, one in records(tmp_path).items()} == {
+        n: o.measured() for n, o in theirs.items()
+    }
 
 
 def stop_after_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,7 +389,9 @@ def test_another_teacher_is_never_mixed_into_a_table(finished: Path, tmp_path: P
     assert "was measured with another teacher resnet14" in result.output
 
 
-def test_a_full_disk_ends_the_run_in_a_sentence_and_loses_nothing(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_ends_the_run_in_a_sentence_and_loses_nothing(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stop_after_an_epoch(monkeypatch)
     assert run(tmp_path).exit_code == 130
     monkeypatch.undo()
@@ -359,7 +401,9 @@ def test_a_full_disk_ends_the_run_in_a_sentence_and_loses_nothing(finished: Path
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Lane, "save", full)
-    monkeypatch.setattr(record, "write", lambda made, path: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        record, "write", lambda made, path: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     result = run(tmp_path)
     assert result.exit_code == 1
     assert "No space left on device; what was finished is kept" in result.output
@@ -367,10 +411,14 @@ def test_a_full_disk_ends_the_run_in_a_sentence_and_loses_nothing(finished: Path
     assert Lane.save is save
     assert run(tmp_path).exit_code == 0
     theirs = records(finished)
-    assert {name: one.measured() for name, one in records(tmp_path).items()} == {n: o.measured() for n, o in theirs.items()}
+    assert {name: one.measured() for name, one in records(tmp_path).items()} == {
+        n: o.measured() for n, o in theirs.items()
+    }
 
 
-def test_out_of_memory_goes_on_with_fewer_lanes_or_says_which(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_goes_on_with_fewer_lanes_or_says_which(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from kdbench.engine import fit as engine
 
     real = engine.train_epoch
@@ -389,4 +437,6 @@ def test_out_of_memory_goes_on_with_fewer_lanes_or_says_which(finished: Path, tm
     assert result.exit_code == 0, result.output
     assert "going on with half of them at once" in result.output
     theirs = records(finished)
-    assert {n: o.measured() for n, o in records(tmp_path / "auto").items()} == {n: o.measured() for n, o in theirs.items()}
+    assert {n: o.measured() for n, o in records(tmp_path / "auto").items()} == {
+        n: o.measured() for n, o in theirs.items()
+    }

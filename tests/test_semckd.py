@@ -122,11 +122,14 @@ def test_it_compiles_as_one_graph_for_full_and_last_batches() -> None:
     assert terms(*toys(b=4), batch(4))["feature"].item() == 0
 
 
-@pytest.mark.parametrize(("facts", "hyper", "sentence"), [
-    ({}, {"factor": 7}, "take 1 to 6"),
-    ({}, {"factor": 0}, "take 1 to 6"),
-    ({"train_labels": torch.zeros(5, dtype=torch.int64)}, {}, "smaller batch size"),
-])
+@pytest.mark.parametrize(
+    ("facts", "hyper", "sentence"),
+    [
+        ({}, {"factor": 7}, "take 1 to 6"),
+        ({}, {"factor": 0}, "take 1 to 6"),
+        ({"train_labels": torch.zeros(5, dtype=torch.int64)}, {}, "smaller batch size"),
+    ],
+)
 def test_what_it_cannot_serve_is_refused(facts: dict[str, Any], hyper: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         get("semckd")(pair(*toys(), **facts), **hyper)

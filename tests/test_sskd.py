@@ -30,7 +30,11 @@ def test_golden(case: Case) -> None:
     assert hyper["kd_T"] == hyper["tf_T"]
     weights = {f"w_{name}": value for name, value in hyper["weights"].items()}
     method = get("sskd")(
-        case.pair(student, teacher), **weights, tau=hyper["kd_T"], tau_ss=hyper["ss_T"], ratio_tf=hyper["ratio_tf"],
+        case.pair(student, teacher),
+        **weights,
+        tau=hyper["kd_T"],
+        tau_ss=hyper["ss_T"],
+        ratio_tf=hyper["ratio_tf"],
         ratio_ss=hyper["ratio_ss"],
     )
     renamed = case.load(method, rename)

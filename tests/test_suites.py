@@ -30,16 +30,19 @@ def test_every_pair_is_of_models_that_exist(name: str) -> None:
         assert tuple(models.resolve(model) for model in pair) == pair
 
 
-@pytest.mark.parametrize(("suite", "pair", "method", "mean", "std"), [
-    ("crd", "resnet32x4:resnet8x4", "kd", 73.33, None),
-    ("crd", "resnet32x4:resnet8x4", "crd", 75.51, None),
-    ("crd", "ResNet50:MobileNetV2", "at", 58.58, None),
-    ("crd", "vgg13:vgg8", "teacher", 74.64, None),
-    ("semckd", "resnet32x4:resnet8x4", "semckd", 76.23, 0.04),
-    ("semckd", "resnet32x4:resnet8x4", "kd", 74.42, 0.05),
-    ("semckd", "wrn_40_2:MobileNetV2", "hkd_port", 69.23, 0.16),
-    ("semckd", "resnet32x4:vgg8", "simkd", 75.76, None),
-])
+@pytest.mark.parametrize(
+    ("suite", "pair", "method", "mean", "std"),
+    [
+        ("crd", "resnet32x4:resnet8x4", "kd", 73.33, None),
+        ("crd", "resnet32x4:resnet8x4", "crd", 75.51, None),
+        ("crd", "ResNet50:MobileNetV2", "at", 58.58, None),
+        ("crd", "vgg13:vgg8", "teacher", 74.64, None),
+        ("semckd", "resnet32x4:resnet8x4", "semckd", 76.23, 0.04),
+        ("semckd", "resnet32x4:resnet8x4", "kd", 74.42, 0.05),
+        ("semckd", "wrn_40_2:MobileNetV2", "hkd_port", 69.23, 0.16),
+        ("semckd", "resnet32x4:vgg8", "simkd", 75.76, None),
+    ],
+)
 def test_published_numbers(suite: str, pair: str, method: str, mean: float, std: float | None) -> None:
     teacher, student = pair.split(":")
     entry = suites.published(suites.load(suite))[teacher, student, method]
@@ -83,22 +86,25 @@ def test_settings_can_be_overridden() -> None:
     assert suites.published(semckd.set("recipe.lr", "0.1")) == suites.published(semckd)
 
 
-@pytest.mark.parametrize(("key", "value", "words"), [
-    ("recipe.lrr", "1", "did you mean recipe.lr"),
-    ("lr", "1", "did you mean recipe.lr?"),
-    ("name", "mine", "no setting"),
-    ("recipe.lr", "fast", "not 'fast'"),
-    ("recipe.lr", "-1", "greater than 0"),
-    ("recipe.lr", "nan", "recipe.lr"),
-    ("recipe.epochs", "3", "--epochs"),
-    ("recipe.milestones", "10,5", "must rise"),
-    ("recipe.milestones", "500", "within"),
-    ("recipe.mean", "0.5,0.5", "recipe.mean"),
-    ("recipe.flip", "perhaps", "boolean"),
-    ("recipe.batch_size", "1", "greater than or equal to 2"),
-    ("teacher.mean", "1,1,1", "no setting"),
-    ("convention", "semkd", "did you mean semckd"),
-])
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("recipe.lrr", "1", "did you mean recipe.lr"),
+        ("lr", "1", "did you mean recipe.lr?"),
+        ("name", "mine", "no setting"),
+        ("recipe.lr", "fast", "not 'fast'"),
+        ("recipe.lr", "-1", "greater than 0"),
+        ("recipe.lr", "nan", "recipe.lr"),
+        ("recipe.epochs", "3", "--epochs"),
+        ("recipe.milestones", "10,5", "must rise"),
+        ("recipe.milestones", "500", "within"),
+        ("recipe.mean", "0.5,0.5", "recipe.mean"),
+        ("recipe.flip", "perhaps", "boolean"),
+        ("recipe.batch_size", "1", "greater than or equal to 2"),
+        ("teacher.mean", "1,1,1", "no setting"),
+        ("convention", "semkd", "did you mean semckd"),
+    ],
+)
 def test_what_set_refuses(key: str, value: str, words: str) -> None:
     with pytest.raises(ValueError, match=words.replace("?", r"\?")) as raised:
         suites.load("digits").set(key, value)
@@ -157,16 +163,19 @@ def test_a_suite_of_the_users_own(tmp_path: Path) -> None:
     assert suites.convention(suite.convention).hyper("kd", "a:b", EVERY) == {"ce_weight": 2.0, "kd_weight": 3.0}
 
 
-@pytest.mark.parametrize(("old", "new", "words"), [
-    ("[recipe]", "[recipe", "not readable as TOML"),
-    ("epochs = 20", "", r"recipe.epochs: field required"),
-    ("epochs = 20", "epoch = 20", "recipe"),
-    ('"resnet20:resnet8"', '"resnet20"', "teacher:student"),
-    ('["resnet20:resnet8"]', "[]", "one pair"),
-    ('title = "my own"', "titel = 1", "titel|title"),
-    ('published_rule = "last"', "", "go together"),
-    ('published_rule = "last"', 'published_rule = "best"', "published_rule"),
-])
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("[recipe]", "[recipe", "not readable as TOML"),
+        ("epochs = 20", "", r"recipe.epochs: field required"),
+        ("epochs = 20", "epoch = 20", "recipe"),
+        ('"resnet20:resnet8"', '"resnet20"', "teacher:student"),
+        ('["resnet20:resnet8"]', "[]", "one pair"),
+        ('title = "my own"', "titel = 1", "titel|title"),
+        ('published_rule = "last"', "", "go together"),
+        ('published_rule = "last"', 'published_rule = "best"', "published_rule"),
+    ],
+)
 def test_a_suite_that_is_wrong(tmp_path: Path, old: str, new: str, words: str) -> None:
     assert old in MINE
     with pytest.raises(ValueError, match=words) as raised:
@@ -180,20 +189,23 @@ def test_a_published_table_that_is_not_there(tmp_path: Path) -> None:
         suites.published(suites.load(write(tmp_path)))
 
 
-@pytest.mark.parametrize(("name", "method", "wanted"), [
-    ("crd", "kd", {"ce_weight": 0.1, "kd_weight": 0.9, "tau": 4.0}),
-    ("crd", "fitnet", {"ce_weight": 1.0, "kd_weight": 0.0, "tap": 2, "beta": 100.0}),
-    ("crd", "crd", {"ce_weight": 1.0, "kd_weight": 0.0, "beta": 0.8}),
-    ("crd", "crd+kd", {"ce_weight": 1.0, "kd_weight": 1.0, "beta": 0.8}),
-    ("crd", "kd+crd", {"ce_weight": 1.0, "kd_weight": 1.0, "beta": 0.8}),
-    ("crd", "crd+mas", {"ce_weight": 1.0, "kd_weight": 1.0, "beta": 0.8}),
-    ("crd", "dkd", {"ce_weight": 1.0, "kd_weight": 0.0, "alpha": 1.0, "beta": 2.0}),
-    ("semckd", "kd", {"ce_weight": 1.0, "kd_weight": 1.0, "tau": 4.0}),
-    ("semckd", "fitnet", {"ce_weight": 1.0, "kd_weight": 1.0, "tap": 1, "beta": 100.0}),
-    ("semckd", "semckd", {"ce_weight": 1.0, "kd_weight": 1.0, "beta": 400.0}),
-    ("semckd", "simkd", {"ce_weight": 0.0, "kd_weight": 0.0, "beta": 1.0}),
-    ("semckd", "nobody", {"ce_weight": 1.0, "kd_weight": 1.0}),
-])
+@pytest.mark.parametrize(
+    ("name", "method", "wanted"),
+    [
+        ("crd", "kd", {"ce_weight": 0.1, "kd_weight": 0.9, "tau": 4.0}),
+        ("crd", "fitnet", {"ce_weight": 1.0, "kd_weight": 0.0, "tap": 2, "beta": 100.0}),
+        ("crd", "crd", {"ce_weight": 1.0, "kd_weight": 0.0, "beta": 0.8}),
+        ("crd", "crd+kd", {"ce_weight": 1.0, "kd_weight": 1.0, "beta": 0.8}),
+        ("crd", "kd+crd", {"ce_weight": 1.0, "kd_weight": 1.0, "beta": 0.8}),
+        ("crd", "crd+mas", {"ce_weight": 1.0, "kd_weight": 1.0, "beta": 0.8}),
+        ("crd", "dkd", {"ce_weight": 1.0, "kd_weight": 0.0, "alpha": 1.0, "beta": 2.0}),
+        ("semckd", "kd", {"ce_weight": 1.0, "kd_weight": 1.0, "tau": 4.0}),
+        ("semckd", "fitnet", {"ce_weight": 1.0, "kd_weight": 1.0, "tap": 1, "beta": 100.0}),
+        ("semckd", "semckd", {"ce_weight": 1.0, "kd_weight": 1.0, "beta": 400.0}),
+        ("semckd", "simkd", {"ce_weight": 0.0, "kd_weight": 0.0, "beta": 1.0}),
+        ("semckd", "nobody", {"ce_weight": 1.0, "kd_weight": 1.0}),
+    ],
+)
 def test_weights(name: str, method: str, wanted: dict[str, float]) -> None:
     assert suites.convention(name).hyper(method, "resnet56:resnet20", EVERY) == wanted
 
@@ -204,7 +216,10 @@ def test_weights_of_a_pair_and_of_a_class_that_knows_few() -> None:
     assert crd.hyper("student", "a:b", {"ce_weight"}) == {"ce_weight": 1.0}
     shared = {"ce_weight", "kd_weight", "tau", "crd.beta", "semckd.beta"}
     assert crd.hyper("semckd+crd", "a:b", shared) == {
-        "ce_weight": 1.0, "kd_weight": 0.0, "crd.beta": 0.8, "semckd.beta": 400.0
+        "ce_weight": 1.0,
+        "kd_weight": 0.0,
+        "crd.beta": 0.8,
+        "semckd.beta": 400.0,
     }
 
 

@@ -37,7 +37,8 @@ CPU = torch.device("cpu")
 BATCH, IMAGES, EPOCHS = 16, 56, 3  # a tail batch of 8; 18 views
 VIEWS = 18
 BELOW_MAPS = [
-    name for name in registry.names()
+    name
+    for name in registry.names()
     if registry.get(name).reads != "maps" and registry.get(name).needs_teacher and not registry.get(name).views
 ]
 
@@ -54,7 +55,14 @@ def images(count: int = IMAGES) -> data.Dataset:
 
 def loader(count: int = IMAGES, **changes: Any) -> Loader:
     one = images(count)
-    given: dict[str, Any] = {"batch_size": BATCH, "mean": (0.3,) * 3, "std": (0.4,) * 3, "crop_padding": 1, "flip": True, "seed": 5}
+    given: dict[str, Any] = {
+        "batch_size": BATCH,
+        "mean": (0.3,) * 3,
+        "std": (0.4,) * 3,
+        "crop_padding": 1,
+        "flip": True,
+        "seed": 5,
+    }
     return Loader(one.train_images, one.train_labels, **(given | changes))
 
 
@@ -106,12 +114,24 @@ def passes(shared: engine.Setting) -> int:
 def lane(name: str, folder: Path, feed: Loader, student: str = "resnet8") -> Lane:
     torch.manual_seed(1)
     net = models.create(student, 10, image_size=8)
-    pair = models.make_pair(net, teacher(), image_shape=(3, 8, 8), num_classes=10, train_labels=feed.labels, batch_size=BATCH)
+    pair = models.make_pair(
+        net, teacher(), image_shape=(3, 8, 8), num_classes=10, train_labels=feed.labels, batch_size=BATCH
+    )
     torch.manual_seed(2)
     cls = registry.get(name)
     method = cls.build(pair) if issubclass(cls, Combined) else cls(pair)
-    return Lane(name, net, method, Plan(EPOCHS, 0.05, milestones=(2,)), seed=3, path=folder / f"{name}-{student}.ckpt",
-                settings="s" * 8, teacher="t" * 8, device=CPU, precision=Precision())
+    return Lane(
+        name,
+        net,
+        method,
+        Plan(EPOCHS, 0.05, milestones=(2,)),
+        seed=3,
+        path=folder / f"{name}-{student}.ckpt",
+        settings="s" * 8,
+        teacher="t" * 8,
+        device=CPU,
+        precision=Precision(),
+    )
 
 
 class Silent:
@@ -201,7 +221,11 @@ def test_a_method_ends_the_same_with_a_table_and_without(name: str, tmp_path: Pa
 
 def test_alone_on_a_table_is_as_in_the_company_of_a_method_that_needs_maps(tmp_path: Path) -> None:
     feed, shared = loader(), setting(loader())
-    alone, one, mate = lane("rkd", tmp_path / "a", feed), lane("rkd", tmp_path / "b", feed), lane("fitnet", tmp_path, feed)
+    alone, one, mate = (
+        lane("rkd", tmp_path / "a", feed),
+        lane("rkd", tmp_path / "b", feed),
+        lane("fitnet", tmp_path, feed),
+    )
     table = there(open_table(tmp_path, shared))
     train(replace(shared, table=table), alone)
     train(replace(shared, table=table), one, mate)
@@ -263,7 +287,12 @@ def test_what_a_method_did_not_declare_is_no_number(tmp_path: Path) -> None:
 def test_the_widest_of_the_lanes_that_read_the_teacher(tmp_path: Path) -> None:
     feed = loader()
     kd, rkd, at, student = (lane(name, tmp_path, feed) for name in ("kd", "rkd", "at", "student"))
-    assert [widest(group) for group in ([kd], [kd, rkd], [kd, at, rkd], [student, kd])] == ["logits", "pooled", "maps", "logits"]
+    assert [widest(group) for group in ([kd], [kd, rkd], [kd, at, rkd], [student, kd])] == [
+        "logits",
+        "pooled",
+        "maps",
+        "logits",
+    ]
     student.method.reads = "maps"
     kd.method.reads = "nonsense"
     assert widest([student, rkd]) == "pooled"
@@ -337,7 +366,9 @@ def test_a_damaged_entry_is_made_anew(full: Path, tmp_path: Path) -> None:
     width = len(whole["logits.rows"]) // (IMAGES * VIEWS)
     now = (full / "logits.rows").read_bytes()
     assert len(seen) > 800
-    assert all(now[r * width : (r + 1) * width] == whole["logits.rows"][r * width : (r + 1) * width] for r in seen.tolist())
+    assert all(
+        now[r * width : (r + 1) * width] == whole["logits.rows"][r * width : (r + 1) * width] for r in seen.tolist()
+    )
 
 
 def test_a_row_in_the_place_of_another_is_none(tmp_path: Path) -> None:
@@ -370,13 +401,16 @@ def test_a_table_that_says_something_else_is_set_aside(full: Path, tmp_path: Pat
     assert full.with_name(f"{full.name}.aside-1").is_dir()
 
 
-@pytest.mark.parametrize("damage", [
-    lambda folder: (folder / "table.json").write_text("{"),
-    lambda folder: (folder / "table.json").write_text('{"format": 1}'),
-    lambda folder: (folder / "pooled.rows").unlink(),
-    lambda folder: os.truncate(folder / "logits.rows", 1000),
-    lambda folder: os.truncate(folder / "pooled.sums", 0),
-])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "table.json").write_text("{"),
+        lambda folder: (folder / "table.json").write_text('{"format": 1}'),
+        lambda folder: (folder / "pooled.rows").unlink(),
+        lambda folder: os.truncate(folder / "logits.rows", 1000),
+        lambda folder: os.truncate(folder / "pooled.sums", 0),
+    ],
+)
 def test_files_that_are_not_whole_are_set_aside(damage: Callable[[Path], None], full: Path, tmp_path: Path) -> None:
     damage(full)
     told: list[str] = []
@@ -488,7 +522,8 @@ def torn_at(call: int) -> Callable[[], None]:
 def test_a_kill_while_filling_leaves_a_usable_table(tmp_path: Path) -> None:
     rng = random.Random(0)
     plans: Iterator[tuple[Callable[[], None], float | None]] = iter(
-        [(torn_at(rng.randrange(1, 30)), None) for _ in range(6)] + [(lambda: None, rng.uniform(0.02, 0.3)) for _ in range(4)]
+        [(torn_at(rng.randrange(1, 30)), None) for _ in range(6)]
+        + [(lambda: None, rng.uniform(0.02, 0.3)) for _ in range(4)]
     )
     shared = setting(loader())
     deaths = 0
@@ -554,7 +589,9 @@ def test_table_takes_auto_or_off(tmp_path: Path) -> None:
 
 
 def test_a_table_is_filled_ahead(tmp_path: Path) -> None:
-    assert kdbench("teacher", "train", "resnet14", "--suite", "digits", "--epochs", "1", "--out", tmp_path).exit_code == 0
+    assert (
+        kdbench("teacher", "train", "resnet14", "--suite", "digits", "--epochs", "1", "--out", tmp_path).exit_code == 0
+    )
     for made in ("9,000", "0"):
         result = kdbench("teacher", "table", "resnet14", "--suite", "digits", "--out", tmp_path)
         assert result.exit_code == 0, result.output

@@ -17,13 +17,26 @@ from kdbench.models.timm_taps import TimmReader
 ZOO = ("resnet8", "resnet8x4", "wrn_16_2", "vgg8", "ResNet50", "MobileNetV2", "ShuffleV1", "ShuffleV2")
 #: Model, then its taps at 32 px: stem first.
 TIMM = {
-    "timm/test_resnet": 5, "timm/test_convnext": 5, "timm/test_vit": 5, "timm/regnetx_002": 5,
-    "timm/mobilenetv2_100": 5, "timm/resnet18": 5, "timm/convnext_atto": 5,
+    "timm/test_resnet": 5,
+    "timm/test_convnext": 5,
+    "timm/test_vit": 5,
+    "timm/regnetx_002": 5,
+    "timm/mobilenetv2_100": 5,
+    "timm/resnet18": 5,
+    "timm/convnext_atto": 5,
 }
 SLOW = {
-    "timm/vit_tiny_patch16_224": 5, "timm/efficientnet_b0": 5, "timm/swin_tiny_patch4_window7_224": 5,
-    "timm/resmlp_12_224": 5, "timm/densenet121": 5, "timm/dla34": 6, "timm/pvt_v2_b0": 5, "timm/vgg11_bn": 6,
-    "timm/mobilenetv3_small_050": 5, "timm/nest_tiny": 4, "timm/xcit_nano_12_p16_224": 5,
+    "timm/vit_tiny_patch16_224": 5,
+    "timm/efficientnet_b0": 5,
+    "timm/swin_tiny_patch4_window7_224": 5,
+    "timm/resmlp_12_224": 5,
+    "timm/densenet121": 5,
+    "timm/dla34": 6,
+    "timm/pvt_v2_b0": 5,
+    "timm/vgg11_bn": 6,
+    "timm/mobilenetv3_small_050": 5,
+    "timm/nest_tiny": 4,
+    "timm/xcit_nano_12_p16_224": 5,
 }
 EVERY = (*ZOO, *TIMM, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW))
 
@@ -196,14 +209,19 @@ def test_heads_that_are_not_the_models_own() -> None:
         TimmReader(net, "plain", image_size=8)
 
 
-@pytest.mark.parametrize(("name", "size", "sentence"), [
-    ("timm/levit_128s", 224, "timm/levit_128s has a distilled head"),
-    pytest.param("timm/deit_tiny_distilled_patch16_224", 224, "has a distilled head", marks=pytest.mark.slow),
-    pytest.param("timm/crossvit_tiny_240", 240, "has no linear classifier", marks=pytest.mark.slow),
-    pytest.param("timm/coat_tiny", 224, "timm/coat_tiny cannot be tapped: what its head pools", marks=pytest.mark.slow),
-    pytest.param("timm/inception_v3", 32, "timm/inception_v3 cannot take 32-px images", marks=pytest.mark.slow),
-    ("timm/test_vit", 8, r"timm/test_vit.*8"),
-])
+@pytest.mark.parametrize(
+    ("name", "size", "sentence"),
+    [
+        ("timm/levit_128s", 224, "timm/levit_128s has a distilled head"),
+        pytest.param("timm/deit_tiny_distilled_patch16_224", 224, "has a distilled head", marks=pytest.mark.slow),
+        pytest.param("timm/crossvit_tiny_240", 240, "has no linear classifier", marks=pytest.mark.slow),
+        pytest.param(
+            "timm/coat_tiny", 224, "timm/coat_tiny cannot be tapped: what its head pools", marks=pytest.mark.slow
+        ),
+        pytest.param("timm/inception_v3", 32, "timm/inception_v3 cannot take 32-px images", marks=pytest.mark.slow),
+        ("timm/test_vit", 8, r"timm/test_vit.*8"),
+    ],
+)
 def test_refusals(name: str, size: int, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         create(name, 10, image_size=size)
@@ -219,8 +237,9 @@ def test_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pair(student: Tapped, teacher: Tapped, classes: int = 10) -> Pair:
-    return make_pair(student, teacher, image_shape=(3, 32, 32), num_classes=classes,
-                     train_labels=torch.arange(7) % 10, batch_size=4)
+    return make_pair(
+        student, teacher, image_shape=(3, 32, 32), num_classes=classes, train_labels=torch.arange(7) % 10, batch_size=4
+    )
 
 
 @pytest.mark.parametrize("name", ["resnet8x4", "ShuffleV2", "timm/test_convnext", "timm/test_vit"])

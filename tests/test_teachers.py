@@ -20,7 +20,12 @@ from golden import FOLDER
 from kdbench.models import Tapped, create, teachers
 
 FACTS: dict[str, Any] = {
-    "dataset": "digits", "name": "resnet8", "num_classes": 10, "image_size": 8, "top1": 97.5, "source": "trained",
+    "dataset": "digits",
+    "name": "resnet8",
+    "num_classes": 10,
+    "image_size": 8,
+    "top1": 97.5,
+    "source": "trained",
     "recipe": {"epochs": 3, "milestones": [1, 2]},
 }
 
@@ -94,6 +99,7 @@ def test_there_is_none(tmp_path: Path) -> None:
 
 def edit(**facts: Any) -> Callable[[Path], None]:
     """Change the card, keep the weights."""
+
     def change(card: Path) -> None:
         card.write_text(json.dumps(json.loads(card.read_text()) | facts))
 
@@ -109,6 +115,7 @@ def flip_a_bit(card: Path) -> None:
 
 def other_weights(tensors: dict[str, Tensor] | bytes) -> Callable[[Path], None]:
     """Change the weights, and the hash on the card with them."""
+
     def change(card: Path) -> None:
         weights = card.with_suffix(".safetensors")
         if isinstance(tensors, bytes):
@@ -120,18 +127,24 @@ def other_weights(tensors: dict[str, Tensor] | bytes) -> Callable[[Path], None]:
     return change
 
 
-@pytest.mark.parametrize(("damage", "sentence"), [
-    (flip_a_bit, "resnet8.safetensors is not the file its card describes: sha256"),
-    (other_weights(b"\x08\0\0\0\0\0\0\0 nothing"), "resnet8.safetensors: "),
-    (other_weights({"fc.weight": torch.zeros(3)}), r"resnet8: 46 missing \(conv1.weight, .*1 of another shape \(fc"),
-    (edit(num_classes=20), r"2 of another shape \(fc.weight \(10, 64\) instead of \(20, 64\), fc.bias"),
-    (edit(name="resnet20"), "is a teacher for the network resnet20, not resnet8"),
-    (edit(dataset="cifar100"), "is a teacher for the data set cifar100, not digits"),
-    (edit(image_size=32), "is a teacher for the image size 32, not 8"),
-    (edit(sha256="abc"), r"is not a teacher's card: sha256: String should match"),
-    (edit(more=1), "is not a teacher's card: more: Extra inputs"),
-    (lambda card: card.write_text("{"), r"resnet8.json is not a teacher's card: Invalid JSON"),
-])
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (flip_a_bit, "resnet8.safetensors is not the file its card describes: sha256"),
+        (other_weights(b"\x08\0\0\0\0\0\0\0 nothing"), "resnet8.safetensors: "),
+        (
+            other_weights({"fc.weight": torch.zeros(3)}),
+            r"resnet8: 46 missing \(conv1.weight, .*1 of another shape \(fc",
+        ),
+        (edit(num_classes=20), r"2 of another shape \(fc.weight \(10, 64\) instead of \(20, 64\), fc.bias"),
+        (edit(name="resnet20"), "is a teacher for the network resnet20, not resnet8"),
+        (edit(dataset="cifar100"), "is a teacher for the data set cifar100, not digits"),
+        (edit(image_size=32), "is a teacher for the image size 32, not 8"),
+        (edit(sha256="abc"), r"is not a teacher's card: sha256: String should match"),
+        (edit(more=1), "is not a teacher's card: more: Extra inputs"),
+        (lambda card: card.write_text("{"), r"resnet8.json is not a teacher's card: Invalid JSON"),
+    ],
+)
 def test_damage_is_noticed(tmp_path: Path, damage: Callable[[Path], None], sentence: str) -> None:
     teachers.store(tmp_path, trained(), **FACTS)
     damage(teachers.path(tmp_path, "digits", "resnet8"))
@@ -168,14 +181,18 @@ def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
     return list(ours) == list(theirs) and all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
-@pytest.mark.parametrize("container", [
-    lambda s: s,
-    lambda s: {"model": s, "epoch": 240, "best_acc": torch.tensor(72.3), "optimizer": {"state": {}}},
-    lambda s: {"opt": argparse.Namespace(lr=0.05, lr_decay_epochs=[150, 180]), "model": s, "accuracy": 72.3},
-    lambda s: {"state_dict": s},
-    lambda s: {"model": wrapped(s, "module.")},
-    lambda s: wrapped(s, "module._orig_mod."),
-], ids=["plain", "RepDistiller", "RepDistiller last", "SSKD", "DataParallel", "compiled"])
+@pytest.mark.parametrize(
+    "container",
+    [
+        lambda s: s,
+        lambda s: {"model": s, "epoch": 240, "best_acc": torch.tensor(72.3), "optimizer": {"state": {}}},
+        lambda s: {"opt": argparse.Namespace(lr=0.05, lr_decay_epochs=[150, 180]), "model": s, "accuracy": 72.3},
+        lambda s: {"state_dict": s},
+        lambda s: {"model": wrapped(s, "module.")},
+        lambda s: wrapped(s, "module._orig_mod."),
+    ],
+    ids=["plain", "RepDistiller", "RepDistiller last", "SSKD", "DataParallel", "compiled"],
+)
 @pytest.mark.parametrize("suffix", [".pth", ".tar"])
 def test_foreign_containers(tmp_path: Path, container: Callable[[dict[str, Tensor]], Any], suffix: str) -> None:
     state, file = dict(trained().net.state_dict()), tmp_path / f"resnet8{suffix}"
@@ -222,9 +239,14 @@ def test_a_distillers_checkpoint(tmp_path: Path) -> None:
         teachers.read_checkpoint(file, part="both")
 
 
-@pytest.mark.parametrize(("name", "ours", "theirs"), [
-    ("MobileNetV2", "classifier.0.", "classifier."), ("ShuffleV1", "linear.", "fc."), ("ShuffleV2", "linear.", "fc."),
-])
+@pytest.mark.parametrize(
+    ("name", "ours", "theirs"),
+    [
+        ("MobileNetV2", "classifier.0.", "classifier."),
+        ("ShuffleV1", "linear.", "fc."),
+        ("ShuffleV2", "linear.", "fc."),
+    ],
+)
 def test_renamed_classifiers(name: str, ours: str, theirs: str) -> None:
     net = create(name, 10)
     state = dict(net.net.state_dict())
@@ -241,10 +263,13 @@ def test_same_names_are_left_alone(name: str) -> None:
 
 def test_another_network() -> None:
     net = create("resnet8x4", 100)
-    with pytest.raises(ValueError, match=(
-        r"^these weights are not for resnet8x4: 5 missing \(layer1.0.downsample.0.weight, .*, \.\.\.\); 36 unexpected "
-        r"\(layer1.1.conv1.weight, .*; 46 of another shape \(conv1.weight \(16, 3, 3, 3\) instead of \(32, 3, 3, 3\)"
-    )):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"^these weights are not for resnet8x4: 5 missing \(layer1.0.downsample.0.weight, .*, \.\.\.\); 36 unexpected "
+            r"\(layer1.1.conv1.weight, .*; 46 of another shape \(conv1.weight \(16, 3, 3, 3\) instead of \(32, 3, 3, 3\)"
+        ),
+    ):
         teachers.match(create("resnet14", 100).net.state_dict(), net)
 
 

@@ -9,8 +9,9 @@ from kdbench.registry import get, hyperparameters
 def test_formula_and_gradient() -> None:
     student, teacher = outputs((4, 4, 4), k=7), outputs((4, 4, 4), k=7, seed=1)
     z = (3 * student.logits).detach().requires_grad_(True)
-    found = get("ttm")(pair(student, teacher), beta=2.5, gamma=0.3).terms(
-        student._replace(logits=z), teacher, batch())["transformed"]
+    found = get("ttm")(pair(student, teacher), beta=2.5, gamma=0.3).terms(student._replace(logits=z), teacher, batch())[
+        "transformed"
+    ]
     p_s, p_t = z.softmax(1), teacher.logits.softmax(1) ** 0.3
     p_t = p_t / p_t.sum(1, keepdim=True)
     expected = 2.5 * sum((p_t[i] * (p_t[i] / p_s[i]).log()).sum() for i in range(6)) / 6

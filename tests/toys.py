@@ -41,6 +41,8 @@ def pair(student: Outputs, teacher: Outputs, **facts: Any) -> Pair:
     b, k = teacher.logits.shape
     given: dict[str, Any] = {
         "head": lambda last: F.linear(last.mean(dim=(2, 3)), weight.to(last), bias.to(last)),  # type: ignore[union-attr]
-        "num_classes": k, "train_labels": torch.zeros(20, dtype=torch.int64), "batch_size": b,
+        "num_classes": k,
+        "train_labels": torch.zeros(20, dtype=torch.int64),
+        "batch_size": b,
     }
     return Pair(shapes(student), shapes(teacher), **{**given, **facts})

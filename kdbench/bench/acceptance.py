@@ -60,21 +60,26 @@ def accept(request: Request, watch: Watcher) -> Measured:
     job = session.resolve(request)
     begun = [str(cell) for cell, state in job.states().items() if state != "missing"]
     if begun:
-        raise ValueError(f"{begun[0]} has begun or ended in {request.out}; acceptance times a whole run: choose another"
-                         " folder with the teacher, or remove its runs")
+        raise ValueError(
+            f"{begun[0]} has begun or ended in {request.out}; acceptance times a whole run: choose another"
+            " folder with the teacher, or remove its runs"
+        )
     for name in dict.fromkeys(cell.teacher for cell in job.cells):
         wanted = teaching.recipe(job.suite, name, request.epochs, request.limit_train)
         if teaching.there(request.out / "teachers", job.suite, name, wanted) is None:
-            raise ValueError(f"there is no teacher {name} in {request.out}, and its training is not to be timed; first"
-                             f" `kdbench teacher train {name} --suite {job.suite.name} --out {request.out}`")
+            raise ValueError(
+                f"there is no teacher {name} in {request.out}, and its training is not to be timed; first"
+                f" `kdbench teacher train {name} --suite {job.suite.name} --out {request.out}`"
+            )
     started = time.perf_counter()
     outcome = runner.run(job, watch)
     seconds = time.perf_counter() - started
     missing = {cell.label: reason for cell, reason in outcome.failed.items()}
     missing |= {cell.label: "it refuses the pair" for cell in outcome.unsupported}
     missing |= {cell.label: "another process has it" for cell in outcome.elsewhere}
-    found = [record.read(path) for path in (grid.files(request.out, cell).record for cell in job.cells)
-             if path.exists()]
+    found = [
+        record.read(path) for path in (grid.files(request.out, cell).record for cell in job.cells) if path.exists()
+    ]
     return measured(found, seconds, missing, device=job.device, reserved=_reserved(job.device))
 
 
@@ -83,9 +88,13 @@ def measured(
 ) -> Measured:
     """The figures of a run that took so many seconds, from its records; ``reserved`` in bytes."""
     return Measured(
-        wall_seconds=seconds, train_seconds=sum(one.train_seconds or 0.0 for one in records),
-        peak_bytes=max((one.peak_mem_mb or 0.0 for one in records), default=0.0) * 2**20, reserved_bytes=reserved,
-        done=[one.method for one in records], missing=missing, epochs=min((one.epochs for one in records), default=0),
+        wall_seconds=seconds,
+        train_seconds=sum(one.train_seconds or 0.0 for one in records),
+        peak_bytes=max((one.peak_mem_mb or 0.0 for one in records), default=0.0) * 2**20,
+        reserved_bytes=reserved,
+        done=[one.method for one in records],
+        missing=missing,
+        epochs=min((one.epochs for one in records), default=0),
         device=records[0].environment.get("gpu", device) if records else device,
     )
 
@@ -98,11 +107,16 @@ def judge(found: Measured, gate: Gate) -> list[tuple[bool, str]]:
     reserved = "" if found.reserved_bytes is None else f", {found.reserved_bytes / 1e9:.2f} GB reserved"
     return [
         (found.device != "cpu", f"ran on {found.device}"),
-        (len(found.done) >= gate.methods and not found.missing,
-         f"{len(found.done)} of {gate.methods} methods finished{why}"),
+        (
+            len(found.done) >= gate.methods and not found.missing,
+            f"{len(found.done)} of {gate.methods} methods finished{why}",
+        ),
         (found.epochs >= gate.epochs, f"{found.epochs} of {gate.epochs} epochs"),
-        (wall <= gate.seconds, f"{wall:.1f} s of {gate.seconds:.0f} s of wall time without the teacher's training"
-         f" ({found.train_seconds:.0f} s of it in the training loop)"),
+        (
+            wall <= gate.seconds,
+            f"{wall:.1f} s of {gate.seconds:.0f} s of wall time without the teacher's training"
+            f" ({found.train_seconds:.0f} s of it in the training loop)",
+        ),
         (memory <= gate.bytes, f"{found.peak_bytes / 1e9:.2f} GB allocated{reserved}, of {gate.bytes / 1e9:.0f} GB"),
     ]
 
@@ -124,8 +138,16 @@ def main(*, out: Path, data_dir: Path | None, precision: str) -> None:
     from kdbench.runner import Stop
 
     screen = console.out()
-    request = Request(methods=METHODS, pairs=PAIR, suite="semckd", seeds="1", out=out, data_dir=data_dir,
-                      device="cuda", precision=precision)
+    request = Request(
+        methods=METHODS,
+        pairs=PAIR,
+        suite="semckd",
+        seeds="1",
+        out=out,
+        data_dir=data_dir,
+        device="cuda",
+        precision=precision,
+    )
     try:
         with console.Progress(screen) as watch:
             found = accept(request, watch)

@@ -78,8 +78,16 @@ class Engine:
         student, method = self.work.build(spec, teacher)
         plan = Plan(_ENDLESS, RATE, MOMENTUM, weight_decay=WEIGHT_DECAY)
         lane = Lane(
-            str(spec), student, method, plan, seed=number, path=self.folder / f"{number}.ckpt",
-            settings="bench", teacher="bench", device=self.work.device, precision=self.work.precision,
+            str(spec),
+            student,
+            method,
+            plan,
+            seed=number,
+            path=self.folder / f"{number}.ckpt",
+            settings="bench",
+            teacher="bench",
+            device=self.work.device,
+            precision=self.work.precision,
         )
         if lane.stage != "train":
             lane.enter("train")
@@ -188,7 +196,10 @@ def cut(outputs: Outputs) -> tuple[list[tuple[Tensor, Tensor]], Outputs]:
         return leaves.setdefault(id(tensor), (tensor, tensor.detach().requires_grad_(True)))[1]
 
     behind = outputs._replace(
-        feats=tuple(map(leaf, outputs.feats)), last=leaf(outputs.last), pooled=leaf(outputs.pooled),
-        logits=leaf(outputs.logits), preacts=None if outputs.preacts is None else tuple(map(leaf, outputs.preacts)),
+        feats=tuple(map(leaf, outputs.feats)),
+        last=leaf(outputs.last),
+        pooled=leaf(outputs.pooled),
+        logits=leaf(outputs.logits),
+        preacts=None if outputs.preacts is None else tuple(map(leaf, outputs.preacts)),
     )
     return list(leaves.values()), behind

@@ -25,9 +25,19 @@ def count(work: Callable[[], object]) -> int:
 
 
 def _backward(
-    grad_shape: Sequence[int], x_shape: Sequence[int], w_shape: Sequence[int], bias: Any, stride: Any, padding: Any,
-    dilation: Any, transposed: bool, output_padding: Any, groups: int, output_mask: Sequence[bool],
-    out_shape: Any = None, **_: Any,
+    grad_shape: Sequence[int],
+    x_shape: Sequence[int],
+    w_shape: Sequence[int],
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    output_padding: Any,
+    groups: int,
+    output_mask: Sequence[bool],
+    out_shape: Any = None,
+    **_: Any,
 ) -> int:
     """Each of the two gradients, where it is wanted, costs what the forward pass does."""
     # A weight is (C_out, C_in / groups, k, k), transposed (C_in, C_out / groups, k, k): per position of

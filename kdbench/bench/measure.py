@@ -128,10 +128,18 @@ def bench(request: Request, say: Say = lambda sentence: None) -> Result:
                 gc.collect()
             pairs.append(pair)
         result = Result(
-            precision=request.precision, device=str(first.device), repeat=request.repeat,
-            images=first.pixels.source, num_images=len(first.pixels.labels), peak_gflops=peaks, peak_copy_gbs=copy,
-            pipeline=pipeline, pairs=pairs, code=environment.code(),
-            environment=environment.describe(str(first.device)), warning=warning,
+            precision=request.precision,
+            device=str(first.device),
+            repeat=request.repeat,
+            images=first.pixels.source,
+            num_images=len(first.pixels.labels),
+            peak_gflops=peaks,
+            peak_copy_gbs=copy,
+            pipeline=pipeline,
+            pairs=pairs,
+            code=environment.code(),
+            environment=environment.describe(str(first.device)),
+            warning=warning,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         if request.file is not None:
@@ -171,8 +179,10 @@ def _pair(work: Work, request: Request, peak: float, say: Say, folder: Path) -> 
     if steps is None:
         one = timed(lambda: engine.run(1), work.device).cost + timed(lambda: reference.run(1), work.device).cost
         steps = _fitting(work, request, one)
-    memory = {side: _memory(lambda run=run: run(1), work.device)  # type: ignore[misc]
-              for side, run in (("engine", engine.run_eager), ("reference", reference.run))}
+    memory = {
+        side: _memory(lambda run=run: run(1), work.device)  # type: ignore[misc]
+        for side, run in (("engine", engine.run_eager), ("reference", reference.run))
+    }
     if engine.setting.machine is not None:
         engine.run(steps)  # another length, another graph
     say(f"{name}: {request.repeat} alternations of {steps} steps")
@@ -185,9 +195,18 @@ def _pair(work: Work, request: Request, peak: float, say: Say, folder: Path) -> 
     gflops = work_done * steps / median(engine_span.cost for _, engine_span in spans) / 1e9
     overhead = _overhead(engine, median(span.cost for _, span in spans) / steps)
     return PairResult(
-        pair=name, methods=[str(spec) for spec in work.specs], steps=steps, batch_size=work.batch_size,
-        compared=compared, split=split, step_gflop=work_done / 1e9, gflops=gflops, share_of_peak=gflops / peak,
-        overhead=overhead, captured=captured, notes=engine.notes,
+        pair=name,
+        methods=[str(spec) for spec in work.specs],
+        steps=steps,
+        batch_size=work.batch_size,
+        compared=compared,
+        split=split,
+        step_gflop=work_done / 1e9,
+        gflops=gflops,
+        share_of_peak=gflops / peak,
+        overhead=overhead,
+        captured=captured,
+        notes=engine.notes,
     )
 
 
@@ -233,11 +252,16 @@ def _compare(
     sides = []
     for name, own in zip(("reference", "engine"), zip(*spans, strict=True), strict=True):
         device = None if own[0].device is None else [span.device or 0.0 for span in own]
-        sides.append(Side(
-            cpu=[span.cpu for span in own], system=[span.system for span in own], wall=[span.wall for span in own],
-            device=device,
-            images_per_second=images / median(span.cost for span in own), peak_mb=(memory or {}).get(name),
-        ))
+        sides.append(
+            Side(
+                cpu=[span.cpu for span in own],
+                system=[span.system for span in own],
+                wall=[span.wall for span in own],
+                device=device,
+                images_per_second=images / median(span.cost for span in own),
+                peak_mb=(memory or {}).get(name),
+            )
+        )
     return Compared(reference=sides[0], engine=sides[1], ratio=Ratio.of([a.cost / b.cost for a, b in spans]))
 
 
@@ -282,19 +306,42 @@ def _overhead(engine: Engine, step: float) -> Overhead:
     records = each(lambda lane: record.write(made, lane.path.with_suffix(".json"))).wall
     beside = EPOCHS * (meters + checkpoints) + records
     return Overhead(
-        epoch_meters=meters, epoch_checkpoints=checkpoints, run_records=records, epochs=EPOCHS,
-        epoch_steps=epoch_steps, share=beside / (beside + EPOCHS * epoch_steps * step),
+        epoch_meters=meters,
+        epoch_checkpoints=checkpoints,
+        run_records=records,
+        epochs=EPOCHS,
+        epoch_steps=epoch_steps,
+        share=beside / (beside + EPOCHS * epoch_steps * step),
     )
 
 
 def _record() -> Record:
     """A record of the usual size."""
-    curve = [Point(epoch=n + 1, lr=0.05, seconds=n * 10.0, terms={"ce": 1 / 3, "term": 1 / 7}, top1=100 / 3)
-             for n in range(EPOCHS)]
+    curve = [
+        Point(epoch=n + 1, lr=0.05, seconds=n * 10.0, terms={"ce": 1 / 3, "term": 1 / 7}, top1=100 / 3)
+        for n in range(EPOCHS)
+    ]
     return Record(
-        status="done", suite="bench", dataset="bench", convention="bench", teacher="t", student="s", method="m", seed=0,
-        epochs=EPOCHS, quick=True, settings={}, settings_hash="", top1_last=50.0, top1_best_test=50.0, curve=curve,
-        provenance="", modified_student=False, code={}, environment={}, finished=time.strftime("%Y-%m-%dT%H:%M:%S"),
+        status="done",
+        suite="bench",
+        dataset="bench",
+        convention="bench",
+        teacher="t",
+        student="s",
+        method="m",
+        seed=0,
+        epochs=EPOCHS,
+        quick=True,
+        settings={},
+        settings_hash="",
+        top1_last=50.0,
+        top1_best_test=50.0,
+        curve=curve,
+        provenance="",
+        modified_student=False,
+        code={},
+        environment={},
+        finished=time.strftime("%Y-%m-%dT%H:%M:%S"),
     )
 
 
@@ -328,7 +375,14 @@ def _lane_fit(work: Work, request: Request, steps: int) -> LaneFit:
     r2 = 1 - left / np.square(np.array(cost) - np.mean(cost)).sum()
     whole, one = median(teacher), median(student)
     return LaneFit(
-        method=str(spec), lanes=list(LANES), seconds=[seconds[n] for n in LANES], intercept=float(intercept),
-        slope=float(slope), r2=float(r2), teacher_forward=whole, student_step=one,
-        intercept_in_teachers=float(intercept) / whole, slope_in_steps=float(slope) / one,
+        method=str(spec),
+        lanes=list(LANES),
+        seconds=[seconds[n] for n in LANES],
+        intercept=float(intercept),
+        slope=float(slope),
+        r2=float(r2),
+        teacher_forward=whole,
+        student_step=one,
+        intercept_in_teachers=float(intercept) / whole,
+        slope_in_steps=float(slope) / one,
     )

@@ -40,8 +40,15 @@ def taught(engine: Engine, steps: int, runs: int, folder: Path) -> Iterator[Call
 
     def opened() -> AbstractContextManager[Setting]:
         return tables.taught(
-            Request(out=folder), engine.work.teacher_name, images, recipe, plain, train, engine.lanes,
-            visits=count_views(CROP_PADDING, FLIP), note=said.append,
+            Request(out=folder),
+            engine.work.teacher_name,
+            images,
+            recipe,
+            plain,
+            train,
+            engine.lanes,
+            visits=count_views(CROP_PADDING, FLIP),
+            note=said.append,
         )
 
     with opened() as setting:

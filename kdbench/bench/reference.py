@@ -35,10 +35,14 @@ class Images(TorchDataset[tuple[Any, ...]]):
 
         self.arrays = pixels.images.permute(0, 2, 3, 1).contiguous().numpy()
         self.labels = pixels.labels.tolist()
-        self.transform = transforms.Compose([
-            transforms.RandomCrop(pixels.images.shape[-1], padding=CROP_PADDING), transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(), transforms.Normalize(MEAN, STD),
-        ])
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomCrop(pixels.images.shape[-1], padding=CROP_PADDING),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize(MEAN, STD),
+            ]
+        )
         self.k = negatives
         if negatives:
             labels = pixels.labels.numpy()
@@ -184,4 +188,3 @@ class Reference:
             torch.backends.cudnn.allow_tf32 = True  # torch's default, which these scripts run with
         for script in self.scripts:
             script.run(steps)
-

@@ -15,8 +15,10 @@ def show(result: Result, out: Console) -> None:
     """Print a result; fits 100 columns."""
     found = result.environment
     machine = found.get("gpu") or ", ".join(filter(None, (found["cpu"], found.get("instructions"))))
-    out.print(f"{machine}, torch {found['torch']}, {found['threads']} thread(s), precision {result.precision},"
-              f" {result.images} images")
+    out.print(
+        f"{machine}, torch {found['torch']}, {found['threads']} thread(s), precision {result.precision},"
+        f" {result.images} images"
+    )
     if result.warning:
         out.print(f"[yellow]warning:[/] {escape(result.warning)}")
     peaks = ", ".join(f"{value:.0f} GFLOP/s {name}" for name, value in result.peak_gflops.items())
@@ -42,7 +44,8 @@ def show(result: Result, out: Console) -> None:
 def _compared(compared: Compared) -> tuple[str, str, str]:
     ratio = compared.ratio
     return (
-        f"{compared.reference.images_per_second:,.0f}", f"{compared.engine.images_per_second:,.0f}",
+        f"{compared.reference.images_per_second:,.0f}",
+        f"{compared.engine.images_per_second:,.0f}",
         f"{ratio.median:.2f} [{ratio.least:.2f}, {ratio.most:.2f}]",
     )
 
@@ -57,25 +60,40 @@ def _pair(pair: PairResult, out: Console) -> None:
         table.add_row("lanes in the captured step", f"{pair.captured} of {len(pair.methods)}")
     for note in pair.notes:
         table.add_row("note", escape(note))
-    table.add_row(f"a step by part (timed apart{apart})", ", ".join(
-        f"{name} {seconds * 1e3:.1f} ms ({seconds / whole:.0%})" for name, seconds in pair.split.items()))
-    table.add_row("speed", f"{pair.gflops:.0f} GFLOP/s, {pair.share_of_peak:.0%} of the peak; "
-                  f"a step is {pair.step_gflop:.1f} GFLOP"
-                  f"{' (counted in an eager pass)' if pair.captured else ''}")
+    table.add_row(
+        f"a step by part (timed apart{apart})",
+        ", ".join(f"{name} {seconds * 1e3:.1f} ms ({seconds / whole:.0%})" for name, seconds in pair.split.items()),
+    )
+    table.add_row(
+        "speed",
+        f"{pair.gflops:.0f} GFLOP/s, {pair.share_of_peak:.0%} of the peak; "
+        f"a step is {pair.step_gflop:.1f} GFLOP"
+        f"{' (counted in an eager pass)' if pair.captured else ''}",
+    )
     sides = (("engine", pair.compared.engine), ("reference", pair.compared.reference))
-    table.add_row(f"peak memory, both loaded{apart}", ", ".join(
-        f"{name} {'unknown' if side.peak_mb is None else f'{side.peak_mb:,.0f} MiB'}" for name, side in sides))
-    table.add_row("CPU time in the kernel", ", ".join(
-        f"{name} {sum(side.system) / sum(side.cpu):.0%}" for name, side in sides))
+    table.add_row(
+        f"peak memory, both loaded{apart}",
+        ", ".join(
+            f"{name} {'unknown' if side.peak_mb is None else f'{side.peak_mb:,.0f} MiB'}" for name, side in sides
+        ),
+    )
+    table.add_row(
+        "CPU time in the kernel", ", ".join(f"{name} {sum(side.system) / sum(side.cpu):.0%}" for name, side in sides)
+    )
     over = pair.overhead
-    table.add_row("meters, checkpoints, records",
-                  f"{over.share:.2%} of {over.epochs} epochs of {over.epoch_steps} steps")
+    table.add_row(
+        "meters, checkpoints, records", f"{over.share:.2%} of {over.epochs} epochs of {over.epoch_steps} steps"
+    )
     if pair.lane_fit is not None:
         fit = pair.lane_fit
-        table.add_row(f"a step of n lanes of {fit.method}", (
-            f"{fit.intercept * 1e3:.0f} ms + n x {fit.slope * 1e3:.0f} ms: {fit.intercept_in_teachers:.2f} teacher"
-            f" forwards + n x {fit.slope_in_steps:.2f} steps with loss{' (both eager)' if pair.captured else ''},"
-            f" R2 {fit.r2:.4f} (n = {', '.join(map(str, fit.lanes))})"))
+        table.add_row(
+            f"a step of n lanes of {fit.method}",
+            (
+                f"{fit.intercept * 1e3:.0f} ms + n x {fit.slope * 1e3:.0f} ms: {fit.intercept_in_teachers:.2f} teacher"
+                f" forwards + n x {fit.slope_in_steps:.2f} steps with loss{' (both eager)' if pair.captured else ''},"
+                f" R2 {fit.r2:.4f} (n = {', '.join(map(str, fit.lanes))})"
+            ),
+        )
     if pair.side_by_side is not None:
         table.add_row(*_side_by_side(pair.side_by_side))
     out.print(table)

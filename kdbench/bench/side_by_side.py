@@ -117,7 +117,8 @@ def measure(work: Work, repeat: int, count: int = STUDENTS) -> SideBySide:
             seconds[name].append(timed(step, work.device).cost)
     ratios = {
         name: Ratio.of([row / own for row, own in zip(seconds["row"], costs, strict=True)])
-        for name, costs in seconds.items() if name != "row"
+        for name, costs in seconds.items()
+        if name != "row"
     }
     return SideBySide(students=count, seconds=seconds, ratios=ratios, refused=refused)
 

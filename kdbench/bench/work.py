@@ -99,8 +99,12 @@ class Work:
         torch.manual_seed(1)
         student = models.create(self.student_name, self.pixels.num_classes, image_size=self.image_shape[-1])
         pair: Pair = models.make_pair(
-            student, teacher, image_shape=self.image_shape, num_classes=self.pixels.num_classes,
-            train_labels=self.pixels.labels, batch_size=self.batch_size,
+            student,
+            teacher,
+            image_shape=self.image_shape,
+            num_classes=self.pixels.num_classes,
+            train_labels=self.pixels.labels,
+            batch_size=self.batch_size,
         )
         torch.manual_seed(2)
         cls, hyper = registry.get(spec.name), dict(spec.hyper)
@@ -110,8 +114,14 @@ class Work:
     def loader(self) -> Loader:
         """The engine's batches."""
         return Loader(
-            self.pixels.images, self.pixels.labels, batch_size=self.batch_size, mean=MEAN, std=STD,
-            crop_padding=CROP_PADDING, flip=FLIP, device=self.device,
+            self.pixels.images,
+            self.pixels.labels,
+            batch_size=self.batch_size,
+            mean=MEAN,
+            std=STD,
+            crop_padding=CROP_PADDING,
+            flip=FLIP,
+            device=self.device,
         )
 
     def batches(self, loader: Loader | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

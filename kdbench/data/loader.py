@@ -54,8 +54,17 @@ class Loader:
     """
 
     def __init__(
-        self, images: Tensor, labels: Tensor, *, batch_size: int, mean: Sequence[float], std: Sequence[float],
-        crop_padding: int = 0, flip: bool = False, seed: int = 0, device: torch.device | str = "cpu",
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        batch_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        crop_padding: int = 0,
+        flip: bool = False,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
         views: Sequence[str] = (),
     ) -> None:
         if images.dtype != torch.uint8 or images.ndim != 4 or len(images) != len(labels):

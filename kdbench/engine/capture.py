@@ -92,8 +92,15 @@ class Captured:
     """
 
     def __init__(
-        self, loader: Planned, lanes: Sequence[Lane], stage: str, *, show: Callable[[Tensor], Outputs] | None,
-        machine: Machine, note: Callable[[str], None], kept: Resident | None = None,
+        self,
+        loader: Planned,
+        lanes: Sequence[Lane],
+        stage: str,
+        *,
+        show: Callable[[Tensor], Outputs] | None,
+        machine: Machine,
+        note: Callable[[str], None],
+        kept: Resident | None = None,
     ) -> None:
         self.loader, self.stage, self._show, self._machine = loader, stage, show, machine
         self._kept = None if show is None else kept
@@ -103,9 +110,7 @@ class Captured:
         self._plan = tuple(torch.empty_like(part) for part in loader.plan(0, stage))
         self._number = torch.zeros(1, dtype=torch.int64, device=device)
         self._places = torch.arange(b, device=device)
-        self._tracks = {
-            lane: _Track(lane, torch.zeros(len(self._sizes), device=device)) for lane in lanes
-        }
+        self._tracks = {lane: _Track(lane, torch.zeros(len(self._sizes), device=device)) for lane in lanes}
         self._graphs: dict[int, tuple[Callable[[], object], Shown]] = {}  # by batch size
         self._fill(lanes[0].epoch)
         seen = self._look_ahead()

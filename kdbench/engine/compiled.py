@@ -118,7 +118,10 @@ class Program:
         code = _see.__code__.replace(co_name=f"see_{self.name}_{shape[0]}")
         compiler = self._compiler
         return torch.compile(
-            FunctionType(code, _see.__globals__), fullgraph=True, dynamic=False, backend=compiler.backend,
+            FunctionType(code, _see.__globals__),
+            fullgraph=True,
+            dynamic=False,
+            backend=compiler.backend,
             mode=compiler.mode,
         )
 
@@ -202,7 +205,8 @@ def _architecture(student: nn.Module) -> tuple[str, Any, Hashable]:
 def _apart(device: torch.device) -> Iterator[None]:
     """Gradients on, random numbers put back after, and no word on that exact means fp32."""
     with (
-        torch.random.fork_rng([device] if device.type == "cuda" else []), torch.enable_grad(),
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        torch.enable_grad(),
         warnings.catch_warnings(),
     ):
         warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")

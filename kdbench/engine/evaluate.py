@@ -37,8 +37,10 @@ def scores(logits: Tensor, label: Tensor, teacher: Tensor | None = None) -> dict
     bins = (confidence.nan_to_num() * ECE_BINS).ceil().clamp(1, ECE_BINS).long() - 1
     gap = torch.zeros(ECE_BINS, device=logits.device).index_add_(0, bins, right - confidence)
     found = {
-        "top1": ranked[:, 0].float().mean() * 100, "top5": ranked.any(dim=1).float().mean() * 100,
-        "nll": F.cross_entropy(logits, label), "ece": gap.abs().sum() / n * 100,
+        "top1": ranked[:, 0].float().mean() * 100,
+        "top5": ranked.any(dim=1).float().mean() * 100,
+        "nll": F.cross_entropy(logits, label),
+        "ece": gap.abs().sum() / n * 100,
     }
     if teacher is not None:
         found["agreement"] = (predicted == teacher).float().mean() * 100

@@ -176,7 +176,11 @@ def train_epoch(
 
 
 def _batches(
-    setting: Setting, captured: Captured | None, stage: str, epoch: int, show: Callable[[Tensor], Outputs] | None,
+    setting: Setting,
+    captured: Captured | None,
+    stage: str,
+    epoch: int,
+    show: Callable[[Tensor], Outputs] | None,
     lesson: Lesson | None,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Outputs | None]]:
     """Batches of an epoch with what the teacher says to each; captured lanes have been trained on them."""
@@ -212,8 +216,9 @@ def _evaluate(setting: Setting, lanes: Sequence[Lane], teacher: Tensor | None, e
             exams.evaluate(lanes, setting.test, teacher)
     except Exception as error:
         if out_of_memory(error):
-            raise OutOfMemory(f"the evaluation of {len(lanes)} lanes does not fit into the memory of"
-                              f" {setting.device}") from error
+            raise OutOfMemory(
+                f"the evaluation of {len(lanes)} lanes does not fit into the memory of {setting.device}"
+            ) from error
         raise
 
 

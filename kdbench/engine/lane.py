@@ -47,8 +47,19 @@ class Lane:
     """
 
     def __init__(
-        self, key: str, student: nn.Module, method: Distiller, plan: Plan, *, seed: int, path: Path,
-        settings: str, teacher: str, device: torch.device, precision: Precision, compiler: Compiler | None = None,
+        self,
+        key: str,
+        student: nn.Module,
+        method: Distiller,
+        plan: Plan,
+        *,
+        seed: int,
+        path: Path,
+        settings: str,
+        teacher: str,
+        device: torch.device,
+        precision: Precision,
+        compiler: Compiler | None = None,
     ) -> None:
         self.key, self.plan, self.path = key, plan, path
         self.settings, self.teacher = settings, teacher
@@ -169,8 +180,10 @@ class Lane:
         scale = self.scaler.end_epoch(self._steps)
         # A short epoch may pass before a scale is found; torch takes less than 1 for a sign that there is none.
         if scale is not None and (scale < 1 or self.epoch + 1 == self.total):
-            raise Diverged(f"every step of {self._when()} overflowed in fp16, down to a loss scale of {scale:g}, and"
-                           " was skipped; try precision bf16 or exact")
+            raise Diverged(
+                f"every step of {self._when()} overflowed in fp16, down to a loss scale of {scale:g}, and"
+                " was skipped; try precision bf16 or exact"
+            )
         if self.stage == "train":
             self.curve.append({"epoch": self.epoch + 1, "lr": self.rate, "seconds": self.seconds, "terms": means})
         self.epoch += 1
@@ -189,8 +202,11 @@ class Lane:
             found = torch.cat([values for _, _, values in seen]).tolist()
             steps = [first + i for first, _, values in seen for i in range(len(values))]
             images = [n for _, n, values in seen for _ in range(len(values))]
-            means[name] = math.fsum(n * v for n, v in zip(images, found, strict=True)) / sum(images) if all(
-                map(math.isfinite, found)) else math.nan
+            means[name] = (
+                math.fsum(n * v for n, v in zip(images, found, strict=True)) / sum(images)
+                if all(map(math.isfinite, found))
+                else math.nan
+            )
             bad += [(step, name, value) for step, value in zip(steps, found, strict=True) if not math.isfinite(value)]
         if bad:
             _, name, value = min(bad, key=lambda entry: entry[0])
@@ -209,10 +225,19 @@ class Lane:
     def state(self) -> dict[str, Any]:
         """All that a resumed lane needs."""
         return {
-            "settings": self.settings, "teacher": self.teacher, "stage": self.stage, "epoch": self.epoch,
-            "student": self.student.state_dict(), "method": self.method.state_dict(),
-            "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(), "rng": self.rng,
-            "curve": self.curve, "seconds": self.seconds, "images": self.images, "report": self.report,
+            "settings": self.settings,
+            "teacher": self.teacher,
+            "stage": self.stage,
+            "epoch": self.epoch,
+            "student": self.student.state_dict(),
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "rng": self.rng,
+            "curve": self.curve,
+            "seconds": self.seconds,
+            "images": self.images,
+            "report": self.report,
         }
 
     def resume(self) -> bool:
@@ -280,10 +305,13 @@ class Lane:
 def detached(seen: Outputs) -> Outputs:
     """The same outputs without a graph."""
     return Outputs(
-        feats=tuple(feat.detach() for feat in seen.feats), last=seen.last.detach(), pooled=seen.pooled.detach(),
+        feats=tuple(feat.detach() for feat in seen.feats),
+        last=seen.last.detach(),
+        pooled=seen.pooled.detach(),
         logits=seen.logits.detach(),
         preacts=None if seen.preacts is None else tuple(pre.detach() for pre in seen.preacts),
-        classifier=None if seen.classifier is None
+        classifier=None
+        if seen.classifier is None
         else (seen.classifier[0].detach(), None if seen.classifier[1] is None else seen.classifier[1].detach()),
     )
 

@@ -46,8 +46,10 @@ class Resident:
         count, self._names = table.images * table.views, parts_of(reads)
         size = sum(count * table.entry_bytes(name) for name in self._names)
         if size > room:
-            raise Unfit(f"the teacher's {' and '.join(self._names)} take {size / 1e9:.1f} GB in the memory of"
-                        f" {table.device}, and it may take {room / 1e9:.1f}")
+            raise Unfit(
+                f"the teacher's {' and '.join(self._names)} take {size / 1e9:.1f} GB in the memory of"
+                f" {table.device}, and it may take {room / 1e9:.1f}"
+            )
         self._kept = {name: table.empty(name, count) for name in self._names}
         self._there = torch.zeros(count, dtype=torch.bool, device=table.device)
         self._ask = torch.zeros(table.batch, dtype=torch.int64, device=table.device)

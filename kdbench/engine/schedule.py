@@ -61,8 +61,12 @@ class Plan:
         """
         on_device = device.type == "cuda"
         made = torch.optim.SGD(
-            parameters, lr=torch.tensor(self.lr, device=device) if on_device else self.lr, momentum=self.momentum,
-            nesterov=self.nesterov, weight_decay=self.weight_decay, fused=True if fused or on_device else None,
+            parameters,
+            lr=torch.tensor(self.lr, device=device) if on_device else self.lr,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            weight_decay=self.weight_decay,
+            fused=True if fused or on_device else None,
         )
         if made.defaults["fused"]:
             fill_momentum(made)

@@ -113,7 +113,12 @@ class TeacherTable:
 
     @classmethod
     def opened(
-        cls, place: Place, loader: Loader, look: Callable[[Tensor], Outputs], note: Callable[[str], None], *,
+        cls,
+        place: Place,
+        loader: Loader,
+        look: Callable[[Tensor], Outputs],
+        note: Callable[[str], None],
+        *,
         create: str | None,
     ) -> TeacherTable | None:
         """The table at ``place``, checked against the live teacher; None when there is none to use.
@@ -203,19 +208,28 @@ class TeacherTable:
         size = sum(count * (self.entry_bytes(name) + 4) for name in absent)
         free = shutil.disk_usage(self.place.home).free
         if size > free / 2:
-            raise Unfit(f"a table of the teacher's {' and '.join(absent)} takes up to {_gb(size)}, and only {_gb(free)}"
-                        f" are free in {self.place.home}; it may take half of that")
+            raise Unfit(
+                f"a table of the teacher's {' and '.join(absent)} takes up to {_gb(size)}, and only {_gb(free)}"
+                f" are free in {self.place.home}; it may take half of that"
+            )
         for name in absent:
             Rows.make(self.place.folder, name, count, self._like[name])
         self._write_header([*self.parts, *absent])
         self._read_header()
-        self.note(f"the teacher's {' and '.join(absent)} are kept as they are first asked for: up to {_gb(size)}"
-                  f" on disk, in {self.place.folder}")
+        self.note(
+            f"the teacher's {' and '.join(absent)} are kept as they are first asked for: up to {_gb(size)}"
+            f" on disk, in {self.place.folder}"
+        )
 
     def _write_header(self, names: Sequence[str]) -> None:
         parts = {name: Rows.header_of(self._like[name]) for name in names}
-        whole = {"format": FORMAT, "facts": dict(self.place.facts), "rows": self.images * self.views,
-                 "tail_alike": self.tail_alike, "parts": parts}
+        whole = {
+            "format": FORMAT,
+            "facts": dict(self.place.facts),
+            "rows": self.images * self.views,
+            "tail_alike": self.tail_alike,
+            "parts": parts,
+        }
         aside = self.place.folder / "table.json.tmp"
         aside.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
         os.replace(aside, self.place.folder / "table.json")
@@ -344,8 +358,10 @@ class TeacherTable:
         except OSError as error:
             self.fills = False
             self._lock.release()
-            self.note(f"the teacher's table in {self.place.folder} cannot grow ({error.strerror or error});"
-                      " the live teacher answers what is missing")
+            self.note(
+                f"the teacher's table in {self.place.folder} cannot grow ({error.strerror or error});"
+                " the live teacher answers what is missing"
+            )
 
     def fill_all(self, reads: str) -> Iterator[int]:
         """Fill every entry that is missing, in batches; yields how many were made, after each."""

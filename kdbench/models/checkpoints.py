@@ -75,10 +75,14 @@ def match(state: Mapping[str, Tensor], net: Tapped | nn.Module) -> dict[str, Ten
     complaints = [
         _complaint("missing", [key for key in own if key not in renamed]),
         _complaint("unexpected", [key for key in renamed if key not in own]),
-        _complaint("of another shape", [
-            f"{key} {tuple(renamed[key].shape)} instead of {tuple(value.shape)}"
-            for key, value in own.items() if key in renamed and value.shape != renamed[key].shape
-        ]),
+        _complaint(
+            "of another shape",
+            [
+                f"{key} {tuple(renamed[key].shape)} instead of {tuple(value.shape)}"
+                for key, value in own.items()
+                if key in renamed and value.shape != renamed[key].shape
+            ],
+        ),
     ]
     if wrong := [complaint for complaint in complaints if complaint]:
         raise ValueError(f"these weights are not for {name}: {'; '.join(wrong)}")

@@ -15,7 +15,13 @@ from kdbench.models._net import Net, Taps, conv, enter, init_normal
 
 #: Expansion, channels at full width, blocks, stride of the first; one line per group.
 _GROUPS = (
-    (1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
+    (1, 16, 1, 1),
+    (6, 24, 2, 1),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
 )
 _TAPS = (1, 2, 4, 6)  # the groups that the literature calls stages
 _STEM, _LAST = 32, 1280
@@ -29,9 +35,14 @@ class InvertedResidual(nn.Module):
         inner = c_in * expansion
         self.residual = stride == 1 and c_in == c_out
         self.conv = nn.Sequential(
-            conv(c_in, inner, 1), nn.BatchNorm2d(inner), nn.ReLU(),
-            conv(inner, inner, 3, stride, groups=inner), nn.BatchNorm2d(inner), nn.ReLU(),
-            conv(inner, c_out, 1), nn.BatchNorm2d(c_out),
+            conv(c_in, inner, 1),
+            nn.BatchNorm2d(inner),
+            nn.ReLU(),
+            conv(inner, inner, 3, stride, groups=inner),
+            nn.BatchNorm2d(inner),
+            nn.ReLU(),
+            conv(inner, c_out, 1),
+            nn.BatchNorm2d(c_out),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,10 +63,12 @@ class MobileNetV2(Net):
         self.blocks = nn.ModuleList()
         for expansion, channels, n, stride in _GROUPS:
             c_out = int(channels * width)
-            self.blocks.append(nn.Sequential(
-                InvertedResidual(c_in, c_out, stride, expansion),
-                *(InvertedResidual(c_out, c_out, 1, expansion) for _ in range(n - 1)),
-            ))
+            self.blocks.append(
+                nn.Sequential(
+                    InvertedResidual(c_in, c_out, stride, expansion),
+                    *(InvertedResidual(c_out, c_out, 1, expansion) for _ in range(n - 1)),
+                )
+            )
             c_in = c_out
         self.conv2 = nn.Sequential(conv(c_in, _LAST, 1), nn.BatchNorm2d(_LAST), nn.ReLU())
         self.classifier = nn.Sequential(nn.Linear(_LAST, num_classes))

@@ -43,7 +43,12 @@ class _Head(nn.Module):
 
 
 def make_pair(
-    student: Tapped, teacher: Tapped, *, image_shape: tuple[int, int, int], num_classes: int, train_labels: Tensor,
+    student: Tapped,
+    teacher: Tapped,
+    *,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    train_labels: Tensor,
     batch_size: int,
 ) -> Pair:
     """Measure both models on images (C, H, W), in eval mode.
@@ -60,7 +65,11 @@ def make_pair(
         if width != num_classes:
             raise ValueError(f"the {side} {model.name} has {width} classes, the data {num_classes}")
     return Pair(
-        student=sizes(shown["student"]), teacher=sizes(shown["teacher"]), head=frozen_head(teacher),
-        num_classes=num_classes, train_labels=train_labels, batch_size=batch_size,
+        student=sizes(shown["student"]),
+        teacher=sizes(shown["teacher"]),
+        head=frozen_head(teacher),
+        num_classes=num_classes,
+        train_labels=train_labels,
+        batch_size=batch_size,
         teacher_norms=None if shown["teacher"].preacts is None else teacher.norms(),
     )

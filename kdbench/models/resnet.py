@@ -86,8 +86,11 @@ class ResNet(Net):
 
 _PLAIN, _DOUBLE, _FOUR = (16, 16, 32, 64), (16, 32, 64, 128), (32, 64, 128, 256)
 
-enter(__name__, {
-    **{f"resnet{depth}": partial(ResNet, depth, _PLAIN) for depth in (8, 14, 20, 32, 38, 44, 56, 110, 116)},
-    **{f"resnet{depth}x2": partial(ResNet, depth, _DOUBLE) for depth in (14, 38, 110)},
-    **{f"resnet{depth}x4": partial(ResNet, depth, _FOUR) for depth in (8, 32)},
-})
+enter(
+    __name__,
+    {
+        **{f"resnet{depth}": partial(ResNet, depth, _PLAIN) for depth in (8, 14, 20, 32, 38, 44, 56, 110, 116)},
+        **{f"resnet{depth}x2": partial(ResNet, depth, _DOUBLE) for depth in (14, 38, 110)},
+        **{f"resnet{depth}x4": partial(ResNet, depth, _FOUR) for depth in (8, 32)},
+    },
+)

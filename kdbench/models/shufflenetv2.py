@@ -107,7 +107,10 @@ class ShuffleNetV2(Net):
         return self.linear
 
 
-enter(__name__, {
-    "ShuffleV2": partial(ShuffleNetV2, (116, 232, 464)),
-    "ShuffleV2_1.5": partial(ShuffleNetV2, (176, 352, 704)),
-})
+enter(
+    __name__,
+    {
+        "ShuffleV2": partial(ShuffleNetV2, (116, 232, 464)),
+        "ShuffleV2_1.5": partial(ShuffleNetV2, (176, 352, 704)),
+    },
+)

@@ -102,6 +102,7 @@ def picture(image_shape: tuple[int, int, int]) -> Tensor:
 
 def sizes(outputs: Outputs) -> Shapes:
     """Sizes of the taps."""
+
     def size(feat: Tensor) -> tuple[int, int, int]:
         return feat.shape[1], feat.shape[2], feat.shape[3]
 

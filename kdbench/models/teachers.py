@@ -51,9 +51,19 @@ def path(folder: Path, dataset: str, name: str, variant: str = "") -> Path:
 
 
 def store(
-    folder: Path, model: Tapped | Mapping[str, Tensor], *, dataset: str, name: str, num_classes: int, image_size: int,
-    top1: float | None, source: Literal["trained", "imported"], recipe: Mapping[str, Any], origin: str = "",
-    variant: str = "", half: bool = True,
+    folder: Path,
+    model: Tapped | Mapping[str, Tensor],
+    *,
+    dataset: str,
+    name: str,
+    num_classes: int,
+    image_size: int,
+    top1: float | None,
+    source: Literal["trained", "imported"],
+    recipe: Mapping[str, Any],
+    origin: str = "",
+    variant: str = "",
+    half: bool = True,
 ) -> TeacherCard:
     """Write ``<folder>/<dataset>/<name><variant>.safetensors`` and its card; replaces what was there.
 
@@ -84,9 +94,17 @@ def store(
         tensors[key] = kept.contiguous().clone()  # channels_last, or shared with another key: neither can be stored
     payload = to_bytes(tensors, {"format": "pt"})
     card = TeacherCard(
-        name=name, dataset=dataset, num_classes=num_classes, image_size=image_size,
-        sha256=hashlib.sha256(payload).hexdigest(), top1=top1, source=source,
-        dtype="float16" if half else "float32", recipe=dict(recipe), origin=origin, kdbench=kdbench.__version__,
+        name=name,
+        dataset=dataset,
+        num_classes=num_classes,
+        image_size=image_size,
+        sha256=hashlib.sha256(payload).hexdigest(),
+        top1=top1,
+        source=source,
+        dtype="float16" if half else "float32",
+        recipe=dict(recipe),
+        origin=origin,
+        kdbench=kdbench.__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     where = path(folder, dataset, name, variant)
@@ -97,9 +115,7 @@ def store(
     return card
 
 
-def load(
-    folder: Path, dataset: str, name: str, *, variant: str = "", image_size: int
-) -> tuple[Tapped, TeacherCard]:
+def load(folder: Path, dataset: str, name: str, *, variant: str = "", image_size: int) -> tuple[Tapped, TeacherCard]:
     """The stored teacher: float32, eval mode, frozen, on the CPU. Draws no random number.
 
     Raises:
@@ -121,8 +137,11 @@ def load(
         first = error.errors()[0]
         at = ".".join(map(str, first["loc"]))
         raise ValueError(f"{where} is not a teacher's card: {at + ': ' if at else ''}{first['msg']}") from error
-    for what, wanted, found in (("network", name, card.name), ("data set", dataset, card.dataset),
-                                ("image size", image_size, card.image_size)):
+    for what, wanted, found in (
+        ("network", name, card.name),
+        ("data set", dataset, card.dataset),
+        ("image size", image_size, card.image_size),
+    ):
         if wanted != found:
             raise ValueError(f"{where} is a teacher for the {what} {found}, not {wanted}")
     payload = weights.read_bytes()

@@ -69,10 +69,13 @@ class VGG(Net):
         return tuple(block[-1] for block in self.blocks[1:])  # type: ignore[misc]
 
 
-enter(__name__, {
-    "vgg8": partial(VGG, (1, 1, 1, 1, 1)),
-    "vgg11": partial(VGG, (1, 1, 2, 2, 2)),
-    "vgg13": partial(VGG, (2, 2, 2, 2, 2)),
-    "vgg16": partial(VGG, (2, 2, 3, 3, 3)),
-    "vgg19": partial(VGG, (2, 2, 4, 4, 4)),
-})
+enter(
+    __name__,
+    {
+        "vgg8": partial(VGG, (1, 1, 1, 1, 1)),
+        "vgg11": partial(VGG, (1, 1, 2, 2, 2)),
+        "vgg13": partial(VGG, (2, 2, 2, 2, 2)),
+        "vgg16": partial(VGG, (2, 2, 3, 3, 3)),
+        "vgg19": partial(VGG, (2, 2, 4, 4, 4)),
+    },
+)

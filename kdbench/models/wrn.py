@@ -90,6 +90,10 @@ class WideResNet(Net):
         return self.block2.layer[0].bn1, self.block3.layer[0].bn1, self.bn1  # type: ignore[return-value]
 
 
-enter(__name__, {
-    f"wrn_{depth}_{width}": partial(WideResNet, depth, width) for depth, width in ((16, 1), (16, 2), (40, 1), (40, 2))
-})
+enter(
+    __name__,
+    {
+        f"wrn_{depth}_{width}": partial(WideResNet, depth, width)
+        for depth, width in ((16, 1), (16, 2), (40, 1), (40, 2))
+    },
+)

@@ -60,7 +60,7 @@ def resolve(name: str) -> str:
         ValueError: there is no such model; the sentence has the nearest names.
     """
     if name.lower().startswith(_TIMM):
-        return _resolve_timm(name[len(_TIMM):])
+        return _resolve_timm(name[len(_TIMM) :])
     if found := _BY_PLAIN.get(_longer(_plain(name))):
         return found
     near = [_LISTED[n] for n in difflib.get_close_matches(_longer(_plain(name)), _LISTED, n=3)]

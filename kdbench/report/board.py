@@ -89,8 +89,11 @@ class Line:
     @property
     def selection_optimism(self) -> float | None:
         """Points that choosing the best epoch on the test set adds to the last epoch, mean over runs."""
-        extra = [one.top1_best_test - one.top1_last for one in self.runs
-                 if one.top1_best_test is not None and one.top1_last is not None]
+        extra = [
+            one.top1_best_test - one.top1_last
+            for one in self.runs
+            if one.top1_best_test is not None and one.top1_last is not None
+        ]
         return sum(extra) / len(extra) if extra else None
 
 
@@ -223,8 +226,10 @@ def _ranks(board: Board, kind: str) -> tuple[list[Pair], Blocks]:
         return [], {}
     if len(common) < len(board.pairs):
         left = ", ".join(":".join(pair) for pair in board.pairs if pair not in common)
-        board.notes.append(f"average rank of the {what} over {len(common)} of {len(board.pairs)} pairs, those that all"
-                           f" of them have; without {left}")
+        board.notes.append(
+            f"average rank of the {what} over {len(common)} of {len(board.pairs)} pairs, those that all"
+            f" of them have; without {left}"
+        )
     ranks = stats.average_ranks({key: list(found.values()) for key, found in blocks.items()})
     for line, rank in zip(lines, ranks, strict=True):
         line.rank = rank
@@ -240,8 +245,10 @@ def _relative(board: Board) -> None:
         if line is leader:
             continue
         rows = [
-            (a.mean, b.mean, c.mean) for pair in board.pairs
-            if (a := leader.cells[pair].spread()) and (b := line.cells[pair].spread())
+            (a.mean, b.mean, c.mean)
+            for pair in board.pairs
+            if (a := leader.cells[pair].spread())
+            and (b := line.cells[pair].spread())
             and (c := student.cells[pair].spread())
         ]
         if rows:

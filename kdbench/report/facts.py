@@ -19,8 +19,10 @@ def banner(selection: Selection) -> str:
     if not selection.quick:
         return ""
     images = f" on {selection.limit_train} training images" if selection.limit_train is not None else ""
-    return (f"quick run: {_epochs(selection.epochs)}{images}, less than the recipe of suite {selection.suite};"
-            " not comparable with full runs or published numbers")
+    return (
+        f"quick run: {_epochs(selection.epochs)}{images}, less than the recipe of suite {selection.suite};"
+        " not comparable with full runs or published numbers"
+    )
 
 
 def footer(board: Board) -> str:
@@ -28,8 +30,14 @@ def footer(board: Board) -> str:
     low, high = board.seeds
     seeds = f"n = {low}" if low == high else f"n = {low} to {high}"
     quick = "QUICK RUN, not comparable" if board.selection.quick else ""
-    parts = ["accuracy of the last epoch", f"{seeds} seed{'s' * (high != 1)}", _epochs(board.selection.epochs), quick,
-             f"convention {board.selection.convention}", *_machine(board)]
+    parts = [
+        "accuracy of the last epoch",
+        f"{seeds} seed{'s' * (high != 1)}",
+        _epochs(board.selection.epochs),
+        quick,
+        f"convention {board.selection.convention}",
+        *_machine(board),
+    ]
     return " · ".join(part for part in parts if part)
 
 
@@ -59,9 +67,7 @@ def _machine(board: Board) -> list[str]:
     torch = _distinct(one.environment.get("torch") for one in records)
     if torch:
         parts.append("torch " + ", ".join(torch))
-    code = _distinct(
-        " ".join(str(one.code[key]) for key in ("kdbench", "git") if one.code.get(key)) for one in records
-    )
+    code = _distinct(" ".join(str(one.code[key]) for key in ("kdbench", "git") if one.code.get(key)) for one in records)
     if code:
         parts.append("kdbench " + (", ".join(code) if len(code) < 3 else f"{code[0]} and {len(code) - 1} others"))
     return parts

@@ -28,7 +28,11 @@ MOST_NAMES = 20  # in the cost figure; of more, those in the crowd go without
 def figures(board: Board) -> dict[str, Figure]:
     """Every figure that there is something to draw for, by the stem of its file."""
     drawers: dict[str, Callable[[Board], Figure | None]] = {
-        "leaderboard": leaderboard, "heatmap": heatmap, "ranks": ranks, "cost": cost, "curves": curves,
+        "leaderboard": leaderboard,
+        "heatmap": heatmap,
+        "ranks": ranks,
+        "cost": cost,
+        "curves": curves,
     }
     with rc_context(RC):
         return {name: figure for name, draw in drawers.items() if (figure := draw(board)) is not None}
@@ -42,14 +46,16 @@ def leaderboard(board: Board) -> Figure | None:
     pairs = [pair for pair in board.pairs if any(line.cells[pair].runs for line in lines)]
     rows, columns = _panels(len(pairs))
     size = (max(6.4, 1.9 + 2.35 * columns), 1.25 + rows * (0.75 + 0.235 * len(lines)))
-    figure = canvas(*size, facts.title(board.selection) + _quick(board),
-                    "Top-1 (%). Dots: seeds. Bar: mean and 95% interval. Dashed: plain student. Blue: best mean."
-                    + _star(lines),
-                    facts.footer(board))
+    figure = canvas(
+        *size,
+        facts.title(board.selection) + _quick(board),
+        "Top-1 (%). Dots: seeds. Bar: mean and 95% interval. Dashed: plain student. Blue: best mean." + _star(lines),
+        facts.footer(board),
+    )
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for axis, pair in zip(axes.flat, pairs, strict=False):
         _panel(axis, board, lines, pair)
-    for axis in axes.flat[len(pairs):]:
+    for axis in axes.flat[len(pairs) :]:
         axis.set_visible(False)
     axes[0, 0].set_yticks(range(len(lines)), [_name(line) for line in lines])
     axes[0, 0].set_ylim(len(lines) - 0.4, -0.6)
@@ -60,8 +66,17 @@ def _panel(axis: Axes, board: Board, lines: list[Line], pair: Pair) -> None:
     teacher = board.teacher_top1(pair)
     axis.set_title(pair_name(pair), fontsize=8.5)
     if teacher is not None:
-        axis.annotate(f"teacher {teacher:.2f}", (1, 1), (0, 3.5), xycoords="axes fraction", textcoords="offset points",
-                      ha="right", va="bottom", fontsize=7, color=SOFT)
+        axis.annotate(
+            f"teacher {teacher:.2f}",
+            (1, 1),
+            (0, 3.5),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            ha="right",
+            va="bottom",
+            fontsize=7,
+            color=SOFT,
+        )
     spreads = {line.label: found for line in lines if (found := line.cells[pair].spread())}
     top = max((spreads[line.label].mean for line in board.ranked if line.label in spreads), default=None)
     values = [value for line in lines for value in line.cells[pair].values()]
@@ -72,13 +87,28 @@ def _panel(axis: Axes, board: Board, lines: list[Line], pair: Pair) -> None:
         found = spreads.get(line.label)
         if found is None:
             word = {"unsupported": "n/a", "failed": "failed"}.get(cell.status, "not run")
-            axis.annotate(word, (0.5, place), xycoords=("axes fraction", "data"), ha="center", va="center", color=SOFT,
-                          fontsize=7.5, style="italic", bbox={"boxstyle": "square,pad=0.15", "fc": "w", "ec": "none"})
+            axis.annotate(
+                word,
+                (0.5, place),
+                xycoords=("axes fraction", "data"),
+                ha="center",
+                va="center",
+                color=SOFT,
+                fontsize=7.5,
+                style="italic",
+                bbox={"boxstyle": "square,pad=0.15", "fc": "w", "ec": "none"},
+            )
             continue
         colour = GOOD if found.mean == top and line.kind == "ranked" else INK
         if found.half is not None:
-            axis.plot([found.mean - found.half, found.mean + found.half], [place, place], color=colour, linewidth=1.6,
-                      alpha=0.45, solid_capstyle="butt")
+            axis.plot(
+                [found.mean - found.half, found.mean + found.half],
+                [place, place],
+                color=colour,
+                linewidth=1.6,
+                alpha=0.45,
+                solid_capstyle="butt",
+            )
         axis.scatter(cell.values(), [place] * found.n, s=13, color=colour, alpha=0.55, linewidths=0, zorder=3)
         axis.plot([found.mean], [place], marker="|", markersize=9, markeredgewidth=2, color=colour, zorder=4)
     student = spreads.get(STUDENT)
@@ -98,12 +128,16 @@ def heatmap(board: Board) -> Figure | None:
     if not lines:
         return None
     gains = {(line.label, pair): board.cell_gain(line, pair) for line in lines for pair in board.pairs}
-    values = np.array([[found.mean if (found := gains[line.label, pair]) else np.nan for pair in board.pairs]
-                       for line in lines])
+    values = np.array(
+        [[found.mean if (found := gains[line.label, pair]) else np.nan for pair in board.pairs] for line in lines]
+    )
     size = (max(5.6, 2.3 + 1.12 * len(board.pairs)), 1.6 + 0.34 * len(lines))
-    figure = canvas(*size, f"Gain over {board.baseline}, percentage points" + _quick(board),
-                    "Mean paired difference over seeds. Bold: the 95% interval leaves out zero." + _star(lines),
-                    facts.footer(board))
+    figure = canvas(
+        *size,
+        f"Gain over {board.baseline}, percentage points" + _quick(board),
+        "Mean paired difference over seeds. Bold: the 95% interval leaves out zero." + _star(lines),
+        facts.footer(board),
+    )
     axis = figure.subplots()
     limit = stats.colour_limit(values[np.isfinite(values)].tolist())
     image = axis.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
@@ -113,12 +147,28 @@ def heatmap(board: Board) -> Figure | None:
             if found is None:
                 words = {"unsupported": "n/a", "failed": "failed"}
                 axis.add_patch(_blank(column, row))
-                axis.text(column, row, words.get(line.cells[pair].status, "-"), ha="center", va="center", fontsize=7.5,
-                          color=SOFT, style="italic")
+                axis.text(
+                    column,
+                    row,
+                    words.get(line.cells[pair].status, "-"),
+                    ha="center",
+                    va="center",
+                    fontsize=7.5,
+                    color=SOFT,
+                    style="italic",
+                )
                 continue
             shade = image.to_rgba(np.array([found.mean]))[0]
-            axis.text(column, row, f"{found.mean:+.2f}", ha="center", va="center", fontsize=8,
-                      color=readable_on(tuple(shade[:3])), weight="bold" if found.sure else "normal")
+            axis.text(
+                column,
+                row,
+                f"{found.mean:+.2f}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color=readable_on(tuple(shade[:3])),
+                weight="bold" if found.sure else "normal",
+            )
     axis.set_xticks(range(len(board.pairs)), [pair_name(pair) for pair in board.pairs], fontsize=8)
     axis.xaxis.tick_top()
     axis.tick_params(length=0)
@@ -149,10 +199,14 @@ def ranks(board: Board) -> Figure | None:
     p = stats.friedman(table)
     bars = "Bars: 95% bootstrap interval over (pair, seed). " if any(one.rank and one.rank.low for one in lines) else ""
     said = f"Friedman p = {p:.2g}. " if p is not None else ""
-    figure = canvas(7.2, 1.75 + 0.27 * len(lines), "Average rank, 1 is best" + _quick(board),
-                    f"{bars}{said}Brackets join methods that the Nemenyi test"
-                    f" does not tell apart (critical difference {distance:.2f} over {blocks} {unit}).",
-                    facts.footer(board))
+    figure = canvas(
+        7.2,
+        1.75 + 0.27 * len(lines),
+        "Average rank, 1 is best" + _quick(board),
+        f"{bars}{said}Brackets join methods that the Nemenyi test"
+        f" does not tell apart (critical difference {distance:.2f} over {blocks} {unit}).",
+        facts.footer(board),
+    )
     axis = figure.subplots()
     means = [line.rank.mean for line in lines if line.rank]
     for place, line in enumerate(lines):
@@ -160,11 +214,24 @@ def ranks(board: Board) -> Figure | None:
         colour = GOOD if place == 0 else INK
         axis.axhline(place, color=PALE, linewidth=0.6, zorder=0)
         if line.rank.low is not None and line.rank.high is not None:
-            axis.plot([line.rank.low, line.rank.high], [place, place], color=colour, linewidth=2.2, alpha=0.4,
-                      solid_capstyle="butt")
+            axis.plot(
+                [line.rank.low, line.rank.high],
+                [place, place],
+                color=colour,
+                linewidth=2.2,
+                alpha=0.4,
+                solid_capstyle="butt",
+            )
         axis.plot([line.rank.mean], [place], "o", color=colour, markersize=5.5)
-        axis.annotate(f"{line.rank.mean:.2f}", (line.rank.mean, place), (0, 5), textcoords="offset points", ha="center",
-                      fontsize=7, color=colour)
+        axis.annotate(
+            f"{line.rank.mean:.2f}",
+            (line.rank.mean, place),
+            (0, 5),
+            textcoords="offset points",
+            ha="center",
+            fontsize=7,
+            color=colour,
+        )
     groups = _alike(means, distance)
     for number, (first, last) in enumerate(groups):
         x = len(lines) + 0.45 + 0.28 * number
@@ -200,17 +267,26 @@ def cost(board: Board) -> Figure | None:
     """Accuracy against what it costs, over the pairs that all lines have."""
     lines = board.shown
     pairs = [pair for pair in board.pairs if all(line.cells[pair].runs for line in lines)]
-    kinds = [(name, words, better) for name, words, better in (
-        ("train_seconds", "training time of a run (s)", "less"), ("images_per_second", "images per second", "more"),
-    ) if pairs and all(line.mean(name, pairs) is not None for line in lines)]
+    kinds = [
+        (name, words, better)
+        for name, words, better in (
+            ("train_seconds", "training time of a run (s)", "less"),
+            ("images_per_second", "images per second", "more"),
+        )
+        if pairs and all(line.mean(name, pairs) is not None for line in lines)
+    ]
     if not kinds or len(lines) < 2:
         return None
     over = one_line(pairs[0]) if len(pairs) == 1 else f"mean over {len(pairs)} pairs that all have"
     square = " Square: changes the student at inference." if any(line.kind == "modified" for line in lines) else ""
     crowd = " In the crowd without names: the table has them all." if len(lines) > MOST_NAMES else ""
-    figure = canvas(1.6 + 4.4 * len(kinds), 4.3 if len(lines) < 13 else 5.4, "Accuracy against cost" + _quick(board),
-                    f"Last epoch, {over}. Line: nothing is both cheaper and better.{square}{crowd}",
-                    facts.footer(board))
+    figure = canvas(
+        1.6 + 4.4 * len(kinds),
+        4.3 if len(lines) < 13 else 5.4,
+        "Accuracy against cost" + _quick(board),
+        f"Last epoch, {over}. Line: nothing is both cheaper and better.{square}{crowd}",
+        facts.footer(board),
+    )
     axes = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
     for axis, (name, words, better) in zip(axes, kinds, strict=True):
         points = [(_measured(line, name, pairs), _measured(line, "top1_last", pairs)) for line in lines]
@@ -225,8 +301,11 @@ def cost(board: Board) -> Figure | None:
         axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}" if max(x for x, _ in points) > 20 else "{x:g}"))
         stairs = step(front, better)
         axis.plot(*zip(*stairs, strict=True), color=ACCENT, linewidth=1, alpha=0.7, zorder=1)
-        named = [(point, line.shown) for point, line in zip(points, lines, strict=True)
-                 if len(lines) <= MOST_NAMES or line.kind != "ranked" or point in front or _alone(point, points)]
+        named = [
+            (point, line.shown)
+            for point, line in zip(points, lines, strict=True)
+            if len(lines) <= MOST_NAMES or line.kind != "ranked" or point in front or _alone(point, points)
+        ]
         label_points(figure, axis, [point for point, _ in named], [name for _, name in named], stairs)
     axes[0].set_ylabel("top-1 (%)")
     return figure
@@ -235,8 +314,7 @@ def cost(board: Board) -> Figure | None:
 def _alone(point: tuple[float, float], points: list[tuple[float, float]]) -> bool:
     """Whether a name beside this point would stand on no other point."""
     width, height = (max(one[axis] for one in points) - min(one[axis] for one in points) or 1.0 for axis in (0, 1))
-    near = [one for one in points
-            if abs(one[0] - point[0]) < 0.12 * width and abs(one[1] - point[1]) < 0.035 * height]
+    near = [one for one in points if abs(one[0] - point[0]) < 0.12 * width and abs(one[1] - point[1]) < 0.035 * height]
     return len(near) == 1
 
 
@@ -275,9 +353,13 @@ def curves(board: Board) -> Figure | None:
     total = board.selection.epochs
     zoomed = total >= 20  # before the first drop of the rate all curves look alike
     grey = " Grey: the other methods." if len(lines) > len(bright) + 1 else ""
-    figure = canvas(max(6.4, 0.8 + 2.9 * columns), 1.5 + 2.35 * rows, "Test accuracy while training" + _quick(board),
-                    "Top-1 (%), mean over seeds." + (" Second half of the training." if zoomed else "") + grey,
-                    facts.footer(board))
+    figure = canvas(
+        max(6.4, 0.8 + 2.9 * columns),
+        1.5 + 2.35 * rows,
+        "Test accuracy while training" + _quick(board),
+        "Top-1 (%), mean over seeds." + (" Second half of the training." if zoomed else "") + grey,
+        facts.footer(board),
+    )
     axes = figure.subplots(rows, columns, sharex=True, squeeze=False)
     handles: dict[str, Any] = {}
     for axis, pair in zip(axes.flat, pairs, strict=False):
@@ -289,7 +371,7 @@ def curves(board: Board) -> Figure | None:
             epochs = sorted(points)
             values = [points[epoch] for epoch in epochs]
             look = _look(line, bright)
-            drawn, = axis.plot(epochs, values, **look)
+            (drawn,) = axis.plot(epochs, values, **look)
             if line in bright or line.kind == "student":
                 handles.setdefault(line.label, (drawn, line.shown))
             late = [value for epoch, value in points.items() if epoch >= total * 2 / 3]
@@ -304,7 +386,7 @@ def curves(board: Board) -> Figure | None:
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if zoomed:
             axis.set_xlim(total / 2, total * 1.01)
-    for axis in axes.flat[len(pairs):]:
+    for axis in axes.flat[len(pairs) :]:
         axis.set_visible(False)
     for axis in axes[:, 0]:
         axis.set_ylabel("top-1 (%)")
@@ -330,8 +412,14 @@ def _look(line: Line, bright: list[Line]) -> dict[str, Any]:
     if line not in bright:
         return {"color": DIM, "linewidth": 0.9, "zorder": 1}
     number = bright.index(line)
-    return {"color": COLOURS[number], "linewidth": 1.3, "zorder": 3, "marker": MARKERS[number], "markersize": 3.2,
-            "markevery": (0.02 * number + 0.02, 0.14)}
+    return {
+        "color": COLOURS[number],
+        "linewidth": 1.3,
+        "zorder": 3,
+        "marker": MARKERS[number],
+        "markersize": 3.2,
+        "markevery": (0.02 * number + 0.02, 0.14),
+    }
 
 
 def _name(line: Line) -> str:

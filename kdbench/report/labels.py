@@ -16,13 +16,25 @@ from kdbench.report.style import INK, SOFT
 Point = tuple[float, float]
 
 # Where a name may stand: offset in points and how it is aligned there, the preferred first.
-_NEAR = [(6, 0, "left", "center"), (-6, 0, "right", "center"), (0, 6, "center", "bottom"), (0, -6, "center", "top"),
-         (5, 5, "left", "bottom"), (5, -5, "left", "top"), (-5, 5, "right", "bottom"), (-5, -5, "right", "top")]
+_NEAR = [
+    (6, 0, "left", "center"),
+    (-6, 0, "right", "center"),
+    (0, 6, "center", "bottom"),
+    (0, -6, "center", "top"),
+    (5, 5, "left", "bottom"),
+    (5, -5, "left", "top"),
+    (-5, 5, "right", "bottom"),
+    (-5, -5, "right", "top"),
+]
 _PLACES = _NEAR + [(far * x, far * y, h, v) for far in (2.5, 4, 6, 8) for x, y, h, v in _NEAR]
 
 
 def label_points(
-    figure: Figure, axis: Axes, points: Sequence[Point], names: Sequence[str], line: Sequence[Point] = (),
+    figure: Figure,
+    axis: Axes,
+    points: Sequence[Point],
+    names: Sequence[str],
+    line: Sequence[Point] = (),
 ) -> None:
     """Put each name at the first place where it covers no point, no other name, no border and not the line."""
     canvas = FigureCanvasAgg(figure)
@@ -37,10 +49,17 @@ def label_points(
         others = taken + [mark for other, mark in enumerate(marks) if other != number]
         for x, y, horizontal, vertical in _PLACES:
             text = axis.annotate(
-                names[number], points[number], (x, y), textcoords="offset points", ha=horizontal, va=vertical,
-                fontsize=8, color=INK,
+                names[number],
+                points[number],
+                (x, y),
+                textcoords="offset points",
+                ha=horizontal,
+                va=vertical,
+                fontsize=8,
+                color=INK,
                 arrowprops={"arrowstyle": "-", "color": SOFT, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
-                if abs(x) + abs(y) > 12 else None,
+                if abs(x) + abs(y) > 12
+                else None,
             )
             box = text.get_tightbbox(renderer)
             assert box is not None

@@ -37,8 +37,13 @@ class SuiteReport:
 
 
 def report(
-    out: Path, *, suites: Sequence[str] | None = None, baseline: str = STUDENT, methods: Sequence[str] | None = None,
-    published: PublishedTables = None, formats: Sequence[str] = FORMATS,
+    out: Path,
+    *,
+    suites: Sequence[str] | None = None,
+    baseline: str = STUDENT,
+    methods: Sequence[str] | None = None,
+    published: PublishedTables = None,
+    formats: Sequence[str] = FORMATS,
 ) -> list[SuiteReport]:
     """Write the leaderboards of an output folder.
 
@@ -74,15 +79,21 @@ def report(
 
 
 def _suite(
-    out: Path, suite: str, records: Sequence[Record], baseline: str, methods: Sequence[str] | None,
-    published: PublishedTables, formats: Sequence[str],
+    out: Path,
+    suite: str,
+    records: Sequence[Record],
+    baseline: str,
+    methods: Sequence[str] | None,
+    published: PublishedTables,
+    formats: Sequence[str],
 ) -> SuiteReport:
     selection = select(records, methods)
     board = boards.build(selection, baseline)
     notes = [*selection.notes, *board.notes]
     papers = _published(suite, published, notes)
-    made = SuiteReport(suite, facts.title(selection), facts.banner(selection), board,
-                       tables.all_tables(board, papers), notes)
+    made = SuiteReport(
+        suite, facts.title(selection), facts.banner(selection), board, tables.all_tables(board, papers), notes
+    )
     _write(made, records, out, formats)
     return made
 
@@ -103,8 +114,9 @@ def _write(made: SuiteReport, records: Sequence[Record], out: Path, formats: Seq
     kinds = [kind for kind in ("png", "svg") if kind in formats]
     if kinds or "html" in formats:
         drawn = figures(board)
-        vectors = {stem: style.render(figure, "svg") for stem, figure in drawn.items()
-                   if "svg" in formats or "html" in formats}
+        vectors = {
+            stem: style.render(figure, "svg") for stem, figure in drawn.items() if "svg" in formats or "html" in formats
+        }
         for stem, figure in drawn.items():
             if "svg" in formats:
                 files[folder / f"{stem}.svg"] = vectors[stem]
@@ -129,8 +141,9 @@ def _by_suite(
         found.setdefault(one.suite, []).append(one)
     if not found:
         damaged = f" ({len(problems)} damaged: {problems[0]})" if problems else ""
-        raise ValueError(f"no run records under {out / 'runs'}{damaged}; `kdbench run` makes some,"
-                         " --out names another folder")
+        raise ValueError(
+            f"no run records under {out / 'runs'}{damaged}; `kdbench run` makes some, --out names another folder"
+        )
     if wanted is None:
         return found
     for name in wanted:

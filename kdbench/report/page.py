@@ -13,8 +13,11 @@ from kdbench.report.stats import colour_limit
 from kdbench.report.tables import Table
 
 CAPTIONS = {
-    "leaderboard": "Accuracy per method and pair", "heatmap": "Gain per method and pair", "ranks": "Average ranks",
-    "cost": "Accuracy against cost", "curves": "Curves",
+    "leaderboard": "Accuracy per method and pair",
+    "heatmap": "Gain per method and pair",
+    "ranks": "Average ranks",
+    "cost": "Accuracy against cost",
+    "curves": "Curves",
 }
 
 
@@ -29,15 +32,26 @@ def render(board: Board, tables: Sequence[Table], drawings: Mapping[str, str], n
 
     """
     environment = Environment(
-        loader=PackageLoader("kdbench.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, keep_trailing_newline=True,
+        loader=PackageLoader("kdbench.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-    limit = colour_limit([item.shade for table in tables for row in table.rows for item in row.items
-                          if item.shade is not None])
+    limit = colour_limit(
+        [item.shade for table in tables for row in table.rows for item in row.items if item.shade is not None]
+    )
     return environment.get_template("page.html.j2").render(
-        title=facts.title(board.selection), banner=facts.banner(board.selection), footer=facts.footer(board),
-        tables=tables, drawings={name: inline(name, drawings[name]) for name in CAPTIONS if name in drawings},
-        captions=CAPTIONS, notes=notes, environment=facts.environment(board), tint=lambda shade: tint(shade, limit),
+        title=facts.title(board.selection),
+        banner=facts.banner(board.selection),
+        footer=facts.footer(board),
+        tables=tables,
+        drawings={name: inline(name, drawings[name]) for name in CAPTIONS if name in drawings},
+        captions=CAPTIONS,
+        notes=notes,
+        environment=facts.environment(board),
+        tint=lambda shade: tint(shade, limit),
     )
 
 
@@ -52,11 +66,15 @@ def tint(shade: float | None, limit: float) -> str:
 
 def inline(name: str, source: str) -> str:
     """An SVG document as part of a page: no prologue, no metadata, names of its own."""
-    svg = source[source.index("<svg"):]
+    svg = source[source.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", svg)
     svg = re.sub(r'(?<=\sid=")', f"{name}-", svg)
     svg = re.sub(r'(?<=href="#)|(?<=url\(#)', f"{name}-", svg)
     head = f'<svg role="img" aria-label="{CAPTIONS[name]}"'
-    return re.sub(r'<svg(?P<rest>[^>]*?)\swidth="[^"]*"(?P<more>[^>]*)>',
-                  lambda found: re.sub(r'\sheight="[^"]*"', "", f"{head}{found['rest']}{found['more']}>"), svg, count=1)
+    return re.sub(
+        r'<svg(?P<rest>[^>]*?)\swidth="[^"]*"(?P<more>[^>]*)>',
+        lambda found: re.sub(r'\sheight="[^"]*"', "", f"{head}{found['rest']}{found['more']}>"),
+        svg,
+        count=1,
+    )

@@ -89,16 +89,27 @@ def select(records: Sequence[Record], methods: Sequence[str] | None = None) -> S
     if len(versions) > 1:
         notes.append(f"the runs were made with different versions of the code: {', '.join(versions)}")
     return Selection(
-        first.suite, first.dataset, first.convention, first.epochs, first.quick, first.settings.get("limit_train"),
-        runs, refused, notes,
+        first.suite,
+        first.dataset,
+        first.convention,
+        first.epochs,
+        first.quick,
+        first.settings.get("limit_train"),
+        runs,
+        refused,
+        notes,
     )
 
 
 def protocol(record: Record) -> dict[str, Any]:
     """Settings that all rows and columns of a table must share, nested keys joined with a dot."""
     settings = {name: value for name, value in record.settings.items() if name not in _OWN}
-    settings |= {"epochs": record.epochs, "quick": record.quick, "dataset": record.dataset,
-                 "convention": record.convention}
+    settings |= {
+        "epochs": record.epochs,
+        "quick": record.quick,
+        "dataset": record.dataset,
+        "convention": record.convention,
+    }
     flat = _flat(settings)
     flat.pop("recipe.lr", None)  # light students have another rate
     return flat
@@ -107,10 +118,15 @@ def protocol(record: Record) -> dict[str, Any]:
 def _one_protocol(records: Sequence[Record], notes: list[str]) -> list[Record]:
     groups = _split(records, lambda record: settings_hash(protocol(record)))
     finished = {id(group): sum(one.status == "done" for one in group) for group in groups}
-    groups.sort(key=lambda group: (
-        not finished[id(group)], group[0].quick, -finished[id(group)], -group[0].epochs,
-        settings_hash(protocol(group[0])),
-    ))
+    groups.sort(
+        key=lambda group: (
+            not finished[id(group)],
+            group[0].quick,
+            -finished[id(group)],
+            -group[0].epochs,
+            settings_hash(protocol(group[0])),
+        )
+    )
     chosen = groups[0]
     for other in groups[1:]:
         notes.append(
@@ -177,7 +193,8 @@ def _difference(given: dict[str, Any], kept: dict[str, Any]) -> str:
     """``epochs 2, not 240``."""
     parts = [
         f"{name} {given.get(name)}, not {kept.get(name)}"
-        for name in sorted(given.keys() | kept.keys()) if given.get(name) != kept.get(name) and name != "quick"
+        for name in sorted(given.keys() | kept.keys())
+        if given.get(name) != kept.get(name) and name != "quick"
     ] or ["quick"]
     return "; ".join(parts[:4]) + ("; ..." if len(parts) > 4 else "")
 

@@ -139,9 +139,7 @@ def ari(best: Sequence[float], other: Sequence[float], student: Sequence[float])
         best, other, student: mean accuracy for each pair, in percent.
 
     """
-    parts = [
-        100 * (b - o) / (o - s) for b, o, s in zip(best, other, student, strict=True) if o - s >= SMALLEST_GAIN
-    ]
+    parts = [100 * (b - o) / (o - s) for b, o, s in zip(best, other, student, strict=True) if o - s >= SMALLEST_GAIN]
     value = float(np.mean(parts)) if parts else None
     return Ari(value, len(parts), len(best) - len(parts))
 

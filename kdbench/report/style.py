@@ -19,12 +19,30 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 GOOD, ACCENT = COLOURS[0], COLOURS[1]
 
 RC: Any = {
-    "font.family": ["DejaVu Sans"], "font.size": 9, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": SOFT,
-    "xtick.color": SOFT, "ytick.color": INK, "xtick.labelcolor": INK, "axes.spines.top": False,
-    "axes.spines.right": False, "axes.linewidth": 0.8, "axes.titlesize": 9.5, "axes.titleweight": "bold",
-    "axes.titlelocation": "left", "axes.axisbelow": True, "grid.color": PALE, "grid.linewidth": 0.7,
-    "xtick.major.size": 3, "ytick.major.size": 0, "legend.frameon": False, "svg.hashsalt": "kdbench",
-    "svg.fonttype": "path", "figure.facecolor": "white", "savefig.facecolor": "white",
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": SOFT,
+    "xtick.color": SOFT,
+    "ytick.color": INK,
+    "xtick.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.axisbelow": True,
+    "grid.color": PALE,
+    "grid.linewidth": 0.7,
+    "xtick.major.size": 3,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "svg.hashsalt": "kdbench",
+    "svg.fonttype": "path",
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
 }
 
 

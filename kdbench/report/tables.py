@@ -63,8 +63,13 @@ class Footnotes:
 def all_tables(board: Board, published: Mapping[tuple[str, str, str], Any]) -> list[Table]:
     """Every table that has something to say, the leaderboard first."""
     made = [
-        leaderboard(board), oracle(board), reproduction(board, published), quality(board), costs(board),
-        settings(board), failures(board),
+        leaderboard(board),
+        oracle(board),
+        reproduction(board, published),
+        quality(board),
+        costs(board),
+        settings(board),
+        failures(board),
     ]
     return [table for table in made if table.rows]
 
@@ -76,8 +81,10 @@ def leaderboard(board: Board) -> Table:
     rows = [_teacher_row(board)] if any(board.teacher_top1(pair) is not None for pair in board.pairs) else []
     for line in board.lines:
         items = [
-            Item(line.shown, line.label.lower(), title=line.provenance), rank_item(line.rank),
-            gain_item(line.gain, line.label == board.baseline), _coverage(line),
+            Item(line.shown, line.label.lower(), title=line.provenance),
+            rank_item(line.rank),
+            gain_item(line.gain, line.label == board.baseline),
+            _coverage(line),
         ]
         for pair in board.pairs:
             gain = board.cell_gain(line, pair)
@@ -102,10 +109,18 @@ def oracle(board: Board) -> Table:
         gain = line.selection_optimism
         flat = Item(f"{gain:+.2f}", gain) if gain is not None else Item(NONE)
         rows.append(Row((Item(line.shown, line.label.lower()), flat, *cells), line.kind))
-    words = ["The epoch is chosen on the test set, which flatters; no rank rests on it."
-             " `selection optimism`: points that it adds to the last epoch, mean over runs."]
-    return Table("oracle", "Oracle: best epoch on the test set", ["method", "selection optimism", *map(pair_name, board.pairs)],
-                 rows, words, first_pair=2)
+    words = [
+        "The epoch is chosen on the test set, which flatters; no rank rests on it."
+        " `selection optimism`: points that it adds to the last epoch, mean over runs."
+    ]
+    return Table(
+        "oracle",
+        "Oracle: best epoch on the test set",
+        ["method", "selection optimism", *map(pair_name, board.pairs)],
+        rows,
+        words,
+        first_pair=2,
+    )
 
 
 def reproduction(board: Board, published: Mapping[tuple[str, str, str], Any]) -> Table:
@@ -123,36 +138,66 @@ def reproduction(board: Board, published: Mapping[tuple[str, str, str], Any]) ->
             own = line.cells[pair].spread(name)
             assert own is not None
             delta = own.mean - paper.mean
-            table.rows.append(Row((
-                Item(line.shown, line.label.lower()), Item(one_line(pair), one_line(pair)),
-                Item(_number(paper.mean, paper.std, paper.n), paper.mean), spread_item(own),
-                Item(f"{delta:+.2f}", delta, shade=delta), Item(paper.rule.replace("_", " ")), spread_item(last),
-                Item(paper.source),
-            ), line.kind))
+            table.rows.append(
+                Row(
+                    (
+                        Item(line.shown, line.label.lower()),
+                        Item(one_line(pair), one_line(pair)),
+                        Item(_number(paper.mean, paper.std, paper.n), paper.mean),
+                        spread_item(own),
+                        Item(f"{delta:+.2f}", delta, shade=delta),
+                        Item(paper.rule.replace("_", " ")),
+                        spread_item(last),
+                        Item(paper.source),
+                    ),
+                    line.kind,
+                )
+            )
     if table.rows:
         sources = sorted({f"{row.items[-1].text}, {row.items[5].text} epoch" for row in table.rows})
         table.notes.append(f"Reported: {'; '.join(sources)}.")
-        table.notes.append("`reproduced` follows the epoch rule of the paper's number, so that like is compared with"
-                           " like; the ranking above uses the last epoch.")
+        table.notes.append(
+            "`reproduced` follows the epoch rule of the paper's number, so that like is compared with"
+            " like; the ranking above uses the last epoch."
+        )
     return table
 
 
 def quality(board: Board) -> Table:
     """Top-5, likelihood, calibration and agreement with the teacher."""
     names = {"top5_last": "top-5 (%)", "nll": "NLL (nats)", "ece": "ECE (%)", "agreement": "agreement (%)"}
-    return Table("quality", "Beyond top-1", ["method", *names.values()], _means(board, names, digits=2), [
-        "Last epoch, mean over seeds and the method's own pairs. Agreement: share of test images on which student"
-        " and teacher say the same."])
+    return Table(
+        "quality",
+        "Beyond top-1",
+        ["method", *names.values()],
+        _means(board, names, digits=2),
+        [
+            "Last epoch, mean over seeds and the method's own pairs. Agreement: share of test images on which student"
+            " and teacher say the same."
+        ],
+    )
 
 
 def costs(board: Board) -> Table:
     """Time, memory and parameters."""
-    names = {"train_seconds": "train (s)", "images_per_second": "images/s", "peak_mem_mb": "memory (MB)",
-             "extra_train_params": "extra parameters\ntraining", "extra_infer_params": "extra parameters\ninference"}
+    names = {
+        "train_seconds": "train (s)",
+        "images_per_second": "images/s",
+        "peak_mem_mb": "memory (MB)",
+        "extra_train_params": "extra parameters\ntraining",
+        "extra_infer_params": "extra parameters\ninference",
+    }
     rows = _means(board, names, digits=0)
-    return Table("cost", "Cost of a run", ["method", *names.values()], rows, [
-        "Mean over seeds and the method's own pairs. Lanes that trained side by side shared the machine, so seconds"
-        " compare methods of one run, not machines. Parameters are counted beside the plain student's."])
+    return Table(
+        "cost",
+        "Cost of a run",
+        ["method", *names.values()],
+        rows,
+        [
+            "Mean over seeds and the method's own pairs. Lanes that trained side by side shared the machine, so seconds"
+            " compare methods of one run, not machines. Parameters are counted beside the plain student's."
+        ],
+    )
 
 
 def settings(board: Board) -> Table:
@@ -280,8 +325,10 @@ def _explain(board: Board) -> list[str]:
     if any(line.gain for line in board.lines):
         sure = any(line.gain and line.gain.low is not None for line in board.lines)
         interval = "; 95% interval for these pairs, from the spread over seeds" if sure else ""
-        words.append(f"Gain over {board.baseline}: mean over the method's own pairs of the paired differences, seed by"
-                     f" seed, in points{interval}.")
+        words.append(
+            f"Gain over {board.baseline}: mean over the method's own pairs of the paired differences, seed by"
+            f" seed, in points{interval}."
+        )
     if board.compared:
         interval = "; 95% bootstrap interval over blocks of pair and seed" if _has_interval(board) else ""
         words.append(f"Average rank over {_pairs(len(board.ranked_pairs))}, 1 is best{interval}.")
@@ -296,8 +343,10 @@ def _explain(board: Board) -> list[str]:
         undefined = [line.shown for line in aris if line.ari is not None and line.ari.value is None]
         if undefined:
             said.append(f"undefined for {', '.join(undefined)}")
-        words.append(f"Average relative improvement of {leader} over: {', '.join(said)}. Pairs on which a method gains"
-                     " less than 0.1 points over the plain student cannot be divided by and are left out.")
+        words.append(
+            f"Average relative improvement of {leader} over: {', '.join(said)}. Pairs on which a method gains"
+            " less than 0.1 points over the plain student cannot be divided by and are left out."
+        )
     if any(line.kind == "modified" for line in board.lines):
         words.append("Methods that change the student at inference are a class of their own, below the others.")
     if any("reading" in line.provenance for line in board.lines):

@@ -45,8 +45,13 @@ def _print_table(table: Table, console: Console) -> None:
         for column in columns:
             left = column == 0 or words
             last = words and column == columns[-1]
-            grid.add_column(Text(table.header[column]), justify="left" if left else "right", no_wrap=not last,
-                            overflow="fold" if last else "ellipsis", vertical="bottom" if not words else "top")
+            grid.add_column(
+                Text(table.header[column]),
+                justify="left" if left else "right",
+                no_wrap=not last,
+                overflow="fold" if last else "ellipsis",
+                vertical="bottom" if not words else "top",
+            )
         before = rows[0].kind
         for row in rows:
             if row.kind != before and row.kind == "modified":
@@ -67,8 +72,12 @@ def _parts(table: Table, rows: Sequence[Row], width: int) -> list[list[int]]:
     if table.name == "failures":
         return [list(range(len(table.header)))]
     wide = [
-        max(len(line) for text in (table.header[column], *(row.items[column].text for row in rows))
-            for line in text.split("\n")) + 2  # the gap between two columns
+        max(
+            len(line)
+            for text in (table.header[column], *(row.items[column].text for row in rows))
+            for line in text.split("\n")
+        )
+        + 2  # the gap between two columns
         for column in range(len(table.header))
     ]
     # What a row is about stands in every part.

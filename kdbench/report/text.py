@@ -17,9 +17,18 @@ _INTEGERS = ("seed", "epochs", "extra_train_params", "extra_infer_params")
 
 def long_form(records: Sequence[Record]) -> pd.DataFrame:
     """One row per run, numbers only, sorted."""
-    ordered = sorted(records, key=lambda one: (
-        one.teacher, one.student, one.method != "student", one.method, one.seed, -one.epochs, one.settings_hash,
-    ))
+    ordered = sorted(
+        records,
+        key=lambda one: (
+            one.teacher,
+            one.student,
+            one.method != "student",
+            one.method,
+            one.seed,
+            -one.epochs,
+            one.settings_hash,
+        ),
+    )
     frame = pd.DataFrame([csv_row(record) for record in ordered], columns=list(CSV_COLUMNS))
     return frame.astype(dict.fromkeys(_INTEGERS, "Int64"))
 
@@ -29,12 +38,20 @@ def wide_form(board: Board) -> pd.DataFrame:
     rows = []
     for line in board.lines:
         row: dict[str, object] = {
-            "method": line.label, "class": line.kind, "provenance": line.provenance,
-            "rank": line.rank and line.rank.mean, "rank_low": line.rank and line.rank.low,
-            "rank_high": line.rank and line.rank.high, "baseline": board.baseline,
-            "gain": line.gain and line.gain.mean, "gain_low": line.gain and line.gain.low,
-            "gain_high": line.gain and line.gain.high, "runs": len(line.runs), "known": line.known,
-            "selection_optimism": line.selection_optimism, "ari_of_leader": line.ari and line.ari.value,
+            "method": line.label,
+            "class": line.kind,
+            "provenance": line.provenance,
+            "rank": line.rank and line.rank.mean,
+            "rank_low": line.rank and line.rank.low,
+            "rank_high": line.rank and line.rank.high,
+            "baseline": board.baseline,
+            "gain": line.gain and line.gain.mean,
+            "gain_low": line.gain and line.gain.low,
+            "gain_high": line.gain and line.gain.high,
+            "runs": len(line.runs),
+            "known": line.known,
+            "selection_optimism": line.selection_optimism,
+            "ari_of_leader": line.ari and line.ari.value,
             "ari_excluded": line.ari and line.ari.excluded,
         }
         row |= {name: line.mean(name) for name in (*QUALITY, *COSTS)}
@@ -42,10 +59,15 @@ def wide_form(board: Board) -> pd.DataFrame:
             name, cell = ":".join(pair), line.cells[pair]
             last, oracle, gain = cell.spread(), cell.spread("top1_best_test"), board.cell_gain(line, pair)
             row |= {
-                f"{name} status": cell.status, f"{name} mean": last and last.mean, f"{name} std": last and last.std,
-                f"{name} n": last.n if last else 0, f"{name} gain": gain and gain.mean,
-                f"{name} gain_low": gain and gain.low, f"{name} gain_high": gain and gain.high,
-                f"{name} best_test_mean": oracle and oracle.mean, f"{name} best_test_std": oracle and oracle.std,
+                f"{name} status": cell.status,
+                f"{name} mean": last and last.mean,
+                f"{name} std": last and last.std,
+                f"{name} n": last.n if last else 0,
+                f"{name} gain": gain and gain.mean,
+                f"{name} gain_low": gain and gain.low,
+                f"{name} gain_high": gain and gain.high,
+                f"{name} best_test_mean": oracle and oracle.mean,
+                f"{name} best_test_std": oracle and oracle.std,
                 f"{name} teacher": board.teacher_top1(pair),
             }
         rows.append(row)
@@ -104,8 +126,7 @@ def _markdown(text: str) -> str:
 
 def latex(board: Board, tables: Sequence[Table], notes: Sequence[str]) -> str:
     r"""One ``table`` environment for each table of numbers; needs ``\usepackage{booktabs,graphicx}``."""
-    lines = [f"% {facts.title(board.selection)}", f"% {facts.footer(board)}",
-             r"% needs \usepackage{booktabs,graphicx}"]
+    lines = [f"% {facts.title(board.selection)}", f"% {facts.footer(board)}", r"% needs \usepackage{booktabs,graphicx}"]
     if banner := facts.banner(board.selection):
         lines.append(f"% {banner}")
     lines += [f"% {note}" for note in notes]
@@ -119,9 +140,14 @@ def _latex_table(table: Table, banner: str) -> list[str]:
     heads = [head.split("\n") for head in table.header]
     columns = "l" + "r" * (len(heads) - 1)
     caption = f"{table.title}." + (f" {banner}." if banner else "")
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{_latex(caption)}}}",
-             r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%", rf"\begin{{tabular}}{{{columns}}}",
-             r"\toprule"]
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_latex(caption)}}}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+    ]
     if any(len(head) > 1 for head in heads):
         lines.append(" & ".join(_latex(head[0]) if len(head) > 1 else "" for head in heads) + r" \\")
     lines += [" & ".join(_latex(head[-1]) for head in heads) + r" \\", r"\midrule"]
@@ -142,9 +168,24 @@ def _latex_table(table: Table, banner: str) -> list[str]:
 
 
 _LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "→": r"$\to$", "<": r"$<$", ">": r"$>$",
-    "|": r"$|$", "`": "'", "·": r"$\cdot$", "τ": r"$\tau$",
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "→": r"$\to$",
+    "<": r"$<$",
+    ">": r"$>$",
+    "|": r"$|$",
+    "`": "'",
+    "·": r"$\cdot$",
+    "τ": r"$\tau$",
 }
 
 

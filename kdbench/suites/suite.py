@@ -144,7 +144,10 @@ class Suite(BaseModel):
         if key == "recipe.epochs":
             raise ValueError("the length of the run is set with --epochs, which moves the milestones in proportion")
         settable = [
-            "dataset", "image_size", "num_classes", "convention",
+            "dataset",
+            "image_size",
+            "num_classes",
+            "convention",
             *(f"recipe.{name}" for name in Recipe.model_fields if name != "epochs"),
             *(f"teacher.{name}" for name in Recipe.model_fields if name not in ("mean", "std")),
         ]
@@ -155,7 +158,7 @@ class Suite(BaseModel):
         listed = str(Recipe.model_fields[field].annotation).startswith("tuple") if table else False
         new = [_value(part) for part in value.split(",") if part.strip()] if listed else _value(value)
         raw = self.model_dump()
-        for home in (("recipe", "teacher") if field in ("mean", "std") else (table,)):
+        for home in ("recipe", "teacher") if field in ("mean", "std") else (table,):
             (raw[home] if home else raw)[field] = new
         if key == "teacher.epochs" and isinstance(new, int):
             raw["teacher"]["milestones"] = self.teacher.milestones_for(max(1, new))
@@ -220,8 +223,11 @@ def published(suite: Suite) -> dict[tuple[str, str, str], Published]:
         rows = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
         return {
             (row["teacher"], row["student"], row["method"]): Published(
-                float(row["mean"]), float(row["std"]) if row["std"] else None, int(row["n"]) if row["n"] else None,
-                row["source"], _rule(row["rule"]),
+                float(row["mean"]),
+                float(row["std"]) if row["std"] else None,
+                int(row["n"]) if row["n"] else None,
+                row["source"],
+                _rule(row["rule"]),
             )
             for row in rows
         }
