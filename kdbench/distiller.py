@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -151,6 +151,11 @@ class Distiller(nn.Module):
     def __init__(self, pair: Pair, *, ce_weight: float = 1.0, kd_weight: float = 0.0, tau: float = 4.0) -> None:
         super().__init__()
         self.ce_weight, self.kd_weight, self.tau = ce_weight, kd_weight, tau
+
+    @classmethod
+    def build(cls, pair: Pair, **hyper: Any) -> Distiller:
+        """The method with these hyper-parameters."""
+        return cls(pair, **hyper)
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """The method's own scalars, named and weighted. This is what a method writes."""

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,7 +24,6 @@ from kdbench.engine.graph.cached_teacher import resident
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
 from kdbench.engine.teacher_cache.cache import Place, TeacherTable, Unfit, count_views, parts_of
-from kdbench.run.session import Request
 from kdbench.utils import environment
 
 #: Share of the device's free memory that a table may take; the lanes have the rest.
@@ -34,9 +33,25 @@ ON_DEVICE = 0.5
 TOLERANCE = {"exact": 1e-4, "tf32": 1e-2, "fast": 1e-2, "bf16": 5e-2}
 
 
+class Asked(Protocol):
+    """What the user said of it."""
+
+    @property
+    def out(self) -> Path:
+        """The run's output folder."""
+
+    @property
+    def table(self) -> str:
+        """auto or off."""
+
+    @property
+    def precision(self) -> str:
+        """That of the run."""
+
+
 @contextmanager
 def taught(
-    request: Request,
+    request: Asked,
     name: str,
     images: Dataset,
     recipe: Mapping[str, Any],
@@ -92,7 +107,7 @@ def _lend(setting: engine.Setting, table: TeacherTable, reads: str, opened: Exit
     return replace(setting, table=table, resident=opened.enter_context(resident(table, reads, setting.machine, room)))
 
 
-def kept_share(request: Request, dataset: str, name: str, batch_size: int, reads: str) -> float | None:
+def kept_share(request: Asked, dataset: str, name: str, batch_size: int, reads: str) -> float | None:
     """Share of its entries that the fullest table of a teacher of this name has; None where there is none.
 
     For an estimate: neither the teacher's weights nor the entries are looked at.
