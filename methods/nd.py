@@ -30,7 +30,7 @@ def length(x: Tensor) -> Tensor:
 
 @full_precision
 def norm_and_direction(student: Tensor, teacher: Tensor, centre: Tensor) -> Tensor:
-    """(B, D) each -> (): mean of 1 - <s, c / |c|> / max(|s|, |t|), with t for a c of zeros; 1 where s and t are zero."""
+    """(B, D) each -> (): mean of 1 - <s, c / |c|> / max(|s|, |t|), t for a c of zeros; 1 where s and t are zero."""
     centre = torch.where(centre.any(dim=1, keepdim=True), centre, teacher)
     along = (student * F.normalize(centre, dim=1, eps=_TINY)).sum(dim=1)
     ours, theirs = length(student), length(teacher)
@@ -73,9 +73,11 @@ class ND(Distiller):
         super().__init__(pair, **common)
         d_s, d_t = pair.student.pooled, pair.teacher.pooled
         self.gamma, self.num_classes = gamma, pair.num_classes
-        self.embed = (
-            None if d_s == d_t else nn.Sequential(nn.BatchNorm1d(d_s), nn.Dropout(dropout), nn.Linear(d_s, d_t))
-        )
+        self.embed: nn.Module | None = None
+        if d_s != d_t:
+            linear = nn.Linear(d_s, d_t)
+            nn.init.zeros_(linear.bias)
+            self.embed = nn.Sequential(nn.BatchNorm1d(d_s), nn.Dropout(dropout), linear)
         # Only the means' directions are used, and those of the sums are the same.
         self.register_buffer("sums", torch.zeros(pair.num_classes, d_t))
         # The engine takes a step of the optimizer in every stage; this is what the first one may step on.
@@ -87,7 +89,8 @@ class ND(Distiller):
 
     def pretrain_terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         self.sums.add_(sums_by_class(teacher.pooled, batch.label, self.num_classes))
-        return {"idle": 0.0 * self.idle}
+        own = norm_and_direction(teacher.pooled, teacher.pooled, self.sums[batch.label])
+        return {"teacher": own + 0.0 * self.idle}  # how far the teacher itself is from its means
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         ours = student.pooled
