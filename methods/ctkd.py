@@ -78,7 +78,7 @@ class CTKD(Distiller):
 
     def strength(self, progress: Tensor) -> Tensor:
         """lambda, (), from the share of the training that is done."""
-        epoch = (_EPOCHS * progress + 1e-5).floor() + 1  # 7/240 in float32 lies just below the seventh epoch's end
+        epoch = (_EPOCHS * progress + 1e-4).floor() + 1  # float32(63 / 240) * 240 is a little less than 63
         share = (epoch / self.loops).clamp(max=1)
         return self.decay_min + (self.decay_max - self.decay_min) * 0.5 * (1 + torch.cos(math.pi * share))
 

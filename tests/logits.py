@@ -92,7 +92,8 @@ def bears(cls: type[Distiller], kind: str, **hyper: object) -> dict[str, Tensor]
     method = cls(pair_of(student, teacher), **hyper)  # type: ignore[arg-type]
     terms = method.terms(student, teacher, batch_of(label))
     assert all(term.isfinite() for term in terms.values()), terms
-    torch.stack(list(terms.values())).sum().backward()
+    with torch.autograd.set_detect_anomaly(True):  # nor may a NaN be met on the way and masked later
+        torch.stack(list(terms.values())).sum().backward()
     leaves = {"last": student.last, "logits": student.logits, **dict(method.named_parameters())}
     reached = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
     assert reached, "no gradient reaches anything"
