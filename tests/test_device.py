@@ -45,6 +45,10 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("cat_kd", {"binarise": True, "normalise": True, "top": 2}),
     ("dkd", {"warmup": 0.0}),
     ("sskd", {"ratio_tf": 0.5}),
+    ("ctkd", {"base": "dkd"}),
+    ("rld", {"standardise": True}),
+    ("sdd", {"base": "dkd"}),
+    ("sdd", {"base": "rld", "standardise": True, "weighting": "mean"}),
 ]
 CASES = [pytest.param(name, {}, id=name) for name in METHODS] + [
     pytest.param(name, hyper, id=f"{name}-{'-'.join(hyper)}") for name, hyper in VARIANTS
