@@ -62,7 +62,7 @@ def accept(request: Request, watch: Watcher) -> Measured:
             f"{begun[0]} has begun or ended in {request.out}; acceptance times a whole run: choose another"
             " folder with the teacher, or remove its runs"
         )
-    for name in dict.fromkeys(cell.teacher for cell in job.cells):
+    for name in dict.fromkeys(cell.teacher for cell in job.cells if cell.teacher):
         wanted = teaching.recipe(job.suite, name, request.epochs, request.limit_train)
         if teaching.there(request.out / "teachers", job.suite, name, wanted) is None:
             raise ValueError(
@@ -94,7 +94,7 @@ def measured(
     """The figures of a run that took so many seconds, from its records; ``peak`` and ``reserved`` in bytes."""
     return Measured(
         wall_seconds=seconds,
-        train_seconds=max((one.group_seconds or 0.0 for one in records), default=0.0),
+        train_seconds=sum((one.group_seconds or 0.0) / (one.group_lanes or 1) for one in records),
         peak_bytes=peak,
         reserved_bytes=reserved,
         done=[one.method for one in records],
