@@ -12,9 +12,10 @@ Letters used for shapes, here and in every method file:
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +51,13 @@ class Shapes(NamedTuple):
     feats: tuple[tuple[int, int, int], ...]  # (C, H, W) per tap
     last: tuple[int, int, int]  # (C, H, W)
     pooled: int  # D
+
+
+class Hyper(NamedTuple):
+    """One hyper-parameter, as the signature states it."""
+
+    default: Any
+    common: bool  # declared by Distiller itself, not by the method
 
 
 @dataclass(frozen=True)
@@ -188,6 +196,47 @@ class Distiller(nn.Module):
     def predict(self, student: Outputs) -> Tensor:
         """(B, K) logits to score. The student's own, unless the method changes the network."""
         return student.logits
+
+    # What a class is asked before there is an instance. A combination ``a+b`` answers the same questions.
+
+    @classmethod
+    def build(cls, pair: Pair, **hyper: Any) -> Self:
+        """The method for a pair, with hyper-parameters as ``hyperparameters`` names them.
+
+        Raises:
+            ValueError: the method cannot serve the pair.
+        """
+        return cls(pair, **hyper)
+
+    @classmethod
+    def hyperparameters(cls) -> dict[str, Hyper]:
+        """Keyword-only parameters of ``__init__``, following ``**common`` up to the base.
+
+        Raises:
+            ValueError: one has no default.
+        """
+        common = inspect.signature(Distiller.__init__).parameters
+        found: dict[str, Hyper] = {}
+        for klass in cls.__mro__:
+            init = vars(klass).get("__init__")
+            if init is None:
+                continue
+            follows = False
+            for parameter in inspect.signature(init).parameters.values():
+                if parameter.kind is parameter.VAR_KEYWORD:
+                    follows = True
+                elif parameter.kind is parameter.KEYWORD_ONLY:
+                    if parameter.default is parameter.empty:
+                        raise ValueError(f"{cls.__name__}: hyper-parameter {parameter.name!r} has no default")
+                    found.setdefault(parameter.name, Hyper(parameter.default, parameter.name in common))
+            if not follows or klass is Distiller:
+                break
+        return found
+
+    @classmethod
+    def components(cls) -> tuple[type[Distiller], ...]:
+        """The methods whose terms are added: the class itself, or those that a combination joins."""
+        return (cls,)
 
     @classmethod
     def modifies_student(cls) -> bool:

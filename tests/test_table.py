@@ -31,7 +31,6 @@ from kdbench.engine.schedule import Plan
 from kdbench.engine.teacher_cache.cache import Place, TeacherTable, Unfit
 from kdbench.engine.teacher_cache.reader import Lesson, widest
 from kdbench.engine.teacher_cache.rows import Rows
-from kdbench.registry.combine import Combined
 
 CPU = torch.device("cpu")
 BATCH, IMAGES, EPOCHS = 16, 56, 3  # a tail batch of 8; 18 views
@@ -118,8 +117,7 @@ def lane(name: str, folder: Path, feed: Loader, student: str = "resnet8") -> Lan
         net, teacher(), image_shape=(3, 8, 8), num_classes=10, train_labels=feed.labels, batch_size=BATCH
     )
     torch.manual_seed(2)
-    cls = registry.get(name)
-    method = cls.build(pair) if issubclass(cls, Combined) else cls(pair)
+    method = registry.get(name).build(pair)
     return Lane(
         name,
         net,

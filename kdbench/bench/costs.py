@@ -141,7 +141,6 @@ def prepare(method: str, pair: str) -> Steps:
     from kdbench.engine.lane import Lane
     from kdbench.engine.precision import Precision
     from kdbench.engine.schedule import Plan
-    from kdbench.registry.combine import Combined
     from kdbench.run import assistants
 
     teacher_name, _, student_name = pair.partition(":")
@@ -153,8 +152,8 @@ def prepare(method: str, pair: str) -> Steps:
         student, teacher, image_shape=(3, SIDE, SIDE), num_classes=CLASSES, train_labels=labels, batch_size=BATCH
     )
     cls = registry.get(method)
-    hyper = suites.convention("semckd").hyper(method, pair, registry.hyperparameters(cls))
-    built = cls.build(facts, **hyper) if issubclass(cls, Combined) else cls(facts, **hyper)
+    hyper = suites.convention("semckd").hyper(method, pair, cls.hyperparameters())
+    built = cls.build(facts, **hyper)
     plan = Plan(240, 0.05)
     lane = Lane(
         method,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench import record
-from kdbench.registry import Spec, get, hyperparameters
+from kdbench.registry import Spec, get
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def settings(
     Hyper-parameters: the signature's defaults, over them the suite's convention, over that
     what the user wrote beside the name.
     """
-    known = hyperparameters(get(spec.name))
+    known = get(spec.name).hyperparameters()
     hyper = {name: found.default for name, found in known.items()} | dict(convention) | dict(spec.hyper)
     found = {
         "suite": suite,

@@ -22,7 +22,6 @@ from kdbench.engine.precision import Precision
 from kdbench.engine.schedule import Plan
 from kdbench.models import Tapped
 from kdbench.models.teachers import TeacherCard
-from kdbench.registry.combine import Combined
 from kdbench.run import assistants, grid
 from kdbench.run import teacher_cache as tables
 from kdbench.run import teachers as teaching
@@ -376,10 +375,7 @@ def build(cell: Cell, pair: Pair) -> Distiller:
     Raises:
         ValueError: it cannot serve the pair.
     """
-    cls = registry.get(cell.spec.name)
-    if issubclass(cls, Combined):
-        return cls.build(pair, **cell.hyper)
-    return cls(pair, **cell.hyper)
+    return registry.get(cell.spec.name).build(pair, **cell.hyper)
 
 
 def _behind(lane: Lane) -> int:

@@ -140,7 +140,7 @@ def _settings(
     epochs: int,
     request: Request,
 ) -> dict[str, Any]:
-    known = registry.hyperparameters(registry.get(spec.name))
+    known = registry.get(spec.name).hyperparameters()
     weights = convention.hyper(spec.name, f"{teacher}:{student}", known)
     recipe = suite.recipe
     own = recipe.model_dump(exclude={"epochs", "light", "light_lr", "lr", "milestones"})

@@ -16,7 +16,6 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from kdbench import registry
 from kdbench.distiller import READS, Batch, Distiller
 from kdbench.testing.toys import TOYS, B, Broken, Problem, Toy, differing, each, require, said, served
 from kdbench.testing.trainee import Trainee
@@ -31,7 +30,7 @@ def check_terms_are_finite_scalars(cls: type[Distiller], toys: Sequence[Toy] = T
             batch = trainee.some_batch()
             if stage == "train":
                 own = trainee.method.terms(*trainee.method.transform(*trainee.look(batch)), batch)
-                common = registry.hyperparameters(cls)
+                common = cls.hyperparameters()
                 taken = [name for name in ("ce", "kd") if name in own and f"{name}_weight" in common]
                 require(not taken, f"terms() returns {', '.join(taken)}, a name of the base class; take another")
             _sound(trainee.terms(batch), f"in stage {stage!r} on the toy pair {toy.name!r}")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -173,12 +173,6 @@ def shapes(seen: Outputs) -> Shapes:
     return Shapes(sizes, (seen.last.shape[1], seen.last.shape[2], seen.last.shape[3]), seen.pooled.shape[1])
 
 
-def build(cls: type[Distiller], pair: Pair, **hyper: Any) -> Distiller:
-    """An instance, also of a combination."""
-    maker: Callable[..., Distiller] = getattr(cls, "build", cls)
-    return maker(pair, **hyper)
-
-
 def refusal(cls: type[Distiller], toy: Toy) -> str:
     """The method's sentence about a pair it cannot serve; empty when it can."""
     return _refusal(cls, toy)  # type: ignore[arg-type]  # mypy doubts that a class of modules can be hashed
@@ -188,7 +182,7 @@ def refusal(cls: type[Distiller], toy: Toy) -> str:
 def _refusal(cls: type[Distiller], toy: Toy) -> str:
     try:
         with seeded(0):
-            build(cls, Problem(toy).pair)
+            cls.build(Problem(toy).pair)
     except ValueError as error:
         return " ".join(str(error).split()) or "ValueError without a sentence"
     return ""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kdbench.distiller import Batch, Distiller, Outputs
-from kdbench.testing.toys import EPOCHS, LR, B, Problem, build, each, seeded
+from kdbench.testing.toys import EPOCHS, LR, B, Problem, each, seeded
 
 
 class Trainee:
@@ -20,7 +20,7 @@ class Trainee:
         self.problem = problem
         with seeded(seed):
             self.student = problem.student()
-            self.method = build(cls, problem.pair)
+            self.method = cls.build(problem.pair)
             self.rng = torch.get_rng_state()
         self.views = 1 + len(cls.views)
         self.stages = ["pretrain", "train"] if cls.pretrain_epochs else ["train"]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kdbench.distiller import Batch, Distiller
 from kdbench.testing.hidden_state import loose_state, plain_tensors
-from kdbench.testing.toys import TOYS, Problem, Toy, build, differing, each, require, served, tensors
+from kdbench.testing.toys import TOYS, Problem, Toy, differing, each, require, served, tensors
 from kdbench.testing.trainee import Trainee
 
 
@@ -137,7 +137,7 @@ def check_every_parameter_is_trained(cls: type[Distiller], toys: Sequence[Toy] =
     """Every parameter gets a gradient in the stage that trains it."""
     for toy in served(cls, toys):
         told = history(cls, toy)
-        fresh = build(cls, told.problem.pair)
+        fresh = cls.build(told.problem.pair)
         meant = {name for name, p in fresh.named_parameters() if p.requires_grad}
         for stage, names in told.trainable.items():
             if stage == "pretrain":
