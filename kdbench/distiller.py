@@ -35,6 +35,40 @@ class Outputs(NamedTuple):
     preacts: tuple[Tensor, ...] | None = None  # feats before their last ReLU; None: no such tap
     classifier: tuple[Tensor, Tensor | None] | None = None  # (K, D) and (K,), gradients pass
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> Outputs:
+        """The same outputs with ``change`` applied to every tensor, in the order of ``tensors``.
+
+        A tensor that stands in two places (a tap that is also ``last``) is given to it twice.
+        """
+        weight, bias = self.classifier or (None, None)
+        return Outputs(
+            tuple(map(change, self.feats)),
+            change(self.last),
+            change(self.pooled),
+            change(self.logits),
+            None if self.preacts is None else tuple(map(change, self.preacts)),
+            None if weight is None else (change(weight), None if bias is None else change(bias)),
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor that is there, by its path: in the order of the fields, taps shallow to deep."""
+        found: dict[str, Tensor] = {}
+        for name, value in zip(self._fields, self, strict=True):
+            if isinstance(value, Tensor):
+                found[name] = value
+            else:
+                found |= {f"{name}[{at}]": part for at, part in enumerate(value or ()) if part is not None}
+        return found
+
+    def shapes(self) -> Shapes:
+        """Sizes of these outputs."""
+
+        def size(feat: Tensor) -> tuple[int, int, int]:
+            _, c, h, w = feat.shape
+            return c, h, w
+
+        return Shapes(tuple(map(size, self.feats)), size(self.last), self.pooled.shape[1])
+
 
 class Batch(NamedTuple):
     """One training batch, on the device."""

@@ -80,7 +80,7 @@ def sound(terms: dict[str, Tensor], method: nn.Module, student: Outputs) -> None
     assert all(term.isfinite() for term in terms.values()), terms
     total = torch.stack([term.float() for term in terms.values()]).sum()
     total.backward()
-    reached = [tensor.grad for tensor in costs.tensors(student) if tensor.grad is not None]
+    reached = [tensor.grad for tensor in student.tensors().values() if tensor.grad is not None]
     own = {name: p.grad for name, p in method.named_parameters() if p.requires_grad}
     assert reached or own, "no gradient reaches anything"
     assert all(grad.isfinite().all() for grad in reached)

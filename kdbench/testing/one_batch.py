@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from kdbench.distiller import READS, Batch, Distiller
-from kdbench.testing.toys import TOYS, B, Broken, Problem, Toy, differing, each, require, said, served
+from kdbench.testing.toys import TOYS, B, Broken, Problem, Toy, differing, require, said, served
 from kdbench.testing.trainee import Trainee
 
 
@@ -143,7 +143,7 @@ def check_reads_no_more_than_declared(cls: type[Distiller], toys: Sequence[Toy] 
             continue
         batch, saved = trainee.some_batch(), trainee.save()
         student, teacher = trainee.look(batch)
-        blind = each(teacher, lambda t: torch.full_like(t, torch.nan))
+        blind = teacher.map(lambda t: torch.full_like(t, torch.nan))
         blind = blind._replace(logits=teacher.logits, classifier=teacher.classifier)
         if reads == "pooled":
             blind = blind._replace(pooled=teacher.pooled)

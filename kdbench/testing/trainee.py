@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kdbench.distiller import Batch, Distiller, Outputs
-from kdbench.testing.toys import EPOCHS, LR, B, Problem, each, seeded
+from kdbench.testing.toys import EPOCHS, LR, B, Problem, seeded
 
 
 class Trainee:
@@ -69,7 +69,7 @@ class Trainee:
         with torch.set_grad_enabled(self.trains_student):
             student: Outputs = self.student(batch.image)
         student = student._replace(logits=student.logits.float())
-        teacher = self.problem.show(batch.image) if self.method.needs_teacher else each(student, torch.Tensor.detach)
+        teacher = self.problem.show(batch.image) if self.method.needs_teacher else student.map(Tensor.detach)
         return student, teacher
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
