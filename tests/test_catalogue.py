@@ -72,7 +72,7 @@ shown = lru_cache(maxsize=3)(Shown)
 def build(name: str, facts: Pair, convention: str, pair: str) -> Distiller:
     cls = registry.get(name)
     torch.manual_seed(1)
-    return cls(facts, **suites.convention(convention).hyper(name, pair, registry.hyperparameters(cls)))
+    return cls.build(facts, **suites.convention(convention).hyper(name, pair, cls.hyperparameters()))
 
 
 def sound(terms: dict[str, Tensor], method: nn.Module, student: Outputs) -> None:
@@ -80,7 +80,7 @@ def sound(terms: dict[str, Tensor], method: nn.Module, student: Outputs) -> None
     assert all(term.isfinite() for term in terms.values()), terms
     total = torch.stack([term.float() for term in terms.values()]).sum()
     total.backward()
-    reached = [tensor.grad for tensor in costs.tensors(student) if tensor.grad is not None]
+    reached = [tensor.grad for tensor in student.tensors().values() if tensor.grad is not None]
     own = {name: p.grad for name, p in method.named_parameters() if p.requires_grad}
     assert reached or own, "no gradient reaches anything"
     assert all(grad.isfinite().all() for grad in reached)
@@ -131,7 +131,7 @@ def test_conventions_name_only_what_the_class_has(name: str) -> None:
 
     Save for ``kd_weight``: methods that stand in for KD have none, and their tables set it to 0 for combinations.
     """
-    known = registry.hyperparameters(registry.get(name))
+    known = registry.get(name).hyperparameters()
     for convention in map(suites.convention, suites.convention_names()):
         for table in (convention.methods, *convention.pairs.values()):
             strange = set(table.get(name, {})) - set(known)

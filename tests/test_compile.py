@@ -28,7 +28,7 @@ from kdbench import data, models, record, registry
 from kdbench.cli import main
 from kdbench.data import Loader
 from kdbench.distiller import Batch, Distiller, Outputs
-from kdbench.engine import checkpoint, compiled
+from kdbench.engine import checkpoint
 from kdbench.engine.checkpoint import state_sha256
 from kdbench.engine.compiled import CannotCompile, Compiler
 from kdbench.engine.fit import Setting, fit
@@ -225,13 +225,13 @@ def test_every_output_is_the_eager_one_with_its_gradient() -> None:
     image, *_ = next(iter(loader().epoch(0)))
     ours, theirs = net(1), net(1)
     see = CUT.of(ours)
-    count = len(compiled._tensors(theirs(image)))
+    count = len(theirs(image).tensors())
     for number in range(count):
         ours.zero_grad()
         theirs.zero_grad()
         seen, plain = see(image), theirs(image)
         assert type(seen) is Outputs
-        one, other = compiled._tensors(seen)[number], compiled._tensors(plain)[number]
+        one, other = [*seen.tensors().values()][number], [*plain.tensors().values()][number]
         torch.testing.assert_close(one, other)
         assert one.stride() == other.stride()
         for tensor in (one, other):

@@ -7,7 +7,7 @@ import torch
 from logits import batch_of, bears, each_kind, hard, pair_of, shown
 
 from golden import Case, cases
-from kdbench.registry import get, hyperparameters
+from kdbench.registry import get
 
 
 @cases("ctkd")
@@ -75,7 +75,7 @@ def test_theta_is_one_more_parameter_and_decays_as_the_rest() -> None:
 
 
 def test_there_is_no_kd_term_beside_it_and_no_fixed_temperature() -> None:
-    assert not {"kd_weight", "tau"} & set(hyperparameters(get("ctkd")))
+    assert not {"kd_weight", "tau"} & set(get("ctkd").hyperparameters())
     s, t, label = hard("random")
     student, teacher = shown(s, t)
     named = get("ctkd")(pair_of(student, teacher)).loss(student, teacher, batch_of(label))

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from logits import batch_of, bears, each_kind, hard, pair_of, shown
 
 from golden import Case, cases
-from kdbench.registry import get, hyperparameters
+from kdbench.registry import get
 
 
 @cases("nkd")
@@ -42,7 +42,7 @@ def test_equal_logits_still_pull_towards_the_label_alone() -> None:
 
 
 def test_there_is_no_kd_term_beside_it() -> None:
-    assert "kd_weight" not in hyperparameters(get("nkd"))
+    assert "kd_weight" not in get("nkd").hyperparameters()
     s, t, label = hard("random")
     student, teacher = shown(s, t)
     named = get("nkd")(pair_of(student, teacher)).loss(student, teacher, batch_of(label))

@@ -5,7 +5,7 @@ import torch
 from logits import batch_of, bears, each_kind, hard, pair_of, shown
 
 from golden import Case, cases
-from kdbench.registry import get, hyperparameters
+from kdbench.registry import get
 
 
 @cases("rld")
@@ -79,7 +79,7 @@ def test_warm_up_is_linear_over_its_share_of_the_training() -> None:
 
 
 def test_there_is_no_kd_term_beside_it() -> None:
-    assert "kd_weight" not in hyperparameters(get("rld"))
+    assert "kd_weight" not in get("rld").hyperparameters()
     s, t, label = hard("random")
     student, teacher = shown(s, t)
     named = get("rld")(pair_of(student, teacher)).loss(student, teacher, batch_of(label))

@@ -10,7 +10,7 @@ from logits import batch_of, bears, each_kind, hard, pair_of, shown
 from golden import Case, cases
 from kdbench import Outputs
 from kdbench.methods.sdd import discord, region_logits
-from kdbench.registry import get, hyperparameters
+from kdbench.registry import get
 
 
 def side(case: Case, name: str) -> Outputs:
@@ -98,7 +98,7 @@ def test_only_dkd_and_rld_warm_up() -> None:
 
 
 def test_there_is_no_kd_term_beside_it() -> None:
-    assert "kd_weight" not in hyperparameters(get("sdd"))
+    assert "kd_weight" not in get("sdd").hyperparameters()
     s, t, label = hard("random")
     student, teacher = shown(s, t)
     named = get("sdd")(pair_of(student, teacher)).loss(student, teacher, batch_of(label))

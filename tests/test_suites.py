@@ -237,7 +237,7 @@ def test_every_weight_listed_is_one_that_the_method_has(name: str) -> None:
     tables = [convention.methods, *convention.pairs.values()]
     for table in tables:
         for method in set(table) & set(registry.names()):
-            missing = set(table[method]) - set(registry.hyperparameters(registry.get(method)))
+            missing = set(table[method]) - set(registry.get(method).hyperparameters())
             assert not missing - {"kd_weight", "ce_weight"}, f"{method}: {missing}"
 
 

@@ -5,7 +5,7 @@ from logits import batch_of, bears, each_kind, hard, pair_of, shown
 
 from golden import Case, cases
 from kdbench.methods.wsld import lag
-from kdbench.registry import get, hyperparameters
+from kdbench.registry import get
 
 
 @cases("wsld")
@@ -41,7 +41,7 @@ def test_the_weight_carries_no_gradient() -> None:
 
 
 def test_there_is_no_kd_term_beside_it() -> None:
-    assert "kd_weight" not in hyperparameters(get("wsld"))
+    assert "kd_weight" not in get("wsld").hyperparameters()
     s, t, label = hard("random")
     student, teacher = shown(s, t)
     named = get("wsld")(pair_of(student, teacher)).loss(student, teacher, batch_of(label))

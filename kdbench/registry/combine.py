@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, nn
 
-from kdbench.distiller import READS, Batch, Distiller, Outputs, Pair
-from kdbench.registry.hyper import Hyper, hyperparameters
+from kdbench.distiller import READS, Batch, Distiller, Hyper, Outputs, Pair
 
 
 class Combined(Distiller):
@@ -20,42 +19,48 @@ class Combined(Distiller):
     def __init__(self, pair: Pair, *, parts: dict[str, dict[str, Any]], **common: float) -> None:
         super().__init__(pair, **common)
         shared = {"ce_weight": self.ce_weight, "kd_weight": self.kd_weight, "tau": self.tau}
-        built = (
-            # A method whose own term stands in for KD has no kd_weight.
-            cls(pair, **{k: v for k, v in shared.items() if k in hyperparameters(cls)}, **parts.get(name, {}))
-            for name, cls in zip(self.part_names, self.part_classes, strict=True)
-        )
+        built = []
+        for name, cls in self._parts():
+            known = cls.hyperparameters()  # a method whose own term stands in for KD has no kd_weight
+            built.append(cls.build(pair, **{k: v for k, v in shared.items() if k in known}, **parts.get(name, {})))
         self.parts = nn.ModuleList(built)
         self.reads = max((part.reads for _, part in self._named()), key=READS.index)
 
     @classmethod
-    def combined_hyperparameters(cls) -> dict[str, Hyper]:
+    def components(cls) -> tuple[type[Distiller], ...]:
+        return cls.part_classes
+
+    @classmethod
+    def _parts(cls) -> list[tuple[str, type[Distiller]]]:
+        return list(zip(cls.part_names, cls.part_classes, strict=True))
+
+    @classmethod
+    def hyperparameters(cls) -> dict[str, Hyper]:
         """Those of all parts: ``crd.nce_k`` when two parts share a name, else ``nce_k``."""
-        own = [(name, hyperparameters(part)) for name, part in zip(cls.part_names, cls.part_classes, strict=True)]
+        own = [(name, part.hyperparameters()) for name, part in cls._parts()]
         every = [key for _, found in own for key, hyper in found.items() if not hyper.common]
         merged: dict[str, Hyper] = {}
         for name, found in own:
             for key, hyper in found.items():
                 if not hyper.common:
                     merged[f"{name}.{key}" if every.count(key) > 1 else key] = hyper
-        return merged | hyperparameters(Distiller)
+        return merged | Distiller.hyperparameters()
 
     @classmethod
-    def build(cls, pair: Pair, **hyper: Any) -> Combined:
-        """From flat hyper-parameters, as ``combined_hyperparameters`` names them.
+    def build(cls, pair: Pair, **hyper: Any) -> Self:
+        """From flat hyper-parameters, as ``hyperparameters`` names them.
 
         Raises:
-            ValueError: a name that no part has, or that several have.
+            ValueError: a name that no part has, or that several have; a part cannot serve the pair.
         """
-        common = {key: hyper.pop(key) for key in hyperparameters(Distiller) if key in hyper}
+        common = {key: hyper.pop(key) for key in Distiller.hyperparameters() if key in hyper}
         parts: dict[str, dict[str, Any]] = {name: {} for name in cls.part_names}
         for key, value in hyper.items():
             name, _, short = key.rpartition(".")
-            named = zip(cls.part_names, cls.part_classes, strict=True)
-            own = {part: hyperparameters(its) for part, its in named if name in ("", part)}
+            own = {part: its.hyperparameters() for part, its in cls._parts() if name in ("", part)}
             owners = [part for part, known in own.items() if short in known and not known[short].common]
             if len(owners) != 1:
-                there = ", ".join(cls.combined_hyperparameters())
+                there = ", ".join(cls.hyperparameters())
                 raise ValueError(f"{cls.__name__} has no hyper-parameter {key!r}; it has {there}")
             parts[owners[0]][short] = value
         return cls(pair, parts=parts, **common)

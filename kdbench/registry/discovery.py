@@ -17,6 +17,7 @@ from importlib import import_module, metadata, util
 from pathlib import Path
 
 from kdbench.distiller import Distiller
+from kdbench.registry.combine import combined
 
 _GROUP = "kdbench.methods"
 _PLUGIN = "kdbench_plugin_"
@@ -52,11 +53,15 @@ def register(cls: type[Distiller]) -> type[Distiller]:
 
 
 def name_of(cls: type[Distiller]) -> str:
-    """The name a class was registered under.
+    """The name a class was registered under; of a combination, those of its components, ``a+b``.
 
     Raises:
         ValueError: it was not.
     """
+    return "+".join(_name_of(part) for part in cls.components())
+
+
+def _name_of(cls: type[Distiller]) -> str:
     for name, known in _classes.items():
         if known is cls:
             return name
@@ -82,13 +87,14 @@ def get(name: str) -> type[Distiller]:
         ValueError: unknown, with the nearest names; or broken or left out, with the reason.
     """
     _discover()
-    if "+" in name:
-        from kdbench.registry.combine import combined
+    parts = sorted(part.strip() for part in name.split("+"))
+    if len(set(parts)) < len(parts):
+        raise ValueError(f"{name!r} names a method twice")
+    found = tuple(_look_up(part) for part in parts)
+    return found[0] if len(found) == 1 else combined(tuple(parts), found)
 
-        parts = [part.strip() for part in name.split("+")]
-        if len(set(parts)) < len(parts):
-            raise ValueError(f"{name!r} names a method twice")
-        return combined(tuple(sorted(parts)), tuple(get(part) for part in sorted(parts)))
+
+def _look_up(name: str) -> type[Distiller]:
     if name in _classes:
         return _classes[name]
     if name in _broken:

@@ -118,7 +118,7 @@ def _cell(
 ) -> Cell:
     """One cell, with that of its assistant if its method has one."""
     method = registry.get(spec.name)
-    known = registry.hyperparameters(method)
+    known = method.hyperparameters()
     usual: dict[str, Any] = {name: found.default for name, found in known.items()}
     usual |= convention.hyper(spec.name, f"{teacher}:{student}", known)
     said = {name: value for name, value in spec.hyper if value != usual[name]}
