@@ -49,7 +49,7 @@ def make(method: str, pair: tuple[str, str], seed: int, **changes: Any) -> Recor
         "epochs": epochs,
         "recipe": {"lr": 0.01 if student in ("ShuffleV2", "MobileNetV2") else 0.05, "batch_size": 64},
         "limit_train": None,
-        "precision": "exact",
+        "precision": "fp32",
     } | changes.pop("setting", {})
     values = {
         "status": "done",

@@ -115,7 +115,7 @@ def lane(
     folder: Path,
     compiler: Compiler | None,
     *,
-    precision: str = "exact",
+    precision: str = "fp32",
     student: Callable[[int], models.Tapped] = net,
     **hyper: Any,
 ) -> Lane:
@@ -537,7 +537,7 @@ def test_without_a_cxx_compiler_a_run_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
-@pytest.mark.parametrize("precision", ["exact", "fast"])
+@pytest.mark.parametrize("precision", ["fp32", "amp"])
 def test_compiled_steps_are_captured_on_a_gpu(precision: str, tmp_path: Path) -> None:
     import test_gpu as gpu
 
@@ -552,6 +552,6 @@ def test_compiled_steps_are_captured_on_a_gpu(precision: str, tmp_path: Path) ->
         compiler.prepare(one.student, images, one.precision, print)
     for group in (ours, theirs):
         gpu.train(group, who, graphs=True)  # nothing is left out of the graph
-    if precision == "exact":
+    if precision == "fp32":
         for mine, plain in zip(ours, theirs, strict=True):
             gpu.assert_close(mine, plain)

@@ -24,7 +24,7 @@ def shares(made: Job) -> list[float]:
 
 
 def table(
-    out: Path, share: float, batch_size: int = 64, precision: str = "exact", title: str = "digits-resnet14"
+    out: Path, share: float, batch_size: int = 64, precision: str = "fp32", title: str = "digits-resnet14"
 ) -> None:
     folder = out / "tables" / f"{title}-0123abcd"
     folder.mkdir(parents=True)

@@ -136,7 +136,7 @@ def test_a_folded_student_in_bf16(tmp_path: Path) -> None:
     one = settled("kd", tmp_path)
     evaluate([one], shown, None)
     exact = one.report
-    one.precision = Precision("fast")
+    one.precision = Precision("amp")
     for fold in (None, models.fold):
         evaluate([one], shown, None, fold)
         assert one.report["nll"] == pytest.approx(exact["nll"], rel=0.02)

@@ -203,7 +203,7 @@ def _architecture(student: nn.Module) -> tuple[str, Any, Hashable]:
 
 @contextmanager
 def _apart(device: torch.device) -> Iterator[None]:
-    """Gradients on, random numbers put back after, and no word on that exact means fp32."""
+    """Gradients on, random numbers put back after, and no word on that fp32 leaves the tensor cores idle."""
     with (
         torch.random.fork_rng([device] if device.type == "cuda" else []),
         torch.enable_grad(),

@@ -15,7 +15,7 @@ from kdbench.data import Dataset
 from kdbench.distiller import Distiller, Outputs
 from kdbench.engine.checkpoint import state_sha256
 from kdbench.engine.evaluate import measure
-from kdbench.engine.precision import Precision
+from kdbench.engine.precision import Precision, canonical
 from kdbench.models import Tapped
 from kdbench.probes import kept
 from kdbench.record import Record
@@ -78,7 +78,7 @@ def _compare(what: str, one: Record, path: Path, out: Path, data_dir: Path | Non
     if state_sha256(student.state_dict()) != one.weights_sha256:
         return Verdict(what, "wrong", f"{path.name} does not hold the weights that the record was measured with")
     method = kept.method(one, student, images, out, kept.part(state, "method.", path)) if one.modified_student else None
-    precision = Precision(one.settings["precision"])
+    precision = Precision(canonical(one.settings["precision"]))
     precision.check(device)
     precision.prepare(device)
     # The memory format that the engine trains in.
@@ -101,7 +101,7 @@ def _compare(what: str, one: Record, path: Path, out: Path, data_dir: Path | Non
 def _top1(student: Tapped, method: Distiller | None, one: Record, images: Dataset, device: torch.device) -> float:
     logits, labels = [], []
     for image, label in teaching.test_batches(images, one.settings["recipe"], device):
-        with Precision(one.settings["precision"]).autocast(device):
+        with Precision(canonical(one.settings["precision"])).autocast(device):
             seen: Outputs = student(image)
             shown = seen.logits if method is None else method.predict(seen)
         logits.append(shown.float())

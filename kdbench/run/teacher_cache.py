@@ -31,7 +31,7 @@ from kdbench.utils import environment
 ON_DEVICE = 0.5
 #: How far a kept answer may be from the live one on CUDA, by precision: the rounding of the inputs of
 #: products (11 bits in tf32 and fp16, 8 in bf16) with room for another order of sums. Not verified on hardware.
-TOLERANCE = {"exact": 1e-4, "tf32": 1e-2, "fast": 1e-2, "bf16": 5e-2}
+TOLERANCE = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 1e-2, "amp": 1e-2, "bf16": 5e-2}
 
 
 @contextmanager
