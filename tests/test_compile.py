@@ -31,6 +31,7 @@ from kdbench.distiller import Batch, Distiller, Outputs
 from kdbench.engine import checkpoint, compiled
 from kdbench.engine.checkpoint import state_sha256
 from kdbench.engine.compiled import CannotCompile, Compiler
+from kdbench.engine.errors import OutOfMemory
 from kdbench.engine.fit import Setting, fit
 from kdbench.engine.graph.backend import Eager
 from kdbench.engine.lane import Lane
@@ -38,11 +39,10 @@ from kdbench.engine.precision import Precision
 from kdbench.engine.schedule import Plan
 from kdbench.models.nets._net import Net, Taps, conv
 from kdbench.report.select import select
-from kdbench.run import session
+from kdbench.run import grid, session
 
 CPU = torch.device("cpu")
 BATCH, EPOCHS, IMAGES = 16, 3, 40  # a tail batch of 8
-RESULTS = Path(__file__).parent.parent / "results"
 CUT, REAL = Compiler(CPU, "aot_eager"), Compiler(CPU)
 NEEDS_CXX = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
 
@@ -391,20 +391,24 @@ def test_memory_that_runs_out_is_not_blamed_on_the_compiler() -> None:
 
         return run
 
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(OutOfMemory, match=r"^the compilation of .* does not fit into the memory of cpu$"):
         Compiler(CPU, full).prepare(net(1), batches(), Precision(), lambda note: None)
 
 
 # -- cells and the command line -----------------------------------------------------------
 
 
-def request(**words: Any) -> session.Request:
-    return session.Request(suite="digits", methods="kd,crd", device="cpu", out=RESULTS, **words)
+def request(out: Path, **words: Any) -> session.Request:
+    return session.Request(suite="digits", methods="kd,crd", device="cpu", out=out, **words)
 
 
-def test_it_is_a_setting_only_where_it_is_on() -> None:
-    off, on = session.resolve(request()), session.resolve(request(compile=True))
-    assert set(off.states().values()) == {"done"}  # the committed records
+def test_it_is_a_setting_only_where_it_is_on(tmp_path: Path) -> None:
+    off, on = session.resolve(request(tmp_path)), session.resolve(request(tmp_path, compile=True))
+    for cell in off.cells:
+        there = grid.files(tmp_path, cell).record
+        there.parent.mkdir(parents=True, exist_ok=True)
+        there.touch()
+    assert set(off.states().values()) == {"done"}
     assert set(on.states().values()) == {"missing"}
     for plain, other in zip(off.cells, on.cells, strict=True):
         assert other.settings == plain.settings | {"compile": True}

@@ -15,7 +15,7 @@ from kdbench.distiller import Distiller, Pair
 from kdbench.engine import fit as engine
 from kdbench.engine.checkpoint import CheckpointDamaged, CheckpointForeign
 from kdbench.engine.compiled import CannotCompile, Compiler
-from kdbench.engine.errors import out_of_memory
+from kdbench.engine.errors import holds, release
 from kdbench.engine.graph.backend import machine_for
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
@@ -32,6 +32,7 @@ from kdbench.run.outcome import Outcome, Stop, Watcher
 from kdbench.run.session import Job
 from kdbench.utils import environment
 from kdbench.utils.seeding import stable_seed
+from kdbench.utils.wording import count
 
 
 class Group:
@@ -172,8 +173,10 @@ class Group:
         for start in range(0, len(cells), most):
             part = cells[start : start + most]
             try:
-                self._together(part, teacher, card)
+                with holds(f"a group of {count(len(part), 'lane')}", self.device):
+                    self._together(part, teacher, card)
             except engine.OutOfMemory as error:
+                release(error)
                 left = [
                     cell
                     for cell in part
@@ -183,12 +186,15 @@ class Group:
                 ]
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
-                if self.job.request.lanes is not None or len(left) < 2:
+                if len(part) == 1:
+                    for cell in left:
+                        self._fail(cell, f"out of memory: {error}; one lane alone is too large for it", keep=False)
+                    continue
+                if self.job.request.lanes is not None:
                     fewer = max(1, len(left) // 2)
-                    advice = f"try --lanes {fewer}" if len(left) > 1 else "one lane alone is too large for it"
-                    raise Stop(f"out of memory: {error}; {advice} (what was trained is kept)") from error
+                    raise Stop(f"out of memory: {error}; try --lanes {fewer} (what was trained is kept)") from None
                 self.watch.note(f"{error}; going on with half of them at once")
-                half = len(left) // 2
+                half = max(1, len(left) // 2)
                 self._chunk(left[:half], teacher, card)
                 self._chunk(left[half:], teacher, card)
 
@@ -260,10 +266,6 @@ class Group:
             except CannotCompile as error:
                 del lanes[lane]
                 self._fail(cell, str(error), keep=False)
-            except Exception as error:
-                if out_of_memory(error):
-                    raise engine.OutOfMemory(f"{cell.student} does not fit into the memory of {self.device}") from error
-                raise
 
     def _parts(self, setting: engine.Setting, lanes: list[Lane]) -> list[list[Lane]]:
         """Lanes that train at once: as many as the memory holds, where --lanes does not say."""
