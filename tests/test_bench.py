@@ -29,6 +29,7 @@ from kdbench.engine.graph.backend import Eager
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
 from kdbench.terminal import bench as show
+from kdbench.utils.plan import BatchPlan
 
 CPU = torch.device("cpu")
 TINY = measure.Request(
@@ -126,7 +127,7 @@ def test_a_reference_batch_is_one_of_the_engines_views() -> None:
     steps = torch.arange(9)
     for one, its_label, its_idx in zip(image, label, idx, strict=True):
         dy, dx, flip = (part.flatten() for part in torch.meshgrid(steps, steps, torch.arange(2), indexing="ij"))
-        views = loader.gather(its_idx.expand(162), dy, dx, flip.bool())
+        views = loader.gather(BatchPlan(its_idx.expand(162), dy, dx, flip.bool()))
         assert (views == one).flatten(1).all(1).any()
         assert its_label == made.pixels.labels[its_idx]
 

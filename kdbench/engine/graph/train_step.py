@@ -29,6 +29,7 @@ from kdbench.engine.graph.backend import Machine, host_draws
 from kdbench.engine.graph.cached_teacher import Resident
 from kdbench.engine.graph.rollback import undone
 from kdbench.engine.lane import Lane
+from kdbench.utils.plan import BatchPlan
 from kdbench.utils.wording import count
 
 #: Steps before a capture, as torch asks for: libraries start, kernels are chosen.
@@ -44,12 +45,12 @@ class Planned(Protocol):
 
     def __len__(self) -> int: ...
 
-    def plan(self, epoch: int, stage: str = "train") -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(N,) each: order, row, column and flip."""
+    def plan(self, epoch: int, stage: str = "train") -> BatchPlan:
+        """All draws of an epoch."""
         ...
 
-    def gather(self, idx: Tensor, dy: Tensor, dx: Tensor, flip: Tensor) -> Tensor:
-        """A batch of images from parts of a plan."""
+    def gather(self, plan: BatchPlan) -> Tensor:
+        """A batch of images from part of a plan."""
         ...
 
 
@@ -125,7 +126,7 @@ class Captured:
         self._device = device = loader.labels.device
         images, b = len(loader.labels), loader.batch_size
         self._sizes = [min(b, images - first) for first in range(0, len(loader) * b, b)]  # by step
-        self._plan = tuple(torch.empty_like(part) for part in loader.plan(0, stage))
+        self._plan = loader.plan(0, stage).each(torch.empty_like)
         self._number = torch.zeros(1, dtype=torch.int64, device=device)
         self._places = torch.arange(b, device=device)
         self._tracks = {lane: _Track(lane, torch.zeros(len(self._sizes), device=device)) for lane in lanes}
@@ -175,11 +176,11 @@ class Captured:
 
     def _data(self, size: int) -> Shown:
         at = self._number * self.loader.batch_size + self._places[:size]
-        idx, dy, dx, flip = (part.index_select(0, at) for part in self._plan)
-        image, label = self.loader.gather(idx, dy, dx, flip), self.loader.labels.index_select(0, idx)
+        plan = self._plan.each(lambda part: part.index_select(0, at))
+        image, label = self.loader.gather(plan), self.loader.labels.index_select(0, plan.order)
         if self._kept is not None and self._kept.covers(size):
-            return Shown(image, label, idx, self._kept.outputs(idx, dy, dx, flip))
-        return Shown(image, label, idx, None if self._show is None else self._show(image))
+            return Shown(image, label, plan.order, self._kept.outputs(plan))
+        return Shown(image, label, plan.order, None if self._show is None else self._show(image))
 
     def _train(self, track: _Track, shown: Shown, size: int) -> None:
         progress = track.progress.index_select(0, self._number)[0]
@@ -197,7 +198,7 @@ class Captured:
         steps = len(self._sizes)
         if self._kept is not None:
             asked = sum(size for size in self._sizes if self._kept.covers(size))  # a shorter batch is the last
-            self._kept.ready(*(part[:asked] for part in self._plan))
+            self._kept.ready(self._plan.part(0, asked))
         for track in self._tracks.values():
             # In a first stage lanes may differ in length, so each has its own clock.
             ahead = [(epoch + number / steps) / track.lane.total for number in range(steps)]
