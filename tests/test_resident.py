@@ -38,7 +38,6 @@ from kdbench.engine.graph.cached_teacher import Resident, resident
 from kdbench.engine.lane import Lane
 from kdbench.engine.teacher_cache.cache import TeacherTable, Unfit
 from kdbench.run import teacher_cache as tables
-from kdbench.run.session import Request
 from kdbench.suites import load as load_suite
 
 
@@ -298,14 +297,14 @@ def test_a_captured_group_has_one_where_no_lane_reads_maps(names: list[str], wan
     digits = data.limit(data.load("digits"), 56)
     recipe = load_suite("digits").recipe.model_dump() | {"crop_padding": 1, "flip": True, "batch_size": BATCH}
     with tables.taught(
-        Request(out=tmp_path), "resnet14", digits, recipe, shared, feed, lanes, visits=VIEWS, note=lambda sentence: None
+        tmp_path, "resnet14", digits, recipe, shared, feed, lanes, visits=VIEWS, note=lambda sentence: None
     ) as lent:
         assert ("" if lent.resident is None else lent.resident._names[-1]) == wanted
         assert (lent.table is None) == (not wanted)
     with ExitStack() as quiet:
         few = quiet.enter_context(
             tables.taught(
-                Request(out=tmp_path / "few"),
+                tmp_path / "few",
                 "resnet14",
                 digits,
                 recipe,
@@ -317,6 +316,19 @@ def test_a_captured_group_has_one_where_no_lane_reads_maps(names: list[str], wan
             )
         )
         assert few.resident is None
+    with tables.taught(
+        tmp_path,
+        "resnet14",
+        digits,
+        recipe,
+        shared,
+        feed,
+        lanes,
+        visits=VIEWS,
+        note=lambda sentence: None,
+        switch="off",
+    ) as none:
+        assert none is shared
 
 
 def test_where_it_does_not_fit_the_teacher_is_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,7 +339,7 @@ def test_where_it_does_not_fit_the_teacher_is_live(tmp_path: Path, monkeypatch: 
     recipe = load_suite("digits").recipe.model_dump() | {"crop_padding": 1, "flip": True, "batch_size": BATCH}
     told: list[str] = []
     with tables.taught(
-        Request(out=tmp_path),
+        tmp_path,
         "resnet14",
         digits,
         recipe,

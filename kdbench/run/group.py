@@ -238,7 +238,7 @@ class Group:
         if left:
             seeds = {cell.seed for cell in self.job.cells if cell.teacher == first.teacher}
             with tables.taught(
-                self.job.request,
+                self.job.request.out,
                 shown.name,
                 self.images,
                 self.recipe,
@@ -248,6 +248,7 @@ class Group:
                 # An assistant teaches these cells and no others: to keep what it says does not pay.
                 visits=0 if self.judge is not None else self.epochs * len(seeds),
                 note=self.watch.note,
+                switch=self.job.request.table,
             ) as lent:
                 for part in self._parts(lent, left):
                     engine.fit(lent, part, self.watch, finish=lambda lane: self._finish(lane, lanes[lane], card))
