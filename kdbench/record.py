@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kdbench.utils.files import atomic_write
+from kdbench.utils.precisions import canonical
 from kdbench.utils.sealing import checksum
 
 FORMAT = 2
@@ -325,9 +326,6 @@ def safe_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._+-]", "_", name).lstrip(".") or "_"
 
 
-_PRECISIONS = {"exact": "fp32", "fast": "amp"}
-
-
 def _from_1(values: dict[str, Any]) -> dict[str, Any]:
     """Format 1 said the facts of the settings twice, and seconds and memory that were not the method's own."""
     old = dict(values["settings"])
@@ -335,7 +333,7 @@ def _from_1(values: dict[str, Any]) -> dict[str, Any]:
     settings = {
         **{name: values[name] for name in ("suite", "dataset", "convention", "teacher", "student", "seed", "epochs")},
         **old,
-        "precision": _PRECISIONS.get(precision, precision),
+        "precision": canonical(precision),
     }
     told = {"suite", "dataset", "convention", "teacher", "student", "seed", "epochs", "settings_hash"}
     told |= {"train_seconds", "images_per_second", "peak_mem_mb", "checksum"}

@@ -24,7 +24,7 @@ def shares(made: Job) -> list[float]:
 
 
 def table(
-    out: Path, share: float, batch_size: int = 64, precision: str = "exact", title: str = "digits-resnet14"
+    out: Path, share: float, batch_size: int = 64, precision: str = "fp32", title: str = "digits-resnet14"
 ) -> None:
     folder = out / "tables" / f"{title}-0123abcd"
     folder.mkdir(parents=True)
@@ -75,8 +75,8 @@ def test_a_table_that_is_there_is_counted(tmp_path: Path) -> None:
     batch = made.cells[0].settings.recipe["batch_size"]
     table(tmp_path, 1.0, batch)
     assert shares(made) == [0.0]
-    assert tables.kept_share(made.request, "digits", "resnet14", batch, "pooled") == 1.0
-    assert tables.kept_share(made.request, "digits", "resnet14", batch + 1, "logits") is None
-    assert tables.kept_share(made.request, "digits", "resnet20", batch, "logits") is None
+    assert tables.kept_share(tmp_path, "digits", "resnet14", "fp32", batch, "pooled") == 1.0
+    assert tables.kept_share(tmp_path, "digits", "resnet14", "fp32", batch + 1, "logits") is None
+    assert tables.kept_share(tmp_path, "digits", "resnet20", "fp32", batch, "logits") is None
     (tmp_path / "tables" / "digits-resnet14-0123abcd" / "table.json").write_text("{")
     assert shares(made) == [1.0]

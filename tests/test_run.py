@@ -174,7 +174,7 @@ def test_shards_make_the_whole(tmp_path: Path) -> None:
         (["--seeds", "a,b"], "--seeds takes a count such as 3"),
         (["--lanes", "0"], "--lanes must be 1 or more, not 0"),
         (["--limit-train", "1"], "--limit-train must be 2 or more"),
-        (["--precision", "half"], "no precision 'half'; there are exact, tf32, fast and bf16"),
+        (["--precision", "half"], "no precision 'half'; there are fp32, tf32, bf16, fp16 and amp"),
         (["--precision", "tf32"], "tf32 needs a CUDA device"),
         (["--device", "tpu9"], "no device 'tpu9'"),
         (["--shard", "3/2"], "--shard takes i/n"),

@@ -153,7 +153,7 @@ def prepare(method: str, pair: str) -> Steps:
         settings="",
         teacher="",
         device=torch.device("cpu"),
-        precision=Precision("exact"),
+        precision=Precision(),
     )
     lane.enter("train")
 

@@ -183,7 +183,7 @@ class Lane:
         if scale is not None and (scale < 1 or self.epoch + 1 == self.total):
             raise Diverged(
                 f"every step of {self._when()} overflowed in fp16, down to a loss scale of {scale:g}, and"
-                " was skipped; try precision bf16 or exact"
+                " was skipped; try precision bf16 or fp32"
             )
         if self.stage == "train":
             self.curve.append({"epoch": self.epoch + 1, "lr": self.rate, "seconds": self.seconds, "terms": means})

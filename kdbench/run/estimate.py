@@ -141,7 +141,9 @@ def _asked(job: Job, group: Sequence[Cell], kept: dict[str, float]) -> float:
     views = count_views(recipe["crop_padding"], recipe["flip"])
     if first.teacher not in kept:
         widest = max(reads, key=READS.index)
-        there = tables.kept_share(job.request, job.suite.dataset, first.teacher, recipe["batch_size"], widest)
+        there = tables.kept_share(
+            job.request.out, job.suite.dataset, first.teacher, job.request.precision, recipe["batch_size"], widest
+        )
         seeds = {cell.seed for cell in job.cells if cell.teacher == first.teacher}
         if there is None and first.epochs * len(seeds) <= views / 2:
             return 1.0  # no table is begun

@@ -16,7 +16,7 @@ from kdbench import models, registry
 from kdbench.data import Dataset, Loader
 from kdbench.engine import fit as engine
 from kdbench.engine.compiled import Compiler
-from kdbench.engine.errors import OutOfMemory
+from kdbench.engine.errors import OutOfMemory, holds, release
 from kdbench.engine.graph.backend import machine_for
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
@@ -32,6 +32,7 @@ from kdbench.run.outcome import Done, Emit, GroupBegins, Note, Skipped, Stop, Te
 from kdbench.suites import Suite
 from kdbench.utils import environment
 from kdbench.utils.seeding import stable_seed
+from kdbench.utils.wording import count
 
 
 @dataclass(frozen=True)
@@ -183,19 +184,22 @@ class _Group:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         left = [cell for cell in cells if not self.done.ended(cell)]
-        if len(left) == 1:
-            why = f"out of memory: {error}, alone; what was trained up to then is kept"
-            self.ledger.fail(left[0], why, keep=False)
+        if len(cells) == 1:
+            for cell in left:
+                self.ledger.fail(cell, f"out of memory: {error}; one lane alone is too large for it", keep=False)
         elif left:
-            self.emit(Note(f"{error}; going on with half of them at once (--lanes {len(left) // 2} begins there)"))
-            self._chunk(left[: len(left) // 2], teacher)
-            self._chunk(left[len(left) // 2 :], teacher)
+            half = max(1, len(left) // 2)
+            self.emit(Note(f"{error}; going on with half of them at once (--lanes {half} begins there)"))
+            self._chunk(left[:half], teacher)
+            self._chunk(left[half:], teacher)
 
     def _fits(self, cells: Sequence[Cell], teacher: Tapped | None) -> str | None:
         """Train; the sentence of an error of memory. Nothing of the failed attempt lives on when this returns."""
         try:
-            self._together(cells, teacher)
+            with holds(f"a group of {count(len(cells), 'lane')}", self.device):
+                self._together(cells, teacher)
         except OutOfMemory as error:
+            release(error)
             return one_line(error)
         return None
 
@@ -240,7 +244,7 @@ class _Group:
     def _train(self, setting: engine.Setting, loader: Loader, left: list[Lane], lanes: dict[Lane, Cell]) -> None:
         work = self.work
         with teacher_cache.taught(
-            work,
+            work.out,
             self.first.assistant.student if self.first.assistant else self.first.teacher,
             self.images,
             self.first.recipe,
@@ -250,6 +254,7 @@ class _Group:
             # An assistant teaches these cells and no others: to keep what it says does not pay.
             visits=0 if self.judge is not None else work.visits,
             note=self.teller.note,
+            switch=work.table,
         ) as lent:
             for part in self._parts(lent, left):
                 self.ledger.together |= {lanes[lane]: part for lane in part}

@@ -14,7 +14,7 @@ from kdbench import models, registry
 from kdbench.data import Dataset, Loader
 from kdbench.engine.checkpoint import CheckpointDamaged, CheckpointForeign
 from kdbench.engine.compiled import CannotCompile, Compiler
-from kdbench.engine.errors import OutOfMemory, out_of_memory
+from kdbench.engine.errors import OutOfMemory, holds, said
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
 from kdbench.engine.schedule import Plan
@@ -49,14 +49,15 @@ class Maker:
 
     def _lane(self, cell: Cell, teacher: Tapped | None, taught_by: str) -> Lane | None:
         try:
-            lane = self._built(cell, teacher, taught_by)
+            with holds(f"{cell.student} for {cell}", self.device):
+                lane = self._built(cell, teacher, taught_by)
+        except OutOfMemory:
+            raise
         except ValueError as error:
             self.ledger.refuse(cell, error)
             return None
         except Exception as error:  # a stranger's network or method may raise anything; the others go on
-            if out_of_memory(error):
-                raise OutOfMemory(f"{cell.student} does not fit into the memory of {self.device}") from error
-            self.ledger.fail(cell, f"the cell could not be built: {type(error).__name__}: {error}")
+            self.ledger.fail(cell, f"the cell could not be built: {said(error)}")
             return None
         return self._resumed(cell, lane)
 
@@ -108,11 +109,7 @@ class Maker:
         self.emit(Note(sentence))
 
     def compile(self, lanes: dict[Lane, Cell], loader: Loader) -> None:
-        """With --compile, compile the lanes' students before any clock runs; takes out those that cannot be.
-
-        Raises:
-            OutOfMemory: the memory does not hold one.
-        """
+        """With --compile, compile the lanes' students before any clock runs; takes out those that cannot be."""
         if self.compiler is None:
             return
         image, *_ = next(iter(loader.epoch(0)))
@@ -125,10 +122,6 @@ class Maker:
             except CannotCompile as error:
                 del lanes[lane]
                 self.ledger.fail(cell, error, keep=False)
-            except Exception as error:
-                if out_of_memory(error):
-                    raise OutOfMemory(f"{cell.student} does not fit into the memory of {self.device}") from error
-                raise
 
 
 def plan(epochs: int, recipe: Mapping[str, Any]) -> Plan:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from kdbench.engine.errors import printable, text
 from kdbench.engine.lane import Lane
 from kdbench.record import Record
 from kdbench.run.grid import Cell
@@ -190,11 +191,6 @@ class Stop(Exception):
     """The run ends early with this sentence (--fail-fast, disk full)."""
 
 
-def one_line(text: object) -> str:
-    """A text as one printable line, whatever it holds; never raises."""
-    try:
-        said = str(text)
-    except Exception:  # a stranger's error may not even say what it is
-        said = f"{type(text).__name__} without a text"
-    said = " ".join(said.encode("utf-8", "replace").decode("utf-8").split())
-    return "".join(sign if sign.isprintable() else "?" for sign in said)[:2000]
+def one_line(reason: object) -> str:
+    """A sentence, or what an error says, as one printable line; never raises."""
+    return text(reason) if isinstance(reason, BaseException) else printable(str(reason))

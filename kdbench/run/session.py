@@ -32,7 +32,7 @@ class Request:
     out: Path = Path("results")
     data_dir: Path | None = None
     device: str = AUTO
-    precision: str = "exact"
+    precision: str = "fp32"
     lanes: int | None = None
     graphs: str = AUTO
     table: str = AUTO
