@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 from kdbench import registry, suites
 
@@ -70,6 +71,10 @@ def _formula(name: str) -> list[str]:
     if len(parts) == 1:
         return said
     together = ["the terms of all parts, added; cross-entropy and KD count once, at the weights below"]
+    absorbed: dict[str, Any] = getattr(registry.get(name), "absorbed", {})
+    together += [
+        f"{part} changes the loss of {other.name}, which is not added again" for part, other in absorbed.items()
+    ]
     return together + [f"{part}: {formula}" for part, formula in zip(parts, said, strict=True)]
 
 

@@ -92,7 +92,8 @@ def finite(make: Callable[..., Distiller], name: str) -> dict[str, Tensor]:
     student, teacher, batch = given(name)
     method = make(pair(student, teacher))
     terms = method.terms(student, teacher, batch)
-    torch.stack([term.float() for term in terms.values()]).sum().backward()
+    with torch.autograd.set_detect_anomaly(True):  # nor may a NaN be met on the way and masked later
+        torch.stack([term.float() for term in terms.values()]).sum().backward()
     assert all(term.isfinite() for term in terms.values()), terms
     grad = student.logits.grad
     assert grad is not None

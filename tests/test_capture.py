@@ -42,7 +42,7 @@ from kdbench.engine.memory import pack, standing
 from kdbench.engine.precision import Precision
 from kdbench.engine.schedule import Plan, fill_momentum, set_rate
 
-METHODS = ["dkd", "crd", "semckd", "fitnet", "mag", "student", "vid", "sskd", "ofd", "crd+mag"]
+METHODS = ["dkd", "ofa", "mgd", "crd", "semckd", "fitnet", "mag", "student", "vid", "sskd", "ofd", "crd+mag"]
 
 
 def captured(lanes: list[Lane], notes: list[str] | None = None, *, stop_after: int | None = None) -> None:
