@@ -54,7 +54,8 @@ def test_golden(case: Case) -> None:
     renamed = case.load(method, place)
     assert len(renamed) == len(list(method.parameters()))
     logits, heads = method.terms(student, teacher, case.batch()).values()
-    parts = {"logits": logits / hyper["kd_loss_weight"], "heads": heads / hyper["ofa_loss_weight"]}
+    weighed = {"logits": (logits, hyper["kd_loss_weight"]), "heads": (heads, hyper["ofa_loss_weight"])}
+    parts = {name: term / weight for name, (term, weight) in weighed.items() if weight}
     case.check(logits + heads, method, renamed, **parts)
     case.check_buffers(method, place)
 
@@ -103,6 +104,18 @@ def test_eps_one_is_soft_cross_entropy_and_more_leans_to_the_label() -> None:
     torch.testing.assert_close(logits(eps="1.4"), want)
     torch.testing.assert_close(logits(eps="1/1.4"), want)
     torch.testing.assert_close(logits(w_kd=3.0), 3 * soft)
+
+
+def test_the_exits_begin_as_released() -> None:
+    torch.manual_seed(0)
+    wide = outputs((3, 4, 4), (64, 4, 4), (64, 4, 4), k=50)
+    first, second = get("ofa")(pair(wide, outputs((80, 4, 4), k=50))).heads  # type: ignore[misc]
+    depthwise, pointwise = first[0][0].weight, first[0][5].weight
+    assert depthwise.std().item() == pytest.approx((2 / 9 / 64) ** 0.5, rel=0.1)
+    assert pointwise.std().item() == pytest.approx((2 / 80) ** 0.5, rel=0.1)  # by what goes out
+    assert second[-1].weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert not any(head[-1].bias.any() for head in (first, second))
+    assert not second[0].bias.any()
 
 
 def test_stages_can_be_chosen() -> None:
