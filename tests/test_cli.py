@@ -230,6 +230,9 @@ def test_the_card_of_a_combination_is_that_of_its_parts() -> None:
     assert lines[0] == "kd+lskd"
     assert lines[1].strip().startswith("KD: ")
     assert lines[2].strip().startswith("LSKD: ")
+    weighed = "ea changes the loss of dkd, which is not added again"
+    assert weighed in fine("info", "ea+dkd")
+    assert weighed not in fine("info", "ea+crd")
 
 
 # -- run --dry-run, status ----------------------------------------------------------------

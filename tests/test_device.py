@@ -34,10 +34,19 @@ from kdbench.testing.one_batch import check_tensors_follow_the_device
 from kdbench.testing.toys import ALIKE, TWIN, UNLIKE, Broken, Problem, Toy, served
 from kdbench.testing.trainee import Trainee
 
-METHODS = [*registry.names(), "crd+mag", "semckd+crd", "kd+lskd"]
+METHODS = [*registry.names(), "crd+mag", "semckd+crd", "kd+lskd", "dkd+ea"]
 #: Branches that the defaults do not take.
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("abkd", {"beta": 0.0}),
+    ("abkd", {"alpha": 0.0}),
+    ("abkd", {"alpha": 0.5, "beta": -0.5}),
+    ("abkd", {"alpha": 0.0, "beta": 0.0}),
     ("crd", {"nce_k": 4}),
+    ("ea", {"base": "dkd"}),
+    ("ikl", {"weights": "class"}),
+    ("ofa", {"eps": "1.5", "stages": "1"}),
+    ("wkd_f", {"grid": 2}),
+    ("wkd_l", {"cost": "matrix", "sharpen": 0.0, "decay": 1.0}),
     ("irg", {"transform": "1-2"}),
     ("pffu", {"variant": "vector"}),
     ("dskd", {"aux_ce": 1.0}),

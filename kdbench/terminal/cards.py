@@ -71,6 +71,10 @@ def _formula(parts: Sequence[type[Distiller]]) -> list[str]:
     if len(parts) == 1:
         return said
     together = ["the terms of all parts, added; cross-entropy and KD count once, at the weights below"]
+    names = [registry.name_of(part) for part in parts]
+    for name, part in zip(names, parts, strict=True):
+        taken = [other for other in part.absorbs if other in names]
+        together += [f"{name} changes the loss of {other}, which is not added again" for other in taken]
     return together + [f"{registry.name_of(part)}: {formula}" for part, formula in zip(parts, said, strict=True)]
 
 
