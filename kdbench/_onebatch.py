@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dis
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, Self
 from unittest.mock import patch
 
 import torch
@@ -17,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from kdbench import registry
+from kdbench._host_constants import HostConstants
 from kdbench._toy import TOYS, B, Broken, Problem, Toy, Trainee, differing, each, require, said, served
 from kdbench.distiller import READS, Batch, Distiller
 
@@ -259,41 +262,82 @@ def _compiled(trainee: Trainee, batches: Sequence[Batch]) -> tuple[list[dict[str
         torch._dynamo.reset()
 
 
+_ATEN = torch.ops.aten
+
+
 class Strays(TorchDispatchMode):
     """Notes in ``found`` what is done inside with tensors that are not on ``device``, and where.
 
-    So it does what is copied from the host: the numbers and lists that ``torch.tensor`` is given.
+    So it does what is copied from the host: the numbers and lists that ``torch.tensor`` is given, an index
+    that is a list. These are seen in two ways, because each has its gaps: where Python asks for them
+    (``HostConstants``), and where torch's dispatcher lifts the host's tensor, which it does on the CPU and for
+    CUDA, in backward passes too, and not on "meta".
     """
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
         self.device = device
         self.found: list[str] = []
+        self._constants = HostConstants(self.note)
+        #: Of the last ``x[...] = number``. torch makes it a tensor of the CPU. CUDA fills it into a slice as a
+        #: number, and copies it to the device for places that a tensor of integers names.
+        self._number: Tensor | None = None
+
+    def __enter__(self) -> Self:
+        """Watch from here on."""
+        super().__enter__()
+        self._constants.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Watch no longer."""
+        self._constants.__exit__(*error)
+        super().__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called for every operator, also for those of a backward pass."""
         given = kwargs or {}
+        if func is _ATEN.lift_fresh.default and args[0].dim() == 0 and self._assigns():
+            self._number = func(*args)
+            return self._number
         self._look(func, (args, given))
+        if func is _ATEN.index_put_.default and args[2] is self._number and any(map(_is_integer, args[1])):
+            self.note("a number put at places that a tensor names copies from the host")
         result = func(*args, **given)
-        self._look(func, result)
-        if func is torch.ops.aten.lift_fresh.default:
+        if func is not torch.ops.prim.device.default:  # which only asks
+            self._look(func, result)
+        if func is _ATEN.lift_fresh.default:
             self.note("torch.tensor copies from the host")
         return result
 
     def note(self, what: str) -> None:
         """Add a finding, with the innermost line that is neither torch's nor of this class."""
-        frame = inspect.currentframe()
-        while frame and ("/torch/" in frame.f_code.co_filename or frame.f_locals.get("self") is self):
-            frame = frame.f_back
+        frame = self._frame()
         where = f" ({Path(frame.f_code.co_filename).name}, line {frame.f_lineno})" if frame else ""
         if what + where not in self.found:
             self.found.append(what + where)
 
+    def _frame(self) -> FrameType | None:
+        """The innermost that is neither torch's nor of this class."""
+        frame, ours = inspect.currentframe(), (id(self), id(self._constants))
+        while frame and ("/torch/" in frame.f_code.co_filename or id(frame.f_locals.get("self")) in ours):
+            frame = frame.f_back
+        return frame
+
+    def _assigns(self) -> bool:
+        """Whether that frame is at ``x[...] = y``, all three known, and not within one of them."""
+        frame = self._frame()
+        return frame is not None and frame.f_code.co_code[frame.f_lasti] == dis.opmap["STORE_SUBSCR"]
+
     def _look(self, func: Any, values: object) -> None:
         for value in tree_leaves(values):
-            device = value.device if isinstance(value, Tensor) else value
+            device = value.device if isinstance(value, Tensor) and value is not self._number else value
             if isinstance(device, torch.device) and device.type != self.device.type:
                 self.note(f"{func.overloadpacket.__name__} on {device}")
+
+
+def _is_integer(index: Tensor | None) -> bool:
+    return index is not None and index.dtype not in (torch.bool, torch.uint8)
 
 
 @contextmanager
@@ -308,18 +352,34 @@ def on_meta() -> Iterator[None]:
         yield
 
 
+#: Faults of other kinds, which other checks find; a tensor that strays is noted before it raises.
+_OTHER = (NotImplementedError, RuntimeError, TypeError)
+
+
 def check_tensors_follow_the_device(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
-    """What the loss makes or keeps is on the device of its inputs (tried on torch's "meta" device)."""
-    problem, meta = Problem(served(cls, toys)[0]), torch.device("meta")
-    trainee = Trainee(problem, cls)
-    for module in (problem.teacher, trainee.student, trainee.method):
-        module.to(meta)
-    for stage in trainee.stages:
-        trainee.enter(stage)
-        batch = Batch(*(tensor.to(meta) for tensor in trainee.some_batch()))
-        student, teacher = trainee.look(batch)
-        with on_meta(), Strays(meta) as strays, suppress(NotImplementedError, RuntimeError):
-            trainee.stage_loss(student, teacher, batch)  # other faults than this one are found elsewhere
+    """What loss, gradients and ``predict`` make or keep is on the device of their inputs; constants are Python numbers.
+
+    Tried on torch's "meta" device, where a tensor of the CPU shows, and on the CPU, where also backward passes
+    show what is copied from the host.
+    """
+    for device in (torch.device("meta"), torch.device("cpu")):
+        problem = Problem(served(cls, toys)[0])
+        trainee, strays = Trainee(problem, cls), Strays(device)
+        for module in (problem.teacher, trainee.student, trainee.method):
+            module.to(device)
+        for stage in trainee.stages:
+            trainee.enter(stage)
+            batch = Batch(*(tensor.to(device) for tensor in trainee.some_batch()))
+            student, teacher = trainee.look(batch)
+            with on_meta(), trainee.own_rng(), suppress(*_OTHER), strays:
+                terms = trainee.stage_loss(student, teacher, batch)
+                torch.stack([term.float() for term in terms.values()]).sum().backward()
+        for module in (trainee.student, trainee.method):
+            module.eval()
+        with torch.no_grad():
+            student = trainee.student(batch.image)
+            with on_meta(), suppress(*_OTHER), strays:
+                trainee.method.predict(student)
         require(
             not strays.found,
             (

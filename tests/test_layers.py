@@ -12,7 +12,7 @@ import kdbench
 
 PACKAGE = Path(kdbench.__file__).parent
 CONTRACT = {"distiller"}
-KIT = {"_toy", "_loose", "_onebatch", "_history"}
+KIT = {"_toy", "_loose", "_onebatch", "_history", "_host_constants"}
 FREE = {"", "__main__"}  # the public names, and the two-line entry point
 
 #: What a module of kdbench (the first name below the package) may import of the others.
