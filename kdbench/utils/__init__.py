@@ -1,0 +1,1 @@
+"""Small things that every wing may use: files, environment, seeds, wording."""

@@ -1,0 +1,91 @@
+"""Files that are whole or not there: the one way in which kdbench writes what must not be lost."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+_PREFIX, _SUFFIX = ".kdbench-", ".tmp"
+#: Seconds after which a file beside its target is what a killed process left behind.
+_STALE = 24 * 3600.0
+_swept: set[Path] = set()
+
+
+@contextmanager
+def atomic_write(path: Path, mode: str = "wb", *, newline: str | None = None) -> Iterator[IO[Any]]:
+    """A file to write to; what was written takes the place of ``path`` when the block ends without an error.
+
+    It is written beside its target, forced to disk and renamed, and the folder is forced to disk after that:
+    whenever the process dies or the disk fills, ``path`` is what it was or what it is to be. Text is UTF-8. Folders
+    above it are made; a link at ``path`` is replaced, not followed.
+
+    Raises:
+        OSError: it cannot be written; what lay at ``path`` is untouched.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with atomic_write(Path(folder) / "a" / "note.txt", "w") as file:
+    ...         _ = file.write("whole")
+    ...     (Path(folder) / "a" / "note.txt").read_text()
+    'whole'
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path.parent)
+    aside = path.with_name(f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}")
+    try:
+        encoding = None if "b" in mode else "utf-8"
+        with open(aside, mode.replace("w", "x"), encoding=encoding, newline=newline) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def _sweep(folder: Path) -> None:
+    """Take away, once per process, what killed processes left beside their targets long ago."""
+    if folder in _swept:
+        return
+    _swept.add(folder)
+    with suppress(OSError):
+        for left in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
+            with suppress(OSError):
+                if time.time() - left.stat().st_mtime > _STALE:
+                    left.unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """A rename itself survives a power cut only when the folder is forced to disk, too."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def check_writable(out: Path) -> None:
+    """Try a real write, before hours are spent.
+
+    Raises:
+        ValueError: the folder cannot be made or written.
+    """
+    probe = out / f".kdbench-write-{os.getpid()}"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"kdbench")
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"cannot write to the output folder {out}: {error.strerror}; choose another with --out"
+        ) from error
