@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import get_gradient_edge
-from torch.utils._pytree import tree_leaves
 
 from kdbench.data import Loader
 from kdbench.data.views import DRAWING
@@ -29,7 +28,7 @@ from kdbench.engine.graph.train_step import Captured
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
 from kdbench.engine.schedule import Plan
-from kdbench.testing.strays import Strays, on_meta
+from kdbench.testing.strays import Strays, leaves, on_meta
 from kdbench.testing.toys import SIDE, Problem, Toy, build, seeded
 
 CPU, META, CUDA = torch.device("cpu"), torch.device("meta"), torch.device("cuda", 0)
@@ -88,7 +87,7 @@ class Watch(Strays):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
         self.names.add(name)
-        tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        tensors = [value for value in leaves((args, kwargs)) if isinstance(value, Tensor)]
         by_index = name.startswith(("index", "_index")) and isinstance(args[1], list | tuple)
         if by_index and any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]):
             self.note(f"{name} by a mask")

@@ -30,7 +30,6 @@ from test_engine import (
     train,
 )
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdbench import models, registry
 from kdbench.distiller import Batch, Distiller, Outputs, Pair
@@ -42,6 +41,7 @@ from kdbench.engine.memory import pack, standing
 from kdbench.engine.precision import Precision
 from kdbench.engine.schedule import Plan, fill_momentum, set_rate
 from kdbench.run import session
+from kdbench.utils.torch_private import TorchDispatchMode
 
 METHODS = ["dkd", "crd", "semckd", "fitnet", "mag", "student", "vid", "sskd", "ofd", "crd+mag"]
 

@@ -16,7 +16,6 @@ from click.testing import CliRunner
 from test_capture import _Log, lanes_of
 from test_engine import CPU, Silent, assert_same, images, lane, loader, result, teacher
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdbench import models
 from kdbench.cli import main
@@ -32,6 +31,7 @@ from kdbench.engine.graph.eval_step import Exam, Exams
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
 from kdbench.run import teachers as teaching
+from kdbench.utils.torch_private import TorchDispatchMode
 
 TESTED, BATCH = 64, 24  # batches of 24, 24 and 16
 

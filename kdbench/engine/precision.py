@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdbench.utils.torch_private import onednn_has_bf16
+
 NAMES = ("exact", "tf32", "fast", "bf16")
 
 #: Where a loss scale starts; powers of two cost no rounding. Lower than torch's 65536, with which a run
@@ -131,4 +133,4 @@ class Precision:
 
 def cpu_has_bf16() -> bool:
     """Whether oneDNN, which does the CPU's convolutions, finds instructions for bf16; without it nothing is known."""
-    return not torch.backends.mkldnn.is_available() or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return not torch.backends.mkldnn.is_available() or onednn_has_bf16()

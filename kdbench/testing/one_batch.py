@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from kdbench import registry
 from kdbench.distiller import READS, Batch, Distiller
 from kdbench.testing.strays import Strays, on_meta
 from kdbench.testing.toys import TOYS, B, Broken, Problem, Toy, differing, each, require, said, served
 from kdbench.testing.trainee import Trainee
+from kdbench.utils.torch_private import depends_on_values
 
 
 def check_terms_are_finite_scalars(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
@@ -204,12 +204,11 @@ def check_loss_compiles_whole(cls: type[Distiller], toys: Sequence[Toy] = TOYS) 
         wanted = [trainee.terms(batch) for batch in batches]
         try:
             found, reads = _compiled(fresh, batches)
-        except torch._dynamo.exc.RecompileError as error:
-            reason = " ".join(str(error).split())[-300:]
-            text = f"the loss is compiled again for a second batch, so a Python value in it changes: {reason}"
-            raise Broken(text) from None
-        except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
+        except RuntimeError as error:
             text = " ".join(str(error).split())
+            if "fail_on_recompile" in text:
+                again = "the loss is compiled again for a second batch, so a Python value in it changes"
+                raise Broken(f"{again}: {text.partition('. ')[2][-300:]}") from None
             raise Broken(
                 "the loss does not compile as one graph; look for .item(), float(), print, numpy or an `if` on a"
                 f" tensor's value: {text[:300]}"
@@ -235,12 +234,12 @@ def _compiled(trainee: Trainee, batches: Sequence[Batch]) -> tuple[list[dict[str
 
     def look(graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
         for node in graph.graph.nodes:
-            if free_unbacked_symbols(node.meta.get("example_value")):
+            if depends_on_values(node):
                 reads.append(getattr(node.target, "__name__", str(node.target)))
         forward: Callable[..., Any] = graph.forward
         return forward
 
-    torch._dynamo.reset()
+    torch.compiler.reset()
     try:
         with warnings.catch_warnings():
             # torch looks at the .grad of the student's maps, which are no leaves, and warns of itself.
@@ -248,12 +247,12 @@ def _compiled(trainee: Trainee, batches: Sequence[Batch]) -> tuple[list[dict[str
             loss = torch.compile(trainee.stage_loss, fullgraph=True, backend=look, dynamic=False)
             found = []
             for number, batch in enumerate(batches):
-                once_more = torch._dynamo.config.patch(error_on_recompile=number > 1)
-                with trainee.own_rng(), once_more:
+                stance = torch.compiler.set_stance("fail_on_recompile" if number > 1 else "default")
+                with trainee.own_rng(), stance:
                     found.append(loss(*trainee.look(batch), batch))
             return found, list(dict.fromkeys(reads))
     finally:
-        torch._dynamo.reset()
+        torch.compiler.reset()
 
 
 #: Faults of other kinds, which other checks find; a tensor that strays is noted before it raises.

@@ -13,10 +13,9 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from kdbench.testing.host_constants import HostConstants
+from kdbench.utils.torch_private import TorchDispatchMode
 
 _ATEN = torch.ops.aten
 
@@ -86,10 +85,21 @@ class Strays(TorchDispatchMode):
         return frame is not None and frame.f_code.co_code[frame.f_lasti] == dis.opmap["STORE_SUBSCR"]
 
     def _look(self, func: Any, values: object) -> None:
-        for value in tree_leaves(values):
+        for value in leaves(values):
             device = value.device if isinstance(value, Tensor) and value is not self._number else value
             if isinstance(device, torch.device) and device.type != self.device.type:
                 self.note(f"{func.overloadpacket.__name__} on {device}")
+
+
+def leaves(values: object) -> Iterator[object]:
+    """What lies in the lists, tuples and dicts that an operator takes or gives."""
+    if isinstance(values, dict):
+        values = tuple(values.values())
+    if isinstance(values, list | tuple):
+        for value in values:
+            yield from leaves(value)
+    else:
+        yield values
 
 
 def _is_integer(index: Tensor | None) -> bool:
