@@ -85,7 +85,7 @@ def test_a_loss_that_is_compiled_again_is_told_of(monkeypatch: pytest.MonkeyPatc
     cls = plugin(FOLDER / "counts_in_python.py", monkeypatch)
     found = failures(check_distiller(cls, checks=[c for c in CHECKS if c.__name__ == "check_loss_compiles_whole"]))
     assert "compiled again for a second batch" in found["loss_compiles_whole"], found
-    assert "stance" not in found["loss_compiles_whole"]
+    assert "fail_on_recompile" not in found["loss_compiles_whole"]
 
 
 def test_what_is_right_passes(monkeypatch: pytest.MonkeyPatch) -> None:
