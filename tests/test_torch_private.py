@@ -91,14 +91,17 @@ def test_a_size_that_depends_on_values_is_told(work: Any, name: str) -> None:
         )
         return graph.forward
 
+    refused = ""
     torch.compiler.reset()
     try:
         torch.compile(work, fullgraph=True, backend=look)(torch.arange(4.0))
+    except RuntimeError as error:
+        refused = str(error)
     finally:
         torch.compiler.reset()
-    assert name in told if name else not told, (
-        f"{told}: torch names sizes that depend on values in another way: `kdbench check` misses such waits"
-    )
+    # torch 2.9 refuses to compile it, and `kdbench check` needs no more.
+    ok = name in told or "aten.nonzero" in refused if name else not (told or refused)
+    assert ok, f"{told}: torch names sizes that depend on values in another way: `kdbench check` misses such waits"
 
 
 def test_onednn_says_whether_it_has_bf16() -> None:

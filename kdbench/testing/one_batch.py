@@ -210,8 +210,8 @@ def check_loss_compiles_whole(cls: type[Distiller], toys: Sequence[Toy] = TOYS) 
                 again = "the loss is compiled again for a second batch, so a Python value in it changes"
                 raise Broken(f"{again}: {text.partition('. ')[2][-300:]}") from None
             raise Broken(
-                "the loss does not compile as one graph; look for .item(), float(), print, numpy or an `if` on a"
-                f" tensor's value: {text[:300]}"
+                "the loss does not compile as one graph; look for .item(), float(), print, numpy, nonzero, a boolean"
+                f" index or an `if` on a tensor's value: {text[:300]}"
             ) from None
         require(
             not reads,

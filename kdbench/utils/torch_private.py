@@ -34,7 +34,7 @@ def depends_on_values(node: torch.fx.Node) -> bool:
     """Whether a node of a graph that torch.compile made gives a number, or a size, that only the values decide.
 
     torch names such sizes by symbols that nothing backs. Public is only that compiling fails where it cannot go on
-    without the number, and since 2.9 it often can.
+    without the number: torch 2.9 cannot, later ones often can.
     """
     return bool(free_unbacked_symbols(node.meta.get("example_value")))
 
