@@ -97,7 +97,8 @@ def settle(model: nn.Module) -> None:
     """Give an untrained model's batch norms the statistics of noise; in eval mode its maps stay in range."""
     import torch
 
-    norms = [module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+    kinds = torch.nn.BatchNorm1d | torch.nn.BatchNorm2d | torch.nn.BatchNorm3d | torch.nn.SyncBatchNorm
+    norms = [module for module in model.modules() if isinstance(module, kinds)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
