@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from kdbench import environment
-from kdbench.data import Dataset, Loader
+from kdbench.data import Dataset, Loader, safe_name
 from kdbench.distiller import READS
 from kdbench.engine import fit as engine
 from kdbench.engine import memory
@@ -97,7 +97,7 @@ def kept_share(request: Request, dataset: str, name: str, batch_size: int, reads
     For an estimate: neither the teacher's weights nor the entries are looked at.
     """
     shares = []
-    for header in (request.out / "tables").glob(f"{dataset}-{name.replace('/', '_')}-*/table.json"):
+    for header in (request.out / "tables").glob(f"{safe_name(dataset)}-{name.replace('/', '_')}-*/table.json"):
         try:
             found = json.loads(header.read_text(encoding="utf-8"))
             same = found["facts"]["precision"] == request.precision and found["facts"]["batch_size"] == batch_size
@@ -142,4 +142,4 @@ def where(
             "instructions": torch.backends.cpu.get_cpu_capability(),
         }
     tolerance = TOLERANCE[precision.name] if device.type == "cuda" else 0.0
-    return Place(out / "tables", f"{images.name}-{name.replace('/', '_')}", facts, tolerance)
+    return Place(out / "tables", f"{safe_name(images.name)}-{name.replace('/', '_')}", facts, tolerance)

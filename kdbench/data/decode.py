@@ -98,7 +98,7 @@ def decode(files: Sequence[str], size: int) -> Decoded:
 def notes(decoded: Decoded, files: Sequence[str], home: Path) -> list[str]:
     """A sentence for each remark: how many pictures, the first of them by its path below ``home``."""
     return [
-        f"{count(len(where))} {pictures.REMARKS[key]} ({below(files[where[0]], home)}{', ...' if len(where) > 1 else ''})"
+        f"{count(len(where))} {pictures.REMARKS[key]} ({below(files[where[0]], home)}{', ...' if where[1:] else ''})"
         for key, where in decoded.remarks.items()
     ]
 

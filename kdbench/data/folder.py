@@ -184,9 +184,7 @@ def _doubles(home: Path, train: Pictures, test: Pictures, digests: Sequence[byte
     labels: dict[bytes, set[int]] = {}
     for (_, label), digest in zip([*train, *test], digests, strict=True):
         labels.setdefault(digest, set()).add(label)
-    if torn := [
-        path for (path, _), digest in zip([*train, *test], digests, strict=True) if len(labels[digest]) > 1
-    ]:
+    if torn := [path for (path, _), digest in zip([*train, *test], digests, strict=True) if len(labels[digest]) > 1]:
         found.append(f"{count(len(torn))} lie in more than one class, byte for byte ({below(torn[0], home)})")
     if copies := n - len(seen):
         found.append(f"{count(copies)} of train are copies of another one there, byte for byte")

@@ -1,7 +1,7 @@
 """What a data set is, in facts that teacher cards, records and checkpoints can carry, and how two of them differ.
 
-Neither paths, dates and names of files nor the machine are part of it; nor are mean and standard deviation, which belong
-to the network that looks at the images.
+Neither paths, dates and names of files nor the machine are part of it; nor are mean and standard deviation, which
+belong to the network that looks at the images.
 """
 
 from __future__ import annotations

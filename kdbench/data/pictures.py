@@ -108,8 +108,6 @@ def _read(path: str, size: int, room: Callable[[int], AbstractContextManager[Any
         file.seek(0)
         with Image.open(file, formats=formats(os.path.splitext(path)[1].lower())) as picture:
             width, height = picture.size
-            if width < 1 or height < 1:
-                raise Refused(f"has no pixels: it is {width} x {height}")
             with room(width * height):
                 rgb, remarks = to_rgb(picture)
                 square = ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR)
@@ -280,9 +278,7 @@ def formats(ending: str) -> tuple[str, ...]:
     """Pillow's names of the formats that a file of this ending may have."""
     Image.init()
     weak = ("TGA",)
-    return tuple(
-        name for name, own in FORMATS.items() if name in Image.OPEN and (name not in weak or ending in own)
-    )
+    return tuple(name for name, own in FORMATS.items() if name in Image.OPEN and (name not in weak or ending in own))
 
 
 def _reason(path: str, error: Exception) -> str:
