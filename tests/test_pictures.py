@@ -8,6 +8,7 @@ import struct
 import threading
 import zlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -402,11 +403,12 @@ def test_damage_is_a_sentence_or_a_picture(tmp_path: Path, ending: str) -> None:
                 broken[at] = random.integers(256)
             file.write_bytes(broken)
             try:
+                said = ""
                 assert read(str(file), 16).pixels.shape == (16, 16, 3)
             except DataMissing as error:
-                assert str(file) in str(error)
-                assert "\n" not in str(error)
+                said = str(error)
                 told += 1
+            assert not said or (str(file) in said and "\n" not in said)
     assert told >= 6
 
 
@@ -474,7 +476,7 @@ def test_room_is_asked_for_before_pixels_are_decoded(tmp_path: Path, monkeypatch
     room = decode.Room(10)
     monkeypatch.setattr(pictures, "to_rgb", lambda picture: (asked.append(-1), to_rgb(picture))[1])
 
-    def take(pixels: int):  # noqa: ANN202
+    def take(pixels: int) -> AbstractContextManager[None]:
         asked.append(pixels)
         return room.take(pixels)
 

@@ -48,8 +48,8 @@ def _read_folder(path: Path, size: int) -> Arrays:
     for name, found in [*train.items(), *test.items()]:
         if not found.pictures and found.others:
             raise DataMissing(
-                f"the class folder {shown(found.folder)} has {found.others:,} files and none of them is a picture by"
-                f" its ending; {name} needs pictures such as .jpg, .png, .gif or .tif"
+                f"the class folder {shown(found.folder)} has no picture: of its files ({found.others:,}) none ends as"
+                f" pictures do (.jpg, .png, .gif, .tif, ...); convert them, or remove the class {name}"
             )
     for name in sorted(set(train) | set(test)):  # empty wherever it is: left out
         if all(not half[name].pictures for half in (train, test) if name in half):

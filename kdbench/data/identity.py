@@ -132,7 +132,7 @@ def _classes(before: tuple[str, ...], now: tuple[str, ...]) -> str:
         named = [f"{_few(names)} {what}" for names, what in ((new, "new"), (gone, "gone")) if names]
         return f"there were {len(before)} classes, there are {len(now)} ({', '.join(named)})"
     first, *others = [i for i, (was, here) in enumerate(zip(before, now, strict=True)) if was != here]
-    more = f", and {len(others)} more have another name" if others else ""
+    more = f" ({1 + len(others)} of {len(now)} classes differ)" if others else ""
     return f"class {first} was {before[first]}, is {now[first]}{more}"
 
 
