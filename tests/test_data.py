@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 import tarfile
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -573,6 +574,26 @@ def test_folders_are_looked_for_from_where_one_stands(tmp_path: Path, monkeypatc
             load(f"imagefolder:here@{size}")
     with pytest.raises(DataMissing, match="there is no folder"):
         load(f"imagefolder:{'x' * 5000}@16")
+
+
+def test_a_table_of_a_folder_lies_in_the_output_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kdbench import session, tables
+    from kdbench.engine.precision import Precision
+
+    monkeypatch.chdir(tmp_path)
+    recipe = {"batch_size": 4, "crop_padding": 0, "flip": False, "mean": (0.5,), "std": (0.5,)}
+    for word in ("imagefolder:../../..", "imagefolder:[pets]@32", f"imagefolder:{'x' * 300}"):
+        images = replace(toy([0, 1, 2, 3]), name=word)
+        place = tables.where(
+            tmp_path / "out", "timm/x", images, recipe, torch.nn.Linear(1, 1), Precision(), torch.device("cpu")
+        )
+        assert place.folder.parent == tmp_path / "out" / "tables"
+        place.folder.mkdir(parents=True)
+        np.ones(4, np.uint32).tofile(place.folder / "logits.sums")
+        (place.folder / "table.json").write_text('{"facts": {"precision": "exact", "batch_size": 4}}')
+        request = session.Request(out=tmp_path / "out")  # the estimate finds it by the suite's word
+        assert tables.kept_share(request, word, "timm/x", 4, "logits") == 1.0
+        shutil.rmtree(place.folder)
 
 
 def test_names_of_folders_never_leave_the_output_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,6 +100,15 @@ def test_it_travels_as_json() -> None:
             DataIdentity.model_validate(one.model_dump() | {key: value})
 
 
+def test_fingerprints_of_the_first_version_are_known() -> None:
+    digits = load("digits")
+    assert digits.known_as(digits.fingerprint)
+    # As it stands in the records of results/, which is over the same pixels.
+    assert digits.known_as("52c321be278c1be5507acc555e6656d6bbeaf2e1ffc9f49e9ef0b654a8f96e83")
+    assert not toy().known_as(digits.fingerprint)
+    assert not toy().known_as("")
+
+
 def test_labels_that_no_class_has() -> None:
     with pytest.raises(ValueError, match="labels go from 0 to 2, and there are 2 classes"):
         _ = toy(test_labels=torch.tensor([0, 1, 2])).identity

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Annotated
 
 import numpy as np
@@ -169,6 +170,15 @@ def _contents(before: Parts, now: Parts) -> str:
 def _fingerprint(classes: tuple[str, ...], image_shape: tuple[int, int, int], parts: Parts) -> str:
     facts = {"classes": classes, "image_shape": image_shape, "parts": parts.model_dump()}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def tensors_sha256(parts: Iterable[Tensor]) -> str:
+    """The fingerprint as kdbench 0.1.0 made it: shapes and values of the tensors in turn, as they lie in memory."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(f"{tuple(part.shape)}".encode())
+        digest.update(part.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _sha256(values: Tensor) -> str:
