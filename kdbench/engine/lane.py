@@ -44,6 +44,8 @@ class Lane:
         path: where the checkpoint lies.
         settings: hash of everything that changes numbers.
         teacher: sha256 of the teacher's weights.
+        data: fingerprint of the data set.
+        plugin: sha256 of the method's file, where it is not kdbench's own.
         compiler: compiles the student's training pass; None: it runs as it is written.
     """
 
@@ -61,9 +63,11 @@ class Lane:
         device: torch.device,
         precision: Precision,
         compiler: Compiler | None = None,
+        data: str = "",
+        plugin: str = "",
     ) -> None:
         self.key, self.plan, self.path = key, plan, path
-        self.settings, self.teacher = settings, teacher
+        self.belongs = {"settings": settings, "teacher": teacher, "data": data, "plugin": plugin}
         self.device, self.precision = device, precision
         self.student = student.to(device).to(memory_format=torch.channels_last)
         self.compiled = None if compiler is None else compiler.of(self.student)
@@ -226,8 +230,7 @@ class Lane:
     def state(self) -> dict[str, Any]:
         """All that a resumed lane needs."""
         return {
-            "settings": self.settings,
-            "teacher": self.teacher,
+            **self.belongs,
             "stage": self.stage,
             "epoch": self.epoch,
             "student": self.student.state_dict(),
@@ -247,7 +250,7 @@ class Lane:
         Raises:
             checkpoint.CheckpointDamaged, checkpoint.CheckpointForeign: see there.
         """
-        state = checkpoint.load(self.path, settings=self.settings, teacher=self.teacher)
+        state = checkpoint.load(self.path, self.belongs)
         if state is None:
             return False
         self.enter(state["stage"])

@@ -101,7 +101,7 @@ class _Group:
             work.records,
             work.device,
             images.image_shape,
-            {"fingerprint": images.fingerprint},
+            images.identity.model_dump(mode="json"),
             done,
             emit,
             fail_fast=work.fail_fast,
