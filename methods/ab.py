@@ -52,6 +52,7 @@ class AB(Distiller):
     )
     family = "two-stage"
     reads = "logits"
+    main_weight = "margin"  # the first stage has one term, whose weight would change nothing but its step
     pretrain_epochs = 30
     pretrain_student = True
 

@@ -7,6 +7,8 @@ Only a first stage distils: it trains the student's body on the channel-by-chann
 successive maps. The main stage is ordinary training.
 """
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,6 +45,7 @@ class FSP(Distiller):
     )
     family = "two-stage"
     reads = "logits"
+    search: ClassVar = {}  # one term, alone in its stage
     pretrain_epochs = 30
     pretrain_student = True
 

@@ -54,6 +54,7 @@ class MAG(Distiller):
     )
     family = "two-stage"
     reads = "pooled"
+    main_weight = "kd_weight"  # the terms of the encodings have none
     pretrain_epochs = 60
     pretrain_lr = 0.01
     pretrain_drops = (0.5, 0.75)
