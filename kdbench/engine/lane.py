@@ -219,7 +219,7 @@ class Lane:
         return means
 
     def _when(self) -> str:
-        return f"epoch {self.epoch + 1}" + ("" if self.stage == "train" else " of the first stage")
+        return f"epoch {self.epoch + 1}" + ("" if self.stage == "train" else " of the pre-training stage")
 
     # -- checkpoints ----------------------------------------------------------------------
 

@@ -41,7 +41,7 @@ def sentences(job: Job, todo: Sequence[Cell]) -> list[str]:
         )
     if helpers:
         networks = dict.fromkeys(f"{cell.student} of {cell.teacher}" for cell in helpers)
-        said.append(f"trained first, and counted in: {count(len(helpers), 'assistant')}, {', '.join(networks)}")
+        said.append(f"trained first, and counted in: {count(len(helpers), 'teacher assistant')}, {', '.join(networks)}")
     return said + missing
 
 

@@ -76,13 +76,6 @@ class Recipe(BaseModel):
         """Milestones of a run of another length, in proportion: 240 -> 24 gives 15, 18, 21."""
         return _scaled(self.milestones, self.epochs, epochs)
 
-    def factor(self, epoch: int, epochs: int) -> float:
-        """What the starting rate is multiplied by in ``epoch``, counted from 1, of ``epochs``.
-
-        Epoch m is the last before milestone m lowers it: 150 of 240 is 1, 151 is gamma.
-        """
-        return self.gamma ** sum(epoch > milestone for milestone in self.milestones_for(epochs))
-
 
 class Suite(BaseModel):
     """One comparison. ``teacher`` is its recipe for teachers: what its TOML table leaves out is as in ``recipe``.
@@ -101,7 +94,6 @@ class Suite(BaseModel):
     pairs: tuple[tuple[str, str], ...]  # teacher, student
     recipe: Recipe
     teacher: Recipe
-    selection: Rule = "last"  # the epoch that ranks
     default_methods: tuple[str, ...]
     default_seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0, 1, 2)
     published: str | None = None  # CSV file beside the suite's
