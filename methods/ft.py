@@ -54,8 +54,8 @@ class FT(Distiller):
     provenance = "port"
     deviations = (
         "Paper: whole normalised factors are compared; here, as in RepDistiller, their attention maps.",
-        "The pre-training stage always runs at learning rate .01; RepDistiller takes that for ResNet and WRN students and"
-        " the student's own rate for the others.",
+        "The pre-training stage always runs at learning rate .01; RepDistiller takes that for ResNet and WRN students"
+        " and the student's own rate for the others.",
     )
     family = "two-stage"
     pretrain_epochs = 30

@@ -66,6 +66,7 @@ class ND(Distiller):
     )
     family = "feature"
     reads = "pooled"
+    main_weight = "gamma"
     pretrain_epochs = 1
 
     sums: Tensor

@@ -47,10 +47,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     Raises:
         OSError: the disk is full or the folder is not writable; what was there before stays.
     """
-    payload = io.BytesIO()
-    torch.save(state, payload)
-    body = payload.getvalue()
-    whole = _MAGIC + hashlib.sha256(body).digest() + body
+    whole = pack(state)
     with atomic_write(path) as file:
         file.write(whole)
         file.flush()
@@ -89,11 +86,27 @@ def peek(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is none.
         CheckpointDamaged: it cannot be read whole.
     """
-    whole = path.read_bytes()
+    return unpack(path.read_bytes(), path.name)
+
+
+def pack(state: dict[str, Any]) -> bytes:
+    """A state (tensors, numbers, strings, lists, dicts) as the bytes of a checkpoint's file."""
+    payload = io.BytesIO()
+    torch.save(state, payload)
+    body = payload.getvalue()
+    return _MAGIC + hashlib.sha256(body).digest() + body
+
+
+def unpack(whole: bytes, name: str) -> dict[str, Any]:
+    """The state in the bytes of the checkpoint ``name``; on the CPU. No code in it is run.
+
+    Raises:
+        CheckpointDamaged: it cannot be read whole.
+    """
     body = whole[len(_MAGIC) + _DIGEST :]
     digest = whole[len(_MAGIC) : len(_MAGIC) + _DIGEST]
     if not whole.startswith(_MAGIC) or hashlib.sha256(body).digest() != digest:
-        raise CheckpointDamaged(f"checkpoint {path.name} is truncated or was not written by kdbench")
+        raise CheckpointDamaged(f"checkpoint {name} is truncated or was not written by kdbench")
     state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     return state
 

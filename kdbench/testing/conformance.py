@@ -179,7 +179,8 @@ def check_hyperparameters_arrive(cls: type[Distiller], toys: Sequence[Toy] = TOY
 def check_names_of_the_contract_are_free(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
     """What an instance keeps has names of its own, not those of the contract's methods and class attributes."""
     method = cls.build(Problem(served(cls, toys)[0]).pair)
-    kept = (vars(method), method._parameters, method._buffers, method._modules)
+    tensors = (dict(method.named_parameters(recurse=False)), dict(method.named_buffers(recurse=False)))
+    kept = (vars(method), *tensors, dict(method.named_children()))
     contract = {name for name in vars(Distiller) if not name.startswith("__")} - {"reads"}  # which __init__ may set
     taken = [name for names in kept for name in names if name in contract]
     require(not taken, f"self.{', self.'.join(taken)} is set, a name of the contract, which hides it; take another")
