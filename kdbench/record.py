@@ -6,9 +6,7 @@ not at all, and sealed with a checksum: a file that was cut or edited is never t
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -16,6 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from kdbench.utils.sealing import checksum
 
 FORMAT = 1
 FAILED_SUFFIX = ".failed.json"
@@ -147,7 +147,7 @@ def write(record: Record, path: Path) -> Record:
         OSError: the file cannot be written; what lay there before is untouched.
     """
     values = json.loads(record.model_dump_json(exclude={"checksum"}))
-    values["checksum"] = _checksum(values)
+    values["checksum"] = checksum(values)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -182,7 +182,7 @@ def read(path: Path) -> Record:
         raise RecordDamaged(f"{path} is not a record of kdbench: it has no format or no checksum")
     if values["format"] != FORMAT:
         raise RecordDamaged(f"{path} has record format {values['format']}, this kdbench reads format {FORMAT}")
-    if values["checksum"] != _checksum({name: value for name, value in values.items() if name != "checksum"}):
+    if values["checksum"] != checksum({name: value for name, value in values.items() if name != "checksum"}):
         raise RecordDamaged(f"{path} was changed after it was written: its checksum differs")
     try:
         return Record.model_validate(values)
@@ -218,7 +218,7 @@ def csv_row(record: Record) -> dict[str, str | int | float | None]:
 
 def settings_hash(settings: Mapping[str, Any]) -> str:
     """8 hex digits; the same for 400 and 400.0, for lists and tuples, and for any order of the keys."""
-    return hashlib.sha256(_canonical(settings).encode()).hexdigest()[:8]
+    return checksum(settings)[:8]
 
 
 def cell_stem(method: str, seed: int, settings_hash: str) -> str:
@@ -235,27 +235,6 @@ def runs_folder(out: Path, suite: str, teacher: str, student: str) -> Path:
 def safe_name(name: str) -> str:
     """A name as one part of a path: other signs than letters, digits and ``._+-`` become ``_``."""
     return re.sub(r"[^A-Za-z0-9._+-]", "_", name).lstrip(".") or "_"
-
-
-def _checksum(values: Mapping[str, Any]) -> str:
-    return hashlib.sha256(_canonical(values).encode()).hexdigest()
-
-
-def _canonical(value: Any) -> str:
-    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def _plain(value: Any) -> Any:
-    """Numbers that are equal become the same text."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            return str(value)
-        return int(value) if value.is_integer() else value
-    return value
 
 
 def _sync_folder(folder: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from kdbench import record
 from kdbench.record import Record, RecordDamaged
+from kdbench.utils.sealing import checksum
 
 
 def made(**changes) -> Record:
@@ -86,7 +87,7 @@ def test_a_write_that_breaks_leaves_the_old_record(tmp_path, monkeypatch):
 
 
 def _sealed_again(values):
-    values["checksum"] = record._checksum({k: v for k, v in values.items() if k != "checksum"})
+    values["checksum"] = checksum({k: v for k, v in values.items() if k != "checksum"})
 
 
 @pytest.mark.parametrize(
