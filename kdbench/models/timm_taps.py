@@ -7,6 +7,7 @@ not its own output, or if gradients do not pass.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import timm
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.distiller import Outputs
+from kdbench.models.pretrained import start
 from kdbench.models.shaken import shaken
 from kdbench.models.tapped import Tapped, evaluating, picture
 
@@ -236,7 +238,9 @@ class TimmReader:
         return self.linear.weight.flatten(1), self.linear.bias  # a few are 1x1 convolutions
 
 
-def create(name: str, num_classes: int, *, image_size: int, pretrained: bool) -> Tapped:
+def create(
+    name: str, num_classes: int, *, image_size: int, pretrained: bool, weights: str | Path | None = None
+) -> Tapped:
     """As ``zoo.create``, for a resolved name "timm/..."."""
     arch = name.removeprefix("timm/")
     options: dict[str, Any] = {}
@@ -247,11 +251,14 @@ def create(name: str, num_classes: int, *, image_size: int, pretrained: bool) ->
     if cfg is not None and cfg.fixed_input_size and cfg.input_size[-1] != image_size:
         options["img_size"] = image_size
     try:
-        net = timm.create_model(arch, pretrained=pretrained, num_classes=num_classes, **options)
-    except Exception as error:  # timm's constructors and its downloads raise all kinds
-        what = "timm's weights for it cannot be had" if pretrained else f"it cannot be built for {image_size}-px images"
-        raise ValueError(f"{name}: {what}: {_first_line(error)}") from error
-    return Tapped(net, name, reader=TimmReader(net, name, image_size=image_size))
+        net = timm.create_model(arch, pretrained=False, num_classes=num_classes, **options)
+    except Exception as error:  # timm's constructors raise all kinds
+        raise ValueError(f"{name}: it cannot be built for {image_size}-px images: {_first_line(error)}") from error
+    reader = TimmReader(net, name, image_size=image_size)
+    tapped = Tapped(net, name, reader=reader)
+    if pretrained or weights is not None:
+        tapped.pretrained = start(net, name, num_classes, options, weights)
+    return tapped
 
 
 def _linear(net: nn.Module, name: str) -> nn.Linear | nn.Conv2d:
