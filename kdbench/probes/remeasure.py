@@ -73,7 +73,7 @@ def _compare(what: str, one: Record, path: Path, out: Path, data_dir: Path | Non
     if not images.known_as(one.data.get("fingerprint", "")):
         return Verdict(what, "wrong", f"the data {one.dataset} here are not those it was measured on")
     state = load_file(path)
-    student = models.create(one.student, images.num_classes, image_size=images.image_shape[-1])
+    student = models.create(one.student, images.num_classes, image_size=images.image_shape[-1], pretrained=False)
     student.load_state_dict(kept.part(state, "student.", path))
     if state_sha256(student.state_dict()) != one.weights_sha256:
         return Verdict(what, "wrong", f"{path.name} does not hold the weights that the record was measured with")
