@@ -89,7 +89,7 @@ def test_no_cell_of_a_spreadsheet_is_a_formula(text):
     source = frame.to_csv(index=False)
     (row,) = csv.DictReader(io.StringIO(source))
     assert (row["b"], row["c"]) == ("1.5", "-2")
-    assert not row["a"].lstrip().startswith(("=", "+", "-", "@", "＝", "\t", "\r"))
+    assert not row["a"].lstrip().startswith(("=", "+", "-", "@", "\uff1d", "\t", "\r"))
     assert source.count("\n") == 2
     for part in source.split("\n")[1].split(";")[1:]:  # where semicolons part cells
         assert not part.lstrip().startswith(("=", "+", "-", "@"))

@@ -60,7 +60,7 @@ def markdown(text: object, *, block: bool = False) -> str:
     return source
 
 
-_FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def csv(value: object) -> object:
@@ -74,7 +74,7 @@ def csv(value: object) -> object:
     text = plain(value)
     if text.lstrip().startswith(_FORMULA):
         text = "'" + text
-    return re.sub(r"(;\s*)(?=[=+\-@＝＋－＠])", r"\1'", text)
+    return re.sub(rf"(;\s*)(?=[{re.escape(''.join(_FORMULA))}])", r"\1'", text)
 
 
 _ACCENTS = {"\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0304": "=", "\u0307": ".", "\u0308": '"'} | {
@@ -85,8 +85,8 @@ _ACCENTS = {"\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0304"
     "\u0328": "k",
 }
 _GREEK = frozenset(
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa mu nu xi pi rho sigma tau upsilon phi chi psi omega".split()
-)
+    ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "kappa", "mu", "nu", "xi", "pi", "rho")
+) | {*("sigma", "tau", "phi", "chi", "psi", "omega")}
 _LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -100,16 +100,17 @@ _LATEX = {
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",
     "→": r"$\to$",
-    "×": r"$\times$",
+    "\u00d7": r"$\times$",
     "≤": r"$\leq$",
     "≥": r"$\geq$",
-    "−": r"$-$",
+    "\u2212": r"$-$",
     "<": r"$<$",
     ">": r"$>$",
     "|": r"$|$",
     "`": "'",
     '"': "''",
     "·": r"$\cdot$",
+    "\u03bb": r"$\lambda$",
     "ß": r"{\ss}",
     "ø": r"{\o}",
     "Ø": r"{\O}",
@@ -117,7 +118,7 @@ _LATEX = {
     "Æ": r"{\AE}",
     "ł": r"{\l}",
     "Ł": r"{\L}",
-    "ı": r"{\i}",
+    "\u0131": r"{\i}",
     "\u2018": "'",
     "\u2019": "'",
     "\u201c": "''",
@@ -143,9 +144,10 @@ def _in_latex(sign: str) -> str:
         return _LATEX[sign]
     if sign.isascii():
         return sign
-    base, *marks = unicodedata.normalize("NFD", sign)
-    if base.isascii() and base.isalpha() and len(marks) == 1 and marks[0] in _ACCENTS:
-        return rf"\{_ACCENTS[marks[0]]}{{{base}}}"
+    parts = unicodedata.normalize("NFD", sign)
+    base, marks = parts[0], parts[1:]
+    if base.isascii() and base.isalpha() and marks in _ACCENTS:
+        return rf"\{_ACCENTS[marks]}{{{base}}}"
     kind, _, letter = unicodedata.name(sign, "").partition(" LETTER ")
     if kind == "GREEK SMALL" and letter.lower() in _GREEK:
         return rf"$\{letter.lower()}$"
@@ -157,7 +159,7 @@ def latex_comment(text: object) -> str:
     return f"% {plain(text)}"
 
 
-_SIGNS = {"→": "->", "±": "+-", "·": "-", "×": "x", "−": "-", "▲": "^", "▼": "v"}
+_SIGNS = {"→": "->", "±": "+-", "·": "-", "\u00d7": "x", "\u2212": "-", "▲": "^", "▼": "v"}
 
 
 def terminal(text: object, encoding: str = "utf-8") -> str:

@@ -15,6 +15,9 @@ from kdbench.report.style import INK, SOFT
 
 Point = tuple[float, float]
 
+SIZE = 7.5  # of a name, in points
+_JOIN = {"arrowstyle": "-", "color": SOFT, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3, "relpos": (0, 0.5)}
+
 # Where a name may stand: offset in points and how it is aligned there, the preferred first.
 _NEAR = [
     (6, 0, "left", "center"),
@@ -35,46 +38,102 @@ def label_points(
     points: Sequence[Point],
     names: Sequence[str],
     line: Sequence[Point] = (),
+    column: float = 1.0,
 ) -> None:
-    """Put each name at the first place where it covers no point, no other name, no border and not the line."""
+    """Name every point, no name on another name, on a point or across the border.
+
+    A name stands at the first place beside its point where it covers nothing, the line included. Those that find none
+    stand in a column of their own at the right, in the order of their points and joined to them.
+
+    Args:
+        figure, axis: drawn already but for the names.
+        points, names: in the axis' data.
+        line: corners of a line that names should not cross.
+        column: where the column begins, as a share of the axis' width; points must lie left of it. From 1 on there
+            is no room for one, and a name without a place stands where it covers least.
+    """
     canvas = FigureCanvasAgg(figure)
     figure.draw_without_rendering()  # lays out, so that boxes have their final size
+    figure.set_layout_engine("none")  # and keeps it
     renderer = canvas.get_renderer()
-    frame = axis.get_window_extent(renderer)
-    marks = [_box(axis.transData.transform(point), 4 * figure.dpi / 72) for point in points]
+    whole = axis.get_window_extent(renderer)
+    frame = Bbox.from_extents(whole.x0, whole.y0, whole.x0 + min(column, 1.0) * whole.width, whole.y1)
+    half = 4 * figure.dpi / 72
+    marks = [_box(axis.transData.transform(point), half) for point in points]
     corners: Any = axis.transData.transform(line) if len(line) > 1 else []
-    taken = [_between(one, other, 4 * figure.dpi / 72) for one, other in pairwise(corners)]
+    taken = [_between(one, other, half) for one, other in pairwise(corners)]
+    homeless = []
     for number in sorted(range(len(points)), key=lambda one: (-points[one][1], points[one][0], names[one])):
-        best, best_overlap = None, float("inf")
         others = taken + [mark for other, mark in enumerate(marks) if other != number]
-        for x, y, horizontal, vertical in _PLACES:
-            text = axis.annotate(
-                names[number],
-                points[number],
-                (x, y),
-                textcoords="offset points",
-                ha=horizontal,
-                va=vertical,
-                fontsize=8,
-                color=INK,
-                arrowprops={"arrowstyle": "-", "color": SOFT, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
-                if abs(x) + abs(y) > 12
-                else None,
-            )
-            box = text.get_tightbbox(renderer)
-            assert box is not None
-            words = Bbox(text.get_window_extent(renderer)) if abs(x) + abs(y) <= 12 else box
-            overlap = sum(_overlap(words, other) for other in others) + _outside(words, frame)
-            if overlap < best_overlap:
-                if best is not None:
-                    best[0].remove()
-                best, best_overlap = (text, words), overlap
-            else:
-                text.remove()
-            if best_overlap == 0:
-                break
-        assert best is not None
-        taken.append(best[1])
+        text, box, overlap = _place(axis, renderer, points[number], names[number], others, frame)
+        if overlap and column < 1:
+            text.remove()
+            homeless.append(number)
+        else:
+            taken.append(box)
+    _column(axis, renderer, [(points[number], names[number]) for number in homeless], column)
+
+
+def _place(
+    axis: Axes, renderer: Any, point: Point, name: str, others: Sequence[Bbox], frame: Bbox
+) -> tuple[Any, Bbox, float]:
+    """The name at the first free place beside its point, else where it covers least; its box; what it covers."""
+    best: tuple[Any, Bbox] | None = None
+    best_overlap = float("inf")
+    for x, y, horizontal, vertical in _PLACES:
+        far = abs(x) + abs(y) > 12
+        text = axis.annotate(
+            name,
+            point,
+            (x, y),
+            textcoords="offset points",
+            ha=horizontal,
+            va=vertical,
+            fontsize=SIZE,
+            color=INK,
+            arrowprops=_JOIN if far else None,
+        )
+        found = text.get_tightbbox(renderer) if far else Bbox(text.get_window_extent(renderer))
+        assert found is not None
+        box = Bbox(found)
+        overlap = sum(_overlap(box, other) for other in others) + _outside(box, frame)
+        if overlap < best_overlap:
+            if best is not None:
+                best[0].remove()
+            best, best_overlap = (text, box), overlap
+        else:
+            text.remove()
+        if best_overlap == 0:
+            break
+    assert best is not None
+    return *best, best_overlap
+
+
+def _column(axis: Axes, renderer: Any, homeless: Sequence[tuple[Point, str]], column: float) -> None:
+    """Names one below the other, as near to the height of their points as the others let them be."""
+    if not homeless:
+        return
+    frame = axis.get_window_extent(renderer)
+    step = 1.45 * SIZE * axis.get_figure(root=True).dpi / 72  # type: ignore[union-attr]
+    wanted = [float(axis.transData.transform(point)[1]) for point, _ in homeless]  # falling
+    heights = wanted[:]
+    low, high = frame.y0 + step / 2, frame.y1 - step / 2
+    for place in range(len(heights)):  # not above the border, not on the one before
+        heights[place] = min(heights[place], high if not place else heights[place - 1] - step)
+    for place in reversed(range(len(heights))):  # and up again where the lowest would leave the frame
+        heights[place] = max(heights[place], low if place == len(heights) - 1 else heights[place + 1] + step)
+    for (point, name), height in zip(homeless, heights, strict=True):
+        axis.annotate(
+            name,
+            point,
+            (column + 0.02, (height - frame.y0) / frame.height),
+            textcoords="axes fraction",
+            ha="left",
+            va="center",
+            fontsize=SIZE,
+            color=INK,
+            arrowprops=_JOIN,
+        )
 
 
 def _box(centre: Any, half: float) -> Bbox:

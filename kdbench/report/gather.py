@@ -1,0 +1,89 @@
+"""Records of an output folder that a report can rest on, and a sentence for each that is left out.
+
+A record is sealed with a checksum, which tells that nobody cut it, not that its values make sense. One that holds
+a seed of thirty digits, a list where hyper-parameters belong or a name of a megabyte is named and left out here,
+so that it ends nothing further down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from kdbench import record
+from kdbench.record import Record
+from kdbench.report.escape import plain
+
+LONGEST_NAME = 300
+DEEPEST = 12
+MOST_VALUES = 20_000
+MOST_POINTS = 100_000
+LARGEST = 2**63 - 1
+_NAMES = ("suite", "dataset", "convention", "teacher", "student", "method", "provenance", "settings_hash", "finished")
+_COUNTS = ("seed", "epochs", "extra_train_params", "extra_infer_params")
+_PERCENTAGES = ("top1_last", "top1_best_test", "top1_at_best_val", "top5_last", "ece", "agreement", "teacher_top1")
+
+
+def gather(folder: Path) -> tuple[list[Record], list[str]]:
+    """All records under a folder that can be reported, and sentences about files, folders and records that cannot."""
+    found, problems = record.read_all(folder)
+    kept = []
+    for one in found:
+        why = odd(one)
+        if why:
+            name = f"{plain(one.method, 60)} on {plain(one.pair, 80)}, seed {plain(one.seed, 24)}"
+            problems.append(f"the record of {name}: {why}")
+        else:
+            kept.append(one)
+    return kept, [plain(problem, 600) for problem in problems]
+
+
+def odd(one: Record) -> str:
+    """Why a record makes no sense; empty where it does."""
+    return next(_oddities(one), "")
+
+
+def _oddities(one: Record) -> Iterator[str]:
+    for name in _NAMES:
+        if len(getattr(one, name)) > LONGEST_NAME:
+            yield f"its {name} has more than {LONGEST_NAME} signs"
+    for name in _COUNTS:
+        value = getattr(one, name)
+        if value is not None and not -LARGEST <= value <= LARGEST:
+            yield f"its {name} is no number that a run could have"
+    for name in _PERCENTAGES:
+        value = getattr(one, name)
+        if value is not None and (value < 0 or value > 100):  # NaN is neither; it counts as not measured
+            yield f"its {name} is {value:.6g}, which is no percentage"
+    for name in ("hyper", "recipe"):
+        if not isinstance(one.settings.get(name, {}), dict):
+            yield f"its settings hold {name} as a {type(one.settings[name]).__name__}, not as names with values"
+    if not isinstance(one.settings.get("limit_train"), int | None):
+        yield "its settings hold a limit_train that is no number"
+    for name in ("settings", "code", "environment", "data"):
+        value = getattr(one, name, None)
+        if _depth_and_size(value) is None:
+            yield f"its {name} holds more values, or values deeper nested, than a run writes"
+    if len(one.curve) > MOST_POINTS or any(not 0 <= point.epoch <= LARGEST for point in one.curve):
+        yield "its curve has epochs that no run could have"
+
+
+def _depth_and_size(value: Any) -> int | None:
+    """Number of values inside, or None beyond the limits; a loop, because the depth is what is asked."""
+    level: list[Any] = [value]
+    size = 0
+    for _ in range(DEEPEST):
+        level = [inner for outer in level for inner in _inside(outer)]
+        size += len(level)
+        if not level:
+            return size
+        if size > MOST_VALUES:
+            return None
+    return None
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, Mapping):
+        return value.values()
+    return value if isinstance(value, list | tuple) else ()
