@@ -57,7 +57,7 @@ gpu: $(STAMP) ## On a CUDA device: its tests, the bench in three precisions, the
 
 acceptance: $(STAMP) ## On an H200-class GPU: 12 methods, 240 epochs on CIFAR-100 in 20 min and 8 GB? Runs it and says so
 	@$(BIN)/kdbench teacher train resnet32x4 --suite semckd --device cuda --out $(OUT)/acceptance
-	@$(BIN)/python -m kdbench.bench.acceptance --out $(OUT)/acceptance
+	@$(BIN)/python -m kdbench.terminal.acceptance --out $(OUT)/acceptance
 
 results: $(STAMP) ## Make results/digits anew: every method, all pairs, 3 seeds (hours)
 	@$(BIN)/kdbench run --suite digits --methods all --pairs all --seeds 3

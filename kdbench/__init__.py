@@ -9,17 +9,23 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from kdbench.version import __version__
+
 if TYPE_CHECKING:
     from kdbench.distiller import Batch, Distiller, Outputs, Pair, Shapes, kl
     from kdbench.registry import register
 
-__version__ = "0.1.0"
-__all__ = ["Batch", "Distiller", "Outputs", "Pair", "Shapes", "kl", "register"]
+__all__ = ["Batch", "Distiller", "Outputs", "Pair", "Shapes", "__version__", "kl", "register"]
 
-_HOMES = {"register": "kdbench.registry"}
+_HOMES = {"register": "kdbench.registry", "__version__": "kdbench.version"}
+
+
+def home(name: str) -> str:
+    """The module that defines a public name."""
+    return _HOMES.get(name, "kdbench.distiller")
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'kdbench' has no attribute {name!r}")
-    return getattr(import_module(_HOMES.get(name, "kdbench.distiller")), name)
+    return getattr(import_module(home(name)), name)

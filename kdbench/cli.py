@@ -2,99 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
-import kdbench
-
-OUT = click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("results"),
-    envvar="KDBENCH_OUT",
-    show_default=True,
-    help="Folder of records, teachers and leaderboards.",
-)
-PLUGIN = click.option(
-    "--plugin", "plugins", multiple=True, metavar="FILE.py", help="A method in a file of yours; may be repeated."
-)
-DATA = click.option(
-    "--data-dir", type=click.Path(path_type=Path), envvar="KDBENCH_DATA", help="Where data sets lie or are put."
-)
-CHOSEN = click.option(
-    "--suite", "-s", "chosen", multiple=True, help="Only this suite; may be repeated. Default: all that have records."
-)
-DEVICE = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
-PRECISION = click.option(
-    "--precision",
-    default="exact",
-    show_default=True,
-    help="exact (fp32), tf32 (CUDA), fast (fp16 on CUDA, bf16 on the CPU) or bf16.",
-)
+from kdbench.terminal.guard import Ended, Interruptible, sentences
+from kdbench.terminal.options import CHOSEN, DATA, DEVICE, OUT, PLUGIN, PRECISION
+from kdbench.version import __version__
 
 
-class _Failure(click.ClickException):
-    """One sentence for the user, without a traceback."""
-
-    exit_code = 2
-
-    def __init__(self, sentence: str) -> None:
-        super().__init__(" ".join(str(sentence).split()))
-
-
-class _Ended(_Failure):
-    """A run that ended early: not the user's words were wrong, cells are missing."""
-
-    exit_code = 1
-
-
-def _sentences(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """What the user got wrong is one sentence and exit code 2; Ctrl-C is 130."""
-
-    @wraps(verb)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return verb(*args, **kwargs)
-        except ValueError as error:
-            raise _Failure(str(error)) from error
-        except BrokenPipeError:  # `kdbench list | head`: nobody reads on
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
-        except OSError as error:
-            said = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
-            raise _Failure(said) from error
-
-    return guarded
-
-
-class _Interruptible(click.Group):
-    """click turns Ctrl-C into exit code 1; the shell's convention is 130."""
-
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        standalone = kwargs.pop("standalone_mode", True)
-        if not standalone:
-            return super().main(*args, **kwargs, standalone_mode=False)  # type: ignore[call-overload]
-        try:
-            code = super().main(*args, **kwargs, standalone_mode=False)  # type: ignore[call-overload]
-        except click.exceptions.Abort:
-            click.echo(
-                "interrupted; what was trained up to the last full epoch is kept, repeat the command to go on", err=True
-            )
-            sys.exit(130)
-        except click.ClickException as error:
-            error.show()
-            sys.exit(error.exit_code)
-        sys.exit(code if isinstance(code, int) else 0)
-
-
-@click.group(cls=_Interruptible, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(kdbench.__version__, prog_name="kdbench")
+@click.group(cls=Interruptible, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="kdbench")
 def main() -> None:
     """Compare knowledge-distillation methods: fairly, fast and with evidence.
 
@@ -162,10 +81,11 @@ def main() -> None:
 @DATA
 @OUT
 @DEVICE
-@_sentences
+@sentences
 def run(*, plugins: tuple[str, ...], dry_run: bool, **words: Any) -> int:
     """Train methods x pairs x seeds; goes on where it stopped."""
-    from kdbench import console, screens, session
+    from kdbench.run import session
+    from kdbench.terminal import console, screens
 
     broken = load_plugins(plugins)
     job = session.resolve(session.Request(**words))
@@ -175,13 +95,13 @@ def run(*, plugins: tuple[str, ...], dry_run: bool, **words: Any) -> int:
     if dry_run:
         screens.show_plan(job, out)
         return 1 if broken else 0
-    from kdbench import runner
+    from kdbench.run import runner
 
     with console.Progress(out) as watch:
         try:
             outcome = runner.run(job, watch)
         except runner.Stop as stop:
-            raise _Ended(str(stop)) from stop
+            raise Ended(str(stop)) from stop
     screens.show_outcome(job, outcome, out)
     return outcome.exit_code or (1 if broken else 0)
 
@@ -205,12 +125,13 @@ def load_plugins(plugins: tuple[str, ...]) -> list[str]:
 @click.option("--baseline", default="student", show_default=True, help="Row that gains are measured against.")
 @click.option("--formats", default="csv,md,tex,html,png,svg", show_default=True, help="Files to write.")
 @OUT
-@_sentences
+@sentences
 def report(*, out: Path, chosen: tuple[str, ...], methods: str | None, baseline: str, formats: str) -> int:
     """Leaderboards: terminal, CSV, Markdown, LaTeX, HTML, plots."""
-    from kdbench import console, suites
     from kdbench import report as reporting
-    from kdbench.report.terminal import print_report
+    from kdbench import suites
+    from kdbench.terminal import console
+    from kdbench.terminal.report import print_report
 
     screen = console.out()
     reports = reporting.report(
@@ -231,10 +152,10 @@ def report(*, out: Path, chosen: tuple[str, ...], methods: str | None, baseline:
 @click.option("--suite", "-s", default="auto", show_default=True, help="Whose pairs.")
 @click.option("--plain", is_flag=True, help="One line each, tabs between the columns; the default in a pipe.")
 @PLUGIN
-@_sentences
+@sentences
 def list_(*, what: str, suite: str, plain: bool, plugins: tuple[str, ...]) -> int:
     """Methods, pairs, suites or models that there are."""
-    from kdbench import console, screens
+    from kdbench.terminal import console, screens
 
     broken = load_plugins(plugins)
     screens.show_list(what, suite, plain, broken, console.out(), console.out(stderr=True))
@@ -245,14 +166,14 @@ def list_(*, what: str, suite: str, plain: bool, plugins: tuple[str, ...]) -> in
 @click.argument("method")
 @click.option("--pair", "-p", metavar="TEACHER:STUDENT", help="Also count the method's parameters on this pair.")
 @PLUGIN
-@_sentences
+@sentences
 def info(*, method: str, pair: str | None, plugins: tuple[str, ...]) -> int:
     """The card of a method: formula, source, evidence.
 
     Idea, formula, citation, family, what it was proven against, deviations from the paper, hyper-parameters,
     cost and published numbers.
     """
-    from kdbench import console, screens
+    from kdbench.terminal import console, screens
 
     for sentence in load_plugins(plugins):
         raise ValueError(sentence)
@@ -262,10 +183,10 @@ def info(*, method: str, pair: str | None, plugins: tuple[str, ...]) -> int:
 
 @main.command()
 @OUT
-@_sentences
+@sentences
 def status(*, out: Path) -> int:
     """What lies in the output folder: cells, teachers."""
-    from kdbench import console, screens
+    from kdbench.terminal import console, screens
 
     return screens.show_status(out, console.out())
 
@@ -276,14 +197,14 @@ def status(*, out: Path) -> int:
 @DATA
 @OUT
 @DEVICE
-@_sentences
+@sentences
 def eval_(*, chosen: tuple[str, ...], plugins: tuple[str, ...], data_dir: Path | None, out: Path, device: str) -> int:
     """Measure kept students again, compare with their records.
 
     Weights must have the recorded hash; the accuracy must be the recorded one, bit for bit where device and
     torch are the same.
     """
-    from kdbench import console, screens
+    from kdbench.terminal import console, screens
 
     for sentence in load_plugins(plugins):
         raise ValueError(sentence)
@@ -293,10 +214,11 @@ def eval_(*, chosen: tuple[str, ...], plugins: tuple[str, ...], data_dir: Path |
 @main.command()
 @click.argument("methods", nargs=-1, required=True, metavar="NAME|FILE.py|all...")
 @click.option("--verbose", "-v", is_flag=True, help="Show the checks that pass, too.")
-@_sentences
+@sentences
 def check(*, methods: tuple[str, ...], verbose: bool) -> int:
     """Prove that a method keeps the contract, in sentences."""
-    from kdbench import console, registry, screens
+    from kdbench import registry
+    from kdbench.terminal import console, screens
 
     names: list[str] = []
     for word in methods:
@@ -313,10 +235,10 @@ def check(*, methods: tuple[str, ...], verbose: bool) -> int:
 @main.command()
 @DATA
 @OUT
-@_sentences
+@sentences
 def doctor(*, data_dir: Path | None, out: Path) -> int:
     """Look at the installation: versions, device, data, folders."""
-    from kdbench import console, screens
+    from kdbench.terminal import console, screens
 
     return screens.show_doctor(data_dir, out, console.out())
 
@@ -349,15 +271,16 @@ def doctor(*, data_dir: Path | None, out: Path) -> int:
 )
 @DATA
 @DEVICE
-@_sentences
+@sentences
 def bench(**words: Any) -> int:
     """Time the engine against a plain training loop.
 
     Both do the same work, in turn: the loop is the one that a researcher writes today. One more row: kd alone, its
     teacher's logits kept in a table that is ready.
     """
-    from kdbench import console
-    from kdbench.bench import measure, show
+    from kdbench.bench import measure
+    from kdbench.terminal import bench as show
+    from kdbench.terminal import console
 
     out = console.out()
     show.show(measure.bench(measure.Request(**words), lambda sentence: out.print(f"... {sentence}", markup=False)), out)
@@ -376,10 +299,11 @@ def teacher() -> None:
 @DATA
 @OUT
 @DEVICE
-@_sentences
+@sentences
 def teacher_train(**words: Any) -> int:
     """Train the teacher NAME with a suite's recipe and keep it."""
-    from kdbench import console, teacher_verbs
+    from kdbench.terminal import console
+    from kdbench.terminal import verbs as teacher_verbs
 
     return teacher_verbs.train(console.out(), **words)
 
@@ -400,13 +324,14 @@ def teacher_train(**words: Any) -> int:
 @DATA
 @OUT
 @DEVICE
-@_sentences
+@sentences
 def teacher_import(**words: Any) -> int:
     """Take over a published checkpoint; never runs code from it.
 
     FILE is RepDistiller's or mdistiller's container, a state dict, or a safetensors file.
     """
-    from kdbench import console, teacher_verbs
+    from kdbench.terminal import console
+    from kdbench.terminal import verbs as teacher_verbs
 
     return teacher_verbs.import_(console.out(), **words)
 
@@ -425,13 +350,14 @@ def teacher_import(**words: Any) -> int:
 @DATA
 @OUT
 @DEVICE
-@_sentences
+@sentences
 def teacher_table(**words: Any) -> int:
     """Ask a kept teacher about every view ahead.
 
     Later runs on the same device take its answers for every crop and flip from the table and need no pass of it.
     """
-    from kdbench import console, teacher_verbs
+    from kdbench.terminal import console
+    from kdbench.terminal import verbs as teacher_verbs
 
     return teacher_verbs.table(console.out(), **words)
 
@@ -442,9 +368,10 @@ def teacher_table(**words: Any) -> int:
 @DATA
 @OUT
 @DEVICE
-@_sentences
+@sentences
 def teacher_verify(**words: Any) -> int:
     """Check a kept teacher's hash, measure it again."""
-    from kdbench import console, teacher_verbs
+    from kdbench.terminal import console
+    from kdbench.terminal import verbs as teacher_verbs
 
     return teacher_verbs.verify(console.out(), **words)

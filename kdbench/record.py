@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from kdbench.utils.files import atomic_write
 
 FORMAT = 1
 FAILED_SUFFIX = ".failed.json"
@@ -148,18 +149,9 @@ def write(record: Record, path: Path) -> Record:
     """
     values = json.loads(record.model_dump_json(exclude={"checksum"}))
     values["checksum"] = _checksum(values)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with aside.open("w", encoding="utf-8") as file:
-            json.dump(values, file, indent=1, ensure_ascii=False, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    with atomic_write(path, "w") as file:
+        json.dump(values, file, indent=1, ensure_ascii=False, allow_nan=False)
+        file.write("\n")
     return Record.model_validate(values)
 
 
@@ -256,14 +248,3 @@ def _plain(value: Any) -> Any:
             return str(value)
         return int(value) if value.is_integer() else value
     return value
-
-
-def _sync_folder(folder: Path) -> None:
-    """The rename itself survives a power cut only when the folder is synced, too."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from kdbench import Distiller, registry
+from kdbench.registry import discovery
 
 
 def isolate(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test registers into copies of the registry's tables, and its plug-ins are forgotten."""
     registry.names()  # discovered before, not inside
     for table in ("_classes", "_broken"):
-        monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
+        monkeypatch.setattr(discovery, table, dict(getattr(discovery, table)))
     for name in list(sys.modules):
         if name.startswith("kdbench_plugin_"):
             monkeypatch.delitem(sys.modules, name)

@@ -20,17 +20,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import get_gradient_edge
 from torch.utils._pytree import tree_leaves
 
-from kdbench._onebatch import Strays, on_meta
-from kdbench._toy import SIDE, Problem, Toy, build, seeded
 from kdbench.data import Loader
 from kdbench.data.views import DRAWING
 from kdbench.distiller import Distiller
-from kdbench.engine.capture import Captured
 from kdbench.engine.fit import Setting, look
+from kdbench.engine.graph.backend import Eager
+from kdbench.engine.graph.train_step import Captured
 from kdbench.engine.lane import Lane
-from kdbench.engine.machine import Eager
 from kdbench.engine.precision import Precision
 from kdbench.engine.schedule import Plan
+from kdbench.testing.one_batch import Strays, on_meta
+from kdbench.testing.toys import SIDE, Problem, Toy, build, seeded
 
 CPU, META, CUDA = torch.device("cpu"), torch.device("meta"), torch.device("cuda", 0)
 BATCH, TAIL = 8, 3

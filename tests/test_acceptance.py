@@ -12,11 +12,14 @@ import synthetic
 import torch
 from click.testing import CliRunner
 
-from kdbench import console, registry, session, suites
+from kdbench import registry, suites
 from kdbench.bench import acceptance
-from kdbench.bench.acceptance import Gate, Measured, accept, conclude, judge, main, measured
+from kdbench.bench.acceptance import Gate, Measured, accept, judge, measured
 from kdbench.cli import main as kdbench
 from kdbench.record import Record
+from kdbench.run import session
+from kdbench.terminal import console
+from kdbench.terminal.acceptance import conclude, main
 
 GPU = "NVIDIA H200"
 PAIR = ("resnet32x4", "resnet8x4")

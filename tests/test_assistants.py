@@ -10,11 +10,12 @@ import pytest
 import torch
 from filelock import FileLock
 
-from kdbench import assistants, grid, group, record, registry, runner, session
-from kdbench.combine import combined
+from kdbench import record, registry
 from kdbench.engine.lane import Lane
-from kdbench.outcome import Outcome
-from kdbench.session import Job, Request
+from kdbench.registry.combine import combined
+from kdbench.run import assistants, grid, group, runner, session
+from kdbench.run.outcome import Outcome
+from kdbench.run.session import Job, Request
 
 NAMES = "hkd,hkd_port"
 

@@ -17,16 +17,18 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from kdbench import Batch, Distiller, Outputs, models, registry
-from kdbench.bench import clock, flops, measure, on_table, reference, show, side_by_side
+from kdbench.bench import clock, flops, measure, on_table, reference, side_by_side
 from kdbench.bench.engine_side import Engine, cut
 from kdbench.bench.result import Result
 from kdbench.bench.steps import Steps
 from kdbench.bench.work import Work, pixels
 from kdbench.cli import main
-from kdbench.engine import capture, precision
+from kdbench.engine import precision
+from kdbench.engine.graph import train_step as capture
+from kdbench.engine.graph.backend import Eager
 from kdbench.engine.lane import Lane
-from kdbench.engine.machine import Eager
 from kdbench.engine.precision import Precision
+from kdbench.terminal import bench as show
 
 CPU = torch.device("cpu")
 TINY = measure.Request(

@@ -32,15 +32,16 @@ from test_engine import (
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kdbench import models, registry, session
+from kdbench import models, registry
 from kdbench.distiller import Batch, Distiller, Outputs, Pair
-from kdbench.engine.capture import Captures
 from kdbench.engine.fit import Setting, fit, look, split
+from kdbench.engine.graph.backend import Eager, Graphs, machine_for
+from kdbench.engine.graph.train_step import Captures
 from kdbench.engine.lane import Lane
-from kdbench.engine.machine import Eager, Graphs, machine_for
 from kdbench.engine.memory import pack, standing
 from kdbench.engine.precision import Precision
 from kdbench.engine.schedule import Plan, fill_momentum, set_rate
+from kdbench.run import session
 
 METHODS = ["dkd", "crd", "semckd", "fitnet", "mag", "student", "vid", "sskd", "ofd", "crd+mag"]
 

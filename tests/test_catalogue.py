@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdbench import Batch, Distiller, Outputs, Pair, costs, models, registry, suites
+from kdbench import Batch, Distiller, Outputs, Pair, models, registry, suites
+from kdbench.bench import costs
+from kdbench.suites import costs as kept
 
 B, N, K, SIDE = 8, 50_000, 100, 32
 QUICK = ("resnet32x4:resnet8x4", "vgg13:MobileNetV2", "wrn_40_2:ShuffleV1")
@@ -138,12 +140,12 @@ def test_conventions_name_only_what_the_class_has(name: str) -> None:
 
 
 def test_every_method_has_a_measured_cost() -> None:
-    assert set(costs.load()) == set(registry.names()), "run python -m kdbench.costs"
+    assert set(kept.load()) == set(registry.names()), "run python -m kdbench.bench.costs"
 
 
 def test_what_costs_more_than_a_quarter_is_declared() -> None:
-    dear = {name for name, cost in costs.load().items() if cost.share > costs.LIMIT}
-    assert dear == set(costs.EXPENSIVE)
+    dear = {name for name, cost in kept.load().items() if cost.share > kept.LIMIT}
+    assert dear == set(kept.EXPENSIVE)
 
 
 def test_a_cost_is_measured() -> None:

@@ -12,8 +12,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from kdbench import record, session
+from kdbench import record
 from kdbench.cli import main
+from kdbench.run import session
 
 UNPACK = Path(__file__).resolve().parents[2] / "shared" / "data" / "unpack.py"
 #: At its beta of 400 semckd diverges with a teacher of one short epoch; 50 is the authors' on ImageNet.

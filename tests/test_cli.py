@@ -21,9 +21,11 @@ from isolation import isolate
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from kdbench import console, models, record, registry, screens, session
+from kdbench import models, record, registry
 from kdbench.cli import main
 from kdbench.engine.lane import Lane
+from kdbench.run import session
+from kdbench.terminal import console, screens
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -236,7 +238,7 @@ def test_the_card_of_a_combination_is_that_of_its_parts() -> None:
 @pytest.mark.parametrize("width", [80, 100])
 def test_a_plan_fits_the_screen(width: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
-    monkeypatch.setattr("kdbench.estimate.sentences", lambda job, todo: [f"{len(todo)} to do"])
+    monkeypatch.setattr("kdbench.run.estimate.sentences", lambda job, todo: [f"{len(todo)} to do"])
     output = fine("run", "--suite", "crd", "--methods", "all", "--dry-run", "--out", tmp_path)
     table = [line for line in output.splitlines() if line.startswith(" ")]
     assert max(len(line.rstrip()) for line in table) <= width

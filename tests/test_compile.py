@@ -24,19 +24,21 @@ import torch.nn.functional as F
 from click.testing import CliRunner
 from torch import Tensor, nn
 
-from kdbench import data, models, record, registry, session
+from kdbench import data, models, record, registry
 from kdbench.cli import main
 from kdbench.data import Loader
 from kdbench.distiller import Batch, Distiller, Outputs
 from kdbench.engine import checkpoint, compiled
+from kdbench.engine.checkpoint import state_sha256
 from kdbench.engine.compiled import CannotCompile, Compiler
 from kdbench.engine.fit import Setting, fit
-from kdbench.engine.lane import Lane, state_sha256
-from kdbench.engine.machine import Eager
+from kdbench.engine.graph.backend import Eager
+from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
 from kdbench.engine.schedule import Plan
-from kdbench.models._net import Net, Taps, conv
+from kdbench.models.nets._net import Net, Taps, conv
 from kdbench.report.select import select
+from kdbench.run import session
 
 CPU = torch.device("cpu")
 BATCH, EPOCHS, IMAGES = 16, 3, 40  # a tail batch of 8
@@ -451,7 +453,7 @@ def records(out: Path) -> list[record.Record]:
 def test_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     count = Counted()
     compiler = Compiler(CPU, count)
-    monkeypatch.setattr("kdbench.group.Compiler", lambda device: compiler)
+    monkeypatch.setattr("kdbench.run.group.Compiler", lambda device: compiler)
     assert "--compile" not in kdbench_run(tmp_path, "--dry-run", "--compile").output
     plain = kdbench_run(tmp_path)
     assert plain.exit_code == 0, plain.output
@@ -473,7 +475,7 @@ def test_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_run_says_what_cannot_be_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdbench.group.Compiler", partial(Compiler, backend=broken))
+    monkeypatch.setattr("kdbench.run.group.Compiler", partial(Compiler, backend=broken))
     result = kdbench_run(tmp_path, "--compile")
     assert result.exit_code == 1
     said = " ".join(result.output.split())
@@ -484,7 +486,7 @@ def test_a_run_says_what_cannot_be_compiled(tmp_path: Path, monkeypatch: pytest.
 
 def test_methods_with_more_views_are_compiled_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     count = Counted()
-    monkeypatch.setattr("kdbench.group.Compiler", lambda device: Compiler(device, count))
+    monkeypatch.setattr("kdbench.run.group.Compiler", lambda device: Compiler(device, count))
     made = kdbench_run(tmp_path, "--compile", "--methods", "sskd", "--limit-train", "80")
     assert made.exit_code == 0, made.output
     assert "compiling resnet8 for batches of 256 and 64" in made.output

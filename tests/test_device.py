@@ -23,15 +23,16 @@ from ondevice import BATCH, CPU, CUDA, META, Watch, lane_of, move, place, settle
 from torch import Tensor, nn
 
 from kdbench import models, registry
-from kdbench._onebatch import check_tensors_follow_the_device
-from kdbench._toy import ALIKE, TWIN, UNLIKE, Broken, Problem, Toy, Trainee, served
 from kdbench.distiller import Batch, Distiller, Outputs, Pair
-from kdbench.engine.capture import Captures
 from kdbench.engine.fit import look
-from kdbench.engine.machine import Eager
-from kdbench.engine.resident import resident
+from kdbench.engine.graph.backend import Eager
+from kdbench.engine.graph.cached_teacher import resident
+from kdbench.engine.graph.train_step import Captures
 from kdbench.methods._layers import full_precision
 from kdbench.testing import variant
+from kdbench.testing.one_batch import check_tensors_follow_the_device
+from kdbench.testing.toys import ALIKE, TWIN, UNLIKE, Broken, Problem, Toy, served
+from kdbench.testing.trainee import Trainee
 
 METHODS = [*registry.names(), "crd+mag", "semckd+crd", "kd+lskd"]
 #: Branches that the defaults do not take.

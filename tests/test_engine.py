@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from kdbench import data, models, registry
-from kdbench.combine import Combined
 from kdbench.data import Loader
 from kdbench.engine import checkpoint
 from kdbench.engine.fit import Setting, fit
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
 from kdbench.engine.schedule import Plan
+from kdbench.registry.combine import Combined
 
 CPU = torch.device("cpu")
 BATCH, EPOCHS, IMAGES = 16, 3, 56  # a tail batch of 8

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdbench import estimate, grid, session, tables
-from kdbench.session import Job, Request
+from kdbench.run import estimate, grid, session
+from kdbench.run import teacher_cache as tables
+from kdbench.run.session import Job, Request
 
 
 def job(out: Path, methods: str = "kd", **words: Any) -> Job:

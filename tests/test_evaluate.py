@@ -18,18 +18,20 @@ from test_engine import CPU, Silent, assert_same, images, lane, loader, result, 
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kdbench import models, teaching
+from kdbench import models
 from kdbench.cli import main
 from kdbench.data import Loader
 from kdbench.data.loader import Plain
 from kdbench.distiller import Outputs
-from kdbench.engine import exam
+from kdbench.engine.errors import OutOfMemory
 from kdbench.engine.evaluate import evaluate, measure
-from kdbench.engine.exam import Exam, Exams
-from kdbench.engine.fit import OutOfMemory, Setting, fit
+from kdbench.engine.fit import Setting, fit
+from kdbench.engine.graph import eval_step as exam
+from kdbench.engine.graph.backend import Eager, Graphs, Machine
+from kdbench.engine.graph.eval_step import Exam, Exams
 from kdbench.engine.lane import Lane
-from kdbench.engine.machine import Eager, Graphs, Machine
 from kdbench.engine.precision import Precision
+from kdbench.run import teachers as teaching
 
 TESTED, BATCH = 64, 24  # batches of 24, 24 and 16
 

@@ -14,17 +14,17 @@ from test_precision import Burst
 from torch import Tensor
 
 from kdbench import models, registry
-from kdbench.combine import Combined
 from kdbench.data import Loader
 from kdbench.distiller import Outputs
-from kdbench.engine.capture import Captures
 from kdbench.engine.evaluate import evaluate
-from kdbench.engine.exam import Exam, Exams
 from kdbench.engine.fit import Setting, fit, look
+from kdbench.engine.graph.backend import Graphs
+from kdbench.engine.graph.eval_step import Exam, Exams
+from kdbench.engine.graph.train_step import Captures
 from kdbench.engine.lane import Lane
-from kdbench.engine.machine import Graphs
 from kdbench.engine.precision import Precision
 from kdbench.engine.schedule import Plan
+from kdbench.registry.combine import Combined
 
 pytestmark = [
     pytest.mark.gpu,

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdbench import record, runner, session
+from kdbench import record
+from kdbench.run import runner, session
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork, which this system has not")
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+import kdbench
 from kdbench import Distiller, registry
 from kdbench.testing import CHECKS, Check
 
-METHODS = Path(registry.__file__).parent / "methods"
+METHODS = Path(kdbench.__file__).parent / "methods"
 
 
 def rule(check: Check) -> str:

@@ -17,18 +17,21 @@ from test_engine import BATCH, CPU, EPOCHS, IMAGES, Silent, assert_same, images,
 from test_engine import lane as exact_lane
 from torch import Tensor, nn
 
-from kdbench import doctor, environment, models, registry, session
+from kdbench import models, registry
 from kdbench.bench import measure
 from kdbench.cli import main
 from kdbench.distiller import Batch, Distiller, Outputs, Pair
 from kdbench.engine import checkpoint, precision
-from kdbench.engine.capture import Captures
 from kdbench.engine.fit import Setting, fit, look
+from kdbench.engine.graph.backend import Eager
+from kdbench.engine.graph.rollback import undone
+from kdbench.engine.graph.train_step import Captures
 from kdbench.engine.lane import Lane
-from kdbench.engine.machine import Eager
 from kdbench.engine.precision import Precision, Scaler
 from kdbench.engine.schedule import Plan
-from kdbench.engine.undo import undone
+from kdbench.run import session
+from kdbench.terminal import doctor
+from kdbench.utils import environment
 
 STEPS = -(-IMAGES // BATCH)  # of an epoch
 RISE = 5  # steps without an overflow after which the scale doubles here

@@ -9,12 +9,14 @@ import pytest
 import torch
 from isolation import isolate, plugin
 
+import kdbench
 from kdbench import Distiller, Pair, register, registry
-from kdbench._toy import ALIKE, Problem, Trainee
-from kdbench.combine import combined
-from kdbench.registry import Spec, convert, get, hyperparameters, load_plugin, parse
+from kdbench.registry import Spec, convert, discovery, get, hyperparameters, load_plugin, parse
+from kdbench.registry.combine import combined
+from kdbench.testing.toys import ALIKE, Problem
+from kdbench.testing.trainee import Trainee
 
-ROOT = Path(registry.__file__).parents[1]
+ROOT = Path(kdbench.__file__).parents[1]
 GOOD = '''"""An idea in one line.
 
 More of it.
@@ -161,15 +163,14 @@ def test_a_plugin_never_takes_the_name_of_ours(tmp_path: Path) -> None:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty methods/ that the registry discovers when next asked."""
-    import kdbench
     from kdbench import methods
 
     (tmp_path / "methods").mkdir()
     monkeypatch.setattr(kdbench, "__path__", [str(tmp_path)])
     monkeypatch.setattr(methods, "__path__", [str(tmp_path / "methods")])
-    monkeypatch.setattr(registry, "_classes", {})
-    monkeypatch.setattr(registry, "_broken", {})
-    monkeypatch.setattr(registry, "_discover", registry._discover.__wrapped__)
+    monkeypatch.setattr(discovery, "_classes", {})
+    monkeypatch.setattr(discovery, "_broken", {})
+    monkeypatch.setattr(discovery, "_discover", discovery._discover.__wrapped__)
     for module in [name for name in sys.modules if name.startswith("kdbench.methods.")]:
         monkeypatch.delitem(sys.modules, module)
     return tmp_path / "methods"

@@ -19,7 +19,7 @@ from synthetic import PAIRS, make, refused, save
 
 from kdbench import record
 from kdbench.report import report
-from kdbench.report.terminal import print_report
+from kdbench.terminal.report import print_report
 
 TEXT = ("csv", "md", "tex")
 

@@ -29,15 +29,16 @@ from test_table import (
 )
 from torch import Tensor, nn
 
-from kdbench import data, models, tables
+from kdbench import data, models
 from kdbench.distiller import Outputs
 from kdbench.engine import fit as engine
-from kdbench.engine import resident as module
+from kdbench.engine.graph import cached_teacher as module
+from kdbench.engine.graph.backend import Eager
+from kdbench.engine.graph.cached_teacher import Resident, resident
 from kdbench.engine.lane import Lane
-from kdbench.engine.machine import Eager
-from kdbench.engine.resident import Resident, resident
-from kdbench.engine.table import TeacherTable, Unfit
-from kdbench.session import Request
+from kdbench.engine.teacher_cache.cache import TeacherTable, Unfit
+from kdbench.run import teacher_cache as tables
+from kdbench.run.session import Request
 from kdbench.suites import load as load_suite
 
 
@@ -319,7 +320,7 @@ def test_a_captured_group_has_one_where_no_lane_reads_maps(names: list[str], wan
 
 
 def test_where_it_does_not_fit_the_teacher_is_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdbench.environment.free_memory", lambda: 10_000)
+    monkeypatch.setattr("kdbench.utils.environment.free_memory", lambda: 10_000)
     feed = loader()
     shared = replace(setting(feed), machine=Eager())
     digits = data.limit(data.load("digits"), 56)

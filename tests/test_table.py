@@ -23,15 +23,15 @@ from torch import Tensor, nn
 
 from kdbench import Outputs, data, models, record, registry
 from kdbench.cli import main
-from kdbench.combine import Combined
 from kdbench.data import Loader
 from kdbench.engine import fit as engine
 from kdbench.engine.lane import Lane
-from kdbench.engine.lesson import Lesson, widest
 from kdbench.engine.precision import Precision
-from kdbench.engine.rows import Rows
 from kdbench.engine.schedule import Plan
-from kdbench.engine.table import Place, TeacherTable, Unfit
+from kdbench.engine.teacher_cache.cache import Place, TeacherTable, Unfit
+from kdbench.engine.teacher_cache.reader import Lesson, widest
+from kdbench.engine.teacher_cache.rows import Rows
+from kdbench.registry.combine import Combined
 
 CPU = torch.device("cpu")
 BATCH, IMAGES, EPOCHS = 16, 56, 3  # a tail batch of 8; 18 views

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -155,14 +156,14 @@ def test_damage_is_noticed(tmp_path: Path, damage: Callable[[Path], None], sente
 def test_interrupted_writing_leaves_no_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The new weights may be there; the old card must not vouch for them."""
     teachers.store(tmp_path, trained(), **FACTS)
-    card, whole = teachers.path(tmp_path, "digits", "resnet8"), teachers._replace
+    card, whole = teachers.path(tmp_path, "digits", "resnet8"), teachers.atomic_write
 
-    def stop_at_card(target: Path, content: bytes) -> None:
+    def stop_at_card(target: Path, mode: str = "wb") -> AbstractContextManager[Any]:
         if target == card:
             raise KeyboardInterrupt
-        whole(target, content)
+        return whole(target, mode)
 
-    monkeypatch.setattr(teachers, "_replace", stop_at_card)
+    monkeypatch.setattr(teachers, "atomic_write", stop_at_card)
     with pytest.raises(KeyboardInterrupt):
         teachers.store(tmp_path, trained(), **FACTS)
     assert not card.exists()

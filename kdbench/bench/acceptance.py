@@ -6,19 +6,16 @@ part of it. `make acceptance` calls it; its judgement lies in ``<out>/acceptance
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
-import click
-
-from kdbench import console, grid, record, session, teaching
-from kdbench.outcome import Watcher
+from kdbench import record
 from kdbench.record import Record
-from kdbench.session import Request
+from kdbench.run import grid, session
+from kdbench.run import teachers as teaching
+from kdbench.run.outcome import Watcher
+from kdbench.run.session import Request
 
 METHODS = "kd,fitnet,at,sp,cc,vid,rkd,pkt,nst,ft,crd,dkd"
 PAIR = "resnet32x4:resnet8x4"
@@ -55,7 +52,7 @@ def accept(request: Request, watch: Watcher) -> Measured:
         ValueError: some of it is there already, or its teacher is not.
         runner.Stop: see there.
     """
-    from kdbench import runner
+    from kdbench.run import runner
 
     job = session.resolve(request)
     begun = [str(cell) for cell, state in job.states().items() if state != "missing"]
@@ -127,48 +124,3 @@ def _reserved(device: str) -> float | None:
     import torch
 
     return float(torch.cuda.max_memory_reserved(device))
-
-
-@click.command()
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Has the teacher, and no run of it yet.")
-@click.option("--data-dir", type=click.Path(path_type=Path), envvar="KDBENCH_DATA", help="Where CIFAR-100 lies.")
-@click.option("--precision", default="fast", show_default=True, help="As for `kdbench run`.")
-def main(*, out: Path, data_dir: Path | None, precision: str) -> None:
-    """Run the acceptance on CUDA and say whether its gate is met (exit code 0) or not (1)."""
-    from kdbench.runner import Stop
-
-    screen = console.out()
-    request = Request(
-        methods=METHODS,
-        pairs=PAIR,
-        suite="semckd",
-        seeds="1",
-        out=out,
-        data_dir=data_dir,
-        device="cuda",
-        precision=precision,
-    )
-    try:
-        with console.Progress(screen) as watch:
-            found = accept(request, watch)
-    except (ValueError, Stop) as error:
-        screen.print(f"Error: {error}", markup=False)
-        sys.exit(2 if isinstance(error, ValueError) else 1)
-    sys.exit(conclude(found, Gate(), out))
-
-
-def conclude(found: Measured, gate: Gate, out: Path) -> int:
-    """Write the judgement down and print it; 0 where the gate is met, else 1."""
-    lines = judge(found, gate)
-    met = all(good for good, _ in lines)
-    whole = {"met": met, "gate": asdict(gate), "measured": asdict(found)}
-    (out / "acceptance.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-    screen = console.out()
-    for good, sentence in lines:
-        screen.print(f"{'yes' if good else 'NO '}  {sentence}", markup=False)
-    screen.print(f"gate {'met' if met else 'NOT met'}", markup=False)
-    return 0 if met else 1
-
-
-if __name__ == "__main__":
-    main()

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from kdbench import environment
+from kdbench.utils import environment
 
 
 class Span(NamedTuple):

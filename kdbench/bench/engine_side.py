@@ -15,9 +15,9 @@ from kdbench.bench.steps import Steps
 from kdbench.bench.work import MOMENTUM, RATE, WEIGHT_DECAY, Work
 from kdbench.distiller import Batch, Outputs
 from kdbench.engine import fit
-from kdbench.engine.capture import Captured, Captures
+from kdbench.engine.graph.backend import Machine
+from kdbench.engine.graph.train_step import Captured, Captures
 from kdbench.engine.lane import Lane
-from kdbench.engine.machine import Machine
 from kdbench.engine.schedule import Plan
 from kdbench.models import Tapped
 from kdbench.registry import Spec

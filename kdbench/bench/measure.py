@@ -15,19 +15,20 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from kdbench import environment, record, registry
+from kdbench import record, registry
 from kdbench.bench import flops, on_table, side_by_side
 from kdbench.bench.clock import Span, alternate, forget_peak, peak_mb, timed
 from kdbench.bench.engine_side import Engine
 from kdbench.bench.reference import Reference, batches
 from kdbench.bench.result import Compared, LaneFit, OnTable, Overhead, PairResult, Ratio, Result, Side
 from kdbench.bench.work import Work, pixels
+from kdbench.engine.graph.backend import machine_for
 from kdbench.engine.lane import Lane
-from kdbench.engine.machine import machine_for
 from kdbench.engine.precision import Precision
 from kdbench.record import Point, Record
-from kdbench.session import choose_device, choose_pairs
+from kdbench.run.session import choose_device, choose_pairs
 from kdbench.suites import load as load_suite
+from kdbench.utils import environment
 
 #: Seconds that the alternations of one pair may take when --steps does not say.
 BUDGET = 60.0

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from kdbench import tables
 from kdbench.bench.engine_side import Engine
 from kdbench.bench.work import CROP_PADDING, FLIP, MEAN, STD
 from kdbench.engine.fit import Setting
-from kdbench.engine.lesson import widest
-from kdbench.engine.table import TeacherTable, count_views
-from kdbench.session import Request
+from kdbench.engine.teacher_cache.cache import TeacherTable, count_views
+from kdbench.engine.teacher_cache.reader import widest
+from kdbench.run import teacher_cache as tables
+from kdbench.run.session import Request
 
 
 class NoTable(ValueError):

@@ -21,7 +21,7 @@ from kdbench import models
 from kdbench.bench.clock import timed
 from kdbench.bench.result import Ratio, SideBySide
 from kdbench.bench.work import Work
-from kdbench.engine.memory import out_of_memory
+from kdbench.engine.errors import out_of_memory
 from kdbench.engine.precision import Precision
 
 STUDENTS = 12

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from kdbench import data, models, registry
-from kdbench.combine import Combined
 from kdbench.data import Dataset, Loader
 from kdbench.distiller import Distiller, Pair
 from kdbench.engine.precision import Precision
 from kdbench.models import Tapped
 from kdbench.registry import Spec
+from kdbench.registry.combine import Combined
 
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 CROP_PADDING, FLIP = 4, True

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from kdbench.utils.files import atomic_write
 
 _MAGIC = b"kdbench checkpoint 1\n"
 _DIGEST = hashlib.sha256().digest_size
@@ -32,24 +34,11 @@ def save(path: Path, state: dict[str, Any]) -> None:
     torch.save(state, payload)
     body = payload.getvalue()
     whole = _MAGIC + hashlib.sha256(body).digest() + body
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".tmp")
-    try:
-        with open(aside, "wb") as file:
-            file.write(whole)
-            file.flush()
-            os.fsync(file.fileno())
-        if aside.read_bytes() != whole:  # the old checkpoint goes only when the new one reads back
-            raise OSError(f"{aside} did not read back as written")
-        os.replace(aside, path)
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    with atomic_write(path) as file:
+        file.write(whole)
+        file.flush()
+        if Path(file.name).read_bytes() != whole:  # the old checkpoint goes only when the new one reads back
+            raise OSError(f"{path.name} did not read back as written")
 
 
 def load(path: Path, *, settings: str, teacher: str, device: torch.device | str = "cpu") -> dict[str, Any] | None:
@@ -86,3 +75,13 @@ def peek(path: Path) -> dict[str, Any]:
         raise CheckpointDamaged(f"checkpoint {path.name} is truncated or was not written by kdbench")
     state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     return state
+
+
+def state_sha256(state: dict[str, Tensor]) -> str:
+    """sha256 over names, dtypes, shapes and bytes, in order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

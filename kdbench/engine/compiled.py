@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.distiller import Outputs
-from kdbench.engine.memory import out_of_memory
+from kdbench.engine.errors import out_of_memory
 from kdbench.engine.precision import Precision
 
 

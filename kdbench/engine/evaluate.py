@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.distiller import Outputs
+from kdbench.engine.errors import out_of_memory
 from kdbench.engine.lane import Lane
-from kdbench.engine.memory import out_of_memory
 from kdbench.engine.precision import Precision
 
 ECE_BINS = 15

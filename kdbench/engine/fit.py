@@ -15,16 +15,16 @@ from torch import Tensor, nn
 
 from kdbench.distiller import Batch, Outputs
 from kdbench.engine import memory
-from kdbench.engine.capture import Captured, Captures
+from kdbench.engine.errors import OutOfMemory, out_of_memory
 from kdbench.engine.evaluate import Fold, evaluate, predictions
-from kdbench.engine.exam import Exams
+from kdbench.engine.graph.backend import Machine
+from kdbench.engine.graph.cached_teacher import Resident
+from kdbench.engine.graph.eval_step import Exams
+from kdbench.engine.graph.train_step import Captured, Captures
 from kdbench.engine.lane import STAGES, Diverged, Lane
-from kdbench.engine.lesson import Lesson, widest
-from kdbench.engine.machine import Machine
-from kdbench.engine.memory import out_of_memory
 from kdbench.engine.precision import Precision
-from kdbench.engine.resident import Resident
-from kdbench.engine.table import TeacherTable
+from kdbench.engine.teacher_cache.cache import TeacherTable
+from kdbench.engine.teacher_cache.reader import Lesson, widest
 
 
 class Loader(Protocol):
@@ -62,10 +62,6 @@ class Setting:
     table: TeacherTable | None = None  # the teacher's kept outputs, for the loop
     resident: Resident | None = None  # the same on the device, for ``machine``
     fold: Fold | None = None  # makes the copy of a student that is evaluated; None: the student itself
-
-
-class OutOfMemory(Exception):
-    """The device has not enough memory for these lanes at once."""
 
 
 def fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callable[[Lane], None]) -> None:

@@ -5,7 +5,6 @@ Nothing in here knows of other lanes, which is why a lane ends the same alone an
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Iterator
@@ -18,7 +17,9 @@ from torch import Tensor, nn
 
 from kdbench.distiller import Batch, Distiller, Outputs
 from kdbench.engine import checkpoint
+from kdbench.engine.checkpoint import state_sha256
 from kdbench.engine.precision import Precision
+from kdbench.engine.rng import fresh_rng, rng_state, set_rng_state
 from kdbench.engine.schedule import Plan, fill_momentum, set_rate
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Lane:
         self.seconds, self.images = 0.0, 0
         self.failure: str | None = None
         self.report: dict[str, float] = {}  # what the last evaluation measured
-        self.rng = _fresh_rng(seed, device)
+        self.rng = fresh_rng(seed, device)
         self._seen: dict[str, list[tuple[int, int, Tensor]]] = {}  # term -> (first step, images of each, values)
         self._steps, self._count = 0, 0
         self.pretrain_total = plan.pretrain_epochs(method)
@@ -293,13 +294,13 @@ class Lane:
     @contextmanager
     def own_rng(self) -> Iterator[None]:
         """torch's default generators hold this lane's state inside, and the caller's after."""
-        before = _rng_state(self.device)
-        _set_rng_state(self.rng, self.device)
+        before = rng_state(self.device)
+        set_rng_state(self.rng, self.device)
         try:
             yield
-            self.rng = _rng_state(self.device)
+            self.rng = rng_state(self.device)
         finally:
-            _set_rng_state(before, self.device)
+            set_rng_state(before, self.device)
 
 
 def detached(seen: Outputs) -> Outputs:
@@ -314,33 +315,3 @@ def detached(seen: Outputs) -> Outputs:
         if seen.classifier is None
         else (seen.classifier[0].detach(), None if seen.classifier[1] is None else seen.classifier[1].detach()),
     )
-
-
-def state_sha256(state: dict[str, Tensor]) -> str:
-    """sha256 over names, dtypes, shapes and bytes, in order of the names."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _fresh_rng(seed: int, device: torch.device) -> dict[str, Tensor]:
-    state = {"cpu": torch.Generator().manual_seed(seed).get_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.Generator(device).manual_seed(seed).get_state()
-    return state
-
-
-def _rng_state(device: torch.device) -> dict[str, Tensor]:
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def _set_rng_state(state: dict[str, Tensor], device: torch.device) -> None:
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)

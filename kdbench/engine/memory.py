@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from kdbench.distiller import Batch, Outputs
+from kdbench.engine.graph.rollback import undone
 from kdbench.engine.lane import Lane
-from kdbench.engine.undo import undone
 
 #: Share of a GPU's free memory that steps may take; the rest is for the graph of an epoch's shorter
 #: batch, for evaluation and for fragmentation.
@@ -17,14 +17,6 @@ SHARE = 0.85
 #: As ``SHARE``, on the CPU, where only what a lane keeps is known beforehand; lanes take their steps
 #: one after the other there, so what a step takes on top is needed once.
 CPU_SHARE = 0.5
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on any device."""
-    words = ("not enough memory", "can't allocate memory", "out of memory")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
-    )
 
 
 def pack(needs: Sequence[int], free: int, share: float) -> list[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -17,10 +16,11 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-import kdbench
 from kdbench.models.checkpoints import match, read_checkpoint
 from kdbench.models.tapped import Tapped
 from kdbench.models.zoo import create
+from kdbench.utils import environment
+from kdbench.utils.files import atomic_write
 
 __all__ = ["TeacherCard", "load", "match", "path", "read_checkpoint", "round_half", "store"]
 
@@ -104,14 +104,15 @@ def store(
         dtype="float16" if half else "float32",
         recipe=dict(recipe),
         origin=origin,
-        kdbench=kdbench.__version__,
+        kdbench=environment.code()["kdbench"],
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     where = path(folder, dataset, name, variant)
-    where.parent.mkdir(parents=True, exist_ok=True)
     where.unlink(missing_ok=True)  # an old card must not vouch for new weights
-    _replace(_weights(where), payload)
-    _replace(where, (card.model_dump_json(indent=1) + "\n").encode())
+    with atomic_write(_weights(where)) as file:
+        file.write(payload)
+    with atomic_write(where, "w") as file:
+        file.write(card.model_dump_json(indent=1) + "\n")
     return card
 
 
@@ -181,16 +182,3 @@ def round_half(tapped: Tapped) -> None:
 
 def _weights(card: Path) -> Path:
     return card.with_suffix(".safetensors")
-
-
-def _replace(target: Path, content: bytes) -> None:
-    """Write beside, force to disk, rename: a reader sees the old file or the whole new one."""
-    side = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with side.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        side.replace(target)
-    finally:
-        side.unlink(missing_ok=True)

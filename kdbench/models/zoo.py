@@ -7,8 +7,8 @@ import re
 
 import timm
 
-from kdbench.models import mobilenetv2, resnet, resnet_bottleneck, shufflenetv1, shufflenetv2, vgg, wrn
-from kdbench.models._net import DOUBLE, ZOO, timm_name
+from kdbench.models.nets import mobilenetv2, resnet, resnet_bottleneck, shufflenetv1, shufflenetv2, vgg, wrn
+from kdbench.models.nets._net import DOUBLE, ZOO, timm_name
 from kdbench.models.tapped import Tapped
 
 _FAMILIES = (resnet, wrn, vgg, resnet_bottleneck, mobilenetv2, shufflenetv1, shufflenetv2)  # importing enters them

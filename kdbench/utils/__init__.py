@@ -1,1 +1,1 @@
-"""What every part of the house needs and nothing of the house is needed for."""
+"""Small things that every wing may use: files, environment, seeds, wording."""

@@ -1,119 +1,91 @@
-"""Files that are there whole or not at all.
-
-`atomic_write` is the one way in which kdbench replaces a file: the new bytes lie beside the old ones, are forced
-to disk, and only then take their name. A full disk, an exception or a kill at any moment leaves the old file.
-"""
+"""Files that are whole or not there: the one way in which kdbench writes what must not be lost."""
 
 from __future__ import annotations
 
-import itertools
 import os
-import stat
+import secrets
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, BinaryIO, Literal, TextIO, overload
+from typing import IO, Any
 
-_LONGEST = 200  # bytes of a file's own name in its temporary's name; file systems allow 255 in all
-_ABANDONED = 24 * 3600.0  # seconds after which nobody still writes to a temporary
-_number = itertools.count()
-
-
-@overload
-def atomic_write(path: str | os.PathLike[str], mode: Literal["wb"] = "wb") -> AbstractContextManager[BinaryIO]: ...
-@overload
-def atomic_write(
-    path: str | os.PathLike[str], mode: Literal["w"], *, encoding: str = ..., errors: str = ..., newline: str = ...
-) -> AbstractContextManager[TextIO]: ...
-def atomic_write(
-    path: str | os.PathLike[str],
-    mode: Literal["wb", "w"] = "wb",
-    *,
-    encoding: str = "utf-8",
-    errors: str = "strict",
-    newline: str = "\n",
-) -> AbstractContextManager[IO]:
-    """Write a file whole or not at all::
-
-        with atomic_write(path) as file:
-            file.write(data)
-
-    When the block ends without an exception, the bytes and the folder are synced and the file has its name.
-    After any exception, `KeyboardInterrupt` and the like included, the temporary is gone and what lay under the
-    name is untouched. A process that is killed outright leaves a hidden ``.NAME.*.tmp``; the next write of the same
-    file removes those that are older than a day. Two writers at once do not meet: the later one wins.
-
-    A symbolic link is followed: the file that it names is replaced, and the link stays. A file that was there keeps
-    its permission bits, a new one gets those of any new file (the umask).
-
-    Args:
-        path: the file; its folder must be there.
-        mode: ``wb`` for bytes, ``w`` for text.
-        encoding, errors, newline: of text, as `open` takes them; lines end in ``\\n`` on every system.
-
-    Yields:
-        The temporary, open for writing. A library that writes by name may write into its ``name``.
-
-    Raises:
-        OSError: there is no such folder, no room or no permission; or a folder has that name.
-    """
-    return _atomic_write(Path(path), mode, encoding, errors, newline)
+_PREFIX, _SUFFIX = ".kdbench-", ".tmp"
+#: Seconds after which a file beside its target is what a killed process left behind.
+_STALE = 24 * 3600.0
+_swept: set[Path] = set()
 
 
 @contextmanager
-def _atomic_write(path: Path, mode: str, encoding: str, errors: str, newline: str) -> Iterator[IO]:
-    target = Path(os.path.realpath(path))
-    _remove_abandoned(target)
-    aside = target.with_name(f"{_prefix(target)}{os.getpid()}-{next(_number)}.tmp")
-    text = {} if mode == "wb" else {"encoding": encoding, "errors": errors, "newline": newline}
-    file = open(aside, mode, opener=_opened_anew, **text)  # type: ignore[call-overload] # noqa: SIM115
+def atomic_write(path: Path, mode: str = "wb", *, newline: str | None = None) -> Iterator[IO[Any]]:
+    """A file to write to; what was written takes the place of ``path`` when the block ends without an error.
+
+    It is written beside its target, forced to disk and renamed, and the folder is forced to disk after that:
+    whenever the process dies or the disk fills, ``path`` is what it was or what it is to be. Text is UTF-8. Folders
+    above it are made; a link at ``path`` is replaced, not followed.
+
+    Raises:
+        OSError: it cannot be written; what lay at ``path`` is untouched.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with atomic_write(Path(folder) / "a" / "note.txt", "w") as file:
+    ...         _ = file.write("whole")
+    ...     (Path(folder) / "a" / "note.txt").read_text()
+    'whole'
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path.parent)
+    aside = path.with_name(f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}")
     try:
-        with file:
+        encoding = None if "b" in mode else "utf-8"
+        with open(aside, mode.replace("w", "x"), encoding=encoding, newline=newline) as file:
             yield file
-            if not file.closed:
-                file.flush()
-                os.fsync(file.fileno())
-            else:
-                _sync(aside)
-        with suppress(FileNotFoundError):
-            os.chmod(aside, stat.S_IMODE(target.stat().st_mode))
-        os.replace(aside, target)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
     except BaseException:
         with suppress(OSError):
-            aside.unlink()
+            aside.unlink(missing_ok=True)
         raise
-    sync_folder(target.parent)
+    sync_folder(path.parent)
+
+
+def _sweep(folder: Path) -> None:
+    """Take away, once per process, what killed processes left beside their targets long ago."""
+    if folder in _swept:
+        return
+    _swept.add(folder)
+    with suppress(OSError):
+        for left in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
+            with suppress(OSError):
+                if time.time() - left.stat().st_mtime > _STALE:
+                    left.unlink()
 
 
 def sync_folder(folder: Path) -> None:
-    """Force a folder's names to disk: a rename survives a power cut only then. Nothing on systems without that."""
-    if hasattr(os, "O_DIRECTORY"):
-        _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
-
-
-def _opened_anew(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_EXCL, 0o666)
-
-
-def _sync(path: Path, flags: int = os.O_RDWR | getattr(os, "O_BINARY", 0)) -> None:
-    handle = os.open(path, flags)
+    """A rename itself survives a power cut only when the folder is forced to disk, too."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
 
 
-def _prefix(target: Path) -> str:
-    """How the temporaries of a file begin."""
-    return "." + os.fsdecode(os.fsencode(target.name)[:_LONGEST]) + "."
+def check_writable(out: Path) -> None:
+    """Try a real write, before hours are spent.
 
-
-def _remove_abandoned(target: Path) -> None:
-    prefix, now = _prefix(target), time.time()
-    with os.scandir(target.parent) as found:
-        for entry in found:
-            if entry.name.startswith(prefix) and entry.name.endswith(".tmp"):
-                with suppress(OSError):
-                    if now - entry.stat(follow_symlinks=False).st_mtime > _ABANDONED:
-                        os.unlink(entry.path)
+    Raises:
+        ValueError: the folder cannot be made or written.
+    """
+    probe = out / f".kdbench-write-{os.getpid()}"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"kdbench")
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"cannot write to the output folder {out}: {error.strerror}; choose another with --out"
+        ) from error

@@ -1,0 +1,223 @@
+"""Evaluation as one repeatable piece, so that CUDA can hold it in a graph.
+
+One pass over a batch of test images: a counter on the device picks the batch, every lane answers
+it, and the logits go to their place in a tensor that holds those of all images. The host repeats
+it for every batch (a shorter last one is a second graph) and reads the scores once, at the end.
+
+Weights change in place between evaluations, so a graph stays valid as long as its lanes stay
+together; where students are folded, the copies that the graph knows are refreshed in place before
+the first batch. The lanes follow each other in one row: a batch of a thousand images fills the
+device, and one lane's activations lie in the memory of the one before.
+
+As ``capture``, this is called instead of captured on the CPU, and must give the bits of
+``evaluate``. That was verified; the graphs themselves were not, for want of a CUDA device
+(``tests/test_gpu.py`` has what is to be seen there).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
+from itertools import chain
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.engine.errors import first_cause, out_of_memory
+from kdbench.engine.evaluate import Batches, Fold, answer, evaluate, in_eval_mode, read, scores
+from kdbench.engine.graph.backend import Machine
+from kdbench.engine.graph.rollback import undone
+from kdbench.engine.graph.train_step import REHEARSALS, CannotCapture
+from kdbench.engine.lane import Lane
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """Test images that lie on the device, where any batch of them can be made."""
+
+    batch_size: int
+    labels: Tensor
+
+    def images(self, idx: Tensor) -> Tensor:
+        """(B,) positions -> (B, C, H, W)."""
+        ...
+
+
+class Exam:
+    """The evaluation of some lanes.
+
+    Args:
+        test: images and labels.
+        lanes: who is evaluated.
+        fold: as ``evaluate`` takes it.
+        machine: what runs a pass; shared with nobody, since a failed capture spoils its random numbers.
+        note: told in a sentence which lane stays outside, and why.
+
+    Raises:
+        CannotCapture: the batches themselves need the host, or the graph was refused.
+    """
+
+    def __init__(
+        self, test: Placed, lanes: Sequence[Lane], *, fold: Fold | None, machine: Machine, note: Callable[[str], None]
+    ) -> None:
+        self._test, self._fold, self._machine = test, fold, machine
+        device, n, b = test.labels.device, len(test.labels), test.batch_size
+        self._sizes = [min(b, n - first) for first in range(0, n, b)]
+        self._number = torch.zeros(1, dtype=torch.int64, device=device)
+        self._places = torch.arange(b, device=device)
+        self._nets: dict[Lane, nn.Module] = {}
+        self._logits: dict[Lane, Tensor] = {}  # (N, K) float32
+        self._passes: dict[int, Callable[[], object]] = {}  # by batch size
+        with in_eval_mode(lanes):
+            pictures = self._look_ahead()
+            for lane in lanes:
+                try:
+                    self._rehearse(lane, pictures)
+                except CannotCapture as error:
+                    note(f"{lane.key} is evaluated beside the graph, batch by batch: {error}")
+            for size in dict.fromkeys(self._sizes if self._nets else ()):
+                self._passes[size] = partial(self._pass, size)
+                if machine.captures:
+                    self._passes[size] = _captured(machine, self._passes[size])
+
+    @property
+    def lanes(self) -> list[Lane]:
+        """Lanes that are in it; the caller evaluates the others."""
+        return list(self._nets)
+
+    def run(self, teacher: Tensor | None) -> None:
+        """Score the lanes as they stand now; as ``evaluate`` does."""
+        with in_eval_mode(self.lanes):
+            self._refresh()
+            self.replay()
+            found = [scores(logits, self._test.labels, teacher) for logits in self._logits.values()]
+        for lane, report in zip(self._nets, read(found), strict=True):
+            lane.report = report
+
+    def replay(self) -> None:
+        """The passes over all images, with the weights of the last refresh. Nothing in here waits for the device."""
+        self._number.zero_()
+        for size in self._sizes:
+            self._passes[size]()
+
+    def _pass(self, size: int) -> None:
+        """Every lane on the batch that the counter points to. Nothing in here asks the device anything."""
+        at, image = self._batch(size)
+        for lane, net in self._nets.items():
+            self._logits[lane].index_copy_(0, at, answer(lane, net, image))
+        self._number += 1
+
+    def _batch(self, size: int) -> tuple[Tensor, Tensor]:
+        at = self._number * self._test.batch_size + self._places[:size]
+        return at, self._test.images(at)
+
+    def _refresh(self) -> None:
+        """The students' weights of today in the copies, where the graph looks for them."""
+        if self._fold is None:
+            return
+        for lane, net in self._nets.items():
+            fresh = self._fold(lane.student)
+            for old, new in zip(_tensors(net), _tensors(fresh), strict=True):
+                old.copy_(new)
+
+    def _look_ahead(self) -> list[Tensor]:
+        """A batch of every size.
+
+        Raises:
+            CannotCapture: making it needs the host.
+        """
+        found = []
+        try:
+            with self._machine.aside():
+                for size in dict.fromkeys(self._sizes):
+                    self._number.fill_(self._sizes.index(size))
+                    self._batch(size)  # the first use may start libraries
+                    with self._machine.strict():
+                        found.append(self._batch(size)[1])
+        except Exception as error:
+            if out_of_memory(error):
+                raise
+            raise CannotCapture(first_cause(error)) from error
+        return found
+
+    def _rehearse(self, lane: Lane, pictures: Sequence[Tensor]) -> None:
+        """Let a lane answer a batch of each size, and take it in.
+
+        Raises:
+            CannotCapture: it does what a repeated pass must not.
+        """
+        try:
+            net = lane.student if self._fold is None else self._fold(lane.student)
+            with undone(lane) as replaced, self._machine.aside():
+                before = lane.rng
+                for image in pictures:
+                    for attempt in range(REHEARSALS):
+                        last = attempt == REHEARSALS - 1
+                        with lane.own_rng(), self._machine.strict() if last else nullcontext():
+                            found = answer(lane, net, image)
+                drew = any(not torch.equal(before[name], lane.rng[name]) for name in before)
+        except Exception as error:  # a stranger's method may raise anything; ``evaluate`` says so
+            if out_of_memory(error):
+                raise
+            raise CannotCapture(first_cause(error)) from error
+        if replaced:
+            raise CannotCapture(f"every pass puts something new into {replaced[0]}, where a graph has the old")
+        if drew:
+            raise CannotCapture("its prediction draws random numbers")
+        self._nets[lane] = net
+        self._logits[lane] = found.new_empty(len(self._test.labels), found.shape[1])
+
+
+class Exams:
+    """The evaluations of a group of lanes: made at the first, made anew when other lanes are evaluated.
+
+    Args:
+        machine: what runs the group's steps; evaluation has one of its own.
+        note: told in a sentence what is not captured, and why.
+        fold: as ``evaluate`` takes it.
+    """
+
+    def __init__(self, machine: Machine, note: Callable[[str], None], fold: Fold | None) -> None:
+        self._machine, self._note, self._fold = machine, note, fold
+        self._lanes: list[Lane] = []
+        self._now: Exam | None = None
+
+    def evaluate(self, lanes: Sequence[Lane], test: Callable[[], Batches], teacher: Tensor | None) -> None:
+        """As ``evaluate`` of the plain loop, which takes the lanes that cannot be captured."""
+        if list(lanes) != self._lanes:
+            self._lanes, self._now = list(lanes), None  # the old graph's memory first
+            self._now = self._made(lanes, test())
+        inside = [] if self._now is None else self._now.lanes
+        if self._now is not None:
+            self._now.run(teacher)
+        evaluate([lane for lane in lanes if lane not in inside], test, teacher, self._fold)
+
+    def _made(self, lanes: Sequence[Lane], test: Batches) -> Exam | None:
+        why = "its test images come as a stream"
+        if isinstance(test, Placed):
+            try:
+                made = Exam(test, lanes, fold=self._fold, machine=self._machine.apart(), note=self._note)
+                return made if made.lanes else None
+            except CannotCapture as error:
+                why = str(error)
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+                why = "the memory does not hold it"
+        self._note(f"this group is evaluated without a CUDA graph: {why}")
+        return None
+
+
+def _captured(machine: Machine, what: Callable[[], object]) -> Callable[[], object]:
+    try:
+        return machine.record(what)[0]
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        raise CannotCapture(first_cause(error)) from error
+
+
+def _tensors(net: nn.Module) -> chain[Tensor]:
+    return chain(net.parameters(), net.buffers())

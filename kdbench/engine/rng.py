@@ -1,0 +1,29 @@
+"""States of torch's default generators, one per lane."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def fresh_rng(seed: int, device: torch.device) -> dict[str, Tensor]:
+    """The states that this seed begins with, on the CPU and on ``device``."""
+    state = {"cpu": torch.Generator().manual_seed(seed).get_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.Generator(device).manual_seed(seed).get_state()
+    return state
+
+
+def rng_state(device: torch.device) -> dict[str, Tensor]:
+    """The present states."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_rng_state(state: dict[str, Tensor], device: torch.device) -> None:
+    """Make these the present states."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)

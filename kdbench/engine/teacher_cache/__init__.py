@@ -1,0 +1,1 @@
+"""A teacher's outputs, kept on disk by crop and flip."""

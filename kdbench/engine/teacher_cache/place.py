@@ -1,0 +1,72 @@
+"""Where a teacher's kept outputs lie, and what of the training data they are made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kdbench.distiller import READS
+
+FORMAT = 1
+
+
+Ints = NDArray[np.int64]
+
+
+class Loader(Protocol):
+    """What a table needs of the training data: order and view of each image, and the images."""
+
+    batch_size: int
+    crop_padding: int
+    flip: bool
+    views: tuple[str, ...]
+    labels: Tensor
+
+    def plan(self, epoch: int, stage: str = "train") -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(N,) each: order, row, column and flip."""
+        ...
+
+    def gather(self, idx: Tensor, dy: Tensor, dx: Tensor, flip: Tensor) -> Tensor:
+        """Images from parts of a plan."""
+        ...
+
+
+class Unfit(ValueError):
+    """Why there can be no table; the sentence is shown to the user."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where tables lie, and all that the teacher's answers depend on beside image and view.
+
+    ``facts`` holds plain JSON values; a table of other facts has another name.
+    """
+
+    home: Path
+    title: str  # begins the folder's name
+    facts: Mapping[str, Any]
+    tolerance: float = 0.0  # of kept against live answers, as a share of the largest of them; 0: to the bit
+
+    @property
+    def folder(self) -> Path:
+        """The table's own."""
+        text = json.dumps(dict(self.facts) | {"format": FORMAT}, sort_keys=True)
+        return self.home / f"{self.title}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def count_views(crop_padding: int, flip: bool) -> int:
+    """V: ways to crop, times two where images are mirrored."""
+    return int((2 * crop_padding + 1) ** 2 * (1 + flip))
+
+
+def parts_of(reads: str) -> tuple[str, ...]:
+    """What must be kept for lanes that read ``reads``."""
+    return READS[: READS.index(reads) + 1]

@@ -1,0 +1,1 @@
+"""What kept students are good for."""

@@ -1,0 +1,72 @@
+"""Kept students, their data, teacher and method, loaded again from what a run left."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+
+from torch import Tensor
+
+from kdbench import data, models
+from kdbench.data import Dataset
+from kdbench.distiller import Distiller
+from kdbench.models import Tapped, teachers
+from kdbench.record import Record
+from kdbench.registry import Spec
+from kdbench.run import group
+from kdbench.run.grid import Cell
+
+
+@lru_cache(maxsize=1)
+def images(name: str, data_dir: Path | None, limit: int | None) -> Dataset:
+    """The data set of a record; the last one asked for is kept."""
+    whole = data.load(name, data_dir)
+    return whole if limit is None else data.limit(whole, limit)
+
+
+def part(state: dict[str, Tensor], prefix: str, path: Path) -> dict[str, Tensor]:
+    """The tensors whose names begin with ``prefix``, without it.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    if not found:
+        raise ValueError(f"{path.name} has no weights of the {prefix[:-1]}")
+    return found
+
+
+def method(one: Record, student: Tapped, images: Dataset, out: Path, state: dict[str, Tensor]) -> Distiller:
+    """The method's modules, which the evaluated network of this row needs."""
+    mentor = teacher(one, out / "teachers", images.image_shape[-1])
+    pair = models.make_pair(
+        student,
+        mentor,
+        image_shape=images.image_shape,
+        num_classes=images.num_classes,
+        train_labels=images.train_labels,
+        batch_size=one.settings["recipe"]["batch_size"],
+    )
+    spec = Spec(one.settings["method"])
+    cell = Cell(one.suite, one.dataset, one.teacher, one.student, spec, one.seed, one.epochs, one.quick, one.settings)
+    built = group.build(cell, pair)
+    built.load_state_dict(state)
+    return built
+
+
+def teacher(one: Record, folder: Path, image_size: int) -> Tapped:
+    """The teacher of a record, by its hash."""
+    usual = teachers.path(folder, one.dataset, one.teacher)
+    main = usual.stem
+    for card in sorted(usual.parent.glob(f"{main}*.json")):
+        try:
+            found = json.loads(card.read_text(encoding="utf-8"))["sha256"]
+        except (ValueError, KeyError, TypeError):
+            continue
+        if found == one.teacher_sha256:
+            variant = card.stem.removeprefix(main)
+            return teachers.load(folder, one.dataset, one.teacher, variant=variant, image_size=image_size)[0]
+    raise ValueError(
+        f"its teacher {one.teacher} ({one.teacher_sha256[:8]}) is not in {folder}, and {one.method} predicts with it"
+    )

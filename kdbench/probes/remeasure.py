@@ -1,0 +1,109 @@
+"""`kdbench eval`: kept students are loaded, measured again and compared with their records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from kdbench import models, record
+from kdbench.data import Dataset
+from kdbench.distiller import Distiller, Outputs
+from kdbench.engine.checkpoint import state_sha256
+from kdbench.engine.evaluate import measure
+from kdbench.engine.precision import Precision
+from kdbench.models import Tapped
+from kdbench.probes import kept
+from kdbench.record import Record
+from kdbench.run import session
+from kdbench.run import teachers as teaching
+from kdbench.utils import environment
+
+#: Points by which another device or another torch may move an accuracy.
+CLOSE = 0.2
+
+
+class Verdict(NamedTuple):
+    """What became of one student: equal to its record, close on another machine, or wrong."""
+
+    what: str
+    verdict: Literal["equal", "close", "wrong"]
+    sentence: str
+
+
+def students(out: Path, suites: Sequence[str], data_dir: Path | None, device: str) -> Iterator[Verdict]:
+    """Every kept student of an output folder (of these suites, when some are named), one by one.
+
+    Raises:
+        ValueError: there is none, or no such device.
+    """
+    where = torch.device(session.choose_device(device))
+    torch.set_num_threads(1)
+    found = [
+        path for path in sorted((out / "students").glob("*/*/*.safetensors")) if not suites or path.parts[-3] in suites
+    ]
+    if not found:
+        of = f" of suite {' or '.join(suites)}" if suites else ""
+        raise ValueError(f"no kept students{of} in {out / 'students'}; `kdbench run` keeps those that it trains")
+    for path in found:
+        relative = path.relative_to(out / "students").with_suffix(".json")
+        what = str(relative.with_suffix(""))
+        try:
+            one = record.read(out / "runs" / relative)
+        except FileNotFoundError:
+            yield Verdict(what, "wrong", "it has no record: its run was not finished, or the record was removed")
+            continue
+        except record.RecordDamaged as error:
+            yield Verdict(what, "wrong", str(error))
+            continue
+        what = f"{one.method} on {one.pair}, seed {one.seed}"
+        try:
+            yield _compare(what, one, path, out, data_dir, where)
+        except (ValueError, FileNotFoundError, SafetensorError) as error:
+            yield Verdict(what, "wrong", " ".join(str(error).split()))
+
+
+def _compare(what: str, one: Record, path: Path, out: Path, data_dir: Path | None, device: torch.device) -> Verdict:
+    """Raises: ValueError, FileNotFoundError: data, teacher or method are not there, or the file does not fit."""
+    images = kept.images(one.dataset, data_dir, one.settings["limit_train"])
+    if images.fingerprint != one.environment["data"]:
+        return Verdict(what, "wrong", f"the data {one.dataset} here are not those it was measured on")
+    state = load_file(path)
+    student = models.create(one.student, images.num_classes, image_size=images.image_shape[-1])
+    student.load_state_dict(kept.part(state, "student.", path))
+    if state_sha256(student.state_dict()) != one.weights_sha256:
+        return Verdict(what, "wrong", f"{path.name} does not hold the weights that the record was measured with")
+    method = kept.method(one, student, images, out, kept.part(state, "method.", path)) if one.modified_student else None
+    precision = Precision(one.settings["precision"])
+    precision.check(device)
+    precision.prepare(device)
+    # The memory format that the engine trains in.
+    student = student.eval().to(device).to(memory_format=torch.channels_last)
+    method = None if method is None else method.eval().to(device)
+    top1 = _top1(models.fold(student), method, one, images, device)
+    if top1 != one.top1_last and _top1(student, method, one, images, device) == one.top1_last:
+        top1 = one.top1_last  # measured before the engine folded students: a tie can fall the other way
+    said = f"{top1:.2f}%"
+    if top1 == one.top1_last:
+        return Verdict(what, "equal", f"{said}, as recorded")
+    same = {"torch": torch.__version__, "device": str(device), "cpu": environment.cpu_name()}
+    moved = [name for name, here in same.items() if one.environment.get(name) != here]
+    near = moved and abs(top1 - (one.top1_last or 0.0)) <= CLOSE
+    why = f" (another {', '.join(moved)})" if moved else ""
+    return Verdict(what, "close" if near else "wrong", f"{said}, the record has {one.top1_last:.2f}%{why}")
+
+
+@torch.no_grad()
+def _top1(student: Tapped, method: Distiller | None, one: Record, images: Dataset, device: torch.device) -> float:
+    logits, labels = [], []
+    for image, label in teaching.test_batches(images, one.settings["recipe"], device):
+        with Precision(one.settings["precision"]).autocast(device):
+            seen: Outputs = student(image)
+            shown = seen.logits if method is None else method.predict(seen)
+        logits.append(shown.float())
+        labels.append(label)
+    return measure(torch.cat(logits), torch.cat(labels))["top1"]

@@ -1,0 +1,181 @@
+"""From a name to a method's class: the methods/ folder, plug-in files, entry points, ``a+b``.
+
+One file that cannot be imported never hides the others: it is listed as broken, with its
+sentence, and asking for it says why.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+from functools import cache, partial
+from importlib import import_module, metadata, util
+from pathlib import Path
+
+from kdbench.distiller import Distiller
+
+_GROUP = "kdbench.methods"
+_PLUGIN = "kdbench_plugin_"
+
+#: Methods that a reader of the literature looks for and will not find, with the reason.
+ABSENT = {
+    "dml": "two students teach each other, so it needs a second network with an optimizer of its own; here a lane"
+    " trains one student, and a method is never given a network",
+    "l2t_ww": "its weights learn from a gradient through several updates of the student, so it needs the student and"
+    " its optimizer in hand; here only the engine has them, so that two rows differ by the loss alone",
+}
+
+_classes: dict[str, type[Distiller]] = {}
+_broken: dict[str, str] = {}
+
+
+def register(cls: type[Distiller]) -> type[Distiller]:
+    """Class decorator: puts a method into the registry under the name of its file.
+
+    Raises:
+        ValueError: the class is no Distiller, or the name is taken by another module.
+    """
+    if not (isinstance(cls, type) and issubclass(cls, Distiller)):
+        raise ValueError(f"@register takes a subclass of kdbench.Distiller, not {cls!r}")
+    name = cls.__module__.rpartition(".")[2].removeprefix(_PLUGIN)
+    there = _classes.get(name)
+    if there is not None and there.__module__ != cls.__module__:
+        raise ValueError(f"method {name!r} is defined twice: in {_file(there)} and in {_file(cls)}; rename one file")
+    if there is not None and there.__qualname__ != cls.__qualname__:
+        raise ValueError(f"{_file(cls)} registers two methods; one file holds one method")
+    _classes[name] = cls
+    return cls
+
+
+def name_of(cls: type[Distiller]) -> str:
+    """The name a class was registered under.
+
+    Raises:
+        ValueError: it was not.
+    """
+    for name, known in _classes.items():
+        if known is cls:
+            return name
+    raise ValueError(f"{cls.__name__} is not registered; put @register above it")
+
+
+def names() -> list[str]:
+    """Every method that can be used, sorted."""
+    _discover()
+    return sorted(_classes)
+
+
+def broken() -> dict[str, str]:
+    """Methods that could not be imported, with the reason."""
+    _discover()
+    return dict(_broken)
+
+
+def get(name: str) -> type[Distiller]:
+    """The class of one name, or of a combination such as ``mag+crd``.
+
+    Raises:
+        ValueError: unknown, with the nearest names; or broken or left out, with the reason.
+    """
+    _discover()
+    if "+" in name:
+        from kdbench.registry.combine import combined
+
+        parts = [part.strip() for part in name.split("+")]
+        if len(set(parts)) < len(parts):
+            raise ValueError(f"{name!r} names a method twice")
+        return combined(tuple(sorted(parts)), tuple(get(part) for part in sorted(parts)))
+    if name in _classes:
+        return _classes[name]
+    if name in _broken:
+        raise ValueError(f"method {name!r} is there but broken: {_broken[name]}")
+    if name in ABSENT:
+        raise ValueError(f"method {name!r} is left out: {ABSENT[name]}")
+    near = get_close_matches(name, _classes, n=3, cutoff=0.5)
+    known = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names())}"
+    raise ValueError(f"no method {name!r}; {known}")
+
+
+def load_plugin(path: str | Path) -> str:
+    """Import a method from a file of the user's; returns its name.
+
+    Raises:
+        ValueError: no such file, it cannot be imported, it registers nothing, or its name is taken.
+    """
+    _discover()  # so that a plug-in never takes the name of a method of ours
+    file = Path(path).expanduser().resolve()
+    name = file.stem
+    if not file.is_file():
+        raise ValueError(f"no plug-in file {str(path)!r}")
+    if not re.fullmatch(r"[\w-]+", name):
+        raise ValueError(f"plug-in {file.name}: the file's name is the method's; use letters, digits, - and _ only")
+    if name in _classes and Path(_file(_classes[name])).resolve() == file:
+        return name  # one of ours, written as a path
+    module_name = _PLUGIN + name
+    if module_name in sys.modules:
+        there = getattr(sys.modules[module_name], "__file__", None)
+        if there == str(file):
+            return name
+        raise ValueError(f"method {name!r} is defined twice: in {there} and in {file}; rename one file")
+    spec = util.spec_from_file_location(module_name, file)
+    if file.suffix != ".py" or spec is None or spec.loader is None:
+        raise ValueError(f"plug-in {str(path)!r} is not a Python file")
+    module = util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        _forget(module_name)
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise ValueError(f"plug-in {file.name} cannot be imported: {_sentence(error)}") from error
+    if name not in _classes or _classes[name].__module__ != module_name:
+        _forget(module_name)
+        raise ValueError(f"plug-in {file.name} registers no method; put @register above its class")
+    return name
+
+
+def idea(cls: type[Distiller]) -> str:
+    """First line of the method's file: its idea in one sentence."""
+    module = sys.modules.get(cls.__module__)
+    return (inspect.getdoc(module) or inspect.getdoc(cls) or "").partition("\n")[0] if module else ""
+
+
+@cache
+def _discover() -> None:
+    homes = [Path(home) / "methods" for home in sys.modules["kdbench"].__path__]
+    for file in sorted({f for home in homes if home.is_dir() for f in home.glob("[!_]*.py")}):
+        module_name = f"kdbench.methods.{file.stem}"
+        _try(file.stem, module_name, partial(import_module, module_name))
+    for point in metadata.entry_points(group=_GROUP):
+        _try(point.name, point.module, point.load)
+
+
+def _try(name: str, module_name: str, load: Callable[[], object]) -> None:
+    try:
+        load()
+        if name not in _classes:
+            raise ValueError(f"it registers no method {name!r}; put @register above the class, in {name}.py")
+    except (Exception, SystemExit) as error:  # whatever a stranger's file does must not hide the others
+        _forget(module_name)
+        _broken[name] = _sentence(error)
+
+
+def _forget(module_name: str) -> None:
+    """A module that failed half-way leaves no method behind."""
+    sys.modules.pop(module_name, None)
+    for name in [name for name, cls in _classes.items() if cls.__module__ == module_name]:
+        del _classes[name]
+
+
+def _sentence(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or "no message"
+    return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
+
+
+def _file(cls: type[Distiller]) -> str:
+    module = sys.modules.get(cls.__module__)
+    return str(getattr(module, "__file__", None) or cls.__module__)

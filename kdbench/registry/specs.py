@@ -1,0 +1,78 @@
+"""Methods as they are written on a command line: ``a,b``, ``fit*``, ``semckd[beta=200,400]``, ``mag+crd``."""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatchcase
+from itertools import product
+from typing import NamedTuple
+
+from kdbench.registry.discovery import get, names
+from kdbench.registry.hyper import convert, hyperparameters
+
+
+class Spec(NamedTuple):
+    """One method as asked for on the command line: a name and what was set beside it."""
+
+    name: str
+    hyper: tuple[tuple[str, object], ...] = ()
+
+    def __str__(self) -> str:
+        inside = ",".join(f"{key}={value}" for key, value in self.hyper)
+        return f"{self.name}[{inside}]" if inside else self.name
+
+
+def parse(text: str) -> list[Spec]:
+    """``a,b``, ``all``, ``fit*``, ``semckd[beta=200,400]``, ``mag+crd`` -> specifications.
+
+    Values after one key are alternatives; several keys make the product of their values.
+
+    Raises:
+        ValueError: unknown method or hyper-parameter, a value of the wrong kind.
+    """
+    specs: list[Spec] = []
+    for item in _split(text):
+        match = re.fullmatch(r"([^\[\]]+)(?:\[(.*)\])?", item)
+        if match is None:
+            raise ValueError(f"cannot read {item!r}; write name or name[key=value]")
+        wanted, inside = match.group(1).strip(), match.group(2)
+        for name in _expand(wanted):
+            specs += [Spec(name, hyper) for hyper in _alternatives(name, inside)]
+    if not specs:
+        raise ValueError("no method was asked for; try --methods all or `kdbench list methods`")
+    return list(dict.fromkeys(specs))
+
+
+def _split(text: str) -> list[str]:
+    """At commas outside brackets."""
+    parts = re.split(r",(?![^\[]*\])", text)
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _expand(wanted: str) -> list[str]:
+    if wanted == "all":
+        return names()
+    if any(sign in wanted for sign in "*?"):
+        found = [name for name in names() if fnmatchcase(name, wanted)]
+        if not found:
+            raise ValueError(f"no method matches {wanted!r}; there are {', '.join(names())}")
+        return found
+    get(wanted)  # raises with the nearest names
+    return ["+".join(sorted(part.strip() for part in wanted.split("+")))]
+
+
+def _alternatives(name: str, inside: str | None) -> list[tuple[tuple[str, object], ...]]:
+    if not inside:
+        return [()]
+    known = hyperparameters(get(name))
+    values: dict[str, list[object]] = {}
+    key = ""
+    for token in re.split(r"[,;]", inside):
+        if "=" in token:
+            key, _, token = (part.strip() for part in token.partition("="))
+            if key not in known:
+                raise ValueError(f"method {name!r} has no hyper-parameter {key!r}; it has {', '.join(known)}")
+        elif not key:
+            raise ValueError(f"cannot read [{inside}] after {name!r}; write [key=value]")
+        values.setdefault(key, []).append(convert(token.strip(), known[key].default, f"{name}[{key}]"))
+    return [tuple(sorted(zip(values, chosen, strict=True))) for chosen in product(*values.values())]

@@ -1,0 +1,262 @@
+"""From a request to cells: what `kdbench run` was asked for, resolved and checked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from kdbench import registry, suites
+from kdbench.run import assistants, grid
+from kdbench.run.grid import Cell
+from kdbench.suites import Convention, Suite
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Request:
+    """The words of the command line, before they are looked at."""
+
+    methods: str | None = None
+    pairs: str = "all"
+    suite: str = AUTO
+    seeds: str | None = None
+    epochs: int | None = None
+    limit_train: int | None = None
+    overrides: tuple[str, ...] = ()
+    out: Path = Path("results")
+    data_dir: Path | None = None
+    device: str = AUTO
+    precision: str = "exact"
+    lanes: int | None = None
+    graphs: str = AUTO
+    table: str = AUTO
+    compile: bool = False
+    force: bool = False
+    retry_failed: bool = False
+    fail_fast: bool = False
+    shard: str | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request that makes sense: its suite and its cells, in order."""
+
+    request: Request
+    suite: Suite
+    device: str
+    cells: list[Cell]
+    notes: list[str] = field(default_factory=list)  # sentences to show before the run
+
+    def states(self) -> dict[Cell, str]:
+        """Each cell's state on disk."""
+        return {cell: grid.state(self.request.out, cell) for cell in self.cells}
+
+
+def resolve(request: Request) -> Job:
+    """Check every word of a request.
+
+    Raises:
+        ValueError: one sentence that names what was given and what would do.
+    """
+    device = choose_device(request.device)
+    suite, notes = choose_suite(request.suite, device)
+    for setting in request.overrides:
+        key, found, value = setting.partition("=")
+        if not found:
+            raise ValueError(f"--set takes key=value, not {setting!r}")
+        suite = suite.set(key.strip(), value.strip())
+    epochs = suite.recipe.epochs if request.epochs is None else request.epochs
+    if epochs < 1:
+        raise ValueError(f"--epochs must be 1 or more, not {epochs}")
+    if request.limit_train is not None and request.limit_train < 2:
+        raise ValueError(f"--limit-train must be 2 or more images, not {request.limit_train}")
+    if request.lanes is not None and request.lanes < 1:
+        raise ValueError(f"--lanes must be 1 or more, not {request.lanes}")
+    if request.graphs not in (AUTO, "off"):
+        raise ValueError(f"--graphs takes auto or off, not {request.graphs!r}")
+    if request.table not in (AUTO, "off"):
+        raise ValueError(f"--table takes auto or off, not {request.table!r}")
+    from kdbench.engine.precision import Precision  # loads torch, so only once the words are right
+
+    specs = registry.parse(request.methods or ",".join(suite.default_methods))
+    pairs = choose_pairs(request.pairs, suite)
+    seeds = choose_seeds(request.seeds, suite.default_seeds)
+    import torch
+
+    precision = Precision(request.precision)
+    precision.check(torch.device(device))
+    if slow := precision.warning(torch.device(device)):
+        notes.append(slow)
+    convention = suites.convention(suite.convention)
+    cells = [
+        _cell(suite, convention, teacher, student, spec, seed, epochs, request)
+        for seed in seeds
+        for teacher, student in pairs
+        for spec in specs
+    ]
+    if request.shard:
+        cells = grid.shard(cells, *_shard(request.shard))
+    return Job(request, suite, device, cells, notes)
+
+
+def _cell(
+    suite: Suite,
+    convention: Convention,
+    teacher: str,
+    student: str,
+    spec: registry.Spec,
+    seed: int,
+    epochs: int,
+    request: Request,
+) -> Cell:
+    """One cell, with that of its assistant if its method has one."""
+    quick = epochs < suite.recipe.epochs or request.limit_train is not None
+    own = _settings(suite, convention, teacher, student, spec, seed, epochs, request)
+    assistant = None
+    try:
+        named = assistants.network(spec.name, student)
+    except assistants.Refused:  # the runner asks again, and writes it down for the table
+        own["assistant"] = None
+    else:
+        if named is not None:
+            by, network = named
+            assistant = _cell(suite, convention, teacher, network, registry.Spec(by), seed, epochs, request)
+            own["assistant"] = {"student": network, "method": by, "hyper": assistant.hyper}
+    return Cell(suite.name, suite.dataset, teacher, student, spec, seed, epochs, quick, own, assistant)
+
+
+def _settings(
+    suite: Suite,
+    convention: Convention,
+    teacher: str,
+    student: str,
+    spec: registry.Spec,
+    seed: int,
+    epochs: int,
+    request: Request,
+) -> dict[str, Any]:
+    known = registry.hyperparameters(registry.get(spec.name))
+    weights = convention.hyper(spec.name, f"{teacher}:{student}", known)
+    recipe = suite.recipe
+    own = recipe.model_dump(exclude={"epochs", "light", "light_lr", "lr", "milestones"})
+    own |= {"lr": recipe.lr_for(student), "milestones": list(recipe.milestones_for(epochs))}
+    return grid.settings(
+        suite=suite.name,
+        dataset=suite.dataset,
+        teacher=teacher,
+        student=student,
+        spec=spec,
+        seed=seed,
+        epochs=epochs,
+        convention=weights,
+        recipe=own,
+        limit_train=request.limit_train,
+        precision=request.precision,
+        compile=request.compile,
+    )
+
+
+def choose_device(wanted: str) -> str:
+    """``auto``: the first CUDA device where there is one, else the CPU.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    if wanted == "cpu":
+        return wanted
+    import torch
+
+    if wanted == AUTO:
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        raise ValueError(f"no device {wanted!r}; write cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device {wanted!r} is not supported; write cpu, cuda or cuda:N")
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError(f"device {wanted!r} was asked for, but torch sees no CUDA device; try --device cpu")
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise ValueError(f"device {wanted!r} is not there; torch sees {torch.cuda.device_count()} CUDA devices")
+        return f"cuda:{device.index or 0}"
+    return "cpu"
+
+
+def choose_suite(wanted: str, device: str) -> tuple[Suite, list[str]]:
+    """``auto``: semckd where there is CUDA, else digits; the note says which and why."""
+    if wanted != AUTO:
+        return suites.load(wanted), []
+    if device.startswith("cuda"):
+        return suites.load("semckd"), [
+            "suite semckd (CIFAR-100), because there is a CUDA device; --suite chooses another"
+        ]
+    return suites.load("digits"), [
+        "suite digits (embedded, small), because there is no CUDA device; --suite semckd trains on CIFAR-100"
+    ]
+
+
+def choose_pairs(wanted: str, suite: Suite) -> list[tuple[str, str]]:
+    """``all``, globs over the suite's pairs, or ``T:S`` of any models.
+
+    Raises:
+        ValueError: no such pair or model.
+    """
+    from kdbench import models
+
+    known = [tuple(pair) for pair in suite.pairs]
+    chosen: list[tuple[str, str]] = []
+    for word in (part.strip() for part in wanted.split(",")):
+        if not word:
+            continue
+        if word == "all":
+            chosen += known  # type: ignore[arg-type]
+        elif any(sign in word for sign in "*?"):
+            found = [(t, s) for t, s in known if fnmatchcase(f"{t}:{s}", word)]
+            if not found:
+                raise ValueError(f"no pair of suite {suite.name} matches {word!r}; it has {_pairs(known)}")
+            chosen += found
+        else:
+            teacher, colon, student = word.partition(":")
+            if not colon or not teacher or not student:
+                near = get_close_matches(word, [f"{t}:{s}" for t, s in known], n=2, cutoff=0.4)
+                hint = f"did you mean {' or '.join(near)}?" if near else f"suite {suite.name} has {_pairs(known)}"
+                raise ValueError(f"a pair is written teacher:student, not {word!r}; {hint}")
+            chosen.append((models.resolve(teacher), models.resolve(student)))
+    if not chosen:
+        raise ValueError("no pair was asked for; try --pairs all or `kdbench list pairs`")
+    return list(dict.fromkeys(chosen))
+
+
+def _pairs(known: Sequence[tuple[str, ...]]) -> str:
+    return ", ".join(":".join(pair) for pair in known)
+
+
+def choose_seeds(wanted: str | None, default: Sequence[int]) -> list[int]:
+    """``3`` means seeds 0, 1, 2; ``0,4`` means those; ``4,`` means seed 4 alone.
+
+    Raises:
+        ValueError: not whole numbers, or none.
+    """
+    if wanted is None:
+        return list(default)
+    parts = [part.strip() for part in wanted.split(",")]
+    try:
+        numbers = [int(part) for part in parts if part]
+    except ValueError:
+        raise ValueError(f"--seeds takes a count such as 3 or a list such as 0,1,2, not {wanted!r}") from None
+    if not numbers or min(numbers) < 0 or (len(parts) == 1 and numbers[0] < 1):
+        raise ValueError(f"--seeds takes a count of 1 or more or a list of seeds from 0 up, not {wanted!r}")
+    return list(range(numbers[0])) if len(parts) == 1 else list(dict.fromkeys(numbers))
+
+
+def _shard(text: str) -> tuple[int, int]:
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+        raise ValueError(f"--shard takes i/n with 1 <= i <= n, such as 1/4, not {text!r}")
+    return int(index), int(count)

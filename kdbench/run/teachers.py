@@ -1,0 +1,252 @@
+"""The teacher of a group: the stored one, or one trained now and stored for every later run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from kdbench import data as sets
+from kdbench import models, registry
+from kdbench.data import Dataset, Loader
+from kdbench.data.loader import Plain
+from kdbench.engine.checkpoint import CheckpointDamaged, CheckpointForeign
+from kdbench.engine.evaluate import measure, predictions
+from kdbench.engine.fit import Setting, Watcher, fit
+from kdbench.engine.graph.backend import machine_for
+from kdbench.engine.lane import Lane
+from kdbench.engine.precision import Precision
+from kdbench.engine.schedule import Plan
+from kdbench.models import Tapped, teachers
+from kdbench.models.teachers import TeacherCard
+from kdbench.suites import Suite
+from kdbench.utils.seeding import stable_seed
+from kdbench.utils.wording import count
+
+#: Pixels of a batch of test images on the CPU, 64 images of CIFAR: the caches hold more of a small batch's maps.
+TEST_PIXELS = 64 * 32 * 32
+
+
+class TeacherFailed(Exception):
+    """The teacher could not be trained; its cells cannot run."""
+
+
+def images(suite: Suite, data_dir: Path | None) -> Dataset:
+    """The suite's data.
+
+    Raises:
+        ValueError: they are not there, or not what the suite says they are.
+    """
+    found = sets.load(suite.dataset, data_dir)
+    said, here = (suite.num_classes, suite.image_size), (found.num_classes, found.image_shape[-1])
+    if said != here:
+        raise ValueError(
+            f"suite {suite.name} says num_classes = {said[0]} and image_size = {said[1]}, but {suite.dataset} has"
+            f" {here[0]} classes and images of {here[1]} px; correct the suite, or --set both"
+        )
+    return found
+
+
+def recipe(suite: Suite, name: str, epochs: int | None, limit_train: int | None) -> dict[str, Any]:
+    """What the teacher ``name`` is trained with; short when the run itself is a short look."""
+    own = suite.teacher
+    full = own.epochs
+    length = full if epochs is None or epochs >= suite.recipe.epochs else min(full, epochs)
+    return {
+        **own.model_dump(exclude={"light", "light_lr", "milestones"}),
+        "lr": own.lr_for(name),
+        "epochs": length,
+        "milestones": list(own.milestones_for(length)),
+        "limit_train": limit_train,
+        "quick": length < full or limit_train is not None,
+    }
+
+
+def variant(wanted: dict[str, Any]) -> str:
+    """Suffix of a short teacher's file; the full one has none and is always preferred."""
+    if not wanted["quick"]:
+        return ""
+    text = json.dumps(wanted, sort_keys=True)
+    return "-quick-" + hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def there(folder: Path, suite: Suite, name: str, wanted: dict[str, Any]) -> str | None:
+    """Suffix of the stored teacher that a run with this recipe uses; None: it must be trained."""
+    for suffix in dict.fromkeys(("", variant(wanted))):
+        if teachers.path(folder, suite.dataset, name, suffix).exists():
+            return suffix
+    return None
+
+
+def get(
+    folder: Path,
+    suite: Suite,
+    name: str,
+    data: Dataset,
+    wanted: dict[str, Any],
+    *,
+    device: torch.device,
+    watch: Watcher,
+    note: Callable[[str], None],
+    graphs: str = "auto",
+) -> tuple[Tapped, TeacherCard]:
+    """Load the teacher, training it first when there is none.
+
+    Raises:
+        ValueError: the stored file is damaged or does not fit.
+        TeacherFailed: training diverged.
+    """
+    suffix = variant(wanted)
+    lock = teachers.path(folder, suite.dataset, name, suffix).with_suffix(".lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    held = FileLock(lock)
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        note(f"another kdbench run is training the teacher {name}; waiting for it")
+        held.acquire()
+    try:
+        stored = there(folder, suite, name, wanted)
+        if stored is None:
+            train(folder, suite, name, data, wanted, device=device, watch=watch, note=note, graphs=graphs)
+            stored = suffix
+    finally:
+        held.release()
+    return teachers.load(folder, suite.dataset, name, variant=stored, image_size=data.image_shape[-1])
+
+
+def train(
+    folder: Path,
+    suite: Suite,
+    name: str,
+    data: Dataset,
+    wanted: dict[str, Any],
+    *,
+    device: torch.device,
+    watch: Watcher,
+    note: Callable[[str], None],
+    seed: int = 0,
+    graphs: str = "auto",
+) -> TeacherCard:
+    """Train one teacher with plain cross-entropy; resumes its own checkpoint.
+
+    The finished weights are rounded to fp16 *before* they are measured and used, so that the
+    small file is exactly the teacher that every student saw.
+
+    Raises:
+        TeacherFailed: training diverged.
+    """
+    note(f"no teacher {name} for {suite.dataset} yet: training it for {count(wanted['epochs'], 'epoch')}")
+    size = data.image_shape[-1]
+    torch.manual_seed(stable_seed(seed, "teacher", name))
+    net = models.create(name, data.num_classes, image_size=size)
+    pair = models.make_pair(
+        net,
+        net,
+        image_shape=data.image_shape,
+        num_classes=data.num_classes,
+        train_labels=data.train_labels,
+        batch_size=wanted["batch_size"],
+    )
+    plan = Plan(
+        wanted["epochs"],
+        wanted["lr"],
+        wanted["momentum"],
+        wanted["nesterov"],
+        wanted["weight_decay"],
+        tuple(wanted["milestones"]),
+        wanted["gamma"],
+        eval_every=wanted["epochs"],
+    )
+    text = json.dumps(wanted, sort_keys=True) + data.fingerprint
+    checkpoint = teachers.path(folder, suite.dataset, name, variant(wanted)).with_suffix(".ckpt")
+    lane = Lane(
+        f"teacher {name}",
+        net,
+        registry.get("student")(pair),
+        plan,
+        seed=stable_seed(seed, "teacher lane", name),
+        path=checkpoint,
+        settings=hashlib.sha256(text.encode()).hexdigest(),
+        teacher="",
+        device=device,
+        precision=Precision(),
+    )
+    try:
+        lane.resume()
+    except (CheckpointDamaged, CheckpointForeign) as error:
+        os.replace(checkpoint, checkpoint.with_suffix(".ckpt.damaged"))
+        note(f"{error}; put aside, the teacher is trained anew")
+    loader = make_loader(data, wanted, seed=stable_seed(seed, "teacher data"), device=device)
+    test = test_batches(data, wanted, device)
+    setting = Setting(
+        None,
+        loader,
+        lambda: test,
+        device,
+        Precision(),
+        machine=machine_for(device, graphs),
+        note=note,
+        fold=models.fold,
+    )
+    if not lane.done:
+        fit(setting, [lane], watch, finish=_keep)
+    if lane.failure:
+        raise TeacherFailed(f"the teacher {name} could not be trained: {lane.failure}")
+    teachers.round_half(net)
+    top1 = measure(*predictions(net.eval(), setting.test(), Precision()))["top1"]
+    card = teachers.store(
+        folder,
+        net,
+        dataset=suite.dataset,
+        name=name,
+        variant=variant(wanted),
+        num_classes=data.num_classes,
+        image_size=size,
+        top1=top1,
+        source="trained",
+        recipe={k: v for k, v in wanted.items() if k != "quick"},
+    )
+    checkpoint.unlink(missing_ok=True)
+    note(f"teacher {name}: {top1:.2f}% on the test set, kept in {checkpoint.parent}")
+    return card
+
+
+def _keep(lane: Lane) -> None:
+    """A finished teacher's last checkpoint stays until its file is written."""
+    if not lane.failure:
+        lane.save()
+
+
+def make_loader(
+    data: Dataset, recipe: dict[str, Any], *, seed: int, device: torch.device, views: tuple[str, ...] = ()
+) -> Loader:
+    """The training batches of one recipe."""
+    return Loader(
+        data.train_images,
+        data.train_labels,
+        batch_size=recipe["batch_size"],
+        mean=recipe["mean"],
+        std=recipe["std"],
+        crop_padding=recipe["crop_padding"],
+        flip=recipe["flip"],
+        seed=seed,
+        device=device,
+        views=views,
+    )
+
+
+def test_batches(data: Dataset, recipe: dict[str, Any], device: torch.device) -> Plain:
+    """The test images in order, normalised, without augmentation; they lie on the device as long as this is held."""
+    loader = Loader(
+        data.test_images, data.test_labels, batch_size=256, mean=recipe["mean"], std=recipe["std"], device=device
+    )
+    _, height, width = data.image_shape
+    fits = max(16, min(256, TEST_PIXELS // (height * width)))
+    return loader.plain(1000 if device.type == "cuda" else fits)

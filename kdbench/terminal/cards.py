@@ -1,0 +1,132 @@
+"""The card of a method, for `kdbench info`: what a reader of a table wants to know of a row."""
+
+from __future__ import annotations
+
+import inspect
+
+from kdbench import registry, suites
+
+_EVIDENCE = {
+    "authors' code": "loss and every gradient equal the authors' released code on stored cases",
+    "port": "loss and every gradient equal a re-implementation's released code, not the authors' own",
+    "formula": "value and gradient equal the paper's formula, retyped in the test",
+    "reading": "no public code exists: this is our reading of the paper, never quote it as the authors' method",
+}
+
+Section = tuple[str, list[str]]
+
+
+def card(name: str, pair: str | None = None) -> list[Section]:
+    """(heading, lines) of one method; with ``pair`` (``teacher:student``) also its parameters there.
+
+    Raises:
+        ValueError: there is no such method or model.
+    """
+    cls = registry.get(name)
+    name = "+".join(sorted(part.strip() for part in name.split("+")))
+    apart = ", ranked apart: the evaluated network is not the plain student" if cls.modifies_student() else ""
+    evidence = _EVIDENCE[cls.provenance] if "+" not in name else "the weakest of its parts"
+    sections: list[Section] = [
+        (name, [idea(part) for part in name.split("+")]),
+        ("formula", _formula(name)),
+        ("citation", [registry.get(part).reference for part in name.split("+")]),
+        ("family", [cls.family + apart]),
+        ("provenance", [f"{cls.provenance}: {evidence}"]),
+    ]
+    if cls.deviations:
+        sections.append(("deviations", [f"- {sentence}" for sentence in cls.deviations]))
+    sections.append(("hyper-parameters", _hyper(name)))
+    if cls.pretrain_epochs:
+        trained = "student and method" if cls.pretrain_student else "the method's own modules"
+        stage = f"{cls.pretrain_epochs} of 240 epochs (scaled with the run), trains {trained}"
+        sections.append(("first stage", [stage]))
+    if cls.assistant:
+        by, _ = cls.assistant
+        sections.append(
+            (
+                "assistant",
+                [
+                    f"learns from the student's network at twice its width, distilled from the teacher by {by} (with"
+                    f" the suite's weights for {by}); trained once per teacher, student and seed and shared by all"
+                    " that want it"
+                ],
+            )
+        )
+    if cost := _cost(name, pair):
+        sections.append(("cost", cost))
+    if published := _published(name):
+        sections.append(("published", published))
+    return sections
+
+
+def idea(name: str) -> str:
+    """The idea of a method in one sentence."""
+    return registry.idea(registry.get(name))
+
+
+def _formula(name: str) -> list[str]:
+    parts = name.split("+")
+    said = [" ".join((inspect.getdoc(registry.get(part)) or "").split("\n\n")[0].split()) for part in parts]
+    if len(parts) == 1:
+        return said
+    together = ["the terms of all parts, added; cross-entropy and KD count once, at the weights below"]
+    return together + [f"{part}: {formula}" for part, formula in zip(parts, said, strict=True)]
+
+
+def _hyper(name: str) -> list[str]:
+    known = registry.hyperparameters(registry.get(name))
+    lines = []
+    for key, hyper in known.items():
+        others = []
+        for convention in suites.convention_names():
+            value = suites.convention(convention).hyper(name, "", known).get(key, hyper.default)
+            if value != hyper.default:
+                others.append(f"{value} in convention {convention}")
+        lines.append(f"{key} = {hyper.default}" + (f" ({', '.join(others)})" if others else ""))
+    return lines or ["none"]
+
+
+def _cost(name: str, pair: str | None) -> list[str]:
+    """Parameters on the pair that was asked for, and what was measured once for every method."""
+    from kdbench.suites import costs
+
+    lines = []
+    if pair is not None:
+        train, infer = _parameters(name, pair)
+        lines.append(f"{pair} at 32 px, 100 classes: {train:,} extra parameters at training, {infer:,} at inference")
+    one = costs.load().get(name) if costs.TABLE.is_file() else None
+    if one is not None:
+        lines.append(
+            f"{one.pair}: {one.extra_train_params:,} extra parameters at training, {one.extra_infer_params:,} at"
+            f" inference; {one.extra_ms:.1f} ms beside the student's step of {one.student_step_ms:.1f} ms"
+            f" ({one.share:.0%}; {one.cpu}, {one.threads} thread, batch {costs.BATCH}, median of {one.n})"
+        )
+    if name in costs.EXPENSIVE:
+        lines.append(f"more than a quarter of the student's step: {costs.EXPENSIVE[name]}")
+    return lines
+
+
+def _parameters(name: str, pair: str) -> tuple[int, int]:
+    """Extra parameters at training and at inference.
+
+    Raises:
+        ValueError: no such model, or the method refuses the pair.
+    """
+    from kdbench.bench import costs
+    from kdbench.run import session
+
+    (teacher, student), *more = session.choose_pairs(pair, suites.load("semckd"))
+    if more:
+        raise ValueError(f"--pair takes one pair, not {1 + len(more)}")
+    steps = costs.prepare(name, f"{teacher}:{student}")
+    return steps.train_params, steps.infer_params
+
+
+def _published(name: str) -> list[str]:
+    lines = []
+    for suite in suites.names():
+        for (teacher, student, method), number in suites.published(suites.load(suite)).items():
+            if method == name:
+                spread = f" +- {number.std:.2f}" if number.std is not None else ""
+                lines.append(f"{suite}: {teacher}:{student} {number.mean:.2f}{spread}")
+    return lines

@@ -1,0 +1,281 @@
+"""What the verbs show: plans, outcomes, lists, cards, states, findings."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from kdbench.terminal.console import COLOURS, escape
+from kdbench.utils.wording import count
+
+if TYPE_CHECKING:
+    from kdbench.run.outcome import Outcome
+    from kdbench.run.session import Job
+
+_LETTERS = {"done": "D", "running": "r", "failed": "F", "unsupported": "n", "missing": "."}
+
+
+def _table(*heads: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for head in heads:
+        table.add_column(head, overflow="fold")
+    return table
+
+
+# -- run ----------------------------------------------------------------------------------
+
+
+def show_plan(job: Job, screen: Console) -> None:
+    """The matrix of a dry run: methods down, pairs across, one letter per seed."""
+    from kdbench.run import estimate
+
+    if not job.cells:
+        screen.print("no cells: this shard of the grid is empty")
+        return
+    states = job.states()
+    length = count(job.cells[0].epochs, "epoch")
+    screen.print(f"suite {job.suite.name}, data {job.suite.dataset}, {length}, device {job.device}", markup=False)
+    labels = list(dict.fromkeys(cell.label for cell in job.cells))
+    pairs = list(dict.fromkeys((cell.teacher, cell.student) for cell in job.cells))
+    marks: dict[tuple[str, str, str], str] = {}
+    for cell, state in states.items():
+        key = (cell.label, cell.teacher, cell.student)
+        marks[key] = marks.get(key, "") + _LETTERS[state]
+    widest = max(len("method"), *map(len, labels))
+    for part in _abreast(pairs, screen.width - widest - 3, max(map(len, marks.values()))):
+        table = _table("method")
+        table.columns[0].no_wrap = True
+        for teacher, student in part:
+            table.add_column(f"{teacher}\n→ {student}", no_wrap=True)
+        for label in labels:
+            table.add_row(escape(label), *(marks.get((label, *pair), "") for pair in part))
+        screen.print(table)
+    screen.print("one letter per seed: D done, r running or stopped on its way, F failed, n not supported, . missing")
+    counts = Counter(states.values())
+    screen.print(", ".join(f"{counts[s]} {s}" for s in _LETTERS if counts[s]) + f" of {len(states)} cells")
+    again = {"missing", "running", "unsupported"} | ({"failed"} if job.request.retry_failed else set())
+    todo = [cell for cell, state in states.items() if state in again or job.request.force]
+    for sentence in estimate.sentences(job, todo) if todo else []:
+        screen.print(sentence, markup=False)
+
+
+def _abreast(pairs: Sequence[tuple[str, str]], room: int, seeds: int) -> Iterator[list[tuple[str, str]]]:
+    """As many pairs beside each other as the screen holds, one at least."""
+    part: list[tuple[str, str]] = []
+    used = 0
+    for teacher, student in pairs:
+        wide = max(len(teacher), len(student) + 2, seeds) + 3  # and what parts it from its neighbour
+        if part and used + wide > room:
+            yield part
+            part, used = [], 0
+        part.append((teacher, student))
+        used += wide
+    yield part
+
+
+def show_outcome(job: Job, outcome: Outcome, screen: Console) -> None:
+    """The closing lines of a run."""
+    words = [f"{len(outcome.done)} of {len(job.cells)} cells are there"]
+    if outcome.unsupported:
+        words.append(f"{len(outcome.unsupported)} refused by their method")
+    if outcome.failed:
+        words.append(f"{len(outcome.failed)} failed")
+    if outcome.elsewhere:
+        words.append(f"{len(outcome.elsewhere)} left to the other kdbench run on this folder")
+    screen.print(", ".join(words) + f" ({job.request.out / 'runs' / job.suite.name}).", markup=False)
+    if outcome.done:
+        flag = "" if str(job.request.out) == "results" else f" --out {job.request.out}"
+        screen.print(f"Next: kdbench report{flag}", markup=False)
+
+
+# -- list ---------------------------------------------------------------------------------
+
+
+def show_list(what: str, suite: str, plain: bool, broken: list[str], screen: Console, aside: Console) -> None:
+    """Methods, pairs, suites or models: a table on a terminal, one line each elsewhere.
+
+    Plain lines have their columns between tabs; what is no entry goes to ``aside``.
+    """
+    heads, rows, notes = {"methods": _methods, "suites": _suites, "pairs": _pairs, "models": _models}[what](suite)
+    if plain or not screen.is_terminal or len(heads) == 1:
+        for row in rows:
+            click.echo("\t".join(row))
+    else:
+        table = _table(*heads)
+        table.columns[0].no_wrap = True
+        for row in rows:
+            table.add_row(*map(escape, row))
+        screen.print(table)
+    for note in notes:
+        aside.print(note, markup=False)
+    for sentence in broken:
+        aside.print(f"[red]broken[/] {escape(sentence)}")
+
+
+_Rows = tuple[list[str], list[list[str]], list[str]]  # heads, rows, notes
+
+
+def _methods(_: str) -> _Rows:
+    from kdbench import registry
+    from kdbench.terminal.cards import idea
+
+    rows = []
+    for name in registry.names():
+        cls = registry.get(name)
+        rows.append([name, cls.family, cls.provenance, idea(name).partition(": ")[2] or idea(name)])
+    rows.sort(key=lambda row: (row[1], row[0]))
+    notes = [f"broken {name}: {why}" for name, why in registry.broken().items()]
+    notes += [f"left out {name}: {why}" for name, why in registry.ABSENT.items()]
+    return ["method", "family", "proven against", "idea"], rows, notes
+
+
+def _suites(_: str) -> _Rows:
+    from kdbench import suites
+
+    rows = []
+    for name in suites.names():
+        one = suites.load(name)
+        rows.append([name, one.dataset, str(len(one.pairs)), str(one.recipe.epochs), one.convention, one.title])
+    return ["suite", "data", "pairs", "epochs", "convention", "what for"], rows, []
+
+
+def _pairs(suite: str) -> _Rows:
+    from kdbench.run import session
+
+    chosen, notes = session.choose_suite(suite, session.choose_device("auto"))
+    return ["pair"], [[f"{teacher}:{student}"] for teacher, student in chosen.pairs], notes
+
+
+def _models(_: str) -> _Rows:
+    from kdbench import models
+
+    return ["model"], [[name] for name in models.names()], ["and any model of timm as timm/NAME, e.g. timm/resnet50"]
+
+
+# -- info, status, eval -------------------------------------------------------------------
+
+
+def show_card(name: str, pair: str | None, screen: Console) -> None:
+    """All that is worth knowing of one method."""
+    from kdbench.terminal import cards
+
+    for heading, lines in cards.card(name, pair):
+        screen.print(f"[bold]{escape(heading)}[/]")
+        for line in lines:
+            screen.print(f"  {line}", markup=False)
+
+
+def show_status(folder: Path, screen: Console) -> int:
+    """What lies in an output folder; 1 when a file in it is damaged."""
+    from kdbench import record
+    from kdbench.run import assistants
+
+    runs, cards = folder / "runs", sorted((folder / "teachers").glob("*/*.json"))
+    if not runs.is_dir() and not (folder / "teachers").is_dir():
+        screen.print(f"nothing in {folder} yet; `kdbench run` trains the first cells", markup=False)
+        return 0
+    table = _table("suite", "pair", "done", "on their way", "failed", "not supported")
+    problems: list[str] = []
+    ways: list[str] = []
+    pairs = [(path, "") for path in sorted(runs.glob("*/*"))]
+    pairs += [(path, " (assistant)") for path in sorted((assistants.folder(folder) / "runs").glob("*/*"))]
+    for pair, what in pairs:
+        if not pair.is_dir():
+            continue
+        records, bad = record.read_all(pair)
+        problems += bad
+        counts = Counter(one.status for one in records)
+        found = [_way(path) for path in sorted(pair.glob("*.ckpt"))]
+        ways += [f"{pair.parent.name} {pair.name} {line}" for line in found]
+        numbers = (counts["done"], len(found), counts["failed"], counts["unsupported"])
+        table.add_row(pair.parent.name, pair.name + what, *map(str, numbers))
+    if table.row_count:
+        screen.print(table)
+    for way in ways:
+        screen.print(f"[{COLOURS['running']}]on its way[/] {escape(way)}")
+    for path in cards:
+        try:
+            top1 = json.loads(path.read_text(encoding="utf-8"))["top1"]
+        except (OSError, ValueError, KeyError, TypeError):
+            problems.append(f"{path} is not a teacher's card")
+            continue
+        known = "accuracy not measured" if top1 is None else f"{top1:.2f}%"
+        screen.print(f"teacher {path.parent.name}/{path.stem}: {known}", markup=False)
+    for way in map(_way, sorted((folder / "teachers").glob("*/*.ckpt"))):
+        screen.print(f"[{COLOURS['running']}]on its way[/] teacher {escape(way)}")
+    for problem in problems:
+        screen.print(f"[red]damaged[/] {escape(problem)}")
+    return 1 if problems else 0
+
+
+def _way(path: Path) -> str:
+    """How far a checkpoint is. The run may be going on or have been stopped."""
+    from kdbench.engine import checkpoint
+
+    try:
+        state = checkpoint.peek(path)
+    except checkpoint.CheckpointDamaged as error:
+        return f"{path.stem}: {error}"
+    stage = "" if state["stage"] == "train" else " of the first stage"
+    return f"{path.stem}: {count(state['epoch'], 'epoch')}{stage} trained"
+
+
+def show_eval(folder: Path, chosen: Sequence[str], data_dir: Path | None, device: str, screen: Console) -> int:
+    """Kept students measured again, one line each; 1 when one is not what its record says."""
+    from kdbench.probes import remeasure
+
+    verdicts: Counter[str] = Counter()
+    for one in remeasure.students(folder, chosen, data_dir, device):
+        verdicts[one.verdict] += 1
+        colour = {"equal": "green", "close": "yellow", "wrong": "red"}[one.verdict]
+        screen.print(f"[{colour}]{one.verdict:>5}[/] {escape(one.what)}: {escape(one.sentence)}")
+    total = sum(verdicts.values())
+    screen.print(
+        f"{verdicts['equal']} of {count(total, 'kept student')} equal to the record"
+        + "".join(f", {verdicts[word]} {word}" for word in ("close", "wrong") if verdicts[word])
+    )
+    return 1 if verdicts["wrong"] else 0
+
+
+# -- check, doctor ------------------------------------------------------------------------
+
+
+def show_check(names: list[str], verbose: bool, screen: Console) -> int:
+    """Findings of the conformance kit, method by method."""
+    from kdbench import registry, testing
+
+    wrong = 0
+    for name in names:
+        findings = testing.check_distiller(registry.get(name))
+        bad = [f for f in findings if not f.ok]
+        wrong += bool(bad)
+        skipped = sum(f.skipped for f in findings)
+        verdict = "[red]fails[/]" if bad else "[green]keeps the contract[/]"
+        more = f", {skipped} not applicable" if skipped else ""
+        screen.print(f"{name}: {verdict} ({len(findings) - len(bad)} of {len(findings)} checks{more})")
+        for finding in findings:
+            if not finding.ok or verbose:
+                mark = "[red]wrong[/]" if not finding.ok else "[dim]  n/a[/]" if finding.skipped else "[green]   ok[/]"
+                screen.print(f"  {mark} {finding.check}: {escape(finding.sentence)}")
+    return 1 if wrong else 0
+
+
+def show_doctor(data_dir: Path | None, folder: Path, screen: Console) -> int:
+    """Look at the installation; 1 when something stands in the way of a run."""
+    from kdbench.terminal import doctor
+
+    table = _table("what", "verdict", "found")
+    findings = doctor.look(data_dir, folder)
+    for finding in findings:
+        colour = {"ok": "green", "note": "yellow", "wrong": "red"}[finding.verdict]
+        table.add_row(finding.what, f"[{colour}]{finding.verdict}[/]", escape(finding.found))
+    screen.print(table)
+    return 1 if any(finding.verdict == "wrong" for finding in findings) else 0

@@ -1,0 +1,169 @@
+"""`kdbench teacher train|import|table|verify`."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from kdbench import data, models
+from kdbench.engine import fit as engine
+from kdbench.engine.evaluate import measure, predictions
+from kdbench.engine.precision import Precision
+from kdbench.engine.teacher_cache.cache import TeacherTable
+from kdbench.models import teachers
+from kdbench.run import runner, session
+from kdbench.run import teacher_cache as tables
+from kdbench.run import teachers as teaching
+from kdbench.suites import Suite
+from kdbench.terminal import console
+
+#: A kept teacher whose accuracy moves by more than this (in points) is not what its card says.
+TOLERANCE = 0.05
+
+
+def train(
+    screen: Console, *, name: str, suite: str, epochs: int | None, data_dir: Path | None, out: Path, device: str
+) -> int:
+    """Train a teacher with the suite's recipe; says so when it is there already."""
+    chosen, where = _setting(suite, device)
+    usual = chosen.teacher.epochs
+    name = models.resolve(name)
+    if epochs is not None and epochs < 1:
+        raise ValueError(f"--epochs must be 1 or more, not {epochs}")
+    if epochs is not None:
+        chosen = chosen.set("teacher.epochs", str(epochs))
+    wanted = teaching.recipe(chosen, name, None, None)
+    stored = teachers.path(out / "teachers", chosen.dataset, name, "")
+    if stored.exists():
+        screen.print(f"{stored} is there already; `kdbench teacher verify {name}` measures it again", markup=False)
+        return 0
+    runner.check_writable(out)
+    images = teaching.images(chosen, data_dir)
+    if wanted["epochs"] < usual:
+        screen.print(
+            f"{wanted['epochs']} of the {console.count(usual, 'epoch')} of its recipe; every later run on {out} takes"
+            " this teacher",
+            markup=False,
+        )
+    with console.Progress(screen) as watch:
+        watch.group(f"teacher {name}", wanted["epochs"] * -(-len(images.train_labels) // wanted["batch_size"]))
+        try:
+            teaching.get(out / "teachers", chosen, name, images, wanted, device=where, watch=watch, note=watch.note)
+        except teaching.TeacherFailed as error:
+            raise ValueError(str(error)) from error
+    return 0
+
+
+def import_(
+    screen: Console,
+    *,
+    file: Path,
+    name: str,
+    suite: str,
+    part: str,
+    no_verify: bool,
+    replace: bool,
+    data_dir: Path | None,
+    out: Path,
+    device: str,
+) -> int:
+    """Take over a checkpoint as the teacher of a suite's data set."""
+    chosen, where = _setting(suite, device)
+    name = models.resolve(name)
+    stored = teachers.path(out / "teachers", chosen.dataset, name)
+    if stored.exists() and not replace:
+        raise ValueError(f"{stored} is there already, and records may rest on it; --replace puts this one in its place")
+    net = models.create(name, chosen.num_classes, image_size=chosen.image_size)
+    state = teachers.match(teachers.read_checkpoint(file, part=part), net)
+    net.net.load_state_dict(state)
+    runner.check_writable(out)
+    top1 = None if no_verify else _top1(net, chosen, teaching.images(chosen, data_dir), where)
+    card = teachers.store(
+        out / "teachers",
+        net,
+        dataset=chosen.dataset,
+        name=name,
+        num_classes=chosen.num_classes,
+        image_size=chosen.image_size,
+        top1=top1,
+        source="imported",
+        origin=file.name,
+        half=False,
+        recipe={},
+    )
+    measured = "accuracy not measured (--no-verify)" if top1 is None else f"{top1:.2f}% on the test set"
+    screen.print(f"teacher {name} for {chosen.dataset}: {measured}, sha256 {card.sha256[:12]}")
+    return 0
+
+
+def verify(screen: Console, *, name: str, suite: str, data_dir: Path | None, out: Path, device: str) -> int:
+    """Check hash and shapes, measure again, compare with the card."""
+    chosen, where = _setting(suite, device)
+    name = models.resolve(name)
+    net, card = teachers.load(out / "teachers", chosen.dataset, name, image_size=chosen.image_size)
+    top1 = _top1(net, chosen, teaching.images(chosen, data_dir), where)
+    screen.print(f"teacher {name} for {chosen.dataset}: sha256 as on its card, {top1:.2f}% on the test set")
+    if card.top1 is not None and abs(card.top1 - top1) > TOLERANCE:
+        screen.print(f"[red]but its card says {card.top1:.2f}%[/]: other data, or another preprocessing")
+        return 1
+    return 0
+
+
+def table(
+    screen: Console,
+    *,
+    name: str,
+    suite: str,
+    keep: str,
+    precision: str,
+    data_dir: Path | None,
+    out: Path,
+    device: str,
+) -> int:
+    """Fill the table of a teacher's outputs for the suite's crops and flips."""
+    chosen, where = _setting(suite, device)
+    name = models.resolve(name)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # as in a run: bits may depend on it
+    exactly = Precision(precision)
+    exactly.check(where)
+    exactly.prepare(where)
+    if slow := exactly.warning(where):
+        screen.print(slow, markup=False)
+    runner.check_writable(out)
+    net, _ = teachers.load(out / "teachers", chosen.dataset, name, image_size=chosen.image_size)
+    images, recipe = teaching.images(chosen, data_dir), chosen.recipe.model_dump()
+    loader = teaching.make_loader(images, recipe, seed=0, device=where)
+    setting = engine.Setting(models.fold(net).to(where), loader, lambda: [], where, exactly)
+    assert setting.teacher is not None
+    place = tables.where(out, name, images, recipe, setting.teacher, exactly, setting.device)
+    with console.Progress(screen) as watch:
+        filled = TeacherTable.opened(place, loader, partial(engine.look, setting), watch.note, create=keep)
+        if filled is None or not filled.fills:
+            raise ValueError(f"another kdbench process is filling the table of {name}; try again when it is done")
+        try:
+            everything = filled.images * filled.views
+            left = len(filled.missing(None, keep))
+            watch.group(f"table of {name}", left)
+            for made in filled.fill_all(keep):
+                watch.step(made)
+        finally:
+            filled.close()
+    screen.print(f"table of teacher {name}: {left:,} answers made, {everything:,} are there", markup=False)
+    return 0
+
+
+def _setting(suite: str, device: str) -> tuple[Suite, torch.device]:
+    where = session.choose_device(device)
+    torch.set_num_threads(1)
+    return session.choose_suite(suite, where)[0], torch.device(where)
+
+
+def _top1(net: models.Tapped, suite: Suite, images: data.Dataset, device: torch.device) -> float:
+    recipe = suite.teacher.model_dump()
+    batches = teaching.test_batches(images, recipe, device)
+    net = net.eval().to(device).to(memory_format=torch.channels_last)
+    return measure(*predictions(net, batches, Precision()))["top1"]

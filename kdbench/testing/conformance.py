@@ -1,0 +1,191 @@
+"""The conformance kit: proves that a method keeps the contract of ``kdbench.distiller``.
+
+``check_distiller(cls)`` runs every check and answers in sentences; ``CHECKS`` is the same list for
+``pytest.mark.parametrize``. A check is a plain function that raises ``Broken`` with what the rule is,
+what was found and what would do; the first line of its docstring is the rule.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from kdbench import registry
+from kdbench.distiller import Distiller
+from kdbench.testing.one_batch import (
+    check_bf16_stays_finite,
+    check_loss_compiles_whole,
+    check_on_stage_only_sets,
+    check_predict_gives_logits,
+    check_reads_no_more_than_declared,
+    check_sure_logits_stay_finite,
+    check_tail_batch_works,
+    check_tensors_follow_the_device,
+    check_terms_are_finite_scalars,
+    check_time_is_read_from_progress,
+    check_two_classes_work,
+)
+from kdbench.testing.toys import TOYS, Broken, Problem, Toy, build, refusal, require, said, seeded, served
+from kdbench.testing.training import (
+    check_alone_as_in_company,
+    check_every_parameter_is_trained,
+    check_it_trains,
+    check_no_state_outside_the_state_dict,
+    check_resume_is_exact,
+    check_student_learns_from_the_method,
+    check_teacher_is_left_alone,
+    check_teacher_is_used_as_declared,
+)
+
+__all__ = ["CHECKS", "TOYS", "Broken", "Check", "Finding", "Toy", "check_distiller", "variant"]
+
+PROVENANCES = ("authors' code", "port", "formula", "reading")
+FAMILIES = ("control", "logit", "feature", "relation", "contrastive", "two-stage", "modified student")
+VIEWS = ("rot90", "rot180", "rot270", "randaugment")  # kdbench.data.views, which the kit may not import
+
+Check = Callable[[type[Distiller], Sequence[Toy]], None]
+
+
+class Finding(NamedTuple):
+    """What one check found. ``sentence`` says what is wrong, or, where ``ok``, the rule that is kept."""
+
+    check: str
+    ok: bool
+    sentence: str
+    skipped: bool = False  # a toy pair refused (ok), or checks not tried after a failure (not ok)
+
+
+def check_distiller(
+    cls: type[Distiller], *, pairs: Sequence[Toy] | None = None, checks: Sequence[Check] | None = None
+) -> list[Finding]:
+    """Run all checks (or ``checks``) on all toy pairs (or ``pairs``); never raises for what the method does.
+
+    After a failure that would make all others fail too, the rest is not tried.
+    """
+    toys, checks = tuple(pairs or TOYS), tuple(checks or CHECKS)
+    findings: list[Finding] = []
+    with seeded(0):
+        for done, check in enumerate(checks, start=1):
+            name = check.__name__.removeprefix("check_")
+            rule = (inspect.getdoc(check) or "").partition("\n")[0].replace("``", "`")
+            try:
+                check(cls, toys)
+                findings.append(Finding(name, True, rule))
+            except Exception as error:  # a stranger's method may raise anything
+                findings.append(Finding(name, False, said(error, cls)))
+                if check in _GATES and done < len(checks):
+                    left = f"{len(checks) - done} more checks were not tried, because {name} fails"
+                    return [*findings, Finding("the_rest", False, left, skipped=True)]
+            if check is check_a_toy_pair_is_served:
+                findings += [
+                    Finding(name, True, f"refuses the toy pair {toy.name!r}: {refusal(cls, toy)}", skipped=True)
+                    for toy in toys
+                    if refusal(cls, toy)
+                ]
+    return findings
+
+
+def variant(cls: type[Distiller], **hyper: Any) -> type[Distiller]:
+    """The same method with other defaults, to be checked as a class of its own."""
+
+    def init(self: Distiller, pair: Any, **given: Any) -> None:
+        cls.__init__(self, pair, **{**hyper, **given})
+
+    return type(cls.__name__, (cls,), {"__init__": init, "__module__": cls.__module__, "__doc__": cls.__doc__})
+
+
+def check_a_toy_pair_is_served(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
+    """It can be built for a pair; ValueError in ``__init__`` is the way to refuse one."""
+    refusals = {toy.name: refusal(cls, toy) for toy in toys}
+    require(
+        not all(refusals.values()),
+        "every toy pair is refused, so nothing can be checked: "
+        + "; ".join(f"{name}: {why or 'ValueError without a sentence'}" for name, why in refusals.items()),
+    )
+
+
+def check_it_says_where_it_comes_from(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
+    """Reference, provenance, family, deviations and a docstring with the formula are there."""
+    require(cls.reference.strip(), "`reference` is empty; give the citation with a link")
+    require(cls.provenance in PROVENANCES, f"`provenance` is {cls.provenance!r}; it is one of {', '.join(PROVENANCES)}")
+    require(cls.family in FAMILIES, f"`family` is {cls.family!r}; it is one of {', '.join(FAMILIES)}")
+    listed = isinstance(cls.deviations, tuple) and all(isinstance(d, str) and d.strip() for d in cls.deviations)
+    require(listed, '`deviations` must be a tuple of sentences; a single one needs a comma: ("...",)')
+    require((vars(cls).get("__doc__") or "").strip(), f"{cls.__name__} has no docstring; write the formula of the loss")
+
+
+def check_class_attributes_agree(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
+    """Views are known, and what is said of a first stage fits together."""
+    require(isinstance(cls.views, tuple), f"`views` must be a tuple of names, not {cls.views!r}")
+    strange = [view for view in cls.views if view not in VIEWS]
+    require(not strange, f"`views` names {', '.join(strange)}; there are {', '.join(VIEWS)}")
+    require(cls.pretrain_epochs >= 0, f"`pretrain_epochs` is {cls.pretrain_epochs}; 0 means no such stage")
+    overridden = cls.pretrain_terms is not Distiller.pretrain_terms
+    if cls.pretrain_epochs:
+        require(overridden, "`pretrain_epochs` is set but `pretrain_terms` is not written")
+    elif not hasattr(cls, "part_classes"):  # a combination always has one
+        settings = ("pretrain_student", "pretrain_lr", "pretrain_drops")
+        unused = [name for name in settings if getattr(cls, name) != getattr(Distiller, name)]
+        unused += ["pretrain_terms"] * overridden
+        require(not unused, f"{', '.join(unused)} would never be used, because `pretrain_epochs` is 0")
+    drops = cls.pretrain_drops
+    require(
+        list(drops) == sorted(drops) and all(0 < drop < 1 for drop in drops),
+        f"`pretrain_drops` is {drops}; they are rising shares of the stage between 0 and 1, not epochs",
+    )
+    require(cls.pretrain_lr is None or cls.pretrain_lr > 0, f"`pretrain_lr` is {cls.pretrain_lr}; it must be above 0")
+
+
+def check_hyperparameters_are_keywords_with_defaults(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
+    """Every hyper-parameter is keyword-only and has a default that the command line can change."""
+    if not hasattr(cls, "part_classes"):
+        _, _, *rest = inspect.signature(cls.__init__).parameters.values()  # self, pair
+        loose = [p.name for p in rest if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD)]
+        require(not loose, f"hyper-parameters must be keyword-only; put `*` before {', '.join(loose)}")
+        bare = [p.name for p in rest if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+        require(not bare, f"{', '.join(bare)} needs a default, the paper's value")
+    known = registry.hyperparameters(cls)
+    odd = [name for name, hyper in known.items() if not isinstance(hyper.default, bool | int | float | str)]
+    require(not odd, f"the default of {', '.join(odd)} must be a number, a bool or a string: the command line sets it")
+
+
+def check_hyperparameters_arrive(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
+    """It takes every hyper-parameter that it names, and passes the common ones on to the base class."""
+    known = registry.hyperparameters(cls)
+    pair = Problem(served(cls, toys)[0]).pair
+    build(cls, pair, **{name: hyper.default for name, hyper in known.items()})
+    given = {name: value for name, value in (("ce_weight", 0.25), ("kd_weight", 0.75), ("tau", 3.0)) if name in known}
+    method = build(cls, pair, **given)
+    lost = [name for name, value in given.items() if getattr(method, name) != value]
+    require(not lost, f"{', '.join(lost)} is taken but not passed on; call super().__init__(pair, **common)")
+
+
+CHECKS: tuple[Check, ...] = (
+    check_it_says_where_it_comes_from,
+    check_class_attributes_agree,
+    check_hyperparameters_are_keywords_with_defaults,
+    check_a_toy_pair_is_served,
+    check_hyperparameters_arrive,
+    check_terms_are_finite_scalars,
+    check_tail_batch_works,
+    check_two_classes_work,
+    check_bf16_stays_finite,
+    check_sure_logits_stay_finite,
+    check_predict_gives_logits,
+    check_reads_no_more_than_declared,
+    check_on_stage_only_sets,
+    check_time_is_read_from_progress,
+    check_loss_compiles_whole,
+    check_tensors_follow_the_device,
+    check_it_trains,
+    check_student_learns_from_the_method,
+    check_teacher_is_used_as_declared,
+    check_teacher_is_left_alone,
+    check_every_parameter_is_trained,
+    check_no_state_outside_the_state_dict,
+    check_resume_is_exact,
+    check_alone_as_in_company,
+)
+#: When one of these fails, what comes after says nothing new.
+_GATES = (check_a_toy_pair_is_served, check_terms_are_finite_scalars, check_it_trains)

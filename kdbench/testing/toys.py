@@ -1,0 +1,242 @@
+"""Toy problems for the conformance kit: tiny networks, 27 images, and the engine's way of training.
+
+Nothing here is a benchmark. The loop keeps to the letter what the engine promises a method: stages,
+``on_stage`` after every ``train()``, random numbers of one's own, maps in channels-last memory, a short batch
+at the end of an epoch.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdbench.distiller import Batch, Distiller, Outputs, Pair, Shapes
+
+N, B, SIDE = 27, 8, 16  # three whole batches and one of three images; px
+EPOCHS = {"pretrain": 2, "train": 2}
+LR = 1e-4  # small: the weights of the papers are made for wider networks
+
+
+class Net(nn.Module):
+    """Convolution, batch norm and ReLU per tap; a 1x1 convolution before the head where ``d`` asks for it.
+
+    Args:
+        widths: channels of the stem and the stages.
+        strides: of each of them.
+        d: channels of the last map, D; equal to the deepest stage's, the last map *is* that stage.
+        num_classes: K.
+    """
+
+    def __init__(self, widths: Sequence[int], strides: Sequence[int], d: int, num_classes: int) -> None:
+        super().__init__()
+        inputs = (3, *widths[:-1])
+        self.convs = nn.ModuleList(
+            nn.Conv2d(i, o, 3, s, 1, bias=False) for i, o, s in zip(inputs, widths, strides, strict=True)
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths)
+        self.neck = nn.Conv2d(widths[-1], d, 1) if d != widths[-1] else None
+        self.fc = nn.Linear(d, num_classes)
+        for norm in self.norms:  # batch norms of trained networks are not 0 and 1
+            nn.init.uniform_(norm.weight, 0.5, 1.5)  # type: ignore[arg-type]
+            nn.init.uniform_(norm.bias, -0.5, 0.5)  # type: ignore[arg-type]
+
+    def forward(self, image: Tensor) -> Outputs:
+        """(B, 3, H, W) -> all that a method may see."""
+        x, feats, preacts = image, [], []
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            preacts.append(norm(conv(x)))
+            x = F.relu(preacts[-1])
+            feats.append(x)
+        last = x if self.neck is None else F.relu(self.neck(x))
+        pooled = last.mean(dim=(2, 3))
+        return Outputs(tuple(feats), last, pooled, self.fc(pooled), tuple(preacts), (self.fc.weight, self.fc.bias))
+
+
+class Side(NamedTuple):
+    """One side of a toy pair, as arguments of ``Net``."""
+
+    widths: tuple[int, ...]
+    strides: tuple[int, ...]
+    d: int
+
+
+@dataclass(frozen=True)
+class Toy:
+    """A teacher-student pair that methods are tried on."""
+
+    name: str
+    student: Side
+    teacher: Side
+
+
+_TEACHER = Side((6, 8, 12, 16), (1, 1, 2, 2), 16)
+#: Maps of the same sides on both sides, as within one family of networks.
+ALIKE = Toy("alike", Side((4, 4, 6, 10), (1, 1, 2, 2), 10), _TEACHER)
+#: Four stages against three, other sides, and a last map that is no tap, as between two families.
+UNLIKE = Toy("unlike", Side((4, 6, 6, 8, 10), (2, 1, 2, 2, 1), 14), _TEACHER)
+#: Maps of equal sides and channels, for methods that compare them without a projection.
+TWIN = Toy("twin", _TEACHER, _TEACHER)
+TOYS = (ALIKE, UNLIKE, TWIN)
+
+
+def _net(side: Side, num_classes: int) -> Net:
+    """In the memory format that the engine trains in: a ``view`` of a map fails there, ``flatten`` does not."""
+    net: Net = Net(*side, num_classes).to(memory_format=torch.channels_last)
+    return net
+
+
+class Broken(AssertionError):
+    """A rule of the contract is not kept; the message is a sentence for the method's author."""
+
+
+def require(kept: object, sentence: str) -> None:
+    """Raise ``Broken`` with the sentence unless the rule is kept."""
+    if not kept:
+        raise Broken(sentence)
+
+
+def said(error: Exception, cls: type[Distiller]) -> str:
+    """The error as a sentence, with the line of the method's file that it passed through."""
+    text = " ".join(str(error).split())
+    if isinstance(error, Broken):
+        return text
+    own = getattr(sys.modules.get(cls.__module__), "__file__", None) or inspect.getfile(cls)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == own]
+    where = f" (line {lines[-1]} of its file)" if lines else ""
+    return f"{type(error).__name__}{where}: {text[:600]}"
+
+
+class Problem:
+    """A toy pair with its teacher and its data, always the same."""
+
+    def __init__(self, toy: Toy, num_classes: int = 5) -> None:
+        self.toy, self.num_classes = toy, num_classes
+        with seeded(20):
+            self.image = torch.randn(N, 3, SIDE, SIDE)
+            self.label = torch.arange(N) % num_classes
+            self.teacher = _net(toy.teacher, num_classes)
+            self.teacher(self.image)  # moves the running statistics
+            student = self.student()(self.image[:2])
+        self.teacher.eval().requires_grad_(False)
+        teacher = self.show(self.image[:2])
+        _, *norms = (norm for norm in self.teacher.modules() if isinstance(norm, nn.BatchNorm2d))
+        self.pair = Pair(
+            shapes(student),
+            shapes(teacher),
+            lambda last: self.teacher.fc(last.mean(dim=(2, 3))),
+            num_classes,
+            self.label.clone(),
+            B,
+            teacher_norms=tuple((norm.weight.detach(), norm.bias.detach()) for norm in norms),
+        )
+
+    def facts(self) -> dict[str, Tensor]:
+        """Copies of what no method may change."""
+        named = {f"the teacher's {name}": t for name, t in self.teacher.state_dict().items()}
+        named |= {"pair.train_labels": self.pair.train_labels, "the images": self.image, "the labels": self.label}
+        return {name: t.detach().clone() for name, t in named.items()}
+
+    def student(self) -> Net:
+        """A new student."""
+        return _net(self.toy.student, self.num_classes)
+
+    @torch.no_grad()
+    def show(self, image: Tensor) -> Outputs:
+        """The teacher's outputs."""
+        seen: Outputs = self.teacher(image)
+        return seen._replace(logits=seen.logits.float())
+
+    def batches(self, epoch: int, total: int, views: int, *, stray: bool = False) -> Iterator[Batch]:
+        """One epoch of ``views`` views per image; ``stray`` ones come in another order."""
+        order = torch.randperm(N, generator=torch.Generator().manual_seed(100 * stray + epoch))
+        parts = order.split(B)
+        for number, idx in enumerate(parts):
+            image = torch.cat([torch.rot90(self.image[idx], quarters, (2, 3)) for quarters in range(views)])
+            image = image.contiguous(memory_format=torch.channels_last)
+            progress = torch.tensor((epoch + number / len(parts)) / total)
+            yield Batch(image, self.label[idx], idx.repeat(views), progress)
+
+
+def shapes(seen: Outputs) -> Shapes:
+    """Sizes of one side's outputs."""
+    sizes = tuple((f.shape[1], f.shape[2], f.shape[3]) for f in seen.feats)
+    return Shapes(sizes, (seen.last.shape[1], seen.last.shape[2], seen.last.shape[3]), seen.pooled.shape[1])
+
+
+def build(cls: type[Distiller], pair: Pair, **hyper: Any) -> Distiller:
+    """An instance, also of a combination."""
+    maker: Callable[..., Distiller] = getattr(cls, "build", cls)
+    return maker(pair, **hyper)
+
+
+def refusal(cls: type[Distiller], toy: Toy) -> str:
+    """The method's sentence about a pair it cannot serve; empty when it can."""
+    return _refusal(cls, toy)  # type: ignore[arg-type]  # mypy doubts that a class of modules can be hashed
+
+
+@lru_cache(maxsize=64)
+def _refusal(cls: type[Distiller], toy: Toy) -> str:
+    try:
+        with seeded(0):
+            build(cls, Problem(toy).pair)
+    except ValueError as error:
+        return " ".join(str(error).split()) or "ValueError without a sentence"
+    return ""
+
+
+def served(cls: type[Distiller], toys: Sequence[Toy]) -> list[Toy]:
+    """Those that the method does not refuse."""
+    return [toy for toy in toys if not refusal(cls, toy)]
+
+
+def differing(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors that are not bit-identical, or only there once."""
+    return [
+        name
+        for name in dict.fromkeys((*one, *other))
+        if name not in one or name not in other or not _same(one[name], other[name])
+    ]
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool(torch.allclose(one, other, rtol=0, atol=0, equal_nan=True))
+
+
+def each(seen: Outputs, change: Callable[[Tensor], Tensor]) -> Outputs:
+    """The same outputs with ``change`` applied to every tensor."""
+    return Outputs(
+        tuple(map(change, seen.feats)),
+        change(seen.last),
+        change(seen.pooled),
+        change(seen.logits),
+        None if seen.preacts is None else tuple(map(change, seen.preacts)),
+        None
+        if seen.classifier is None
+        else (change(seen.classifier[0]), None if seen.classifier[1] is None else change(seen.classifier[1])),
+    )
+
+
+def tensors(seen: Outputs, side: str) -> dict[str, Tensor]:
+    """Every tensor of one side's outputs, by a name for messages."""
+    named = {f"{side}.feats[{i}]": f for i, f in enumerate(seen.feats)}
+    named |= {f"{side}.preacts[{i}]": f for i, f in enumerate(seen.preacts or ())}
+    named |= {f"{side}.classifier[{i}]": t for i, t in enumerate(seen.classifier or ()) if t is not None}
+    return named | {f"{side}.last": seen.last, f"{side}.pooled": seen.pooled, f"{side}.logits": seen.logits}
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """The default generator starts from ``seed`` inside and is put back after."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
