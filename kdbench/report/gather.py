@@ -7,6 +7,8 @@ so that it ends nothing further down.
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 from kdbench import record
 from kdbench.record import Record
 from kdbench.report.escape import plain
+from kdbench.report.select import facts
 
 LONGEST_NAME = 300
 DEEPEST = 12
@@ -26,17 +29,55 @@ _PERCENTAGES = ("top1_last", "top1_best_test", "top1_at_best_val", "top5_last", 
 
 
 def gather(folder: Path) -> tuple[list[Record], list[str]]:
-    """All records under a folder that can be reported, and sentences about files, folders and records that cannot."""
-    found, problems = record.read_all(folder)
-    kept = []
-    for one in found:
-        why = odd(one)
-        if why:
-            name = f"{plain(one.method, 60)} on {plain(one.pair, 80)}, seed {plain(one.seed, 24)}"
-            problems.append(f"the record of {name}: {why}")
+    """All records under a folder that can be reported, and sentences about files, folders and records that cannot.
+
+    A cell that failed once and was finished later counts as finished.
+    """
+    paths, problems = _paths(folder)
+    there, kept = set(paths), []
+    for path in paths:
+        stem = path.name.removesuffix(record.FAILED_SUFFIX)
+        if stem != path.name and path.with_name(stem + ".json") in there:
+            continue
+        try:
+            one = record.read(path)
+        except FileNotFoundError:
+            continue  # taken away by a run that goes on beside us
+        except record.RecordDamaged as error:
+            problems.append(str(error))
+        except (RecursionError, OverflowError, ArithmeticError, TypeError, AttributeError, KeyError) as error:
+            problems.append(f"{path} is not a record of kdbench: {type(error).__name__}")
         else:
-            kept.append(one)
+            why = odd(one)
+            if why:
+                problems.append(f"{path} is sealed, but {why}")
+            else:
+                kept.append(one)
     return kept, [plain(problem, 600) for problem in problems]
+
+
+def _paths(folder: Path) -> tuple[list[Path], list[str]]:
+    """Files that may be records, sorted; and a sentence for each folder that cannot be looked into."""
+    problems: list[str] = []
+
+    def unreadable(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            problems.append(f"{error.filename} cannot be read: {error.strerror}; no record in it is shown")
+
+    found = []
+    for parent, _, names in os.walk(folder, onerror=unreadable):
+        for name in names:
+            if name.endswith(".json") and not name.startswith("."):
+                path = Path(parent, name)
+                try:
+                    usual = stat.S_ISREG(path.stat().st_mode)
+                except OSError:
+                    usual = True  # reading it says what is wrong
+                if usual:
+                    found.append(path)
+                else:
+                    problems.append(f"{path} is not a file that could hold a record")
+    return sorted(found), problems
 
 
 def odd(one: Record) -> str:
@@ -56,13 +97,16 @@ def _oddities(one: Record) -> Iterator[str]:
         value = getattr(one, name)
         if value is not None and (value < 0 or value > 100):  # NaN is neither; it counts as not measured
             yield f"its {name} is {value:.6g}, which is no percentage"
+    settings = facts(one)
     for name in ("hyper", "recipe"):
-        if not isinstance(one.settings.get(name, {}), dict):
-            yield f"its settings hold {name} as a {type(one.settings[name]).__name__}, not as names with values"
-    if not isinstance(one.settings.get("limit_train"), int | None):
+        if not isinstance(settings.get(name, {}), dict):
+            yield f"its settings hold {name} as a {type(settings[name]).__name__}, not as names with values"
+    if not isinstance(settings.get("limit_train"), int | None):
         yield "its settings hold a limit_train that is no number"
-    for name in ("settings", "code", "environment", "data"):
-        value = getattr(one, name, None)
+    if not settings:
+        yield "its settings are empty"
+    values = {"settings": settings} | {name: getattr(one, name, None) for name in ("code", "environment", "data")}
+    for name, value in values.items():
         if _depth_and_size(value) is None:
             yield f"its {name} holds more values, or values deeper nested, than a run writes"
     if len(one.curve) > MOST_POINTS or any(not 0 <= point.epoch <= LARGEST for point in one.curve):

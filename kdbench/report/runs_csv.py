@@ -15,7 +15,7 @@ import pandas as pd
 from kdbench import record
 from kdbench.record import Record, settings_hash
 from kdbench.report import escape
-from kdbench.report.select import protocol, side, version
+from kdbench.report.select import facts, protocol, side, version
 
 COLUMNS = (
     "run",  # the record's place below runs/SUITE, without .json
@@ -91,7 +91,7 @@ def _row(one: Record) -> dict[str, Any]:
     return row | {
         "run": _run(one),
         "protocol": settings_hash(protocol(one) | side(one)),
-        "hyper": _json(one.settings.get("hyper", {})),
+        "hyper": _json(facts(one).get("hyper", {})),
         "quick": "yes" if one.quick else "no",
         "epoch_best_val": _best_epoch(one, "val_top1"),
         "epoch_best_test": _best_epoch(one, "top1"),

@@ -14,9 +14,7 @@ from typing import Any
 from kdbench.record import Record, settings_hash
 from kdbench.report import teacherless
 from kdbench.report.escape import plain
-
-Pair = tuple[str, str]  # teacher, student
-Runs = dict[tuple[str, Pair], list[Record]]  # of a method on a pair, in the order of the seeds
+from kdbench.report.teacherless import Pair, Runs
 
 # Set per method, per pair or per run; all other settings are the protocol of the whole table.
 _OWN = {"seed", "method", "hyper", "teacher", "student", "assistant"}
@@ -92,7 +90,8 @@ def select(
         cell = _one_setting(part, notes)
         runs[cell[0].method, _pair(cell[0])] = cell
     refused = [one for one in kept if one.status != "done"]
-    runs = teacherless.share(runs, refused, alone)
+    rates = {id(one): _rate(one) for cell in runs.values() for one in cell}
+    runs = teacherless.share(runs, refused, alone, rates)
     runs = {key: cell for key, cell in runs.items() if pairs is None or _wanted(key[1], pairs)}
     over = {(method, pair, one.seed) for (method, pair), cell in runs.items() for one in cell}
     refused = [
@@ -111,12 +110,18 @@ def select(
         first.convention,
         first.epochs,
         first.quick,
-        first.settings.get("limit_train"),
+        facts(first).get("limit_train"),
         runs,
         refused,
         notes,
         alone,
     )
+
+
+def facts(record: Record) -> dict[str, Any]:
+    """A record's settings as plain values, whether they are a model of their own or a mapping."""
+    settings: Any = record.settings
+    return dict(settings if isinstance(settings, dict) else settings.facts())
 
 
 def protocol(record: Record) -> dict[str, Any]:
@@ -125,7 +130,7 @@ def protocol(record: Record) -> dict[str, Any]:
     All settings but those of a method, a pair or a run; the length of the run, the data set by its fingerprint
     (where the record has one) and the convention. Records of different protocols never stand in one table.
     """
-    settings = {name: value for name, value in record.settings.items() if name not in _OWN}
+    settings = {name: value for name, value in facts(record).items() if name not in _OWN}
     settings |= {
         "epochs": record.epochs,
         "quick": record.quick,
@@ -142,12 +147,17 @@ def protocol(record: Record) -> dict[str, Any]:
 
 def side(record: Record) -> dict[str, Any]:
     """What all runs on one pair must share besides the protocol: the teacher's weights and the learning rate."""
-    return {"teacher_sha256": record.teacher_sha256, "recipe.lr": teacherless.rate(record)}
+    return {"teacher_sha256": record.teacher_sha256, "recipe.lr": _rate(record)}
 
 
 def version(record: Record) -> str:
     """``0.1.0 0123456789ab``: the code that made a record."""
     return " ".join(plain(record.code[part], 40) for part in ("kdbench", "git") if part in record.code)
+
+
+def _rate(record: Record) -> str:
+    recipe = facts(record).get("recipe")
+    return str(recipe.get("lr")) if isinstance(recipe, dict) else ""
 
 
 def _wanted(pair: Pair, patterns: Sequence[str]) -> bool:
@@ -180,17 +190,13 @@ def _one_protocol(records: Sequence[Record], asked: Sequence[Record], notes: lis
 def _one_teacher(records: list[Record], alone: frozenset[str], notes: list[str]) -> list[Record]:
     """Runs on a pair with one teacher and one learning rate; a method without a teacher has the rate alone."""
     taught = [one for one in records if one.method not in alone]
-    groups = _split(taught or records, lambda one: settings_hash(side(one) if taught else {"": teacherless.rate(one)}))
+    groups = _split(taught or records, lambda one: settings_hash(side(one)) if taught else _rate(one))
     chosen, others = _most_complete(groups)
     if taught:
-        rate = teacherless.rate(chosen[0])
-        free = [one for one in records if one.method in alone]
-        chosen = chosen + [
-            teacherless.beside(one, chosen[0].teacher, chosen[0].teacher_sha256)
-            for one in free
-            if teacherless.rate(one) == rate
-        ]
-        others = others + _split([one for one in free if teacherless.rate(one) != rate], teacherless.rate)
+        rate, sha256 = _rate(chosen[0]), chosen[0].teacher_sha256
+        free = _split((one for one in records if one.method in alone), _rate)
+        chosen = chosen + [teacherless.without(one, sha256) for part in free if _rate(part[0]) == rate for one in part]
+        others = others + [part for part in free if _rate(part[0]) != rate]
     for other in others:
         sha256 = other[0].teacher_sha256
         same = sha256 == chosen[0].teacher_sha256 or other[0].method in alone
@@ -201,7 +207,7 @@ def _one_teacher(records: list[Record], alone: frozenset[str], notes: list[str])
 
 def _one_setting(records: list[Record], notes: list[str]) -> list[Record]:
     """Runs of a method on a pair that differ by the seed alone, one for each seed."""
-    own = {id(one): {name: value for name, value in one.settings.items() if name != "seed"} for one in records}
+    own = {id(one): {name: value for name, value in facts(one).items() if name != "seed"} for one in records}
     chosen, others = _most_complete(_split(records, lambda one: settings_hash(own[id(one)])))
     where = f"{plain(chosen[0].method, 60)} on {plain(chosen[0].pair, 80)}"
     for other in others:

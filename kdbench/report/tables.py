@@ -30,6 +30,7 @@ from kdbench.report.items import (
     sure,
 )
 from kdbench.report.select import Pair, version
+from kdbench.report.select import facts as facts_of
 from kdbench.report.stats import Gain
 
 
@@ -183,7 +184,7 @@ def settings(board: Board) -> Table:
     for line in board.shown:
         kept: dict[str, list[str]] = {}
         for run in line.runs:
-            for name, value in run.settings.get("hyper", {}).items():
+            for name, value in facts_of(run).get("hyper", {}).items():
                 text = f"{value:g}" if isinstance(value, float) else plain(value, 40)
                 if text not in kept.setdefault(plain(name, 40), []):
                     kept[plain(name, 40)].append(text)

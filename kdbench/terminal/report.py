@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
+from kdbench.report.items import Item, Row, Table
 from kdbench.report.make import SuiteReport
-from kdbench.report.tables import Item, Row, Table
 
 _STYLES = {"teacher": "dim", "student": "dim", "modified": "italic"}
 _SHOWN = ("leaderboard", "oracle", "reproduction", "cost", "failures")
