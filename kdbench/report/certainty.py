@@ -33,8 +33,7 @@ def differences(board: Board) -> Table:
         )
     tested = sum(line.p is not None for line in board.everything)
     notes = [
-        f"{facts.seeds(board)[0].upper()}{facts.seeds(board)[1:]}. Runs: each counted once, also where it stands in"
-        " several columns.",
+        f"Runs, {facts.seeds(board)}: each counted once, also where it stands in several columns.",
         "P(best): share of draws in which the method has the best average rank of its class.",
         f"p: paired test of the gain, corrected for the {tested} methods that are tested (Holm); in bold below"
         f" {SURE:.2g}.",

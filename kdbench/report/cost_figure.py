@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from kdbench.report import facts
 from kdbench.report.board import STUDENT, Board, Line
@@ -24,6 +24,7 @@ COLUMN = 0.74  # share of the width for points; names that find no place beside 
 def cost(board: Board, costs: Sequence[Cost]) -> Figure | None:
     """Accuracy against time and memory of the group in which most methods were measured; None without costs."""
     for (pair, condition), rows in groups(board, costs).items():
+        rows = [(line, one) for line, one in rows if line.kind != "student"]  # a line of its own, at no cost
         lines = [line for line, _ in rows]
         shared = [one for one in board.pairs if all(line.cells[one].by_seed for line in lines)]
         measured = [
@@ -47,9 +48,8 @@ def _draw(
     measured: Sequence[tuple[str, list[float | None]]],
     condition: str,
 ) -> Figure:
-    crowd = len(lines) > 12
     figure = canvas(
-        (6.4 if crowd else 5.2) * len(measured),
+        max(6.4, 5.2 * len(measured)),
         max(3.9, 1.4 + 1.5 * SIZE / 72 * len(lines)),
         "Accuracy against the cost of a step" + ("  (QUICK RUN, not comparable)" if board.selection.quick else ""),
         f"Top-1, {facts.RULE_WORDS[board.rule]}, mean over {len(pairs)} pair{'s' * (len(pairs) != 1)} that all have."
@@ -61,14 +61,22 @@ def _draw(
     plain_top1 = student.mean(pairs=[pair for pair in pairs if student.cells[pair].by_seed]) if student else None
     for axis, (words, values) in zip(axes, measured, strict=True):
         named = _named(lines, values, pairs)
-        _panel(axis, [point for point, _ in named], [line for _, line in named], words, crowd=crowd)
+        _panel(axis, [point for point, _ in named], [line for _, line in named], words)
         if plain_top1 is not None:
             axis.axhline(plain_top1, color=SOFT, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
     axes[0].set_ylabel("top-1 (%), dashed: plain student")
     for axis, (_, values) in zip(axes, measured, strict=True):
         points = [point for point, _ in _named(lines, values, pairs)]
         names = [plain(line.shown, 40) for _, line in _named(lines, values, pairs)]
-        label_points(figure, axis, points, names, step(front(points)), COLUMN if crowd else 1.0)
+        if label_points(figure, axis, points, names, step(front(points))):  # a crowd: make room for a column of names
+            for text in list(axis.texts):
+                text.remove()
+            low, high = axis.get_xlim()
+            wide = axis.get_xscale() == "log"
+            axis.xaxis.set_major_locator(FixedLocator([tick for tick in axis.get_xticks() if low <= tick <= high]))
+            axis.xaxis.set_minor_locator(NullLocator())
+            axis.set_xlim(low, low * (high / low) ** (1 / COLUMN) if wide else low + (high - low) / COLUMN)
+            label_points(figure, axis, points, names, step(front(points)), COLUMN)
     return figure
 
 
@@ -81,10 +89,10 @@ def _named(lines: list[Line], values: list[float | None], pairs: list[Pair]) -> 
     ]
 
 
-def _panel(axis: Axes, points: list[Point], lines: list[Line], words: str, *, crowd: bool) -> None:
+def _panel(axis: Axes, points: list[Point], lines: list[Line], words: str) -> None:
     best = front(points)
     for point, line in zip(points, lines, strict=True):
-        colour = SOFT if line.kind == "student" else GOOD if point in best else INK
+        colour = GOOD if point in best else INK
         axis.plot(*point, marker="s" if line.kind == "modified" else "o", color=colour, markersize=5)
     axis.plot(*zip(*step(best), strict=True), color=ACCENT, linewidth=1, alpha=0.7, zorder=1)
     axis.set_xlabel(words + ", less is better")
@@ -94,9 +102,7 @@ def _panel(axis: Axes, points: list[Point], lines: list[Line], words: str, *, cr
     wide = min(costs) > 0 and max(costs) > 30 * min(costs)
     if wide:
         axis.set_xscale("log")
-    low, high = axis.get_xlim()
-    if crowd:
-        axis.set_xlim(low, low * (high / low) ** (1 / COLUMN) if wide else low + (high - low) / COLUMN)
+    high = axis.get_xlim()[1]
     if not wide:
         axis.xaxis.set_major_locator(MaxNLocator(5))
     axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}" if not wide and high > 20 else "{x:g}"))

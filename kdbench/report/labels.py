@@ -39,7 +39,7 @@ def label_points(
     names: Sequence[str],
     line: Sequence[Point] = (),
     column: float = 1.0,
-) -> None:
+) -> int:
     """Name every point, no name on another name, on a point or across the border.
 
     A name stands at the first place beside its point where it covers nothing, the line included. Those that find none
@@ -51,6 +51,9 @@ def label_points(
         line: corners of a line that names should not cross.
         column: where the column begins, as a share of the axis' width; points must lie left of it. From 1 on there
             is no room for one, and a name without a place stands where it covers least.
+
+    Returns:
+        How many names found no place beside their points.
     """
     canvas = FigureCanvasAgg(figure)
     figure.draw_without_rendering()  # lays out, so that boxes have their final size
@@ -62,16 +65,18 @@ def label_points(
     marks = [_box(axis.transData.transform(point), half) for point in points]
     corners: Any = axis.transData.transform(line) if len(line) > 1 else []
     taken = [_between(one, other, half) for one, other in pairwise(corners)]
-    homeless = []
+    homeless, misfits = [], 0
     for number in sorted(range(len(points)), key=lambda one: (-points[one][1], points[one][0], names[one])):
         others = taken + [mark for other, mark in enumerate(marks) if other != number]
         text, box, overlap = _place(axis, renderer, points[number], names[number], others, frame)
+        misfits += overlap > 0
         if overlap and column < 1:
             text.remove()
             homeless.append(number)
         else:
             taken.append(box)
     _column(axis, renderer, [(points[number], names[number]) for number in homeless], column)
+    return misfits
 
 
 def _place(

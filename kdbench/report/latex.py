@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from kdbench import record
 from kdbench.report import facts
@@ -53,14 +54,16 @@ def _floats(table: Table, board: Board, name: str, banner: str) -> Iterator[str]
     for number, columns in enumerate(groups):
         for part, rows in enumerate(parts):
             more = f" Pairs, part {number + 1} of {len(groups)}." if len(groups) > 1 else ""
-            caption = banner + table.caption + more + (" (Continued.)" if part else "")
+            odd = any(item.spread and item.spread.n != usual for place in rows for item in table.rows[place].items)
+            told = f" In brackets: seeds, where they are not {usual}." * odd
+            caption = banner + table.caption + told + more + (" (Continued.)" if part else "")
             label = f"tab:{name}-{table.name}" + (f"-{number + 1}" if len(groups) > 1 else "") + ("-more" * bool(part))
             star = "*" * (sum(widths[column] for column in columns) > NARROW)
             yield rf"\begin{{table{star}}}[t]"
             yield r"\centering"
             yield rf"\caption{{{latex(caption)}}}"
             yield rf"\label{{{label}{part if part > 1 else ''}}}"
-            yield rf"\footnotesize\setlength{{\tabcolsep}}{{{GAP:g}pt}}"
+            yield rf"\par\vspace{{3pt}}\footnotesize\setlength{{\tabcolsep}}{{{GAP:g}pt}}"
             yield rf"\begin{{tabular}}{{@{{}}l{'r' * (len(columns) - 1)}@{{}}}}"
             yield from _body(table, cells, columns, rows)
             yield r"\end{tabular}"
@@ -99,8 +102,7 @@ def _groups(table: Table, widths: Sequence[float]) -> list[list[int]]:
         return [columns]
     pairs = list(range(table.first_pair, len(widths)))
     for count in range(1, len(pairs) + 1):
-        size = math.ceil(len(pairs) / count)
-        parts = [pairs[start : start + size] for start in range(0, len(pairs), size)]
+        parts = [[pairs[place] for place in part] for part in _evenly(len(pairs), count)]
         if all(widths[0] + sum(widths[one] for one in part) <= WIDE for part in parts):
             break
     return [[0, *part] for part in parts]
@@ -108,8 +110,13 @@ def _groups(table: Table, widths: Sequence[float]) -> list[list[int]]:
 
 def _parts(rows: Sequence[Row]) -> list[range]:
     """Rows of each part, evenly."""
-    size = math.ceil(len(rows) / math.ceil(len(rows) / MOST_ROWS))
-    return [range(start, min(start + size, len(rows))) for start in range(0, len(rows), size)]
+    return _evenly(len(rows), math.ceil(len(rows) / MOST_ROWS))
+
+
+def _evenly(number: int, count: int) -> list[range]:
+    """The numbers from 0 on in so many parts, no two differing by more than one."""
+    ends = [round(part * number / count) for part in range(count + 1)]
+    return [range(start, end) for start, end in pairwise(ends)]
 
 
 def _name(text: str) -> str:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from kdbench.report import facts
 from kdbench.report.board import Board
 from kdbench.report.escape import by_line, plain
-from kdbench.report.items import CLASS_TITLES, Table
+from kdbench.report.items import CLASS_TITLES, Item, Table
 from kdbench.report.stats import colour_limit
 
 CAPTIONS = {
@@ -56,6 +56,7 @@ def render(board: Board, tables: Sequence[Table], drawings: Mapping[str, str], n
         environment=facts.environment(board),
         head_lines=lambda head: by_line(head, plain),
         classes=CLASS_TITLES,
+        number=number,
         tint=lambda shade: tint(shade, limit),
     )
 
@@ -63,6 +64,14 @@ def render(board: Board, tables: Sequence[Table], drawings: Mapping[str, str], n
 def _visible(value: object) -> object:
     """What a template puts into the page: visible text on one line, which the autoescape makes harmless."""
     return plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def number(item: Item) -> Markup | str:
+    """A cell's text; what follows a mean is set small, so that more pairs stand side by side."""
+    if item.spread is None:
+        return item.text
+    mean = f"{item.spread.mean:.2f}"
+    return Markup("{}<small>{}</small>").format(mean, plain(item.text.removeprefix(mean)))
 
 
 def tint(shade: float | None, limit: float) -> str:

@@ -159,8 +159,8 @@ def quality(board: Board) -> Table:
         ["method", *names.values()],
         _means(board, names, digits=2),
         [
-            f"Last epoch, mean over seeds ({facts.seeds(board)}) and the method's own pairs. Agreement: share of test"
-            " images on which student and teacher say the same."
+            f"Last epoch, mean over {facts.seeds(board)} and the method's own pairs. Agreement: share of test images on"
+            " which student and teacher say the same."
         ],
         caption=f"Beyond top-1: last epoch, mean over seeds and pairs, {facts.seeds(board)}.",
     )
