@@ -12,9 +12,10 @@ Letters used for shapes, here and in every method file:
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +35,40 @@ class Outputs(NamedTuple):
     preacts: tuple[Tensor, ...] | None = None  # feats before their last ReLU; None: no such tap
     classifier: tuple[Tensor, Tensor | None] | None = None  # (K, D) and (K,), gradients pass
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> Outputs:
+        """The same outputs with ``change`` applied to every tensor, in the order of ``tensors``.
+
+        A tensor that stands in two places (a tap that is also ``last``) is given to it twice.
+        """
+        weight, bias = self.classifier or (None, None)
+        return Outputs(
+            tuple(map(change, self.feats)),
+            change(self.last),
+            change(self.pooled),
+            change(self.logits),
+            None if self.preacts is None else tuple(map(change, self.preacts)),
+            None if weight is None else (change(weight), None if bias is None else change(bias)),
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor that is there, by its path: in the order of the fields, taps shallow to deep."""
+        found: dict[str, Tensor] = {}
+        for name, value in zip(self._fields, self, strict=True):
+            if isinstance(value, Tensor):
+                found[name] = value
+            else:
+                found |= {f"{name}[{at}]": part for at, part in enumerate(value or ()) if part is not None}
+        return found
+
+    def shapes(self) -> Shapes:
+        """Sizes of these outputs."""
+
+        def size(feat: Tensor) -> tuple[int, int, int]:
+            _, c, h, w = feat.shape
+            return c, h, w
+
+        return Shapes(tuple(map(size, self.feats)), size(self.last), self.pooled.shape[1])
+
 
 class Batch(NamedTuple):
     """One training batch, on the device."""
@@ -50,6 +85,13 @@ class Shapes(NamedTuple):
     feats: tuple[tuple[int, int, int], ...]  # (C, H, W) per tap
     last: tuple[int, int, int]  # (C, H, W)
     pooled: int  # D
+
+
+class Hyper(NamedTuple):
+    """One hyper-parameter, as the signature states it."""
+
+    default: Any
+    common: bool  # declared by Distiller itself, not by the method
 
 
 @dataclass(frozen=True)
@@ -144,6 +186,11 @@ class Distiller(nn.Module):
     #: sees the assistant as its teacher, in ``pair``, ``terms`` and KD; None: the teacher itself.
     assistant: ClassVar[tuple[str, str] | None] = None
 
+    #: In ``a+b``: names of methods whose loss this one takes over and changes, each with the hyper-parameters
+    #: that make it do so. That loss is not added a second time, no plain KD stands beside it, and further losses
+    #: on the logits are refused: they could be meant to be changed as well.
+    absorbs: ClassVar[dict[str, dict[str, Any]]] = {}
+
     #: Further views of every image: names of kdbench.data.views. Images, idx and Outputs then
     #: hold all views one after another (view-major, the plain view first); labels stay (B,).
     views: ClassVar[tuple[str, ...]] = ()
@@ -188,6 +235,47 @@ class Distiller(nn.Module):
     def predict(self, student: Outputs) -> Tensor:
         """(B, K) logits to score. The student's own, unless the method changes the network."""
         return student.logits
+
+    # What a class is asked before there is an instance. A combination ``a+b`` answers the same questions.
+
+    @classmethod
+    def build(cls, pair: Pair, **hyper: Any) -> Self:
+        """The method for a pair, with hyper-parameters as ``hyperparameters`` names them.
+
+        Raises:
+            ValueError: the method cannot serve the pair.
+        """
+        return cls(pair, **hyper)
+
+    @classmethod
+    def hyperparameters(cls) -> dict[str, Hyper]:
+        """Keyword-only parameters of ``__init__``, following ``**common`` up to the base.
+
+        Raises:
+            ValueError: one has no default.
+        """
+        common = inspect.signature(Distiller.__init__).parameters
+        found: dict[str, Hyper] = {}
+        for klass in cls.__mro__:
+            init = vars(klass).get("__init__")
+            if init is None:
+                continue
+            follows = False
+            for parameter in inspect.signature(init).parameters.values():
+                if parameter.kind is parameter.VAR_KEYWORD:
+                    follows = True
+                elif parameter.kind is parameter.KEYWORD_ONLY:
+                    if parameter.default is parameter.empty:
+                        raise ValueError(f"{cls.__name__}: hyper-parameter {parameter.name!r} has no default")
+                    found.setdefault(parameter.name, Hyper(parameter.default, parameter.name in common))
+            if not follows or klass is Distiller:
+                break
+        return found
+
+    @classmethod
+    def components(cls) -> tuple[type[Distiller], ...]:
+        """The methods whose terms are added: the class itself, or those that a combination joins."""
+        return (cls,)
 
     @classmethod
     def modifies_student(cls) -> bool:

@@ -181,9 +181,4 @@ class Case:
 
 def shapes(outputs: Outputs) -> Shapes:
     """Sizes of one side's outputs."""
-
-    def size(feat: Tensor) -> tuple[int, int, int]:
-        c, h, w = feat.shape[1:]
-        return c, h, w
-
-    return Shapes(tuple(size(f) for f in outputs.feats), size(outputs.last), outputs.pooled.shape[1])
+    return outputs.shapes()

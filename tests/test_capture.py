@@ -43,7 +43,22 @@ from kdbench.engine.precision import Precision
 from kdbench.engine.schedule import Plan, fill_momentum, set_rate
 from kdbench.run import session
 
-METHODS = ["dkd", "crd", "semckd", "fitnet", "mag", "student", "vid", "sskd", "ofd", "crd+mag"]
+METHODS = [
+    "dkd",
+    "ofa",
+    "mgd",
+    "crd",
+    "semckd",
+    "fitnet",
+    "mag",
+    "student",
+    "vid",
+    "sskd",
+    "ofd",
+    "ctkd",
+    "nd",
+    "crd+mag",
+]
 
 
 def captured(lanes: list[Lane], notes: list[str] | None = None, *, stop_after: int | None = None) -> None:

@@ -6,7 +6,7 @@ from toys import batch, outputs, pair
 
 from golden import Case, cases
 from kdbench import Outputs
-from kdbench.registry import get, hyperparameters
+from kdbench.registry import get
 
 
 @cases("dkd")
@@ -65,7 +65,7 @@ def test_warm_up_is_linear_over_its_share_of_the_training() -> None:
 
 
 def test_there_is_no_kd_term_beside_it() -> None:
-    assert "kd_weight" not in hyperparameters(get("dkd"))
+    assert "kd_weight" not in get("dkd").hyperparameters()
     student, teacher = logits(1.0, 4)
     named = get("dkd")(pair(student, teacher)).loss(student, teacher, batch(16, 4))
     assert set(named) == {"ce", "target", "non_target"}

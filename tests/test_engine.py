@@ -16,7 +16,6 @@ from kdbench.engine.fit import Setting, fit
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
 from kdbench.engine.schedule import Plan
-from kdbench.registry.combine import Combined
 
 CPU = torch.device("cpu")
 BATCH, EPOCHS, IMAGES = 16, 3, 56  # a tail batch of 8
@@ -76,8 +75,7 @@ def lane(name: str, folder: Path, *, student: str = "resnet8") -> Lane:
         net, teacher(), image_shape=(3, 8, 8), num_classes=10, train_labels=images().train_labels, batch_size=BATCH
     )
     torch.manual_seed(2)
-    cls = registry.get(name)
-    method = cls.build(pair) if issubclass(cls, Combined) else cls(pair)
+    method = registry.get(name).build(pair)
     plan = Plan(EPOCHS, 0.05, milestones=(2,))
     return Lane(
         f"{name}-{student}",

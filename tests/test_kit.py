@@ -10,6 +10,7 @@ import kdbench
 from kdbench import Distiller, registry
 from kdbench.testing import CHECKS, Finding, check_distiller, variant
 from kdbench.testing.conformance import FAMILIES, PROVENANCES, VIEWS
+from kdbench.testing.toys import ALIKE, Problem
 
 FOLDER = Path(__file__).parent / "mutants"
 RIGHT = {"right", "plain"}  # plain is what the mutants spoil
@@ -102,6 +103,11 @@ def test_a_variant_is_checked_with_its_own_defaults(monkeypatch: pytest.MonkeyPa
     cls = plugin(FOLDER / "right.py", monkeypatch)
     assert failures(check_distiller(variant(cls, width=3))) == {}
     assert "a_toy_pair_is_served" in failures(check_distiller(variant(registry.get("fitnet"), tap=9)))
+    assert "a_toy_pair_is_served" in failures(check_distiller(variant(registry.get("fitnet+mag"), tap=9)))
+    assert variant(cls, width=3).hyperparameters()["width"].default == 3
+    assert variant(cls, width=3).build(Problem(ALIKE).pair).project.out_features == 3
+    with pytest.raises(ValueError, match=r"has no hyper-parameter wide; it has .*width"):
+        variant(cls, wide=3)
 
 
 def test_a_refused_pair_is_told_and_no_failure() -> None:

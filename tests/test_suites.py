@@ -198,7 +198,22 @@ def test_a_published_table_that_is_not_there(tmp_path: Path) -> None:
         ("crd", "crd+kd", {"ce_weight": 1.0, "kd_weight": 1.0, "beta": 0.8}),
         ("crd", "kd+crd", {"ce_weight": 1.0, "kd_weight": 1.0, "beta": 0.8}),
         ("crd", "crd+mas", {"ce_weight": 1.0, "kd_weight": 1.0, "beta": 0.8}),
+        ("crd", "abkd", {"ce_weight": 1.0, "kd_weight": 0.0, "alpha": 0.8, "beta": 0.3}),
+        ("crd", "ikl", {"ce_weight": 1.0, "kd_weight": 0.0, "alpha": 1.0, "beta": 4.0}),
+        ("crd", "ikl+lskd", {"ce_weight": 1.0, "kd_weight": 0.0, "tau": 2.0, "alpha": 1.0, "beta": 4.0}),
+        ("crd", "ofa", {"ce_weight": 1.0, "kd_weight": 0.0}),
+        ("crd", "wkd_l", {"ce_weight": 1.0, "kd_weight": 0.0}),
+        ("crd", "wkd_f", {"ce_weight": 1.0, "kd_weight": 0.0, "beta": 0.08}),
+        ("semckd", "wkd_f", {"ce_weight": 1.0, "kd_weight": 1.0, "beta": 0.08}),
+        ("semckd", "mgd", {"ce_weight": 1.0, "kd_weight": 1.0, "alpha": 0.0012}),
         ("crd", "dkd", {"ce_weight": 1.0, "kd_weight": 0.0, "alpha": 1.0, "beta": 2.0}),
+        ("crd", "ctkd", {"ce_weight": 0.1, "kd_weight": 0.0, "beta": 2.0}),
+        ("crd", "nkd", {"ce_weight": 1.0, "kd_weight": 0.0, "tau": 3.0}),
+        ("crd", "rld+lskd", {"ce_weight": 1.0, "kd_weight": 0.0, "tau": 2.0, "alpha": 9.0, "beta": 72.0}),
+        ("crd", "ickd", {"ce_weight": 1.0, "kd_weight": 0.0, "beta": 2.5}),
+        ("semckd", "ickd", {"ce_weight": 1.0, "kd_weight": 1.0, "beta": 2.5}),
+        ("semckd", "sdd", {"ce_weight": 1.0, "kd_weight": 0.0, "beta": 2.0}),
+        ("semckd", "wsld", {"ce_weight": 1.0, "kd_weight": 0.0, "tau": 4.0, "alpha": 2.25}),
         ("semckd", "kd", {"ce_weight": 1.0, "kd_weight": 1.0, "tau": 4.0}),
         ("semckd", "fitnet", {"ce_weight": 1.0, "kd_weight": 1.0, "tap": 1, "beta": 100.0}),
         ("semckd", "semckd", {"ce_weight": 1.0, "kd_weight": 1.0, "beta": 400.0}),
@@ -230,7 +245,7 @@ def test_every_weight_listed_is_one_that_the_method_has(name: str) -> None:
     tables = [convention.methods, *convention.pairs.values()]
     for table in tables:
         for method in set(table) & set(registry.names()):
-            missing = set(table[method]) - set(registry.hyperparameters(registry.get(method)))
+            missing = set(table[method]) - set(registry.get(method).hyperparameters())
             assert not missing - {"kd_weight", "ce_weight"}, f"{method}: {missing}"
 
 

@@ -287,8 +287,7 @@ def test_pair_of_other_data() -> None:
 
 
 def flat(tapped: Tapped, image: Tensor) -> tuple[Tensor, ...]:
-    shown = tapped(image)
-    return *shown.feats, *(shown.preacts or ()), shown.last, shown.pooled, shown.logits
+    return tuple(tapped(image)._replace(classifier=None).tensors().values())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

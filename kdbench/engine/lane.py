@@ -159,7 +159,7 @@ class Lane:
         with torch.set_grad_enabled(self.stage == "train" or self.method.pretrain_student):
             seen = self._see(batch.image)
         if teacher is None or not self.method.needs_teacher:
-            teacher = detached(seen)  # whatever the company, such a method sees no teacher
+            teacher = seen.map(Tensor.detach)  # whatever the company, such a method sees no teacher
         stage_loss = self.method.loss if self.stage == "train" else self.method.pretrain_terms
         return stage_loss(seen, teacher, batch)
 
@@ -183,7 +183,7 @@ class Lane:
         if scale is not None and (scale < 1 or self.epoch + 1 == self.total):
             raise Diverged(
                 f"every step of {self._when()} overflowed in fp16, down to a loss scale of {scale:g}, and"
-                " was skipped; try precision bf16 or exact"
+                " was skipped; try precision bf16 or fp32"
             )
         if self.stage == "train":
             self.curve.append({"epoch": self.epoch + 1, "lr": self.rate, "seconds": self.seconds, "terms": means})
@@ -301,17 +301,3 @@ class Lane:
             self.rng = rng_state(self.device)
         finally:
             set_rng_state(before, self.device)
-
-
-def detached(seen: Outputs) -> Outputs:
-    """The same outputs without a graph."""
-    return Outputs(
-        feats=tuple(feat.detach() for feat in seen.feats),
-        last=seen.last.detach(),
-        pooled=seen.pooled.detach(),
-        logits=seen.logits.detach(),
-        preacts=None if seen.preacts is None else tuple(pre.detach() for pre in seen.preacts),
-        classifier=None
-        if seen.classifier is None
-        else (seen.classifier[0].detach(), None if seen.classifier[1] is None else seen.classifier[1].detach()),
-    )

@@ -72,7 +72,7 @@ class Tapped(nn.Module):
 
     def shapes(self, image_shape: tuple[int, int, int]) -> Shapes:
         """Sizes of the outputs for images (C, H, W), measured on one forward pass in eval mode."""
-        return sizes(measure(self, image_shape))
+        return measure(self, image_shape).shapes()
 
 
 @contextmanager
@@ -98,12 +98,3 @@ def measure(tapped: Tapped, image_shape: tuple[int, int, int]) -> Outputs:
 def picture(image_shape: tuple[int, int, int]) -> Tensor:
     """(1, C, H, W), always the same values, in [-1, 1]."""
     return torch.arange(math.prod(image_shape), dtype=torch.float64).sin().reshape(1, *image_shape)
-
-
-def sizes(outputs: Outputs) -> Shapes:
-    """Sizes of the taps."""
-
-    def size(feat: Tensor) -> tuple[int, int, int]:
-        return feat.shape[1], feat.shape[2], feat.shape[3]
-
-    return Shapes(tuple(size(feat) for feat in outputs.feats), size(outputs.last), outputs.pooled.shape[1])

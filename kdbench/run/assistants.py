@@ -77,7 +77,7 @@ def find(out: Path, pupil: Cell, card: TeacherCard, images: Dataset) -> tuple[Ta
         Refused: there is none for this student, or its own method refused it.
         ValueError: it failed, a file is damaged or gone, or it comes from another teacher.
     """
-    network(pupil.spec.name, pupil.student)
+    network(pupil.method, pupil.student)
     cell = pupil.assistant
     assert cell is not None
     where = grid.files(folder(out), cell)

@@ -16,9 +16,8 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from kdbench import registry
 from kdbench.distiller import READS, Batch, Distiller
-from kdbench.testing.toys import TOYS, B, Broken, Problem, Toy, differing, each, require, said, served
+from kdbench.testing.toys import TOYS, B, Broken, Problem, Toy, differing, require, said, served
 from kdbench.testing.trainee import Trainee
 
 
@@ -31,7 +30,7 @@ def check_terms_are_finite_scalars(cls: type[Distiller], toys: Sequence[Toy] = T
             batch = trainee.some_batch()
             if stage == "train":
                 own = trainee.method.terms(*trainee.method.transform(*trainee.look(batch)), batch)
-                common = registry.hyperparameters(cls)
+                common = cls.hyperparameters()
                 taken = [name for name in ("ce", "kd") if name in own and f"{name}_weight" in common]
                 require(not taken, f"terms() returns {', '.join(taken)}, a name of the base class; take another")
             _sound(trainee.terms(batch), f"in stage {stage!r} on the toy pair {toy.name!r}")
@@ -144,7 +143,7 @@ def check_reads_no_more_than_declared(cls: type[Distiller], toys: Sequence[Toy] 
             continue
         batch, saved = trainee.some_batch(), trainee.save()
         student, teacher = trainee.look(batch)
-        blind = each(teacher, lambda t: torch.full_like(t, torch.nan))
+        blind = teacher.map(lambda t: torch.full_like(t, torch.nan))
         blind = blind._replace(logits=teacher.logits, classifier=teacher.classifier)
         if reads == "pooled":
             blind = blind._replace(pooled=teacher.pooled)

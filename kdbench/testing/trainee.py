@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kdbench.distiller import Batch, Distiller, Outputs
-from kdbench.testing.toys import EPOCHS, LR, B, Problem, build, each, seeded
+from kdbench.testing.toys import EPOCHS, LR, B, Problem, seeded
 
 
 class Trainee:
@@ -20,7 +20,7 @@ class Trainee:
         self.problem = problem
         with seeded(seed):
             self.student = problem.student()
-            self.method = build(cls, problem.pair)
+            self.method = cls.build(problem.pair)
             self.rng = torch.get_rng_state()
         self.views = 1 + len(cls.views)
         self.stages = ["pretrain", "train"] if cls.pretrain_epochs else ["train"]
@@ -69,7 +69,7 @@ class Trainee:
         with torch.set_grad_enabled(self.trains_student):
             student: Outputs = self.student(batch.image)
         student = student._replace(logits=student.logits.float())
-        teacher = self.problem.show(batch.image) if self.method.needs_teacher else each(student, torch.Tensor.detach)
+        teacher = self.problem.show(batch.image) if self.method.needs_teacher else student.map(Tensor.detach)
         return student, teacher
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
