@@ -195,8 +195,8 @@ def build(selection: Selection, baseline: str = STUDENT, rule: str = "last", top
     """
     known, metric = len(selection.known()), RULES[rule]
     refused: dict[tuple[str, Pair], list[Record]] = {}
-    for one in selection.refused:
-        refused.setdefault((one.method, (one.teacher, one.student)), []).append(one)
+    for pair, one in selection.refused:
+        refused.setdefault((one.method, pair), []).append(one)
     lines = []
     for method in selection.methods:
         cells = {}

@@ -16,7 +16,6 @@ from typing import Any
 from kdbench import record
 from kdbench.record import Record
 from kdbench.report.escape import plain
-from kdbench.report.select import facts
 
 LONGEST_NAME = 300
 DEEPEST = 12
@@ -24,7 +23,7 @@ MOST_VALUES = 20_000
 MOST_POINTS = 100_000
 LARGEST = 2**63 - 1
 _NAMES = ("suite", "dataset", "convention", "teacher", "student", "method", "provenance", "settings_hash", "finished")
-_COUNTS = ("seed", "epochs", "extra_train_params", "extra_infer_params")
+_COUNTS = ("seed", "epochs", "group_lanes", "extra_train_params", "extra_infer_params")
 _PERCENTAGES = ("top1_last", "top1_best_test", "top1_at_best_val", "top5_last", "ece", "agreement", "teacher_top1")
 
 
@@ -97,16 +96,8 @@ def _oddities(one: Record) -> Iterator[str]:
         value = getattr(one, name)
         if value is not None and (value < 0 or value > 100):  # NaN is neither; it counts as not measured
             yield f"its {name} is {value:.6g}, which is no percentage"
-    settings = facts(one)
-    for name in ("hyper", "recipe"):
-        if not isinstance(settings.get(name, {}), dict):
-            yield f"its settings hold {name} as a {type(settings[name]).__name__}, not as names with values"
-    if not isinstance(settings.get("limit_train"), int | None):
-        yield "its settings hold a limit_train that is no number"
-    if not settings:
-        yield "its settings are empty"
-    values = {"settings": settings} | {name: getattr(one, name, None) for name in ("code", "environment", "data")}
-    for name, value in values.items():
+    values = {name: getattr(one, name) for name in ("code", "environment", "data")}
+    for name, value in ({"settings": {**one.settings.recipe, **one.settings.hyper}} | values).items():
         if _depth_and_size(value) is None:
             yield f"its {name} holds more values, or values deeper nested, than a run writes"
     if len(one.curve) > MOST_POINTS or any(not 0 <= point.epoch <= LARGEST for point in one.curve):

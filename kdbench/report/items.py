@@ -67,12 +67,16 @@ class Footnotes:
 
 
 def pair_name(pair: Pair) -> str:
-    """Two lines: teacher, arrow and student."""
+    """Two lines: teacher, arrow and student; the student alone where there is no teacher."""
+    if not pair[0]:
+        return plain(pair[1], 60)
     return f"{plain(pair[0], 60)}\n→ {plain(pair[1], 60)}"
 
 
 def one_line(pair: Pair) -> str:
     """``teacher → student``."""
+    if not pair[0]:
+        return plain(pair[1], 60)
     return f"{plain(pair[0], 60)} → {plain(pair[1], 60)}"
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 from kdbench import record
 from kdbench.record import Record, settings_hash
 from kdbench.report import escape
-from kdbench.report.select import facts, protocol, side, version
+from kdbench.report.select import protocol, side, version
 
 COLUMNS = (
     "run",  # the record's place below runs/SUITE, without .json
@@ -87,15 +87,13 @@ def curves(records: Sequence[Record]) -> str:
 
 def _row(one: Record) -> dict[str, Any]:
     row = {name: getattr(one, name, None) for name in COLUMNS}
-    lanes = row["group_lanes"]
     return row | {
         "run": _run(one),
         "protocol": settings_hash(protocol(one) | side(one)),
-        "hyper": _json(facts(one).get("hyper", {})),
+        "hyper": _json(one.settings.hyper),
         "quick": "yes" if one.quick else "no",
         "epoch_best_val": _best_epoch(one, "val_top1"),
         "epoch_best_test": _best_epoch(one, "top1"),
-        "group_lanes": lanes if isinstance(lanes, int) and abs(lanes) < 2**31 else None,
         "code": version(one),
         "torch": escape.plain(one.environment.get("torch") or "", 80),
         "device": escape.plain(one.environment.get("gpu") or one.environment.get("cpu") or "", 80),

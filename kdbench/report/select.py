@@ -31,20 +31,19 @@ class Selection:
     quick: bool
     limit_train: int | None
     runs: Runs  # finished
-    refused: list[Record]  # failed or unsupported
+    refused: list[tuple[Pair, Record]]  # failed or unsupported, with the column that they stand in
     notes: list[str] = field(default_factory=list)  # what was left out, and why
     teacherless: frozenset[str] = frozenset()  # methods whose runs stand in every column of their student
 
     @property
     def pairs(self) -> list[Pair]:
         """Every pair that any record is about."""
-        refused = {(one.teacher, one.student) for one in self.refused}
-        return sorted({pair for _, pair in self.runs} | refused)
+        return sorted({pair for _, pair in self.runs} | {pair for pair, _ in self.refused})
 
     @property
     def methods(self) -> list[str]:
         """Every method that any record is about, ``student`` first."""
-        found = {method for method, _ in self.runs} | {one.method for one in self.refused}
+        found = {method for method, _ in self.runs} | {one.method for _, one in self.refused}
         return sorted(found, key=lambda name: (name != "student", name))
 
     @property
@@ -55,7 +54,7 @@ class Selection:
     def known(self) -> set[tuple[Pair, int]]:
         """(pair, seed) of every cell that any method has a record of: what a complete method would have."""
         finished = {(pair, one.seed) for (_, pair), cell in self.runs.items() for one in cell}
-        return finished | {((one.teacher, one.student), one.seed) for one in self.refused}
+        return finished | {(pair, one.seed) for pair, one in self.refused}
 
 
 def select(
@@ -89,18 +88,16 @@ def select(
     for part in _split(done, lambda one: (one.method, _pair(one))):
         cell = _one_setting(part, notes)
         runs[cell[0].method, _pair(cell[0])] = cell
-    refused = [one for one in kept if one.status != "done"]
-    rates = {id(one): _rate(one) for cell in runs.values() for one in cell}
-    runs = teacherless.share(runs, refused, alone, rates)
+    runs, refused = teacherless.share(runs, [one for one in kept if one.status != "done"], alone)
     runs = {key: cell for key, cell in runs.items() if pairs is None or _wanted(key[1], pairs)}
     over = {(method, pair, one.seed) for (method, pair), cell in runs.items() for one in cell}
     refused = [
-        one
-        for one in refused
-        if (one.method, _pair(one), one.seed) not in over and (pairs is None or _wanted(_pair(one), pairs))
+        (pair, one)
+        for pair, one in refused
+        if (one.method, pair, one.seed) not in over and (pairs is None or _wanted(pair, pairs))
     ]
-    refused.sort(key=lambda one: (one.method, _pair(one), one.seed, one.settings_hash))
-    first = (done or refused or kept)[0]
+    refused.sort(key=lambda item: (item[1].method, item[0], item[1].seed, item[1].settings_hash))
+    first = (done or kept)[0]
     versions = sorted({version(one) for cell in runs.values() for one in cell})
     if len(versions) > 1:
         notes.append(f"the runs were made with different versions of the code: {_some(versions)}")
@@ -110,18 +107,12 @@ def select(
         first.convention,
         first.epochs,
         first.quick,
-        facts(first).get("limit_train"),
+        first.settings.limit_train,
         runs,
         refused,
         notes,
         alone,
     )
-
-
-def facts(record: Record) -> dict[str, Any]:
-    """A record's settings as plain values, whether they are a model of their own or a mapping."""
-    settings: Any = record.settings
-    return dict(settings if isinstance(settings, dict) else settings.facts())
 
 
 def protocol(record: Record) -> dict[str, Any]:
@@ -130,7 +121,7 @@ def protocol(record: Record) -> dict[str, Any]:
     All settings but those of a method, a pair or a run; the length of the run, the data set by its fingerprint
     (where the record has one) and the convention. Records of different protocols never stand in one table.
     """
-    settings = {name: value for name, value in facts(record).items() if name not in _OWN}
+    settings = {name: value for name, value in record.settings.facts().items() if name not in _OWN}
     settings |= {
         "epochs": record.epochs,
         "quick": record.quick,
@@ -139,25 +130,23 @@ def protocol(record: Record) -> dict[str, Any]:
     }
     flat = _flat(settings)
     flat.pop("recipe.lr", None)  # light students have another rate: see `side`
-    data = getattr(record, "data", None)
-    if data:
-        flat["data"] = str(data.get("fingerprint") or settings_hash(data)) if isinstance(data, dict) else str(data)
+    if record.data:
+        flat["data"] = str(record.data.get("fingerprint") or settings_hash(record.data))
     return flat
 
 
 def side(record: Record) -> dict[str, Any]:
-    """What all runs on one pair must share besides the protocol: the teacher's weights and the learning rate."""
-    return {"teacher_sha256": record.teacher_sha256, "recipe.lr": _rate(record)}
+    """What all runs on one pair must share besides the protocol: the teacher as it saw, and the learning rate."""
+    return {
+        "teacher_sha256": record.teacher_sha256,
+        "teacher_normalisation": record.teacher_normalisation,
+        "recipe.lr": teacherless.rate(record),
+    }
 
 
 def version(record: Record) -> str:
     """``0.1.0 0123456789ab``: the code that made a record."""
     return " ".join(plain(record.code[part], 40) for part in ("kdbench", "git") if part in record.code)
-
-
-def _rate(record: Record) -> str:
-    recipe = facts(record).get("recipe")
-    return str(recipe.get("lr")) if isinstance(recipe, dict) else ""
 
 
 def _wanted(pair: Pair, patterns: Sequence[str]) -> bool:
@@ -190,13 +179,15 @@ def _one_protocol(records: Sequence[Record], asked: Sequence[Record], notes: lis
 def _one_teacher(records: list[Record], alone: frozenset[str], notes: list[str]) -> list[Record]:
     """Runs on a pair with one teacher and one learning rate; a method without a teacher has the rate alone."""
     taught = [one for one in records if one.method not in alone]
-    groups = _split(taught or records, lambda one: settings_hash(side(one)) if taught else _rate(one))
+    groups = _split(taught or records, lambda one: settings_hash(side(one)) if taught else teacherless.rate(one))
     chosen, others = _most_complete(groups)
     if taught:
-        rate, sha256 = _rate(chosen[0]), chosen[0].teacher_sha256
-        free = _split((one for one in records if one.method in alone), _rate)
-        chosen = chosen + [teacherless.without(one, sha256) for part in free if _rate(part[0]) == rate for one in part]
-        others = others + [part for part in free if _rate(part[0]) != rate]
+        rate, sha256 = teacherless.rate(chosen[0]), chosen[0].teacher_sha256
+        free = _split((one for one in records if one.method in alone), teacherless.rate)
+        chosen = chosen + [
+            teacherless.without(one, sha256) for part in free if teacherless.rate(part[0]) == rate for one in part
+        ]
+        others = others + [part for part in free if teacherless.rate(part[0]) != rate]
     for other in others:
         sha256 = other[0].teacher_sha256
         same = sha256 == chosen[0].teacher_sha256 or other[0].method in alone
@@ -207,7 +198,7 @@ def _one_teacher(records: list[Record], alone: frozenset[str], notes: list[str])
 
 def _one_setting(records: list[Record], notes: list[str]) -> list[Record]:
     """Runs of a method on a pair that differ by the seed alone, one for each seed."""
-    own = {id(one): {name: value for name, value in facts(one).items() if name != "seed"} for one in records}
+    own = {id(one): one.settings.facts() | {"seed": None, "plugin": one.plugin_sha256} for one in records}
     chosen, others = _most_complete(_split(records, lambda one: settings_hash(own[id(one)])))
     where = f"{plain(chosen[0].method, 60)} on {plain(chosen[0].pair, 80)}"
     for other in others:

@@ -30,7 +30,6 @@ from kdbench.report.items import (
     sure,
 )
 from kdbench.report.select import Pair, version
-from kdbench.report.select import facts as facts_of
 from kdbench.report.stats import Gain
 
 
@@ -184,7 +183,7 @@ def settings(board: Board) -> Table:
     for line in board.shown:
         kept: dict[str, list[str]] = {}
         for run in line.runs:
-            for name, value in facts_of(run).get("hyper", {}).items():
+            for name, value in run.settings.hyper.items():
                 text = f"{value:g}" if isinstance(value, float) else plain(value, 40)
                 if text not in kept.setdefault(plain(name, 40), []):
                     kept[plain(name, 40)].append(text)
@@ -196,7 +195,7 @@ def settings(board: Board) -> Table:
 def failures(board: Board) -> Table:
     """Failed and refused cells with their sentences."""
     seeds: dict[tuple[str, str, str, str], list[int]] = {}
-    for one in board.selection.refused:
+    for one in {id(one): one for _, one in board.selection.refused}.values():
         reason = plain(one.reason, LONGEST_REASON)
         key = (plain(one.method, 100), one_line((one.teacher, one.student)), one.status, reason)
         seeds.setdefault(key, []).append(one.seed)

@@ -37,6 +37,11 @@ def methods(records: Iterable[Record]) -> frozenset[str]:
     return frozenset(seen - said.keys()) | {method for method, needs in said.items() if not needs}
 
 
+def rate(record: Record) -> str:
+    """The learning rate as the settings have it."""
+    return str(record.settings.recipe.get("lr"))
+
+
 def without(one: Record, sha256: str) -> Record:
     """A run as it stands beside a teacher of this sha256 that took no part in it.
 
@@ -47,20 +52,19 @@ def without(one: Record, sha256: str) -> Record:
     return one.model_copy(update={"teacher_sha256": "", "teacher_top1": None, "agreement": None})
 
 
-def share(runs: Runs, refused: Sequence[Record], alone: frozenset[str], rates: dict[int, str]) -> Runs:
-    """The runs, those of methods without a teacher in every column of their student, own ones first.
+def share(runs: Runs, refused: Sequence[Record], alone: frozenset[str]) -> tuple[Runs, list[tuple[Pair, Record]]]:
+    """The runs and refusals by column, those of methods without a teacher in every column of their student.
 
     Args:
-        runs: finished ones.
+        runs: finished ones; a column's own go before those of other columns.
         refused: failed and unsupported records; they make columns, too.
         alone: methods that need no teacher.
-        rates: id of a record -> its learning rate; a column has one.
     """
     columns: dict[str, set[Pair]] = defaultdict(set)
-    rate: dict[Pair, str] = {}
+    rates: dict[Pair, str] = {}
     for (_, pair), cell in runs.items():
         columns[pair[1]].add(pair)
-        rate.setdefault(pair, rates.get(id(cell[0]), ""))
+        rates.setdefault(pair, rate(cell[0]))
     for one in refused:
         columns[one.student].add((one.teacher, one.student))
     for student, pairs in columns.items():
@@ -75,8 +79,13 @@ def share(runs: Runs, refused: Sequence[Record], alone: frozenset[str], rates: d
         for pair in columns[student]:
             own = {one.seed: one for one in runs.get((method, pair), [])}
             for seed, one in by_seed.items():
-                if seed not in own and rate.get(pair, rates.get(id(one))) == rates.get(id(one)):
+                if seed not in own and rates.get(pair) in (None, rate(one)):
                     own[seed] = without(one, "?")
             if own:
                 shared[method, pair] = [own[seed] for seed in sorted(own)]
-    return shared
+    placed = [
+        (pair, one)
+        for one in refused
+        for pair in (columns[one.student] if one.method in alone else {(one.teacher, one.student)})
+    ]
+    return shared, placed
