@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich import box
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
+from kdbench.report.escape import terminal
 from kdbench.report.items import Item, Row, Table
 from kdbench.report.make import SuiteReport
 
@@ -22,18 +24,36 @@ _MOST_ROWS = 24
 def print_report(report: SuiteReport, console: Console) -> None:
     """Print the tables, notes and files of one suite."""
     console.print()
-    console.print(Text(report.title, style="bold"))
+    console.print(_text(report.title, console, "bold"))
     if report.banner:
-        console.print(Text(report.banner, style="bold yellow"))
+        console.print(_text(report.banner, console, "bold yellow"))
     for table in report.tables:
         if table.name in _SHOWN:
-            _print_table(table, console)
+            _print_table(_for_screen(table, console.encoding), console)
     for note in report.notes:
-        console.print(Text(f"note: {note}", style="yellow"), soft_wrap=True)
+        console.print(_text(f"note: {note}", console, "yellow"), soft_wrap=True)
     for problem in report.problems:
-        console.print(Text(f"left out: {problem}", style="red"), soft_wrap=True)
+        console.print(_text(f"left out: {problem}", console, "red"), soft_wrap=True)
     for line in _files(report.files):
-        console.print(Text(line, style="dim"), soft_wrap=True)
+        console.print(_text(line, console, "dim"), soft_wrap=True)
+
+
+def _text(words: str, console: Console, style: str) -> Text:
+    return Text(terminal(words, console.encoding), style=style)
+
+
+def _for_screen(table: Table, encoding: str) -> Table:
+    """The table in signs that the screen has."""
+    return replace(
+        table,
+        title=terminal(table.title, encoding),
+        header=["\n".join(terminal(line, encoding) for line in head.split("\n")) for head in table.header],
+        rows=[
+            Row(tuple(replace(item, text=terminal(item.text, encoding)) for item in row.items), row.kind)
+            for row in table.rows
+        ],
+        notes=[terminal(note, encoding) for note in table.notes],
+    )
 
 
 def _print_table(table: Table, console: Console) -> None:
