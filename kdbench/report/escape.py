@@ -138,6 +138,11 @@ def latex(text: object) -> str:
     return f"{{{source}}}" if source.startswith(("[", "*", "(")) else source
 
 
+def printed(text: str) -> str:
+    """The signs that LaTeX prints for a text, about: those without a name are spelled."""
+    return "".join(sign if sign.isascii() else found if (found := _in_latex(sign))[:1] == "[" else "M" for sign in text)
+
+
 @lru_cache(maxsize=4096)
 def _in_latex(sign: str) -> str:
     if sign in _LATEX:

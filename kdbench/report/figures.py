@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from kdbench.report import compare, facts, stats
 from kdbench.report.board import STUDENT, Board, Line
-from kdbench.report.escape import plain
+from kdbench.report.escape import by_line, plain
 from kdbench.report.items import pair_name
 from kdbench.report.select import Pair
 from kdbench.report.style import ACCENT, COLOURS, DIM, GOOD, INK, MARKERS, PALE, SOFT, canvas, drawing, readable_on
@@ -63,7 +63,7 @@ def leaderboard(board: Board) -> Figure | None:
 
 def _panel(axis: Axes, board: Board, lines: list[Line], pair: Pair) -> None:
     teacher = board.teacher_top1(pair)
-    axis.set_title(pair_name(pair), fontsize=8.5)
+    axis.set_title(_title(pair), fontsize=8.5)
     if teacher is not None:
         axis.annotate(
             f"teacher {teacher:.2f}",
@@ -137,7 +137,7 @@ def heatmap(board: Board) -> Figure | None:
     values = np.array(
         [[found.mean if (found := gains[line.label, pair]) else np.nan for pair in pairs] for line in lines]
     )
-    size = (max(5.6, 2.3 + 1.12 * len(pairs)), 1.6 + 0.34 * len(lines))
+    size = (max(5.6, 2.3 + _wide(pairs) * len(pairs)), 1.6 + 0.34 * len(lines))
     figure = canvas(
         *size,
         f"Gain over {plain(board.baseline, 60)}, percentage points" + _quick(board),
@@ -176,7 +176,7 @@ def heatmap(board: Board) -> Figure | None:
                 color=readable_on(tuple(shade[:3])),
                 weight="bold" if _below(board.cell_p.get((line.label, pair))) else "normal",
             )
-    axis.set_xticks(range(len(pairs)), [pair_name(pair) for pair in pairs], fontsize=8)
+    axis.set_xticks(range(len(pairs)), [_title(pair) for pair in pairs], fontsize=8)
     axis.xaxis.tick_top()
     axis.tick_params(length=0)
     axis.set_yticks(range(len(lines)), [_name(line) for line in lines])
@@ -302,7 +302,7 @@ def curves(board: Board) -> Figure | None:
         low, high = min(lows), max(highs)
         room = max(high - low, 0.5)
         axis.set_ylim(low - 0.12 * room, high + 0.08 * room)
-        axis.set_title(pair_name(pair), fontsize=8.5)
+        axis.set_title(_title(pair), fontsize=8.5)
         axis.grid(True, axis="y")
         axis.tick_params(labelsize=7.5)
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -376,8 +376,18 @@ def _within(board: Board, lines: list[Line]) -> tuple[list[Line], list[Pair], st
     return lines[:MOST_LINES], pairs[:MOST_PAIRS], f" Shown: {', '.join(words)}." if words else ""
 
 
+def _title(pair: Pair) -> str:
+    return "\n".join(by_line(pair_name(pair), lambda line: plain(line, 24)))
+
+
+def _wide(pairs: list[Pair]) -> float:
+    """Inches of a column under its pair's name."""
+    longest = max((len(line) for pair in pairs for line in _title(pair).split("\n")), default=0)
+    return max(1.12, 0.2 + 0.068 * longest)
+
+
 def _name(line: Line) -> str:
-    return plain(line.shown, 44) + (" *" if line.kind == "modified" else "")
+    return plain(line.shown, 32) + (" *" if line.kind == "modified" else "")
 
 
 def _panels(count: int) -> tuple[int, int]:

@@ -14,13 +14,14 @@ from itertools import pairwise
 from kdbench import record
 from kdbench.report import facts
 from kdbench.report.board import Board
-from kdbench.report.escape import by_line, latex, latex_comment, plain
+from kdbench.report.escape import by_line, latex, latex_comment, plain, printed
 from kdbench.report.items import CLASS_TITLES, Item, Row, Table
 
 WIDE, NARROW = 395.0, 200.0  # points that every usual class has for a table over the page, and in one column
 MOST_ROWS = 42
+MOST_WAITING = 16  # tables
 GAP = 3.0  # points at each side of a column
-_LONGEST = 34  # signs of a name
+_WIDEST = 150.0  # points of a name
 
 # Widths at footnotesize (8 points) in Computer Modern, rounded up.
 _WIDTHS = {**dict.fromkeys("ijl.,:;'|![]() ", 2.8), **dict.fromkeys("mwMW@%&", 8.6), **dict.fromkeys("tfrs-", 3.8)}
@@ -36,7 +37,18 @@ def document(board: Board, tables: Sequence[Table], notes: Sequence[str]) -> str
         if table.caption and table.rows:
             lines += ["", *(latex_comment(note) for note in table.notes)]
             lines += _floats(table, board, name, "QUICK RUN, not comparable. " * bool(banner))
-    return "\n".join(lines) + "\n"
+    return "\n".join(_in_pages(lines)) + "\n"
+
+
+def _in_pages(lines: Sequence[str]) -> Iterator[str]:
+    """LaTeX gives up when too many tables wait for a page: after so many they are all set."""
+    waiting = 0
+    for line in lines:
+        yield line
+        waiting += line.startswith(r"\end{table")
+        if waiting == MOST_WAITING:
+            yield r"\clearpage"
+            waiting = 0
 
 
 def _floats(table: Table, board: Board, name: str, banner: str) -> Iterator[str]:
@@ -45,7 +57,7 @@ def _floats(table: Table, board: Board, name: str, banner: str) -> Iterator[str]
     widths = [
         2 * GAP
         + max(
-            *(_width(line) for line in table.header[column].split("\n")),
+            *(_width(_fitted(line)) for line in table.header[column].split("\n")),
             *(_item_width(row.items[column], usual) for row in table.rows),
         )
         for column in range(len(table.header))
@@ -120,12 +132,21 @@ def _evenly(number: int, count: int) -> list[range]:
 
 
 def _name(text: str) -> str:
-    return latex(plain(text, _LONGEST))
+    return latex(_fitted(text))
+
+
+def _fitted(text: str) -> str:
+    """A name that is not wider than `_WIDEST`, shortened in its middle."""
+    length = len(text)
+    while length > 8 and _width(text) > _WIDEST:
+        length -= 2
+        text = plain(text, length)
+    return text
 
 
 def _words(item: Item) -> str:
     """An item's text without the numbers of its footnotes, which print does not have."""
-    return plain(re.sub(r"( \[\d+\])+$", "", item.text), _LONGEST)
+    return _fitted(re.sub(r"( \[\d+\])+$", "", plain(item.text, 200)))
 
 
 def _source(item: Item, usual: int) -> str:
@@ -153,5 +174,4 @@ def _item_width(item: Item, usual: int) -> float:
 
 def _width(text: str) -> float:
     """About how many points a text takes."""
-    text = plain(text, _LONGEST)
-    return sum(_WIDTHS.get(sign, 4.5 if sign.islower() or sign.isdigit() else 6.7) for sign in text)
+    return sum(_WIDTHS.get(sign, 4.5 if sign.islower() or sign.isdigit() else 6.7) for sign in printed(text))

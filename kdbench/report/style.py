@@ -54,9 +54,9 @@ RC: Any = {
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Our looks; a name in a script that the font lacks is drawn as boxes, without a warning for each sign."""
+    """Our looks; names that the font lacks or that leave no room make an ugly figure, not a warning."""
     with rc_context(RC), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from")
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from|constrained_layout not applied")
         yield
 
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from rich import box
 from rich.console import Console
@@ -57,6 +58,7 @@ def _for_screen(table: Table, encoding: str) -> Table:
 
 
 def _print_table(table: Table, console: Console) -> None:
+    cut: Literal["ellipsis", "crop"] = "ellipsis" if terminal("…", console.encoding) == "…" else "crop"
     rows = table.rows[:_MOST_ROWS] if table.first_pair is None else table.rows
     for number, columns in enumerate(_parts(table, rows, console.width)):
         title = table.title if not number else f"{table.title}, more pairs"
@@ -69,7 +71,7 @@ def _print_table(table: Table, console: Console) -> None:
                 Text(table.header[column]),
                 justify="left" if left else "right",
                 no_wrap=not last,
-                overflow="fold" if last else "ellipsis",
+                overflow="fold" if last else cut,
                 vertical="bottom" if not words else "top",
             )
         before = rows[0].kind
