@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -19,7 +20,7 @@ SIZE = 7.5  # of a name, in points
 _JOIN = {"arrowstyle": "-", "color": SOFT, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3, "relpos": (0, 0.5)}
 
 # Where a name may stand: offset in points and how it is aligned there, the preferred first.
-_NEAR = [
+_NEAR: list[tuple[float, float, Any, Any]] = [
     (6, 0, "left", "center"),
     (-6, 0, "right", "center"),
     (0, 6, "center", "bottom"),
@@ -83,35 +84,45 @@ def _place(
     axis: Axes, renderer: Any, point: Point, name: str, others: Sequence[Bbox], frame: Bbox
 ) -> tuple[Any, Bbox, float]:
     """The name at the first free place beside its point, else where it covers least; its box; what it covers."""
-    best: tuple[Any, Bbox] | None = None
+    x0, y0 = axis.transData.transform(point)
+    dot = axis.get_figure(root=True).dpi / 72  # type: ignore[union-attr]
+    text = axis.annotate(name, point, (0, 0), textcoords="offset points", fontsize=SIZE, color=INK)
+    size = text.get_window_extent(renderer)
+    text.remove()
+    around = np.array([other.extents for other in others]).reshape(-1, 4)
+    inside = np.asarray(frame.extents)[None]
+    best: tuple[tuple[float, float, Any, Any], Bbox] | None = None
     best_overlap = float("inf")
-    for x, y, horizontal, vertical in _PLACES:
-        far = abs(x) + abs(y) > 12
-        text = axis.annotate(
-            name,
-            point,
-            (x, y),
-            textcoords="offset points",
-            ha=horizontal,
-            va=vertical,
-            fontsize=SIZE,
-            color=INK,
-            arrowprops=_JOIN if far else None,
-        )
-        found = text.get_tightbbox(renderer) if far else Bbox(text.get_window_extent(renderer))
-        assert found is not None
-        box = Bbox(found)
-        overlap = sum(_overlap(box, other) for other in others) + _outside(box, frame)
+    for place in _PLACES:
+        x, y, horizontal, vertical = place
+        left = x0 + x * dot - size.width * {"left": 0, "center": 0.5, "right": 1}[horizontal]
+        low = y0 + y * dot - size.height * {"bottom": 0, "center": 0.5, "top": 1}[vertical]
+        box = Bbox.from_bounds(left, low, size.width, size.height)
+        if _far(place):  # with the line that joins it to its point
+            box = Bbox.from_extents(min(left, x0), min(low, y0), max(box.x1, x0), max(box.y1, y0))
+        overlap = float(_overlaps(box, around).sum()) + box.width * box.height - float(_overlaps(box, inside).sum())
         if overlap < best_overlap:
-            if best is not None:
-                best[0].remove()
-            best, best_overlap = (text, box), overlap
-        else:
-            text.remove()
-        if best_overlap == 0:
+            best, best_overlap = (place, box), overlap
+        if overlap < 1e-6:
             break
     assert best is not None
-    return *best, best_overlap
+    x, y, horizontal, vertical = best[0]
+    text = axis.annotate(
+        name,
+        point,
+        (x, y),
+        textcoords="offset points",
+        ha=horizontal,
+        va=vertical,
+        fontsize=SIZE,
+        color=INK,
+        arrowprops=_JOIN if _far(best[0]) else None,
+    )
+    return text, best[1], best_overlap if best_overlap >= 1e-6 else 0.0
+
+
+def _far(place: tuple[float, float, Any, Any]) -> bool:
+    return abs(place[0]) + abs(place[1]) > 12
 
 
 def _column(axis: Axes, renderer: Any, homeless: Sequence[tuple[Point, str]], column: float) -> None:
@@ -151,10 +162,8 @@ def _between(one: Any, other: Any, half: float) -> Bbox:
     return Bbox.from_extents(min(x1, x2) - half, min(y1, y2) - half, max(x1, x2) + half, max(y1, y2) + half)
 
 
-def _overlap(one: Bbox, other: Bbox) -> float:
-    both = Bbox.intersection(one, other)
-    return float(both.width * both.height) if both is not None else 0.0
-
-
-def _outside(box: Bbox, frame: Bbox) -> float:
-    return float(box.width * box.height) - _overlap(box, frame)
+def _overlaps(box: Bbox, others: Any) -> Any:
+    """Area that the box shares with each of the others, (n, 4) -> (n,)."""
+    wide = np.minimum(box.x1, others[:, 2]) - np.maximum(box.x0, others[:, 0])
+    high = np.minimum(box.y1, others[:, 3]) - np.maximum(box.y0, others[:, 1])
+    return np.maximum(wide, 0) * np.maximum(high, 0)

@@ -137,9 +137,10 @@ def protocol(record: Record) -> dict[str, Any]:
 
 def side(record: Record) -> dict[str, Any]:
     """What all runs on one pair must share besides the protocol: the teacher as it saw, and the learning rate."""
+    recipe = record.settings.recipe
     return {
         "teacher_sha256": record.teacher_sha256,
-        "teacher_normalisation": record.teacher_normalisation,
+        "teacher_normalisation": record.teacher_normalisation or (recipe.get("mean"), recipe.get("std")),
         "recipe.lr": teacherless.rate(record),
     }
 
@@ -189,9 +190,12 @@ def _one_teacher(records: list[Record], alone: frozenset[str], notes: list[str])
         ]
         others = others + [part for part in free if teacherless.rate(part[0]) != rate]
     for other in others:
-        sha256 = other[0].teacher_sha256
-        same = sha256 == chosen[0].teacher_sha256 or other[0].method in alone
-        why = "another learning rate" if same else f"another teacher (sha256 {plain(sha256[:8]) or 'unknown'})"
+        given, kept = side(other[0]), side(chosen[0])
+        why = "another learning rate"
+        if other[0].method not in alone and given["teacher_sha256"] != kept["teacher_sha256"]:
+            why = f"another teacher (sha256 {plain(given['teacher_sha256'][:8]) or 'unknown'})"
+        elif other[0].method not in alone and given["recipe.lr"] == kept["recipe.lr"]:
+            why = "another normalisation of the teacher's images"
         notes.append(f"left out {_count(other)} on {plain(chosen[0].pair, 80)} with {why}: {_names(other)}")
     return chosen
 
