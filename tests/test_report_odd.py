@@ -173,7 +173,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", guarded)
     (made,) = report(tmp_path, formats=("csv",))
-    assert made.problems == [f"{closed} cannot be read: Permission denied; no record in it is shown"]
+    assert made.problems == [f"{closed} cannot be read: Permission denied; what lies in it is left out"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

@@ -115,6 +115,7 @@ def separation(board: Board) -> Separation | None:
     seeds = len({seed for _, seed in board.blocks})
     units = students if students > 1 else seeds
     words = count(pairs, "pair") + (f" of {count(students, 'student')}" if students != pairs else "")
+    beyond = " for pairs beyond these" if students > 1 else ""
     if students == 1:
         words = f"{count(seeds, 'seed')} of one student"
     means = [line.rank.mean for line in lines if line.rank]
@@ -122,7 +123,7 @@ def separation(board: Board) -> Separation | None:
     distance = stats.critical_difference(len(lines), units)
     if distance >= max(means) - min(means):
         return Separation(
-            f"{words} cannot separate {len(lines)} methods for pairs beyond these (Nemenyi's test at 5%)", None, p
+            f"{words} cannot separate {len(lines)} methods{beyond} (Nemenyi's test at 5%)", None, p
         )
     sentence = (
         f"average ranks that differ by less than {distance:.2f} are not told apart by {words} (Nemenyi's test at 5%)"

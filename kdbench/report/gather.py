@@ -7,8 +7,6 @@ so that it ends nothing further down.
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,20 +30,15 @@ def gather(folder: Path) -> tuple[list[Record], list[str]]:
 
     A cell that failed once and was finished later counts as finished.
     """
-    paths, problems = _paths(folder)
-    there, kept = set(paths), []
+    paths, problems = record.files(folder)
+    kept = []
     for path in paths:
-        stem = path.name.removesuffix(record.FAILED_SUFFIX)
-        if stem != path.name and path.with_name(stem + ".json") in there:
-            continue
         try:
             one = record.read(path)
         except FileNotFoundError:
             continue  # taken away by a run that goes on beside us
         except record.RecordDamaged as error:
             problems.append(str(error))
-        except (RecursionError, OverflowError, ArithmeticError, TypeError, AttributeError, KeyError) as error:
-            problems.append(f"{path} is not a record of kdbench: {type(error).__name__}")
         else:
             why = odd(one)
             if why:
@@ -53,30 +46,6 @@ def gather(folder: Path) -> tuple[list[Record], list[str]]:
             else:
                 kept.append(one)
     return kept, [plain(problem, 600) for problem in problems]
-
-
-def _paths(folder: Path) -> tuple[list[Path], list[str]]:
-    """Files that may be records, sorted; and a sentence for each folder that cannot be looked into."""
-    problems: list[str] = []
-
-    def unreadable(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):
-            problems.append(f"{error.filename} cannot be read: {error.strerror}; no record in it is shown")
-
-    found = []
-    for parent, _, names in os.walk(folder, onerror=unreadable):
-        for name in names:
-            if name.endswith(".json") and not name.startswith("."):
-                path = Path(parent, name)
-                try:
-                    usual = stat.S_ISREG(path.stat().st_mode)
-                except OSError:
-                    usual = True  # reading it says what is wrong
-                if usual:
-                    found.append(path)
-                else:
-                    problems.append(f"{path} is not a file that could hold a record")
-    return sorted(found), problems
 
 
 def odd(one: Record) -> str:

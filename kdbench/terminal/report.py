@@ -118,7 +118,7 @@ def _parts(table: Table, rows: Sequence[Row], width: int) -> list[list[int]]:
 
 
 def _cell(item: Item) -> Text:
-    return Text(item.text, style="bold green" if item.best else "")
+    return Text(item.text, style="bold green" if item.best else "underline" if item.second else "")
 
 
 def _files(files: Sequence[Path]) -> list[str]:
