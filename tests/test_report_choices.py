@@ -147,3 +147,18 @@ def test_a_full_disk_or_a_kill_leaves_every_old_file_whole(tmp_path, limit):
     else:
         assert after == before
         assert not [name for name in os.listdir(tmp_path / "semckd") if name.endswith(".tmp")]
+
+
+def test_no_file_is_new_where_one_cannot_be_written(tmp_path):
+    """Also where the disk fills with the last bytes, which wait in a buffer."""
+    save(tmp_path, *(make(method, PAIRS[0], 0, epochs=3) for method in ("student", "kd")))
+    (made,) = report(tmp_path, formats=("csv",))
+    for path in made.files:
+        path.write_bytes(b"old")
+    sizes = sorted(path.stat().st_size for path in report(tmp_path, formats=("csv",))[0].files)
+    assert sizes[-1] < 8192
+    for path in made.files:
+        path.write_bytes(b"old")
+    command = [sys.executable, "-c", PROGRAM.replace(', "md", "tex"', ","), str(sizes[-1] - 1), str(tmp_path)]
+    assert subprocess.run(command, check=False).returncode == 7
+    assert {path.read_bytes() for path in made.files} == {b"old"}

@@ -124,6 +124,12 @@ def test_an_odd_record_is_left_out_with_a_sentence(tmp_path, place, value):
     assert "\n" not in problems[0]
 
 
+def test_a_curve_without_end_is_odd(tmp_path, monkeypatch):
+    monkeypatch.setattr("kdbench.report.gather.MOST_POINTS", 2)
+    planted(tmp_path, 0, "curve", [POINT] * 3)
+    assert "its curve has epochs that no run could have" in gather(tmp_path / "runs")[1][0]
+
+
 @pytest.mark.parametrize(("place", "value"), SHOWN, ids=lambda value: str(value)[:24])
 def test_a_record_with_gaps_is_shown(tmp_path, place, value):
     good(tmp_path)
