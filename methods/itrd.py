@@ -69,6 +69,7 @@ class ITRD(Distiller):
     )
     family = "relation"
     reads = "pooled"
+    main_weight = "lambda_corr"
 
     def __init__(
         self,

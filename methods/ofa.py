@@ -105,6 +105,7 @@ class OFA(Distiller):
     )
     family = "logit"
     reads = "logits"
+    main_weight = "w_ofa"
 
     def __init__(
         self,

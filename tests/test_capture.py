@@ -30,7 +30,6 @@ from test_engine import (
     train,
 )
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdbench import models, registry
 from kdbench.distiller import Batch, Distiller, Outputs, Pair
@@ -41,6 +40,7 @@ from kdbench.engine.lane import Lane
 from kdbench.engine.memory import pack, standing
 from kdbench.engine.precision import Precision
 from kdbench.engine.schedule import Plan, fill_momentum, set_rate
+from kdbench.engine.torch_private import TorchDispatchMode
 from kdbench.run import session
 
 METHODS = [

@@ -19,6 +19,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from costumes import HOSTED, INSIDE, RIGHT
 from ondevice import BATCH, CPU, CUDA, META, Watch, lane_of, move, place, settle, steps, walk, watched
 from torch import Tensor, nn
 
@@ -193,6 +194,9 @@ def with_constant(x: Tensor) -> Tensor:
     return x.mean() * torch.tensor(2.0)
 
 
+COSTUMES = HOSTED | INSIDE | RIGHT
+
+
 class Odd(Distiller):
     """What a captured step cannot hold, by name."""
 
@@ -208,7 +212,8 @@ class Odd(Distiller):
         if self.kind == "bank":
             self.bank.index_copy_(0, batch.idx, x.detach())  # type: ignore[operator]
             return {"odd": x.float().mean()}
-        return {"odd": getattr(self, self.kind)(x, batch).float().mean() + self.weight.sum()}
+        work = COSTUMES.get(self.kind) or getattr(self, self.kind)
+        return {"odd": work(x, batch).float().mean() + self.weight.sum()}
 
     def fine(self, x: Tensor, batch: Batch) -> Tensor:
         return x @ self.weight + self.bank[batch.idx]  # type: ignore[index]
@@ -302,6 +307,24 @@ def test_what_reads_a_value_or_leaves_the_device_is_found(kind: str, device: tor
     assert any(READS[kind] in found for found in watch.found), watch.found
 
 
+#: Of ``INSIDE``, what the walked backward pass runs; a tensor's hooks it leaves out. On "meta" nothing of these shows.
+WALKED = [kind for kind in INSIDE if "hook" not in kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "device"), [*((kind, META) for kind in HOSTED), *((kind, CUDA) for kind in (*HOSTED, *WALKED))], ids=str
+)
+def test_a_constant_of_the_host_is_found_in_a_whole_step(kind: str, device: torch.device) -> None:
+    watch = watched(Odd, ALIKE, device, "exact", sizes=(BATCH,), kind=kind)
+    assert any("costumes.py" in found for found in watch.found), watch.found
+
+
+@pytest.mark.parametrize("device", [META, CUDA], ids=str)
+@pytest.mark.parametrize("kind", RIGHT)
+def test_what_only_looks_like_a_constant_of_the_host_is_not_found(kind: str, device: torch.device) -> None:
+    assert watched(Odd, ALIKE, device, "exact", sizes=(BATCH,), kind=kind).found == []
+
+
 @pytest.mark.parametrize(
     ("kind", "what"),
     [
@@ -331,11 +354,26 @@ def test_a_finding_names_the_line() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["to_cpu", "constant", "host_constant", "inside", "unnamed", "attribute", "listed", "drawn"]
+    "kind",
+    ["to_cpu", "constant", "host_constant", "inside", "unnamed", "attribute", "listed", "drawn", *HOSTED, *INSIDE],
 )
 def test_the_conformance_kit_finds_what_is_not_on_the_device(kind: str) -> None:
     with pytest.raises(Broken, match="not on the device of the inputs"):
         check_tensors_follow_the_device(variant(Odd, kind=kind), (ALIKE,))
+
+
+@pytest.mark.parametrize("kind", ["fine", *RIGHT])
+def test_the_conformance_kit_passes_what_is_right(kind: str) -> None:
+    check_tensors_follow_the_device(variant(Odd, kind=kind), (ALIKE,))
+
+
+def test_the_conformance_kit_looks_at_the_scores_too() -> None:
+    class Scores(Odd):
+        def predict(self, student: Outputs) -> Tensor:
+            return student.logits * torch.tensor(2.0, device=student.logits.device)
+
+    with pytest.raises(Broken, match=r"torch.tensor copies from the host \(test_device.py"):
+        check_tensors_follow_the_device(variant(Scores, kind="fine"), (ALIKE,))
 
 
 def test_the_walked_backward_pass_gives_the_gradients_of_the_engine() -> None:

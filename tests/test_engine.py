@@ -199,17 +199,17 @@ def test_a_truncated_checkpoint_is_told_apart(tmp_path: Path) -> None:
     for broken in (whole[:-5], whole[:10], b"", whole[:-1] + bytes([whole[-1] ^ 1])):
         path.write_bytes(broken)
         with pytest.raises(checkpoint.CheckpointDamaged, match=r"x\.ckpt"):
-            checkpoint.load(path, settings="a", teacher="b")
+            checkpoint.load(path, {"settings": "a", "teacher": "b"})
 
 
 def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.ckpt"
     checkpoint.save(path, {"settings": "a", "teacher": "b"})
     with pytest.raises(checkpoint.CheckpointForeign, match="another teacher"):
-        checkpoint.load(path, settings="a", teacher="c")
+        checkpoint.load(path, {"settings": "a", "teacher": "c"})
     with pytest.raises(checkpoint.CheckpointForeign, match="another set of settings"):
-        checkpoint.load(path, settings="z", teacher="b")
-    assert checkpoint.load(tmp_path / "none.ckpt", settings="a", teacher="b") is None
+        checkpoint.load(path, {"settings": "z", "teacher": "b"})
+    assert checkpoint.load(tmp_path / "none.ckpt", {"settings": "a", "teacher": "b"}) is None
 
 
 def test_a_full_disk_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +223,7 @@ def test_a_full_disk_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(OSError, match="No space left"):
         checkpoint.save(path, {"settings": "a", "teacher": "b", "n": 2})
     monkeypatch.undo()
-    kept = checkpoint.load(path, settings="a", teacher="b")
+    kept = checkpoint.load(path, {"settings": "a", "teacher": "b"})
     assert kept is not None
     assert kept["n"] == 1
     assert list(tmp_path.iterdir()) == [path]

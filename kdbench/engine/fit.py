@@ -161,7 +161,7 @@ def train_epoch(
     for number, (image, label, idx, seen) in enumerate(_batches(setting, captured, stage, epoch, show, lesson)):
         going = [lane for lane in alone if not lane.failure]
         for lane in going:
-            # In a first stage lanes may differ in length, so each has its own clock.
+            # In a pre-training stage lanes may differ in length, so each has its own clock.
             progress = torch.tensor((epoch + number / steps) / lane.total, device=setting.device)
             try:
                 with holds(f"a step of {count(len(lanes), 'lane')}", setting.device):

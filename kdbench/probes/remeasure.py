@@ -70,10 +70,10 @@ def students(out: Path, suites: Sequence[str], data_dir: Path | None, device: st
 def _compare(what: str, one: Record, path: Path, out: Path, data_dir: Path | None, device: torch.device) -> Verdict:
     """Raises: ValueError, FileNotFoundError: data, teacher or method are not there, or the file does not fit."""
     images = kept.images(one.dataset, data_dir, one.settings.limit_train)
-    if images.fingerprint != one.data.get("fingerprint"):
+    if not images.known_as(one.data.get("fingerprint", "")):
         return Verdict(what, "wrong", f"the data {one.dataset} here are not those it was measured on")
     state = load_file(path)
-    student = models.create(one.student, images.num_classes, image_size=images.image_shape[-1])
+    student = models.create(one.student, images.num_classes, image_size=images.image_shape[-1], pretrained=False)
     student.load_state_dict(kept.part(state, "student.", path))
     if state_sha256(student.state_dict()) != one.weights_sha256:
         return Verdict(what, "wrong", f"{path.name} does not hold the weights that the record was measured with")

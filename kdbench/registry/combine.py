@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple, Self
 
 from torch import Tensor, nn
 
-from kdbench.distiller import READS, Batch, Distiller, Hyper, Outputs, Pair
+from kdbench.distiller import FACTORS, READS, Batch, Distiller, Hyper, Outputs, Pair
 
 
 class Absorbed(NamedTuple):
@@ -90,6 +91,35 @@ class Combined(Distiller):
                 raise ValueError(f"{cls.__name__} has no hyper-parameter {key!r}; it has {', '.join(known)}")
             parts[owners[0]][short] = value
         return cls(pair, parts=parts, **common)
+
+    @classmethod
+    def search_space(cls, defaults: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """As many as of any method, here of the main weights of all parts together.
+
+        All as they are; all times 1/100, 1/10 and 3; and each of the first two parts (by name) alone times 1/10. In
+        place of the factors stand a part's rows where it states ``search``. A part with nothing to tune is left as it
+        is, and with one other alone its six are these. A weight that two parts share is scaled once.
+        """
+        present = {name: hyper.default for name, hyper in cls.hyperparameters().items()} | dict(defaults)
+        tuned: list[list[dict[str, Any]]] = []
+        for name, part in cls._parts():
+            full = {key: f"{name}.{key}" if f"{name}.{key}" in present else key for key in part.hyperparameters()}
+            rows = part.search_space({key: present[full[key]] for key in full})
+            rows = [{full[key]: value for key, value in row.items()} for row in rows]
+            shared = any(key in earlier[0] for earlier in tuned for key in rows[0])
+            if len(rows) > 1 and not shared:
+                tuned.append(rows)
+        if len(tuned) < 2:
+            return tuned[0] if tuned else [{}]
+        now = [rows.index({key: present[key] for key in rows[0]}) for rows in tuned]
+        alone = [[1 if at == which else place for at, place in enumerate(now)] for which in (0, 1)]
+        together = [[place] * len(tuned) for place in (0, 1, 4, 2, 5, 3)]
+        choice: list[dict[str, Any]] = []
+        for places in (now, *together[:3], *alone, *together[3:]):  # the last three stand in where some are the same
+            one = {key: value for rows, place in zip(tuned, places, strict=True) for key, value in rows[place].items()}
+            if one not in choice:
+                choice.append(one)
+        return choice[: len(FACTORS)]
 
     def _named(self) -> list[tuple[str, Distiller]]:
         return list(zip(self.part_names, self.parts, strict=True))  # type: ignore[arg-type]

@@ -101,7 +101,7 @@ class _Group:
             work.records,
             work.device,
             images.image_shape,
-            {"fingerprint": images.fingerprint},
+            images.identity.model_dump(mode="json"),
             done,
             emit,
             fail_fast=work.fail_fast,
@@ -273,7 +273,7 @@ class _Group:
     def _title(self) -> str:
         first = self.first
         who = f"{first.assistant.student} after {first.teacher}" if first.assistant else first.teacher
-        return f"{'assistants of ' if self.work.assisting else ''}{who or 'no teacher'}, seed {first.seed}"
+        return f"{'teacher assistants of ' if self.work.assisting else ''}{who or 'no teacher'}, seed {first.seed}"
 
 
 def works(

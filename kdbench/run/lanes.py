@@ -89,6 +89,8 @@ class Maker:
             device=self.device,
             precision=self.precision,
             compiler=self.compiler,
+            data=self.images.fingerprint,
+            plugin=registry.source_sha256(cell.method),
         )
 
     def _resumed(self, cell: Cell, lane: Lane) -> Lane | None:
@@ -101,8 +103,11 @@ class Maker:
             os.replace(where.checkpoint, aside)
             self.emit(Note(f"{error}; put aside as {aside.name}, the cell starts anew"))
         except CheckpointForeign as error:
-            self.ledger.fail(cell, error, keep=False)
-            return None
+            if error.what != "data":
+                self.ledger.fail(cell, error, keep=False)
+                return None
+            where.checkpoint.unlink(missing_ok=True)
+            self.emit(Note(f"{cell}: what was trained of it saw other data; it starts anew"))
         return lane
 
     def _note(self, sentence: str) -> None:

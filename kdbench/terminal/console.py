@@ -113,9 +113,9 @@ class Progress:
     def epoch(self, stage: str, lanes: Sequence[Standing]) -> None:
         """An epoch of these lanes is finished."""
         first = next((lane for lane in lanes if not lane.failure), lanes[0])
-        at = f"epoch {first.epoch}/{first.total}" if first.epoch else "first stage finished"
+        at = f"epoch {first.epoch}/{first.total}" if first.epoch else "pre-training stage finished"
         if stage == "pretrain":
-            at = f"first stage, {at}"
+            at = f"pre-training stage, {at}"
         more = f"{at}, {count(len(lanes), 'lane')}"
         if self.live and self.part is not None:
             self.bars.update(self.part, more=more)

@@ -192,7 +192,7 @@ def show_status(folder: Path, screen: Console) -> int:
     problems: list[str] = []
     ways: list[str] = []
     pairs = [(path, "") for path in sorted(runs.glob("*/*"))]
-    pairs += [(path, " (assistant)") for path in sorted((assistants.folder(folder) / "runs").glob("*/*"))]
+    pairs += [(path, " (teacher assistant)") for path in sorted((assistants.folder(folder) / "runs").glob("*/*"))]
     for pair, what in pairs:
         if not pair.is_dir():
             continue
@@ -230,7 +230,7 @@ def _way(path: Path) -> str:
         state = checkpoint.peek(path)
     except checkpoint.CheckpointDamaged as error:
         return f"{path.stem}: {error}"
-    stage = "" if state["stage"] == "train" else " of the first stage"
+    stage = "" if state["stage"] == "train" else " of the pre-training stage"
     return f"{path.stem}: {count(state['epoch'], 'epoch')}{stage} trained"
 
 

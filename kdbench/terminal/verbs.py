@@ -87,7 +87,7 @@ def import_(
     stored = teachers.path(out / "teachers", chosen.dataset, name)
     if stored.exists() and not replace:
         raise ValueError(f"{stored} is there already, and records may rest on it; --replace puts this one in its place")
-    net = models.create(name, chosen.num_classes, image_size=chosen.image_size)
+    net = models.create(name, chosen.num_classes, image_size=chosen.image_size, pretrained=False)
     state = teachers.match(teachers.read_checkpoint(file, part=part), net)
     net.net.load_state_dict(state)
     runner.check_writable(out)
