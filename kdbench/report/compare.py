@@ -122,9 +122,7 @@ def separation(board: Board) -> Separation | None:
     p = stats.friedman(_unit_scores(board, lines, by_student=students > 1))
     distance = stats.critical_difference(len(lines), units)
     if distance >= max(means) - min(means):
-        return Separation(
-            f"{words} cannot separate {len(lines)} methods{beyond} (Nemenyi's test at 5%)", None, p
-        )
+        return Separation(f"{words} cannot separate {len(lines)} methods{beyond} (Nemenyi's test at 5%)", None, p)
     sentence = (
         f"average ranks that differ by less than {distance:.2f} are not told apart by {words} (Nemenyi's test at 5%)"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,14 +14,20 @@ from matplotlib.ticker import MaxNLocator
 
 from kdbench.report import compare, facts, stats
 from kdbench.report.board import STUDENT, Board, Line
-from kdbench.report.escape import by_line, plain
-from kdbench.report.items import pair_name
+from kdbench.report.curve_figure import curves
+from kdbench.report.escape import plain
+from kdbench.report.panels import (
+    class_border,
+    column_width,
+    grid_shape,
+    line_name,
+    pair_title,
+    quick_words,
+    star_words,
+    within,
+)
 from kdbench.report.select import Pair
-from kdbench.report.style import ACCENT, COLOURS, DIM, GOOD, INK, MARKERS, PALE, SOFT, canvas, drawing, readable_on
-
-PER_ROW = 5
-MOST_CURVES = len(COLOURS)
-MOST_LINES, MOST_PAIRS = 60, 40  # in one figure; the tables hold all
+from kdbench.report.style import ACCENT, GOOD, INK, PALE, SOFT, canvas, drawing, readable_on
 
 
 def figures(board: Board) -> dict[str, Figure]:
@@ -38,17 +44,17 @@ def figures(board: Board) -> dict[str, Figure]:
 
 def leaderboard(board: Board) -> Figure | None:
     """Accuracy per method and pair: a dot per seed, the mean and its interval."""
-    lines, pairs, cut = _within(board, [line for line in board.shown if line.mean() is not None])
+    lines, pairs, cut = within(board, [line for line in board.shown if line.mean() is not None])
     pairs = [pair for pair in pairs if any(line.cells[pair].by_seed for line in lines)]
     if not pairs:
         return None
-    rows, columns = _panels(len(pairs))
+    rows, columns = grid_shape(len(pairs))
     size = (max(6.4, 1.9 + 2.35 * columns), 1.25 + rows * (0.75 + 0.235 * len(lines)))
     figure = canvas(
         *size,
-        facts.title(board.selection) + _quick(board),
+        facts.title(board.selection) + quick_words(board),
         f"Top-1 (%), {facts.RULE_WORDS[board.rule]}. Dots: seeds. Bar: mean and 95% interval. Dashed: plain student."
-        " Blue: highest mean." + _star(lines) + cut,
+        " Blue: highest mean." + star_words(lines) + cut,
         facts.footer(board),
     )
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
@@ -56,14 +62,14 @@ def leaderboard(board: Board) -> Figure | None:
         _panel(axis, board, lines, pair)
     for axis in axes.flat[len(pairs) :]:
         axis.set_visible(False)
-    axes[0, 0].set_yticks(range(len(lines)), [_name(line) for line in lines])
+    axes[0, 0].set_yticks(range(len(lines)), [line_name(line) for line in lines])
     axes[0, 0].set_ylim(len(lines) - 0.4, -0.6)
     return figure
 
 
 def _panel(axis: Axes, board: Board, lines: list[Line], pair: Pair) -> None:
     teacher = board.teacher_top1(pair)
-    axis.set_title(_title(pair), fontsize=8.5)
+    axis.set_title(pair_title(pair), fontsize=8.5)
     if teacher is not None:
         axis.annotate(
             f"teacher {teacher:.2f}",
@@ -106,7 +112,7 @@ def _panel(axis: Axes, board: Board, lines: list[Line], pair: Pair) -> None:
     student = spreads.get(STUDENT)
     if student is not None:
         axis.axvline(student.mean, color=SOFT, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-    _class_border(axis, lines)
+    class_border(axis, lines)
     low, high = max(min(values) - pad, -0.3), min(max(values) + pad, 100.3)  # a mark at the border stays whole
     axis.set_xlim(low, high)
     axis.xaxis.set_major_locator(MaxNLocator(4, min_n_ticks=3))
@@ -130,19 +136,19 @@ def _empty(axis: Axes, place: int, status: str) -> None:
 
 def heatmap(board: Board) -> Figure | None:
     """Gain over the baseline for each method and pair."""
-    lines, pairs, cut = _within(board, [line for line in board.shown if line.gain is not None])
+    lines, pairs, cut = within(board, [line for line in board.shown if line.gain is not None])
     if not lines:
         return None
     gains = {(line.label, pair): board.cell_gain(line, pair) for line in lines for pair in pairs}
     values = np.array(
         [[found.mean if (found := gains[line.label, pair]) else np.nan for pair in pairs] for line in lines]
     )
-    size = (max(5.6, 2.3 + _wide(pairs) * len(pairs)), 1.6 + 0.34 * len(lines))
+    size = (max(5.6, 2.3 + column_width(pairs) * len(pairs)), 1.6 + 0.34 * len(lines))
     figure = canvas(
         *size,
-        f"Gain over {plain(board.baseline, 60)}, percentage points" + _quick(board),
+        f"Gain over {plain(board.baseline, 60)}, percentage points" + quick_words(board),
         "Mean paired difference over seeds. Bold: differs from zero at 5%, corrected for all"
-        f" {sum(p is not None for p in board.cell_p.values())} cells (Holm)." + _star(lines) + cut,
+        f" {sum(p is not None for p in board.cell_p.values())} cells (Holm)." + star_words(lines) + cut,
         facts.footer(board),
     )
     axis = figure.subplots()
@@ -176,17 +182,17 @@ def heatmap(board: Board) -> Figure | None:
                 color=readable_on(tuple(shade[:3])),
                 weight="bold" if _below(board.cell_p.get((line.label, pair))) else "normal",
             )
-    axis.set_xticks(range(len(pairs)), [_title(pair) for pair in pairs], fontsize=8)
+    axis.set_xticks(range(len(pairs)), [pair_title(pair) for pair in pairs], fontsize=8)
     axis.xaxis.tick_top()
     axis.tick_params(length=0)
-    axis.set_yticks(range(len(lines)), [_name(line) for line in lines])
+    axis.set_yticks(range(len(lines)), [line_name(line) for line in lines])
     axis.set_xticks(np.arange(len(pairs) + 1) - 0.5, minor=True)
     axis.set_yticks(np.arange(len(lines) + 1) - 0.5, minor=True)
     axis.grid(which="minor", color="white", linewidth=1.5)
     axis.tick_params(which="minor", length=0)
     for spine in axis.spines.values():
         spine.set_visible(False)
-    _class_border(axis, lines)
+    class_border(axis, lines)
     bar = figure.colorbar(image, ax=axis, fraction=0.03, pad=0.015, extend="both")
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=7.5)
@@ -196,7 +202,7 @@ def heatmap(board: Board) -> Figure | None:
 def ranks(board: Board) -> Figure | None:
     """Average ranks with their intervals, and what the Nemenyi test tells apart; none without both."""
     told = compare.separation(board)
-    lines, _, cut = _within(board, board.compared)
+    lines, _, cut = within(board, board.compared)
     intervals = any(line.rank and line.rank.low is not None for line in lines)
     if len(lines) < 3 or told is None or not (intervals or told.distance):
         return None
@@ -206,7 +212,7 @@ def ranks(board: Board) -> Figure | None:
     figure = canvas(
         7.2,
         1.75 + 0.27 * len(lines),
-        "Average rank, 1 is best" + _quick(board),
+        "Average rank, 1 is best" + quick_words(board),
         f"{bars}{said}{verdict}{cut}",
         facts.footer(board),
     )
@@ -242,7 +248,7 @@ def ranks(board: Board) -> Figure | None:
     last = max(len(lines), *(math.ceil(line.rank.mean) for line in lines if line.rank))
     axis.set_xlim(0.6, last + 0.6 + 0.28 * len(groups))
     axis.set_xticks(range(1, last + 1, 1 + (last - 1) // 12))  # a dozen at most have room
-    axis.set_yticks(range(len(lines)), [_name(line) for line in lines])
+    axis.set_yticks(range(len(lines)), [line_name(line) for line in lines])
     axis.set_ylim(len(lines) - 0.5, -0.75)
     axis.spines["left"].set_visible(False)
     return figure
@@ -258,160 +264,11 @@ def _alike(means: list[float], distance: float) -> list[tuple[int, int]]:
     return groups
 
 
-def curves(board: Board) -> Figure | None:
-    """Test accuracy by epoch: the best ranked in colour, the others in grey."""
-    lines, pairs, cut = _within(board, board.shown)
-    total = board.selection.epochs
-    zoomed = total >= 20  # before the first drop of the rate all curves look alike
-    found = {(line.label, pair): _curve(line, pair, 0.48 * total * zoomed) for line in lines for pair in pairs}
-    lines = [line for line in lines if any(found[line.label, pair] for pair in pairs)]
-    pairs = [pair for pair in pairs if any(len(found[line.label, pair]) > 1 for line in lines)]
-    if not pairs:
-        return None
-    bright = [line for line in lines if line.kind != "student"][:MOST_CURVES]
-    rows, columns = _panels(len(pairs))
-    half = " Second half of the training." if zoomed else ""
-    grey = " Grey: the other methods." if len(lines) > len(bright) + 1 else ""
-    figure = canvas(
-        max(6.4, 0.8 + 2.9 * columns),
-        1.5 + 2.35 * rows,
-        "Test accuracy while training" + _quick(board),
-        f"Top-1 (%), mean over seeds; bands from the lowest to the highest seed.{half}{grey}{cut}",
-        facts.footer(board),
-    )
-    axes = figure.subplots(rows, columns, sharex=True, squeeze=False)
-    handles: dict[str, Any] = {}
-    for axis, pair in zip(axes.flat, pairs, strict=False):
-        lows, highs = [], []
-        for line in lines:
-            points = found[line.label, pair]
-            if not points:
-                continue
-            epochs = sorted(points)
-            values = [points[epoch].mean for epoch in epochs]
-            look = _look(line, bright)
-            (drawn,) = axis.plot(epochs, values, **look)
-            if line in bright or line.kind == "student":
-                handles.setdefault(line.label, (drawn, _name(line)))
-                if points[epochs[0]].n > 1:
-                    ends = [points[epoch].low for epoch in epochs], [points[epoch].high for epoch in epochs]
-                    axis.fill_between(epochs, *ends, color=look["color"], alpha=0.14, linewidth=0, zorder=0.5)
-            late = [points[epoch].mean for epoch in epochs if epoch >= total * 2 / 3]
-            lows.append(min(late if late and zoomed else values))
-            highs.append(max(values))
-        low, high = min(lows), max(highs)
-        room = max(high - low, 0.5)
-        axis.set_ylim(low - 0.12 * room, high + 0.08 * room)
-        axis.set_title(_title(pair), fontsize=8.5)
-        axis.grid(True, axis="y")
-        axis.tick_params(labelsize=7.5)
-        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        if zoomed:
-            axis.set_xlim(total / 2, total * 1.01)
-    for axis in axes.flat[len(pairs) :]:
-        axis.set_visible(False)
-    for axis in axes[:, 0]:
-        axis.set_ylabel("top-1 (%)")
-    for column in range(columns):
-        axis = axes[(len(pairs) - 1 - column) // columns, column]
-        axis.set_xlabel("epoch")
-        axis.tick_params(labelbottom=True)
-    shown = [handles[line.label] for line in lines if line.label in handles]
-    figure.legend([one for one, _ in shown], [name for _, name in shown], loc="outside right center", fontsize=8)
-    return figure
-
-
-class _Epoch(NamedTuple):
-    """Accuracy at one epoch over the seeds."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-
-def _curve(line: Line, pair: Pair, start: float) -> dict[int, _Epoch]:
-    """Epoch -> accuracy, from an epoch on; epochs that all seeds have, percentages alone."""
-    runs = [
-        {
-            point.epoch: point.top1
-            for point in run.curve
-            if point.epoch >= start and point.top1 is not None and 0 <= point.top1 <= 100
-        }
-        for run in line.cells[pair].runs
-    ]
-    common = set.intersection(*map(set, runs)) if runs else set()
-    found = {epoch: [run[epoch] for run in runs] for epoch in common}
-    return {epoch: _Epoch(sum(own) / len(own), min(own), max(own), len(own)) for epoch, own in found.items()}
-
-
-def _look(line: Line, bright: list[Line]) -> dict[str, Any]:
-    if line.kind == "student":
-        return {"color": INK, "linewidth": 1.2, "linestyle": (0, (4, 2)), "zorder": 4}
-    if line not in bright:
-        return {"color": DIM, "linewidth": 0.9, "zorder": 1}
-    number = bright.index(line)
-    return {
-        "color": COLOURS[number],
-        "linewidth": 1.3,
-        "zorder": 3,
-        "marker": MARKERS[number],
-        "markersize": 3.2,
-        "markevery": (0.02 * number + 0.02, 0.14),
-    }
-
-
 def _below(p: float | None) -> bool:
     return p is not None and p < 1 - stats.LEVEL
-
-
-def _within(board: Board, lines: list[Line]) -> tuple[list[Line], list[Pair], str]:
-    """As many lines and pairs as one figure can hold, and words about the others."""
-    pairs = board.pairs
-    words = [
-        f"the first {most} of {len(every)} {what}"
-        for every, most, what in ((lines, MOST_LINES, "methods"), (pairs, MOST_PAIRS, "pairs"))
-        if len(every) > most
-    ]
-    return lines[:MOST_LINES], pairs[:MOST_PAIRS], f" Shown: {', '.join(words)}." if words else ""
-
-
-def _title(pair: Pair) -> str:
-    return "\n".join(by_line(pair_name(pair), lambda line: plain(line, 24)))
-
-
-def _wide(pairs: list[Pair]) -> float:
-    """Inches of a column under its pair's name."""
-    longest = max((len(line) for pair in pairs for line in _title(pair).split("\n")), default=0)
-    return max(1.12, 0.2 + 0.068 * longest)
-
-
-def _name(line: Line) -> str:
-    return plain(line.shown, 32) + (" *" if line.kind == "modified" else "")
-
-
-def _panels(count: int) -> tuple[int, int]:
-    """Rows and columns of panels, as few empty ones as can be."""
-    rows = math.ceil(count / PER_ROW)
-    return rows, math.ceil(count / rows)
-
-
-def _star(lines: list[Line]) -> str:
-    return " *: changes the student at inference." if any(line.kind == "modified" for line in lines) else ""
-
-
-def _class_border(axis: Axes, lines: list[Line]) -> None:
-    """A line above the methods that change the student."""
-    first = next((place for place, line in enumerate(lines) if line.kind == "modified"), None)
-    if first:
-        axis.axhline(first - 0.5, color=SOFT, linewidth=0.9, zorder=2)
 
 
 def _blank(column: int, row: int) -> Any:
     from matplotlib.patches import Rectangle
 
     return Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor="#f1f3f5", edgecolor="white", hatch=None, linewidth=1.5)
-
-
-def _quick(board: Board) -> str:
-    return "  (QUICK RUN, not comparable)" if board.selection.quick else ""
