@@ -140,7 +140,10 @@ def _teacher(one: Record, folder: Path, image_size: int) -> Tapped:
             continue
         if found == one.teacher_sha256:
             variant = card.stem.removeprefix(main)
-            return teachers.load(folder, one.dataset, one.teacher, variant=variant, image_size=image_size)[0]
+            given = one.settings["recipe"]["mean"], one.settings["recipe"]["std"]
+            return teachers.load(
+                folder, one.dataset, one.teacher, variant=variant, image_size=image_size, normalisation=given
+            )[0]
     raise ValueError(
         f"its teacher {one.teacher} ({one.teacher_sha256[:8]}) is not in {folder}, and {one.method} predicts with it"
     )

@@ -46,6 +46,7 @@ ASSEMBLY = {
     "console",
     "screens",
     "teacher_verbs",
+    "normalisation",
     "remeasure",
     "cards",
     "costs",
