@@ -127,7 +127,7 @@ def test_what_is_left_out_is_told(tmp_path: Path) -> None:
 def test_a_prefix_says_which(tmp_path: Path) -> None:
     both = prefixed(network(1), "a.") | prefixed(network(2), "b.module.")
     with pytest.raises(
-        ValueError, match=r"2 networks in these weights fit resnet8, under a., b.module.; say which with"
+        ValueError, match=r"2 networks in these weights fit resnet8, under a., b.module.; --prefix says which"
     ):
         taken(tmp_path / "x.pth", both)
     assert same(taken(tmp_path / "x.pth", both, prefix="a"), network(1))

@@ -257,7 +257,7 @@ def test_old_cards_are_read_and_sealed(tmp_path: Path) -> None:
     assert not card.sealed
     assert (card.format, card.data, card.precision, card.top1) == (1, None, None, 97.5)
     assert card.normalisation == ((0.5,) * 3, (0.25,) * 3)  # that of its recipe
-    sealed = teachers.reseal(tmp_path, card, precision="exact")
+    sealed = teachers.reseal(tmp_path, card, {"precision": "exact"})
     assert teachers.read_card(where) == sealed
     assert sealed.sealed
     assert (sealed.format, sealed.precision, sealed.sha256) == (2, "exact", card.sha256)

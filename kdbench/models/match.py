@@ -80,7 +80,7 @@ def _part_for(
     fitting = [prefix for prefix, missing in lacks.items() if not missing]
     if len(fitting) > 1:
         where = ", ".join(legible(prefix) or "no prefix" for prefix in fitting)
-        raise ValueError(f"{len(fitting)} networks in these weights fit {name}, under {where}; say which with prefix=")
+        raise ValueError(f"{len(fitting)} networks in these weights fit {name}, under {where}; --prefix says which")
     best = min(lacks, key=lambda prefix: lacks[prefix], default="")
     if not best:
         return state

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from kdbench.models.checkpoints import match, read_checkpoint
 from kdbench.models.match import legible
+from kdbench.models.renormalise import Normalisation
 
 FOLDER = "KDBENCH_WEIGHTS"
 _TIMM = "timm/"
@@ -48,6 +49,12 @@ def weights_identity(name: str, weights: str | Path | None = None) -> str:
         ValueError: they cannot be had, or cannot be read.
     """
     return _read(locate(name, weights))[1] if weights is not None or tag(name) else ""
+
+
+def usual_normalisation(name: str) -> Normalisation | None:
+    """What timm trains a network of this name with; None: it is not timm's, or timm does not say."""
+    cfg = timm.get_pretrained_cfg(name.removeprefix(_TIMM)) if name.startswith(_TIMM) else None
+    return Normalisation.of(cfg.mean, cfg.std) if cfg is not None and cfg.mean and cfg.std else None
 
 
 def locate(name: str, weights: str | Path | None = None) -> Path:

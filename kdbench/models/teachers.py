@@ -208,8 +208,8 @@ def load(
     return tapped.eval().requires_grad_(False), card
 
 
-def reseal(folder: Path, card: TeacherCard, *, variant: str = "", **known: Any) -> TeacherCard:
-    """Write a card of an older format anew, sealed, with what is ``known`` of the teacher by now."""
+def reseal(folder: Path, card: TeacherCard, known: Mapping[str, Any], *, variant: str = "") -> TeacherCard:
+    """Write a card of an older format anew, sealed, with what is ``known`` of the teacher by now, by field."""
     return _write_card(path(folder, card.dataset, card.name, variant), card.model_copy(update=known))
 
 

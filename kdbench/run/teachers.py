@@ -24,7 +24,7 @@ from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
 from kdbench.engine.schedule import Plan
 from kdbench.models import Tapped, teachers
-from kdbench.models.teachers import TeacherCard
+from kdbench.models.teachers import DataIdentity, TeacherCard
 from kdbench.suites import Suite
 from kdbench.utils.seeding import stable_seed
 from kdbench.utils.wording import count
@@ -132,17 +132,32 @@ def get(
         variant=stored,
         image_size=data.image_shape[-1],
         normalisation=(suite.recipe.mean, suite.recipe.std),
-        data=known_data(data, wanted["limit_train"]),
-        note=note,
+        # A short look on a part of the images may have the teacher of all of them.
+        data=identity(data, part=wanted["limit_train"] is not None and not stored),
+        note=_once(note),
     )
 
 
-def known_data(data: Dataset, limit: int | None) -> teachers.DataIdentity:
-    """What a teacher's card says of its data. Of a part of the training set only classes and test set are compared."""
-    whole = data.identity
-    counts = {"test": whole.num_test} if limit is not None else {"training": whole.num_train, "test": whole.num_test}
-    fingerprint = None if limit is not None else whole.fingerprint
-    return teachers.DataIdentity(fingerprint=fingerprint, classes=whole.classes, counts=counts)
+def identity(data: Dataset, *, part: bool = False) -> DataIdentity:
+    """Which data these are; ``part``: some of the training images, so only what is not of them is compared."""
+    counts = {"train": len(data.train_labels), "test": len(data.test_labels)}
+    if part:
+        del counts["train"]
+    return DataIdentity(fingerprint=None if part else data.fingerprint, classes=data.classes, counts=counts)
+
+
+_told: set[str] = set()
+
+
+def _once(note: Callable[[str], None]) -> Callable[[str], None]:
+    """A teacher is loaded for every group of cells; what there is to say of it is said once."""
+
+    def say(sentence: str) -> None:
+        if sentence not in _told:
+            _told.add(sentence)
+            note(sentence)
+
+    return say
 
 
 def train(
@@ -170,6 +185,8 @@ def train(
     size = data.image_shape[-1]
     torch.manual_seed(stable_seed(seed, "teacher", name))
     net = models.create(name, data.num_classes, image_size=size)
+    if net.pretrained:
+        note(f"teacher {name} starts from its pretrained weights ({net.pretrained[:8]})")
     pair = models.make_pair(
         net,
         net,
@@ -188,7 +205,7 @@ def train(
         wanted["gamma"],
         eval_every=wanted["epochs"],
     )
-    text = json.dumps(wanted, sort_keys=True) + data.fingerprint
+    text = json.dumps(wanted, sort_keys=True) + data.fingerprint + net.pretrained
     checkpoint = teachers.path(folder, suite.dataset, name, variant(wanted)).with_suffix(".ckpt")
     lane = Lane(
         f"teacher {name}",
@@ -236,10 +253,11 @@ def train(
         top1=top1,
         source="trained",
         recipe={k: v for k, v in wanted.items() if k != "quick"},
-        data=known_data(data, wanted["limit_train"]),
+        data=identity(data),
         mean=wanted["mean"],
         std=wanted["std"],
-        precision="fp32",
+        precision=Precision().name,
+        pretrained=net.pretrained,
     )
     checkpoint.unlink(missing_ok=True)
     note(f"teacher {name}: {top1:.2f}% on the test set, kept in {checkpoint.parent}")
