@@ -461,6 +461,12 @@ def test_all_that_is_broken_is_named_at_once(tmp_path: Path, monkeypatch: pytest
         decode.decode(files * 50, 16)
 
 
+def test_what_pillow_warns_of_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(tmp_path / "large.png", Image.fromarray(SCENE))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)  # of 256: a warning, which is an error in these tests
+    assert (decode.decode([path], 16).images[0].permute(1, 2, 0).numpy() == SCENE).all()
+
+
 def test_large_pictures_wait_for_room() -> None:
     room, most, now, lock = decode.Room(100), 0, 0, threading.Lock()
 
