@@ -92,7 +92,10 @@ def load() -> dict[str, Cost]:
         ValueError: the table is not there or cannot be read.
     """
     try:
-        rows = list(csv.DictReader(TABLE.read_text(encoding="utf-8").splitlines()))
+        table = csv.DictReader(TABLE.read_text(encoding="utf-8").splitlines())
+        rows = list(table)
+        if wrong := set(Cost.model_fields) ^ set(table.fieldnames or ()):
+            raise ValueError(f"columns lack or are unknown ({', '.join(sorted(wrong))}); `make costs` measures anew")
         return {row["method"]: Cost.model_validate(row) for row in rows}
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(f"the table of measured costs, {TABLE.name}, cannot be read: {error}") from error

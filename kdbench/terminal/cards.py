@@ -104,8 +104,8 @@ def _cost(name: str, pair: str | None) -> list[str]:
         lines += [
             f"measured on {one.pair}: {one.condition}; all beside the plain student",
             f"time: {one.extra_ms:.1f} ms beside the student's step of {one.student_step_ms:.1f} ms ({one.share:.0%})",
-            f"memory: {one.extra_memory_mb:.1f} MB beside {one.student_memory_mb:.1f} MB, {one.extra_standing_mb:.1f} MB"
-            " of them also between steps",
+            f"memory: {one.extra_memory_mb:.1f} MB beside {one.student_memory_mb:.1f} MB; of them"
+            f" {one.extra_standing_mb:.1f} MB stay between steps",
             f"arithmetic: {one.extra_macs / 1e6:,.1f} million MACs for an image beside {one.student_macs / 1e6:,.1f}"
             " million, forward",
             f"parameters: {one.extra_train_params:,} at training, {one.extra_infer_params:,} at inference",

@@ -22,7 +22,8 @@ class Maker(Protocol[Row]):
         extra_mb: float | None,
         params: int | None,
         macs: int | None,
-    ) -> Row: ...
+    ) -> Row:
+        """A row of the report's table."""
 
 
 def rows(make: Maker[Row]) -> list[Row]:
