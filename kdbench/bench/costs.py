@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from kdbench.distiller import Distiller, Outputs
     from kdbench.engine.lane import Lane
+    from kdbench.models import Tapped
 
 PAIR = "resnet32x4:resnet8x4"
 N_TRAIN, CLASSES, SIDE = 50_000, 100, 32  # CIFAR-100
@@ -264,6 +265,17 @@ def leaves(seen: Outputs) -> Outputs:
     return seen.map(lambda tensor: tensor.detach().requires_grad_(True))
 
 
+@lru_cache(maxsize=2)
+def teaching(name: str, device: str) -> tuple[Tapped, Tapped]:
+    """An untrained teacher, and the folded copy that is run; nothing changes them, so many methods share one."""
+    from kdbench import models
+
+    teacher = models.create(name, CLASSES)
+    settle(teacher)
+    teacher.to(device)
+    return teacher, models.fold(teacher)
+
+
 def prepare(method: str, pair: str, device: torch.device | None = None, size: int = BATCH) -> Steps:
     """Build both models and the method with the values of convention semckd; make what is measured.
 
@@ -287,8 +299,9 @@ def prepare(method: str, pair: str, device: torch.device | None = None, size: in
     device = device or torch.device("cpu")
     teacher_name, _, student_name = pair.partition(":")
     _, teacher_name = assistants.network(method, student_name) or ("", teacher_name)
-    student, teacher = (models.create(name, CLASSES) for name in (student_name, teacher_name))
-    settle(teacher)
+    teacher, folded = teaching(teacher_name, str(device))
+    torch.manual_seed(0)  # whether the teacher was there or not
+    student = models.create(student_name, CLASSES)
     labels = torch.arange(N_TRAIN) % CLASSES
     facts = models.make_pair(
         student, teacher, image_shape=(3, SIDE, SIDE), num_classes=CLASSES, train_labels=labels, batch_size=size
@@ -297,7 +310,6 @@ def prepare(method: str, pair: str, device: torch.device | None = None, size: in
     hyper = suites.convention("semckd").hyper(method, pair, cls.hyperparameters())
     built = cls.build(facts, **hyper)
     lane = a_lane(method, student, built, device)
-    teacher.to(device)
 
     every = torch.randn((1 + len(built.views)) * size, 3, SIDE, SIDE).to(device, memory_format=torch.channels_last)
     image = every[:size]
@@ -313,7 +325,7 @@ def prepare(method: str, pair: str, device: torch.device | None = None, size: in
         if one:
             set_rate(one, 0.0)
     with torch.no_grad():
-        shown = models.fold(teacher).to(device)(every)
+        shown = folded(every)
     seen = leaves(student(every))
 
     def step_of_student(images: torch.Tensor) -> None:
