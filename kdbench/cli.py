@@ -319,6 +319,10 @@ def teacher_train(**words: Any) -> int:
     show_default=True,
     help="Which network of a checkpoint that holds two.",
 )
+@click.option("--prefix", help="The network's keys begin with it, e.g. model. or student. Default: found.")
+@click.option("--ema", is_flag=True, help="The averaged weights of a checkpoint that has both.")
+@click.option("--mean", metavar="R,G,B", help="What it takes off a pixel in [0, 1]. Default: the suite's.")
+@click.option("--std", metavar="R,G,B", help="What it divides by after that. Default: the suite's.")
 @click.option("--no-verify", is_flag=True, help="Do not measure the accuracy (the card then says so).")
 @click.option("--replace", is_flag=True, help="Put it in the place of a teacher that is there.")
 @DATA
@@ -328,7 +332,8 @@ def teacher_train(**words: Any) -> int:
 def teacher_import(**words: Any) -> int:
     """Take over a published checkpoint; never runs code from it.
 
-    FILE is RepDistiller's or mdistiller's container, a state dict, or a safetensors file.
+    FILE is RepDistiller's, mdistiller's, Lightning's or timm's container, a state dict, a safetensors file, or a
+    student that kdbench kept. The teacher sees images in its own normalisation, whatever the student's is.
     """
     from kdbench.terminal import console
     from kdbench.terminal import verbs as teacher_verbs

@@ -26,6 +26,7 @@ from kdbench.cli import main
 from kdbench.engine.lane import Lane
 from kdbench.run import session
 from kdbench.terminal import console, screens
+from kdbench.utils.sealing import checksum
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -397,14 +398,21 @@ def test_a_published_checkpoint_is_taken_over(tmp_path: Path) -> None:
 
 
 def test_a_teacher_whose_accuracy_is_not_that_of_its_card(copied: Path) -> None:
-    quick = next((copied / "teachers").rglob("*.safetensors"))
-    for path in (quick, quick.with_suffix(".json")):
-        path.rename(path.with_stem("resnet14"))
+    quick = next((copied / "teachers").rglob("*.json"))
+    weights = next((copied / "teachers").rglob("*.safetensors"))
+    weights.rename(weights.with_name(weights.name.replace(quick.stem, "resnet14")))
+    quick.rename(quick.with_stem("resnet14"))
     words = ["teacher", "verify", "resnet14", "--suite", "digits", "--out", copied]
     assert "sha256 as on its card" in fine(*words)
     card = quick.with_name("resnet14.json")
-    card.write_text(json.dumps(json.loads(card.read_text()) | {"top1": 99.0}))
+    whole = card.read_text()
+    card.write_text(json.dumps(json.loads(whole) | {"top1": 99.0}))
+    assert "was changed after it was written: its checksum differs" in refused(*words)
+    values = json.loads(whole) | {"top1": 99.0}
+    values["checksum"] = checksum({name: value for name, value in values.items() if name != "checksum"})
+    card.write_text(json.dumps(values))  # by somebody who seals it again
     assert "but its card says 99.00%" in refused(*words, code=1)
+    assert "wrong teacher resnet14" in " ".join(refused("eval", "--out", copied, code=1).split())
 
 
 def test_a_teacher_is_trained_by_name(tmp_path: Path) -> None:

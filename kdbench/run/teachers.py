@@ -125,7 +125,24 @@ def get(
             stored = suffix
     finally:
         held.release()
-    return teachers.load(folder, suite.dataset, name, variant=stored, image_size=data.image_shape[-1])
+    return teachers.load(
+        folder,
+        suite.dataset,
+        name,
+        variant=stored,
+        image_size=data.image_shape[-1],
+        normalisation=(suite.recipe.mean, suite.recipe.std),
+        data=known_data(data, wanted["limit_train"]),
+        note=note,
+    )
+
+
+def known_data(data: Dataset, limit: int | None) -> teachers.DataIdentity:
+    """What a teacher's card says of its data. Of a part of the training set only classes and test set are compared."""
+    whole = data.identity
+    counts = {"test": whole.num_test} if limit is not None else {"training": whole.num_train, "test": whole.num_test}
+    fingerprint = None if limit is not None else whole.fingerprint
+    return teachers.DataIdentity(fingerprint=fingerprint, classes=whole.classes, counts=counts)
 
 
 def train(
@@ -219,6 +236,10 @@ def train(
         top1=top1,
         source="trained",
         recipe={k: v for k, v in wanted.items() if k != "quick"},
+        data=known_data(data, wanted["limit_train"]),
+        mean=wanted["mean"],
+        std=wanted["std"],
+        precision="fp32",
     )
     checkpoint.unlink(missing_ok=True)
     note(f"teacher {name}: {top1:.2f}% on the test set, kept in {checkpoint.parent}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from kdbench.engine.evaluate import measure, predictions
 from kdbench.engine.precision import Precision
 from kdbench.engine.teacher_cache.cache import TeacherTable
 from kdbench.models import teachers
+from kdbench.models.renormalise import Normalisation
 from kdbench.run import runner, session
 from kdbench.run import teacher_cache as tables
 from kdbench.run import teachers as teaching
@@ -75,6 +77,10 @@ def import_(
     name: str,
     suite: str,
     part: str,
+    prefix: str | None,
+    ema: bool,
+    mean: str | None,
+    std: str | None,
     no_verify: bool,
     replace: bool,
     data_dir: Path | None,
@@ -88,10 +94,17 @@ def import_(
     if stored.exists() and not replace:
         raise ValueError(f"{stored} is there already, and records may rest on it; --replace puts this one in its place")
     net = models.create(name, chosen.num_classes, image_size=chosen.image_size, pretrained=False)
-    state = teachers.match(teachers.read_checkpoint(file, part=part), net)
+    own = Normalisation.of(_channels("--mean", mean, chosen.recipe.mean), _channels("--std", std, chosen.recipe.std))
+    state = teachers.match(
+        teachers.read_checkpoint(
+            file, part=part, prefix=prefix, ema=ema, note=lambda said: screen.print(said, markup=False)
+        ),
+        net,
+    )
     net.net.load_state_dict(state)
+    images = None if no_verify else teaching.images(chosen, data_dir)
     runner.check_writable(out)
-    top1 = None if no_verify else _top1(net, chosen, teaching.images(chosen, data_dir), where)
+    top1 = None if images is None else _top1(net, chosen, images, where, own)
     card = teachers.store(
         out / "teachers",
         net,
@@ -104,6 +117,10 @@ def import_(
         origin=file.name,
         half=False,
         recipe={},
+        data=None if images is None else teaching.known_data(images, None),
+        mean=own.mean,
+        std=own.std,
+        precision=None if images is None else "fp32",
     )
     measured = "accuracy not measured (--no-verify)" if top1 is None else f"{top1:.2f}% on the test set"
     screen.print(f"teacher {name} for {chosen.dataset}: {measured}, sha256 {card.sha256[:12]}")
@@ -114,12 +131,23 @@ def verify(screen: Console, *, name: str, suite: str, data_dir: Path | None, out
     """Check hash and shapes, measure again, compare with the card."""
     chosen, where = _setting(suite, device)
     name = models.resolve(name)
-    net, card = teachers.load(out / "teachers", chosen.dataset, name, image_size=chosen.image_size)
-    top1 = _top1(net, chosen, teaching.images(chosen, data_dir), where)
+    images = teaching.images(chosen, data_dir)
+    net, card = teachers.load(
+        out / "teachers",
+        chosen.dataset,
+        name,
+        image_size=chosen.image_size,
+        normalisation=(chosen.recipe.mean, chosen.recipe.std),
+        data=teaching.known_data(images, None),
+        note=lambda said: screen.print(said, markup=False),
+    )
+    top1 = _top1(net, chosen, images, where)
     screen.print(f"teacher {name} for {chosen.dataset}: sha256 as on its card, {top1:.2f}% on the test set")
     if card.top1 is not None and abs(card.top1 - top1) > TOLERANCE:
         screen.print(f"[red]but its card says {card.top1:.2f}%[/]: other data, or another preprocessing")
         return 1
+    if not card.sealed:  # of kdbench 0.1.0: now that it was measured, its card can vouch for it
+        teachers.reseal(out / "teachers", card, top1=top1, data=teaching.known_data(images, None), precision="fp32")
     return 0
 
 
@@ -144,8 +172,15 @@ def table(
     if slow := exactly.warning(where):
         screen.print(slow, markup=False)
     runner.check_writable(out)
-    net, _ = teachers.load(out / "teachers", chosen.dataset, name, image_size=chosen.image_size)
     images, recipe = teaching.images(chosen, data_dir), chosen.recipe.model_dump()
+    net, _ = teachers.load(
+        out / "teachers",
+        chosen.dataset,
+        name,
+        image_size=chosen.image_size,
+        normalisation=(chosen.recipe.mean, chosen.recipe.std),
+        data=teaching.known_data(images, None),
+    )
     loader = teaching.make_loader(images, recipe, seed=0, device=where)
     setting = engine.Setting(models.fold(net).to(where), loader, lambda: [], where, exactly)
     assert setting.teacher is not None
@@ -172,8 +207,28 @@ def _setting(suite: str, device: str) -> tuple[Suite, torch.device]:
     return session.choose_suite(suite, where)[0], torch.device(where)
 
 
-def _top1(net: models.Tapped, suite: Suite, images: data.Dataset, device: torch.device) -> float:
-    recipe = suite.teacher.model_dump()
+def _channels(option: str, text: str | None, usual: tuple[float, ...]) -> tuple[float, ...]:
+    if text is None:
+        return usual
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if len(found) != 3 or not all(map(math.isfinite, found)) or (option == "--std" and min(found) <= 0):
+        above = " above 0" if option == "--std" else ""
+        raise ValueError(f"{option} takes three numbers{above} with commas, such as .5,.5,.5, not {text!r}")
+    return found
+
+
+def _top1(
+    net: models.Tapped,
+    suite: Suite,
+    images: data.Dataset,
+    device: torch.device,
+    own: Normalisation | None = None,
+) -> float:
+    """``own``: what the images are normalised with; None: as the suite does."""
+    recipe = suite.teacher.model_dump() | ({} if own is None else own._asdict())
     batches = teaching.test_batches(images, recipe, device)
     net = net.eval().to(device).to(memory_format=torch.channels_last)
     return measure(*predictions(net, batches, Precision()))["top1"]
