@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run report test test-slow test-all check lint type gpu acceptance results clean
+.PHONY: help install run report test test-slow test-all check lint type matrix gpu acceptance results clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,10 +46,13 @@ lint: $(STAMP) ## Ruff
 type: $(STAMP) ## Mypy
 	@$(BIN)/mypy
 
+matrix: ## The core of the tests on the oldest and the newest torch, in throw-away environments of some GB
+	@PYTHON=$(PYTHON) .ci/matrix
+
 gpu: $(STAMP) ## On a CUDA device: its tests, the bench in three precisions, then `make acceptance`
 	@$(BIN)/python -m pytest -m gpu
 	@mkdir -p $(OUT)
-	@for precision in fast tf32 exact; do \
+	@for precision in amp tf32 fp32; do \
 	  $(BIN)/kdbench bench --device cuda --pair resnet32x4:resnet8x4 --precision $$precision --side-by-side \
 	    --out $(OUT)/bench-cuda-$$precision.json || exit; \
 	done

@@ -346,7 +346,7 @@ def teacher_import(**words: Any) -> int:
     show_default=True,
     help="pooled: the pooled vectors, too, which relation and contrastive methods read.",
 )
-@click.option("--precision", default="exact", show_default=True, help="That of the runs to come.")
+@click.option("--precision", default="fp32", show_default=True, help="That of the runs to come.")
 @DATA
 @OUT
 @DEVICE

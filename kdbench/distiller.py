@@ -195,6 +195,11 @@ class Distiller(nn.Module):
     #: sees the assistant as its teacher, in ``pair``, ``terms`` and KD; None: the teacher itself.
     assistant: ClassVar[tuple[str, str] | None] = None
 
+    #: In ``a+b``: names of methods whose loss this one takes over and changes, each with the hyper-parameters
+    #: that make it do so. That loss is not added a second time, no plain KD stands beside it, and further losses
+    #: on the logits are refused: they could be meant to be changed as well.
+    absorbs: ClassVar[dict[str, dict[str, Any]]] = {}
+
     #: Further views of every image: names of kdbench.data.views. Images, idx and Outputs then
     #: hold all views one after another (view-major, the plain view first); labels stay (B,).
     views: ClassVar[tuple[str, ...]] = ()

@@ -3,7 +3,7 @@
 Xu, Liu, Li, Loy. Knowledge Distillation Meets Self-Supervision. ECCV 2020.
 https://arxiv.org/abs/2006.07114
 
-A first stage trains a projection head on the frozen teacher to find, for every rotated image, its
+A pre-training stage trains a projection head on the frozen teacher to find, for every rotated image, its
 upright original in the batch. In the main stage the student sees four rotations of every image.
 """
 

@@ -36,6 +36,8 @@ REFUSALS: dict[str, tuple[set[str], str]] = {
     "ab": (OTHER_DEPTH, r"the student has \d stages, the teacher \d; it pairs them one to one"),
     "afd_se": (OTHER_SHAPES, "the stages must have equal shapes"),
     "fsp": (OTHER_SHAPES, "the taps must have equal channels"),
+    "wkd_f": ({"wrn_40_2:MobileNetV2"}, "no kernel brings the student's 2x2 map to the teacher's 8x8"),
+    "mgd": ({"ResNet50:MobileNetV2", "ResNet50:vgg8"}, "a map of 2048 channels takes 75 million weights"),
     "kdsvd": (OTHER_SHAPES, "needs as many channels in the student's stages as in the teacher's"),
 }
 

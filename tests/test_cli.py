@@ -21,7 +21,7 @@ from isolation import isolate
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from kdbench import models, record, registry
+from kdbench import models, record, registry, suites
 from kdbench.cli import main
 from kdbench.engine.lane import Lane
 from kdbench.run import session
@@ -148,7 +148,7 @@ def test_the_readme_suite_trains_on_pictures(tmp_path: Path, monkeypatch: pytest
     found = re.search(r"```toml\n(.*?)```", README, re.DOTALL)
     assert found
     suite = tmp_path / "pets.toml"
-    suite.write_text(found.group(1).replace("PATH", str(tmp_path / "pics")))
+    suite.write_text(found.group(1).replace("PATH", "pics"))  # beside the suite, not where the command is started
     words = [
         "--suite",
         suite,
@@ -230,6 +230,9 @@ def test_the_card_of_a_combination_is_that_of_its_parts() -> None:
     assert lines[0] == "kd+lskd"
     assert lines[1].strip().startswith("KD: ")
     assert lines[2].strip().startswith("LSKD: ")
+    weighed = "ea changes the loss of dkd, which is not added again"
+    assert weighed in fine("info", "ea+dkd")
+    assert weighed not in fine("info", "ea+crd")
 
 
 # -- run --dry-run, status ----------------------------------------------------------------
@@ -244,7 +247,10 @@ def test_a_plan_fits_the_screen(width: int, monkeypatch: pytest.MonkeyPatch, tmp
     assert max(len(line.rstrip()) for line in table) <= width
     assert output.count(" confidence_penalty ") == output.count("method ")
     assert output.count("→") == 13
-    assert f"{13 * len(registry.names()) * 3} to do" in output
+    alone = [name for name in registry.names() if not registry.get(name).needs_teacher]
+    shared = len(dict.fromkeys(student for _, student in suites.load("crd").pairs))
+    cells = 13 * (len(registry.names()) - len(alone)) + shared * len(alone)
+    assert f"{cells * 3} to do" in output
 
 
 def test_a_plan_says_which_data_are_not_there(tmp_path: Path) -> None:

@@ -90,6 +90,13 @@ def test_mutant_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert words in found[check], found[check]
 
 
+def test_a_loss_that_is_compiled_again_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    cls = plugin(FOLDER / "counts_in_python.py", monkeypatch)
+    found = failures(check_distiller(cls, checks=[c for c in CHECKS if c.__name__ == "check_loss_compiles_whole"]))
+    assert "compiled again for a second batch" in found["loss_compiles_whole"], found
+    assert "fail_on_recompile" not in found["loss_compiles_whole"]
+
+
 def test_what_is_right_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     findings = check_distiller(plugin(FOLDER / "right.py", monkeypatch))
     assert failures(findings) == {}

@@ -459,6 +459,31 @@ def test_what_cannot_be_combined_says_why(one: dict[str, object], other: dict[st
         combined(("a", "b"), (part(**one), part(**other)))
 
 
+@pytest.mark.parametrize("name", registry.names())
+def test_what_a_method_absorbs_is_there_and_can_be_asked_for(name: str) -> None:
+    own = get(name).hyperparameters()
+    for other, given in get(name).absorbs.items():
+        assert other in registry.names()
+        assert set(given) <= set(own)
+        taken = {key for key, hyper in get(other).hyperparameters().items() if not hyper.common}
+        assert taken <= set(own), f"{name} cannot pass {', '.join(taken - set(own))} of {other} on"
+
+
+def test_an_absorbed_part_is_not_added_and_leaves_its_names() -> None:
+    def init(self: Distiller, pair: object, *, kind: str = "", power: float = 1.0, **common: float) -> None:
+        Distiller.__init__(self, pair, **common)  # type: ignore[arg-type]
+        self.kind, self.power = kind, power
+
+    taker = part(name="taken", absorbs={"b": {"kind": "b"}}, __init__=init)
+    cls = combined(("a", "b", "c"), (taker, part(__init__=init), part(name="third", __init__=init)))
+    assert {"b.power", "c.power", "kind"} <= set(cls.hyperparameters())
+    assert not {"a.power", "a.kind", "b.kind", "kd_weight"} & set(cls.hyperparameters())
+    trainee = Trainee(Problem(ALIKE), cls)
+    assert list(trainee.terms(trainee.some_batch())) == ["ce", "taken", "third"]
+    built = cls.build(trainee.problem.pair, **{"b.power": 3.0})
+    assert (built.parts[0].kind, built.parts[0].power, built.parts[1].power) == ("b", 3.0, 1.0)
+
+
 def test_facts_of_a_combination() -> None:
     first = part(provenance="reading", deviations=("One.",), views=("rot90",), needs_teacher=False)
     second = part(pretrain_epochs=3, pretrain_drops=(0.5,), pretrain_lr=0.1, views=("rot90",), deviations=("Two.",))

@@ -39,10 +39,10 @@ def test_a_failed_full_run_does_not_hide_quick_ones():
 
 
 def test_other_settings_of_the_protocol_are_left_out():
-    other = [make("at", PAIR, 0, setting={"precision": "fast"})]
+    other = [make("at", PAIR, 0, setting={"precision": "amp"})]
     selection = select([make("kd", PAIR, 0), make("kd", PAIR, 1), *other])
     assert selection.methods == ["kd"]
-    assert "precision fast, not exact" in selection.notes[0]
+    assert "precision amp, not fp32" in selection.notes[0]
 
 
 def test_learning_rates_may_differ_between_pairs():

@@ -84,7 +84,7 @@ def teacher() -> models.Tapped:
     return models.create("resnet14", 10, image_size=8).eval().requires_grad_(False)
 
 
-def setting(feed: Loader, net: nn.Module | None = None, precision: str = "exact") -> engine.Setting:
+def setting(feed: Loader, net: nn.Module | None = None, precision: str = "fp32") -> engine.Setting:
     counted = Counted(net or models.fold(teacher())).eval()
     return engine.Setting(counted, feed, lambda: [next(iter(feed.plain(64)))], CPU, Precision(precision))
 
@@ -167,7 +167,7 @@ def test_an_entry_is_the_view_that_the_loader_shows(flip: bool, tmp_path: Path) 
     table.close()
 
 
-@pytest.mark.parametrize("precision", ["exact", "fast"])
+@pytest.mark.parametrize("precision", ["fp32", "amp"])
 def test_kept_outputs_are_the_live_ones_to_the_bit(precision: str, tmp_path: Path) -> None:
     shared = setting(loader(), precision=precision)
     table = there(open_table(tmp_path, shared))
@@ -181,7 +181,7 @@ def test_kept_outputs_are_the_live_ones_to_the_bit(precision: str, tmp_path: Pat
                 assert kept.classifier is not None
                 assert live.classifier is not None
                 assert kept.classifier[0] is live.classifier[0]
-    wanted = "bfloat16" if precision == "fast" else "float32"
+    wanted = "bfloat16" if precision == "amp" else "float32"
     assert {part._dtype for part in table.parts.values()} == {getattr(torch, wanted)}
     table.close()
 

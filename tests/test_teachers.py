@@ -89,6 +89,27 @@ def test_values_that_fp16_cannot_hold(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.*"))
 
 
+def test_a_data_set_is_one_folder_whatever_it_is_called(tmp_path: Path) -> None:
+    words = [
+        "imagefolder:../../..",
+        "imagefolder:/a/b@32",
+        "imagefolder:/a_b@32",
+        "..",
+        ".",
+        "",
+        "../x",
+        "/",
+        "x" * 5000,
+    ]
+    homes = {teachers.path(tmp_path, word, "resnet8").parent for word in words}
+    assert len(homes) == len(words)
+    for home in homes:
+        assert home.parent == tmp_path
+        assert home.name not in ("", ".", "..")
+        assert len(home.name) < 100
+    assert teachers.path(tmp_path, "cifar100", "resnet8").parent.name == "cifar100"
+
+
 def test_there_is_none(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no teacher resnet8 for digits in .*; `kdbench teacher train "):
         teachers.load(tmp_path, "digits", "resnet8", image_size=8)

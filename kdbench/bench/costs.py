@@ -45,7 +45,7 @@ def measure(method: str, pair: str = PAIR, *, n: int = 7) -> Cost:
     The student's step and the method's share of it alternate, so that a busy machine slows both. The
     method's share begins at the student's outputs and ends at their gradients and its own optimizer, all terms
     but the cross-entropy counted; further views of the images add what they cost the student. Teacher and
-    first stage are left out.
+    pre-training stage are left out.
 
     Raises:
         ValueError: no such method, pair or model; the method refuses the pair; n is below 1.
@@ -97,7 +97,8 @@ def settle(model: nn.Module) -> None:
     """Give an untrained model's batch norms the statistics of noise; in eval mode its maps stay in range."""
     import torch
 
-    norms = [module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+    kinds = torch.nn.BatchNorm1d | torch.nn.BatchNorm2d | torch.nn.BatchNorm3d | torch.nn.SyncBatchNorm
+    norms = [module for module in model.modules() if isinstance(module, kinds)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
@@ -153,7 +154,7 @@ def prepare(method: str, pair: str) -> Steps:
         settings="",
         teacher="",
         device=torch.device("cpu"),
-        precision=Precision("exact"),
+        precision=Precision(),
     )
     lane.enter("train")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,23 @@ class CheckpointDamaged(ValueError):
 
 
 class CheckpointForeign(ValueError):
-    """A whole checkpoint, but of other settings or another teacher."""
+    """A whole checkpoint, but of other settings, another teacher, other data or another file of the method.
+
+    ``what`` says which.
+    """
+
+    def __init__(self, sentence: str, what: str) -> None:
+        super().__init__(sentence)
+        self.what = what
+
+
+#: What a checkpoint belongs to, and how that is said of another one.
+_BELONGS = {
+    "settings": "another set of settings",
+    "teacher": "another teacher",
+    "data": "other data",
+    "plugin": "another file of the method",
+}
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -38,22 +55,26 @@ def save(path: Path, state: dict[str, Any]) -> None:
             raise OSError(f"{path.name} did not read back as written")
 
 
-def load(path: Path, *, settings: str, teacher: str, device: torch.device | str = "cpu") -> dict[str, Any] | None:
+def load(path: Path, belongs: Mapping[str, str]) -> dict[str, Any] | None:
     """The state in ``path``; None when there is no such file.
+
+    ``belongs``: hashes of what it must have been made with, by the names of ``Lane.belongs``.
 
     Raises:
         CheckpointDamaged: it cannot be read whole.
-        CheckpointForeign: its settings hash or teacher hash is another.
+        CheckpointForeign: one of these hashes is another.
     """
     try:
         state = peek(path)
     except FileNotFoundError:
         return None
-    for what, ours in (("settings", settings), ("teacher", teacher)):
-        if state[what] != ours:
+    for what, ours in belongs.items():
+        theirs = state.get(what, "")
+        if theirs != ours:
             raise CheckpointForeign(
-                f"checkpoint {path.name} belongs to another {'teacher' if what == 'teacher' else 'set of settings'}"
-                f" ({state[what][:8]}, this run has {ours[:8]}); --force trains the cell anew"
+                f"checkpoint {path.name} belongs to {_BELONGS[what]} ({theirs[:8] or 'none'}, this run has"
+                f" {ours[:8] or 'none'}); --force trains the cell anew",
+                what,
             )
     return state
 

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.distiller import Outputs
-from kdbench.engine.errors import out_of_memory
+from kdbench.engine.errors import OutOfMemory, holds, said, text
 from kdbench.engine.precision import Precision
 
 
@@ -64,6 +64,7 @@ class Compiler:
 
         Raises:
             CannotCompile: why, and what to do.
+            OutOfMemory: one of it does not fit.
         """
         program = _program(self, *_architecture(student))
         if program.broken:
@@ -75,15 +76,16 @@ class Compiler:
         started = time.perf_counter()
         with _apart(self.device), precision.autocast(self.device):
             try:
-                trial = copy.deepcopy(student).train()
-                program.learn(trial, missing[0])
-                for image in missing:
-                    seen = [tensor for tensor in program(trial, image).tensors().values() if tensor.requires_grad]
-                    torch.stack([tensor.float().sum() for tensor in seen]).sum().backward()
-                    program.ready.add((image.shape, precision.name))
+                with holds(f"the compilation of {program.name}", self.device):
+                    trial = copy.deepcopy(student).train()
+                    program.learn(trial, missing[0])
+                    for image in missing:
+                        seen = [tensor for tensor in program(trial, image).tensors().values() if tensor.requires_grad]
+                        torch.stack([tensor.float().sum() for tensor in seen]).sum().backward()
+                        program.ready.add((image.shape, precision.name))
+            except OutOfMemory:
+                raise
             except Exception as error:  # whatever tracing, code generation or a C++ compiler raises
-                if out_of_memory(error):
-                    raise
                 program.broken = f"{program.name} cannot be compiled here: {_cause(error)}; run without --compile"
                 raise CannotCompile(program.broken) from error
         note(f"{program.name} compiled in {time.perf_counter() - started:.0f} s, for all its lanes")
@@ -197,7 +199,7 @@ def _architecture(student: nn.Module) -> tuple[str, Any, Hashable]:
 
 @contextmanager
 def _apart(device: torch.device) -> Iterator[None]:
-    """Gradients on, random numbers put back after, and no word on that exact means fp32."""
+    """Gradients on, random numbers put back after, and no word on that fp32 leaves the tensor cores idle."""
     with (
         torch.random.fork_rng([device] if device.type == "cuda" else []),
         torch.enable_grad(),
@@ -211,5 +213,4 @@ def _cause(error: BaseException) -> str:
     """The first cause, on one line."""
     while error.__cause__ or error.__context__:
         error = cast(BaseException, error.__cause__ or error.__context__)
-    text = " ".join(str(error).split())
-    return text if isinstance(error, CannotCompile) else f"{type(error).__name__}: {text[:200]}"
+    return text(error) if isinstance(error, CannotCompile) else said(error)

@@ -48,6 +48,8 @@ class Lane:
         path: where the checkpoint lies.
         settings: hash of everything that changes numbers.
         teacher: sha256 of the teacher's weights.
+        data: fingerprint of the data set.
+        plugin: sha256 of the method's file, where it is not kdbench's own.
         compiler: compiles the student's training pass; None: it runs as it is written.
 
     Raises:
@@ -68,9 +70,11 @@ class Lane:
         device: torch.device,
         precision: Precision,
         compiler: Compiler | None = None,
+        data: str = "",
+        plugin: str = "",
     ) -> None:
         self.key, self.plan, self.path = key, plan, path
-        self.settings, self.teacher = settings, teacher
+        self.belongs = {"settings": settings, "teacher": teacher, "data": data, "plugin": plugin}
         self.device, self.precision = device, precision
         self.student = student.to(device).to(memory_format=torch.channels_last)
         self.compiled = None if compiler is None else compiler.of(self.student)
@@ -206,7 +210,7 @@ class Lane:
         if scale is not None and (scale < 1 or self.epoch + 1 == self.total):
             raise Diverged(
                 f"every step of {self._when()} overflowed in fp16, down to a loss scale of {scale:g}, and"
-                " was skipped; try precision bf16 or exact"
+                " was skipped; try precision bf16 or fp32"
             )
         if self.stage == "train":
             self.curve.append({"epoch": self.epoch + 1, "lr": self.rate, "seconds": self.seconds, "terms": means})
@@ -238,7 +242,7 @@ class Lane:
         return means
 
     def _when(self) -> str:
-        return f"epoch {self.epoch + 1}" + ("" if self.stage == "train" else " of the first stage")
+        return f"epoch {self.epoch + 1}" + ("" if self.stage == "train" else " of the pre-training stage")
 
     # -- checkpoints ----------------------------------------------------------------------
 
@@ -249,8 +253,7 @@ class Lane:
     def state(self) -> dict[str, Any]:
         """All that a resumed lane needs."""
         return {
-            "settings": self.settings,
-            "teacher": self.teacher,
+            **self.belongs,
             "stage": self.stage,
             "epoch": self.epoch,
             "student": self.student.state_dict(),
@@ -270,7 +273,7 @@ class Lane:
         Raises:
             checkpoint.CheckpointDamaged, checkpoint.CheckpointForeign: see there.
         """
-        state = checkpoint.load(self.path, settings=self.settings, teacher=self.teacher)
+        state = checkpoint.load(self.path, self.belongs)
         if state is not None:
             self.restore(state)
         return state is not None

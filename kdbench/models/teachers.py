@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -46,7 +47,10 @@ class TeacherCard(BaseModel):
 
 def path(folder: Path, dataset: str, name: str, variant: str = "") -> Path:
     """Where the card lies. It is written last: if it is there, the weights beside it are whole."""
-    of = re.sub(r"[^A-Za-z0-9._+-]", "_", dataset)  # imagefolder:PATH is one folder here, too
+    of = dataset
+    if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9_.+-]{0,59}", of):  # imagefolder:PATH is one folder here, and no path
+        slug = re.sub("[^A-Za-z0-9]+", "-", of)[-40:].strip("-")
+        of = f"{slug}-{hashlib.sha256(os.fsencode(dataset)).hexdigest()[:12]}".lstrip("-")
     return folder / of / f"{name.replace('/', '-')}{variant}.json"
 
 

@@ -69,8 +69,8 @@ def students(out: Path, suites: Sequence[str], data_dir: Path | None, device: st
 
 def _compare(what: str, one: Record, path: Path, out: Path, data_dir: Path | None, device: torch.device) -> Verdict:
     """Raises: ValueError, FileNotFoundError: data, teacher or method are not there, or the file does not fit."""
-    images = kept.images(one.dataset, data_dir, one.settings["limit_train"])
-    if images.fingerprint != one.environment["data"]:
+    images = kept.images(one.dataset, data_dir, one.settings.limit_train)
+    if not images.known_as(one.data.get("fingerprint", "")):
         return Verdict(what, "wrong", f"the data {one.dataset} here are not those it was measured on")
     state = load_file(path)
     student = models.create(one.student, images.num_classes, image_size=images.image_shape[-1])
@@ -78,7 +78,7 @@ def _compare(what: str, one: Record, path: Path, out: Path, data_dir: Path | Non
     if state_sha256(student.state_dict()) != one.weights_sha256:
         return Verdict(what, "wrong", f"{path.name} does not hold the weights that the record was measured with")
     method = kept.method(one, student, images, out, kept.part(state, "method.", path)) if one.modified_student else None
-    precision = Precision(one.settings["precision"])
+    precision = Precision(one.settings.precision)
     precision.check(device)
     precision.prepare(device)
     # The memory format that the engine trains in.
@@ -100,8 +100,8 @@ def _compare(what: str, one: Record, path: Path, out: Path, data_dir: Path | Non
 @torch.no_grad()
 def _top1(student: Tapped, method: Distiller | None, one: Record, images: Dataset, device: torch.device) -> float:
     logits, labels = [], []
-    for image, label in teaching.test_batches(images, one.settings["recipe"], device):
-        with Precision(one.settings["precision"]).autocast(device):
+    for image, label in teaching.test_batches(images, one.settings.recipe, device):
+        with Precision(one.settings.precision).autocast(device):
             seen: Outputs = student(image)
             shown = seen.logits if method is None else method.predict(seen)
         logits.append(shown.float())

@@ -1,7 +1,7 @@
 """From a name to a method: the folder methods/, plug-in files, entry points, ``a+b``."""
 
 from kdbench.distiller import Hyper
-from kdbench.registry.discovery import ABSENT, broken, get, idea, load_plugin, name_of, names, register
+from kdbench.registry.discovery import ABSENT, broken, get, idea, load_plugin, name_of, names, register, source_sha256
 from kdbench.registry.hyper import convert
 from kdbench.registry.specs import Spec, parse
 
@@ -18,4 +18,5 @@ __all__ = [
     "names",
     "parse",
     "register",
+    "source_sha256",
 ]

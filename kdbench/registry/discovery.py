@@ -6,6 +6,7 @@ sentence, and asking for it says why.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import re
 import sys
@@ -142,6 +143,23 @@ def load_plugin(path: str | Path) -> str:
         _forget(module_name)
         raise ValueError(f"plug-in {file.name} registers no method; put @register above its class")
     return name
+
+
+def source_sha256(name: str) -> str:
+    """sha256 of the file of a method that is not kdbench's own; empty for ours, whose version says it.
+
+    Raises:
+        ValueError: see ``get``.
+    """
+    files = sorted(_file(cls) for cls in get(name).components() if not cls.__module__.startswith("kdbench.methods."))
+    digests = [_sha256(file) for file in files]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest() if digests else ""
+
+
+@cache
+def _sha256(file: str) -> str:
+    """As the file was when it was first asked for: what is imported does not change when the file is edited."""
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if Path(file).is_file() else ""
 
 
 def idea(cls: type[Distiller]) -> str:

@@ -18,7 +18,7 @@ STUDENT = "student"
 Blocks = dict[tuple[str, int], dict[str, float]]  # (pair, seed) -> method -> last-epoch accuracy
 
 #: Measured circumstances and costs of a run, averaged per line.
-COSTS = ("train_seconds", "images_per_second", "peak_mem_mb", "extra_train_params", "extra_infer_params")
+COSTS = ("group_seconds", "extra_train_params", "extra_infer_params")
 QUALITY = ("top5_last", "nll", "ece", "agreement")
 
 

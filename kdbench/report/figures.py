@@ -269,10 +269,7 @@ def cost(board: Board) -> Figure | None:
     pairs = [pair for pair in board.pairs if all(line.cells[pair].runs for line in lines)]
     kinds = [
         (name, words, better)
-        for name, words, better in (
-            ("train_seconds", "training time of a run (s)", "less"),
-            ("images_per_second", "images per second", "more"),
-        )
+        for name, words, better in (("group_seconds", "training time of a run and those beside it (s)", "less"),)
         if pairs and all(line.mean(name, pairs) is not None for line in lines)
     ]
     if not kinds or len(lines) < 2:

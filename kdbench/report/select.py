@@ -94,7 +94,7 @@ def select(records: Sequence[Record], methods: Sequence[str] | None = None) -> S
         first.convention,
         first.epochs,
         first.quick,
-        first.settings.get("limit_train"),
+        first.settings.limit_train,
         runs,
         refused,
         notes,
@@ -103,7 +103,7 @@ def select(records: Sequence[Record], methods: Sequence[str] | None = None) -> S
 
 def protocol(record: Record) -> dict[str, Any]:
     """Settings that all rows and columns of a table must share, nested keys joined with a dot."""
-    settings = {name: value for name, value in record.settings.items() if name not in _OWN}
+    settings = {name: value for name, value in record.settings.facts().items() if name not in _OWN}
     settings |= {
         "epochs": record.epochs,
         "quick": record.quick,
@@ -138,7 +138,7 @@ def _one_protocol(records: Sequence[Record], notes: list[str]) -> list[Record]:
 
 def _one_teacher(records: list[Record], notes: list[str]) -> list[Record]:
     """Runs on a pair with one teacher and one learning rate."""
-    groups = _split(records, lambda one: (one.teacher_sha256, str(one.settings.get("recipe", {}).get("lr"))))
+    groups = _split(records, lambda one: (one.teacher_sha256, str(one.settings.recipe.get("lr"))))
     chosen, others = _most_complete(groups)
     for other in others:
         sha256 = other[0].teacher_sha256
@@ -150,7 +150,7 @@ def _one_teacher(records: list[Record], notes: list[str]) -> list[Record]:
 
 def _one_setting(records: list[Record], notes: list[str]) -> list[Record]:
     """Runs of a method on a pair that differ by the seed alone, one for each seed."""
-    own = {id(one): {name: value for name, value in one.settings.items() if name != "seed"} for one in records}
+    own = {id(one): {name: value for name, value in one.settings.facts().items() if name != "seed"} for one in records}
     chosen, others = _most_complete(_split(records, lambda one: settings_hash(own[id(one)])))
     for other in others:
         what = _difference(_flat(own[id(other[0])]), _flat(own[id(chosen[0])]))

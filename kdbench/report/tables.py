@@ -181,9 +181,7 @@ def quality(board: Board) -> Table:
 def costs(board: Board) -> Table:
     """Time, memory and parameters."""
     names = {
-        "train_seconds": "train (s)",
-        "images_per_second": "images/s",
-        "peak_mem_mb": "memory (MB)",
+        "group_seconds": "whole group (s)",
         "extra_train_params": "extra parameters\ntraining",
         "extra_infer_params": "extra parameters\ninference",
     }
@@ -206,7 +204,7 @@ def settings(board: Board) -> Table:
     for line in board.shown:
         kept: dict[str, list[str]] = {}
         for run in line.runs:
-            for name, value in run.settings.get("hyper", {}).items():
+            for name, value in run.settings.hyper.items():
                 text = f"{value:g}" if isinstance(value, float) else str(value)
                 if text not in kept.setdefault(name, []):
                     kept[name].append(text)

@@ -37,8 +37,8 @@ class TeacherFailed(Exception):
     """The teacher could not be trained; its cells cannot run."""
 
 
-def images(suite: Suite, data_dir: Path | None) -> Dataset:
-    """The suite's data.
+def images(suite: Suite, data_dir: Path | None, limit: int | None = None) -> Dataset:
+    """The suite's data; of the training images the first ``limit`` where one is given.
 
     Raises:
         ValueError: they are not there, or not what the suite says they are.
@@ -50,7 +50,7 @@ def images(suite: Suite, data_dir: Path | None) -> Dataset:
             f"suite {suite.name} says num_classes = {said[0]} and image_size = {said[1]}, but {suite.dataset} has"
             f" {here[0]} classes and images of {here[1]} px; correct the suite, or --set both"
         )
-    return found
+    return found if limit is None else sets.limit(found, limit)
 
 
 def recipe(suite: Suite, name: str, epochs: int | None, limit_train: int | None) -> dict[str, Any]:
@@ -82,6 +82,13 @@ def there(folder: Path, suite: Suite, name: str, wanted: dict[str, Any]) -> str 
         if teachers.path(folder, suite.dataset, name, suffix).exists():
             return suffix
     return None
+
+
+def steps(folder: Path, suite: Suite, name: str, wanted: dict[str, Any], images: int) -> int:
+    """Batches that a teacher's own training takes; 0 when it is stored."""
+    if there(folder, suite, name, wanted) is not None:
+        return 0
+    return int(wanted["epochs"]) * -(-images // wanted["batch_size"])
 
 
 def get(

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from kdbench.suites._files import HOME, find, nearest, read, sentence
+from kdbench.suites._files import HOME, anchored, find, nearest, read, sentence
 from kdbench.suites.convention import convention_names
 
 Rule = Literal["last", "best_test"]
@@ -76,16 +76,12 @@ class Recipe(BaseModel):
         """Milestones of a run of another length, in proportion: 240 -> 24 gives 15, 18, 21."""
         return _scaled(self.milestones, self.epochs, epochs)
 
-    def factor(self, epoch: int, epochs: int) -> float:
-        """What the starting rate is multiplied by in ``epoch``, counted from 1, of ``epochs``.
-
-        Epoch m is the last before milestone m lowers it: 150 of 240 is 1, 151 is gamma.
-        """
-        return self.gamma ** sum(epoch > milestone for milestone in self.milestones_for(epochs))
-
 
 class Suite(BaseModel):
-    """One comparison. ``teacher`` is its recipe for teachers: what its TOML table leaves out is as in ``recipe``."""
+    """One comparison. ``teacher`` is its recipe for teachers: what its TOML table leaves out is as in ``recipe``.
+
+    The path of ``dataset = "imagefolder:PATH@SIZE"`` starts from the folder of the TOML file.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -98,7 +94,6 @@ class Suite(BaseModel):
     pairs: tuple[tuple[str, str], ...]  # teacher, student
     recipe: Recipe
     teacher: Recipe
-    selection: Rule = "last"  # the epoch that ranks
     default_methods: tuple[str, ...]
     default_seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0, 1, 2)
     published: str | None = None  # CSV file beside the suite's
@@ -137,6 +132,7 @@ class Suite(BaseModel):
 
         Lists are written with commas. The teacher's recipe does not follow the student's, save
         for mean and std, which they share; ``teacher.epochs`` moves its milestones in proportion.
+        The path of an image folder starts from the current folder here.
 
         Raises:
             ValueError: no such setting, or a value that will not do.
@@ -160,6 +156,8 @@ class Suite(BaseModel):
         raw = self.model_dump()
         for home in ("recipe", "teacher") if field in ("mean", "std") else (table,):
             (raw[home] if home else raw)[field] = new
+        if key == "dataset" and isinstance(new, str):
+            raw["dataset"] = anchored(new)
         if key == "teacher.epochs" and isinstance(new, int):
             raw["teacher"]["milestones"] = self.teacher.milestones_for(max(1, new))
         try:
@@ -200,6 +198,8 @@ def load(name: str) -> Suite:
     raw = read(file)
     if isinstance(home, Path) and str(raw.get("convention", "")).endswith(".toml"):
         raw["convention"] = str(home / raw["convention"])  # one that lies beside the user's suite
+    if isinstance(home, Path) and isinstance(raw.get("dataset"), str):
+        raw["dataset"] = anchored(raw["dataset"], home)
     try:
         suite = Suite.model_validate(raw)
     except ValidationError as error:

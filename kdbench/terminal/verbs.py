@@ -18,6 +18,7 @@ from kdbench.models import teachers
 from kdbench.run import runner, session
 from kdbench.run import teacher_cache as tables
 from kdbench.run import teachers as teaching
+from kdbench.run.outcome import Teller, tell
 from kdbench.suites import Suite
 from kdbench.terminal import console
 
@@ -52,7 +53,16 @@ def train(
     with console.Progress(screen) as watch:
         watch.group(f"teacher {name}", wanted["epochs"] * -(-len(images.train_labels) // wanted["batch_size"]))
         try:
-            teaching.get(out / "teachers", chosen, name, images, wanted, device=where, watch=watch, note=watch.note)
+            teaching.get(
+                out / "teachers",
+                chosen,
+                name,
+                images,
+                wanted,
+                device=where,
+                watch=Teller(partial(tell, watch)),
+                note=watch.note,
+            )
         except teaching.TeacherFailed as error:
             raise ValueError(str(error)) from error
     return 0

@@ -131,7 +131,7 @@ def check_it_says_where_it_comes_from(cls: type[Distiller], toys: Sequence[Toy] 
 
 
 def check_class_attributes_agree(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
-    """Views are known, and what is said of a first stage fits together."""
+    """Views are known, and what is said of a pre-training stage fits together."""
     require(isinstance(cls.views, tuple), f"`views` must be a tuple of names, not {cls.views!r}")
     strange = [view for view in cls.views if view not in VIEWS]
     require(not strange, f"`views` names {', '.join(strange)}; there are {', '.join(VIEWS)}")

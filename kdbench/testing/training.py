@@ -147,7 +147,8 @@ def check_every_parameter_is_trained(cls: type[Distiller], toys: Sequence[Toy] =
         for stage, names in told.trainable.items():
             if stage == "pretrain":
                 require(
-                    names or cls.pretrain_student, "on_stage('pretrain') leaves nothing for the first stage to train"
+                    names or cls.pretrain_student,
+                    "on_stage('pretrain') leaves nothing for the pre-training stage to train",
                 )
         never = sorted(meant - set().union(*told.reached.values()))
         require(not never, f"{', '.join(never[:4])} never gets a gradient; use it, or leave it out")
