@@ -14,7 +14,17 @@ from kdbench.testing.toys import TOYS, Problem, served
 
 NOTHING = {"student", "fsp"}  # all others have six
 PAIRS = ("resnet56:resnet20", "vgg13:MobileNetV2")
-COMBINED = ("crd+mag", "fitnet+mas", "kd+simkd", "crd+student", "crd+fitnet", "kd+lskd", "dkd+lskd", "at+dist+kd")
+COMBINED = (
+    "crd+mag",
+    "fitnet+mas",
+    "kd+simkd",
+    "crd+student",
+    "crd+fitnet",
+    "kd+lskd",
+    "dkd+lskd",
+    "at+dist+kd",
+    "dkd+ea",
+)
 
 
 def in_force(name: str, convention: str, pair: str) -> dict[str, Any]:

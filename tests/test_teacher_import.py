@@ -80,7 +80,7 @@ def test_an_import_finds_the_terms(tmp_path: Path, file: Path, accuracy: float, 
     assert "was trained in the normalisation of timm, as some training images show: " in said
     card = teachers.read_card(teachers.path(tmp_path / "teachers", "digits", NAME))
     assert card.normalisation == HALF
-    assert (card.precision, card.origin) == ("exact", "vit.pth")
+    assert (card.precision, card.origin) == ("fp32", "vit.pth")
     assert card.data == teaching.identity(images)
     assert f"{accuracy:.2f}% on the test set" in kdbench(
         "teacher", "verify", NAME, "--suite", "digits", "--out", tmp_path
@@ -200,7 +200,7 @@ def test_a_trained_teacher_says_what_it_is(tmp_path: Path, images: data.Dataset)
     card = teachers.read_card(teachers.path(tmp_path / "teachers", "digits", "resnet8"))
     recipe = suites.load("digits").recipe
     assert card.sealed
-    assert (card.mean, card.std, card.precision, card.pretrained) == (recipe.mean, recipe.std, "exact", "")
+    assert (card.mean, card.std, card.precision, card.pretrained) == (recipe.mean, recipe.std, "fp32", "")
     assert card.data == teaching.identity(images)
 
 

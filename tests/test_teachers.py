@@ -195,7 +195,7 @@ ALL: dict[str, Any] = FACTS | {
     "data": DataIdentity(fingerprint="f" * 64, classes=("ant", "bee"), counts={"train": 7, "test": 3}),
     "mean": (0.5, 0.25, 0.125),
     "std": (1, 2, 3),
-    "precision": "exact",
+    "precision": "fp32",
     "pretrained": "0" * 64,
 }
 
@@ -257,10 +257,10 @@ def test_old_cards_are_read_and_sealed(tmp_path: Path) -> None:
     assert not card.sealed
     assert (card.format, card.data, card.precision, card.top1) == (1, None, None, 97.5)
     assert card.normalisation == ((0.5,) * 3, (0.25,) * 3)  # that of its recipe
-    sealed = teachers.reseal(tmp_path, card, {"precision": "exact"})
+    sealed = teachers.reseal(tmp_path, card, {"precision": "fp32"})
     assert teachers.read_card(where) == sealed
     assert sealed.sealed
-    assert (sealed.format, sealed.precision, sealed.sha256) == (2, "exact", card.sha256)
+    assert (sealed.format, sealed.precision, sealed.sha256) == (2, "fp32", card.sha256)
     again, _ = teachers.load(tmp_path, "digits", "resnet8", image_size=8, note=notes.append)
     assert len(notes) == 1
     assert torch.equal(again.net.fc.weight, loaded.net.fc.weight)

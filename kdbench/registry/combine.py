@@ -61,14 +61,20 @@ class Combined(Distiller):
         return found
 
     @classmethod
+    def _full(cls) -> dict[tuple[str, str], str]:
+        """(part, its hyper-parameter) -> its name in the combination."""
+        every = [key for _, _, own in cls._own() for key in own]
+        return {
+            (part, key): f"{name}.{key}" if every.count(key) > 1 else key
+            for name, part, own in cls._own()
+            for key in own
+        }
+
+    @classmethod
     def hyperparameters(cls) -> dict[str, Hyper]:
         """Those of all parts: ``crd.nce_k`` when two parts share a name, else ``nce_k``."""
-        every = [key for _, _, own in cls._own() for key in own]
-        merged = {
-            f"{name}.{key}" if every.count(key) > 1 else key: hyper
-            for name, _, own in cls._own()
-            for key, hyper in own.items()
-        }
+        full = cls._full()
+        merged = {full[part, key]: hyper for _, part, own in cls._own() for key, hyper in own.items()}
         common = Distiller.hyperparameters()
         if cls.absorbed:
             del common["kd_weight"]  # KD is in the loss that was absorbed
@@ -100,14 +106,16 @@ class Combined(Distiller):
         place of the factors stand a part's rows where it states ``search``. A part with nothing to tune is left as it
         is, and with one other alone its six are these. A weight that two parts share is scaled once.
         """
-        present = {name: hyper.default for name, hyper in cls.hyperparameters().items()} | dict(defaults)
+        known, names = cls.hyperparameters(), cls._full()
+        present = {name: hyper.default for name, hyper in known.items()} | dict(defaults)
         tuned: list[list[dict[str, Any]]] = []
         for name, part in cls._parts():
-            full = {key: f"{name}.{key}" if f"{name}.{key}" in present else key for key in part.hyperparameters()}
-            rows = part.search_space({key: present[full[key]] for key in full})
+            full = {key: names.get((name, key), key) for key in part.hyperparameters()}
+            given = cls.absorbed[name].given if name in cls.absorbed else {}
+            rows = part.search_space({key: present[full[key]] for key in full if full[key] in known} | given)
             rows = [{full[key]: value for key, value in row.items()} for row in rows]
             shared = any(key in earlier[0] for earlier in tuned for key in rows[0])
-            if len(rows) > 1 and not shared:
+            if len(rows) > 1 and not shared and rows[0].keys() <= known.keys():
                 tuned.append(rows)
         if len(tuned) < 2:
             return tuned[0] if tuned else [{}]

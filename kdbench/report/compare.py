@@ -119,7 +119,8 @@ def separation(board: Board) -> Separation | None:
     if students == 1:
         words = f"{count(seeds, 'seed')} of one student"
     means = [line.rank.mean for line in lines if line.rank]
-    p = stats.friedman(_unit_scores(board, lines, by_student=students > 1))
+    # Of two blocks the test knows no distribution that its p could be read from.
+    p = stats.friedman(_unit_scores(board, lines, by_student=students > 1)) if units > 2 else None
     distance = stats.critical_difference(len(lines), units)
     if distance >= max(means) - min(means):
         return Separation(f"{words} cannot separate {len(lines)} methods{beyond} (Nemenyi's test at 5%)", None, p)
