@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import NamedTuple
+from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench import Batch, Distiller, Outputs, Pair, models, registry
+from kdbench import Batch, Distiller, Outputs, Pair, models, registry, report
 from kdbench.bench import costs, flops, held
 from kdbench.bench.clock import Span
+from kdbench.cli import main
 from kdbench.engine.lane import Lane
 from kdbench.suites import costs as kept
 from kdbench.terminal import cards
@@ -217,25 +219,29 @@ def test_rows_measured_at_other_times_or_places_are_not_compared() -> None:
         assert one.model_copy(update=change).condition != one.condition
 
 
-class Shown(NamedTuple):
-    """As ``kdbench.report.cost.Cost``."""
-
-    method: str
-    pair: str
-    condition: str
-    extra_ms: float | None
-    extra_mb: float | None
-    params: int | None
-    macs: int | None
-
-
 def test_a_report_gets_every_row() -> None:
-    shown = {row.method: row for row in terminal.rows(Shown)}
+    shown = {row.method: row for row in terminal.rows()}
     assert shown.keys() == rows().keys()
     assert len({(row.pair, row.condition) for row in shown.values()}) == 1
     vid, row = rows()["vid"], shown["vid"]
     wanted = (vid.extra_ms, vid.extra_memory_mb, vid.extra_train_params, vid.extra_macs)
     assert (row.extra_ms, row.extra_mb, row.params, row.macs) == wanted
+
+
+def test_kdbench_report_hands_them_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, object] = {}
+    monkeypatch.setattr(report, "report", lambda out, **asked: given.update(asked) or [])
+    assert CliRunner().invoke(main, ["report"]).exit_code == 0
+    assert given["costs"] == terminal.rows() != []
+
+
+def test_a_table_of_another_time_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(kept, "TABLE", tmp_path / "cost.csv")
+    assert terminal.rows() == []
+    kept.TABLE.write_text("method,pair,extra_ms,cpu\nkd,a:b,1,me\n")
+    with pytest.raises(ValueError, match=r"cost.csv, cannot be read: columns .*cpu.*make costs") as caught:
+        terminal.rows()
+    assert "\n" not in str(caught.value)
 
 
 def test_the_card_shows_time_memory_and_macs() -> None:

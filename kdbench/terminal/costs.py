@@ -2,31 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
-
+from kdbench.report.cost import Cost
 from kdbench.suites import costs
 
-Row = TypeVar("Row", covariant=True)
 
-
-class Maker(Protocol[Row]):
-    """``kdbench.report.cost.Cost`` is one."""
-
-    def __call__(
-        self,
-        *,
-        method: str,
-        pair: str,
-        condition: str,
-        extra_ms: float | None,
-        extra_mb: float | None,
-        params: int | None,
-        macs: int | None,
-    ) -> Row:
-        """A row of the report's table."""
-
-
-def rows(make: Maker[Row]) -> list[Row]:
+def rows() -> list[Cost]:
     """One row for each method that was measured; none where the table is not there.
 
     Raises:
@@ -35,7 +15,7 @@ def rows(make: Maker[Row]) -> list[Row]:
     if not costs.TABLE.is_file():
         return []
     return [
-        make(
+        Cost(
             method=one.method,
             pair=one.pair,
             condition=one.condition,
