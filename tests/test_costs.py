@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
 import torch.nn.functional as F
+from click.testing import CliRunner
 from torch import Tensor, nn
 
 from kdbench import Batch, Distiller, Outputs, Pair, models, registry, report
