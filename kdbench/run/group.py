@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 
 import torch
 from filelock import FileLock, Timeout
@@ -17,9 +19,11 @@ from kdbench.engine.checkpoint import CheckpointDamaged, CheckpointForeign
 from kdbench.engine.compiled import CannotCompile, Compiler
 from kdbench.engine.errors import holds, release
 from kdbench.engine.graph.backend import machine_for
+from kdbench.engine.guard import NotBuilt, built
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
 from kdbench.engine.schedule import Plan
+from kdbench.engine.shared import Lasting, tensors_of
 from kdbench.models import Tapped
 from kdbench.models.teachers import TeacherCard
 from kdbench.registry.combine import Combined
@@ -231,9 +235,10 @@ class Group:
         who = f"{first.assistant.student} after {first.teacher}" if first.assistant else first.teacher
         self.watch.group(f"{'assistants of ' if self.assisting else ''}{who}, seed {first.seed}", ahead)
         teacher.to(self.device)  # the methods read its head where it is
+        setting = replace(setting, lasting=Lasting(self._reach(teacher)))
         done_already = [lane for lane in lanes if lane.done]
         for lane in done_already:  # killed between the last epoch and the record
-            self._finish(lane, lanes[lane], card)
+            engine.keep(setting, lane, lambda lane: self._finish(lane, lanes[lane], card))
         left = [lane for lane in lanes if not lane.done]
         if left:
             seeds = {cell.seed for cell in self.job.cells if cell.teacher == first.teacher}
@@ -294,12 +299,13 @@ class Group:
                 batch_size=self.recipe["batch_size"],
             )
             torch.manual_seed(stable_seed(cell.seed, "method", cell.student))
-            method = build(cell, pair)
+            shared = [Lasting(self._reach(teacher))]
+            method = built(str(cell), partial(build, cell, pair), shared=shared)
         except ValueError as error:
             self._refuse(cell, str(error), card)
             return None
-        except Exception as error:  # a stranger's method may raise anything; the others go on
-            self._fail(cell, f"the method could not be built: {type(error).__name__}: {error}", card=card)
+        except NotBuilt as error:
+            self._fail(cell, f"the method could not be built: {error}", card=card)
             return None
         recipe = cell.settings["recipe"]
         plan = Plan(
@@ -312,7 +318,8 @@ class Group:
             recipe["gamma"],
             recipe["eval_every"],
         )
-        lane = Lane(
+        make = partial(
+            Lane,
             str(cell),
             student,
             method,
@@ -326,7 +333,8 @@ class Group:
             compiler=self.compiler,
         )
         try:
-            if lane.resume():
+            lane = built(str(cell), make, shared=shared)
+            if built(str(cell), lane.resume, shared=shared, passing=(CheckpointDamaged, CheckpointForeign, OSError)):
                 self.watch.note(f"{cell}: going on after epoch {lane.epoch} of {lane.total}")
         except CheckpointDamaged as error:
             aside = where.checkpoint.with_suffix(".ckpt.damaged")
@@ -335,7 +343,15 @@ class Group:
         except CheckpointForeign as error:
             self._fail(cell, str(error), keep=False)
             return None
+        except (ValueError, NotBuilt) as error:
+            self._fail(cell, f"its training cannot begin: {error}", card=card)
+            return None
         return lane
+
+    def _reach(self, teacher: Tapped) -> dict[str, list[torch.Tensor]]:
+        """What methods can reach of what all share."""
+        labels = self.images.train_labels
+        return {"the teacher's weights": tensors_of(teacher), "the training labels": [labels]}
 
     def _finish(self, lane: Lane, cell: Cell, card: TeacherCard) -> None:
         """Write what a lane has become; its record's existence means done."""
