@@ -235,8 +235,9 @@ class _Group:
         self.emit(GroupBegins(self._title(), ahead))
         if teacher is not None:
             teacher.to(self.device)  # the methods read its head where it is
+        setting = replace(setting, lasting=self.maker.reach(teacher))
         for lane in [lane for lane in lanes if lane.done]:  # killed between the last epoch and the record
-            self.ledger.finish(lane, lanes[lane])
+            engine.keep(setting, lane, lambda lane: self.ledger.finish(lane, lanes[lane]))
         left = [lane for lane in lanes if not lane.done]
         if left:
             self._train(setting, loader, left, lanes)

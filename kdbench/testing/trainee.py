@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kdbench.distiller import Batch, Distiller, Outputs
 from kdbench.engine import checkpoint
-from kdbench.engine.evaluate import answer, in_eval_mode
+from kdbench.engine.evaluate import answer, eval_mode
 from kdbench.engine.lane import Lane, NothingToTrain
 from kdbench.engine.precision import Precision
 from kdbench.engine.schedule import Plan
@@ -135,8 +135,10 @@ class Trainee:
         with _said():
             self.lane.end_epoch(0.0)
         if evaluated:
-            with in_eval_mode([self.lane]):
+            eval_mode(self.lane)
+            with torch.no_grad():
                 answer(self.lane, self.student, self.problem.image[:B])
+            self.lane.train_mode()
         self.lane.start_epoch()
 
     def wander(self, stage: str) -> None:
