@@ -51,7 +51,8 @@ def train(
             markup=False,
         )
     with console.Progress(screen) as watch:
-        watch.group(f"teacher {name}", wanted["epochs"] * -(-len(images.train_labels) // wanted["batch_size"]))
+        steps = wanted["epochs"] * -(-len(images.train_labels) // wanted["batch_size"])
+        watch.group(f"teacher {name}", steps, wanted["batch_size"])
         try:
             teaching.get(
                 out / "teachers",
@@ -157,7 +158,7 @@ def table(
         try:
             everything = filled.images * filled.views
             left = len(filled.missing(None, keep))
-            watch.group(f"table of {name}", left)
+            watch.group(f"table of {name}", left, 1, epochs=False)
             for made in filled.fill_all(keep):
                 watch.step(made)
         finally:
