@@ -50,11 +50,11 @@ class Interrupted(Failure):
     """Somebody asked for the end: Ctrl-C, a signal, or a reader that has gone."""
 
     def __init__(self, why: KeyboardInterrupt, verb: str = "") -> None:
-        self.exit_code, said = 130, "interrupted"
+        self.code, said = 130, "interrupted"
         if isinstance(why, Asked):
-            self.exit_code, said = why.exit_code, f"ended by {why}"
+            self.code, said = why.exit_code, f"ended by {why}"
         elif isinstance(why, ReaderGone):
-            self.exit_code, said = 141, "ended, because nobody reads the output any more"
+            self.code, said = 141, "ended, because nobody reads the output any more"
         kept = "; what was trained up to the last full epoch is kept, repeat the command to go on"
         # A list that nobody reads to its end is no news, and every other program says nothing of it.
         self.silent = isinstance(why, ReaderGone) and verb not in _LONG
@@ -137,9 +137,10 @@ class Interruptible(click.Group):
 
 
 def _shown(error: click.ClickException) -> int:
-    error.message = printable(error.message, LENGTH)  # click's own errors repeat the user's words
+    if isinstance(error, click.UsageError):  # click's own, which repeats the user's words as they are
+        error = click.UsageError(printable(error.format_message(), LENGTH), error.ctx)
     error.show()
-    return error.exit_code
+    return error.code if isinstance(error, Interrupted) else error.exit_code
 
 
 def _told(out: Stream, error: Stream, code: int) -> int:

@@ -26,7 +26,7 @@ def _raise(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def orderly() -> Iterator[None]:
-    """Signals that would kill the process raise ``Asked`` while the block runs, unless somebody ignores or hears them."""
+    """Signals that would kill the process raise ``Asked`` inside the block, unless somebody ignores or hears them."""
     ours = []
     if threading.current_thread() is threading.main_thread():
         ours = [number for number in _ASKED if signal.getsignal(number) is signal.SIG_DFL]

@@ -19,26 +19,26 @@ SIGNS = {
     "↑": "^",
     "↓": "v",
     "±": "+-",
-    "×": "x",
+    "\N{MULTIPLICATION SIGN}": "x",
     "·": ".",
     "•": "*",
     "…": "...",
     "≤": "<=",
     "≥": ">=",
     "≈": "~",
-    "‐": "-",
-    "‑": "-",
-    "–": "-",
-    "—": "-",
-    "−": "-",
+    "\N{HYPHEN}": "-",
+    "\N{NON-BREAKING HYPHEN}": "-",
+    "\N{EN DASH}": "-",
+    "\N{EM DASH}": "-",
+    "\N{MINUS SIGN}": "-",
     "─": "-",
     "━": "-",
     "╸": "-",
     "╺": "-",
     "│": "|",
     "┃": "|",
-    "‘": "'",
-    "’": "'",
+    "\N{LEFT SINGLE QUOTATION MARK}": "'",
+    "\N{RIGHT SINGLE QUOTATION MARK}": "'",
     "“": '"',
     "”": '"',
     "\u00a0": " ",
@@ -171,7 +171,7 @@ def unbreakable() -> Iterator[tuple[Stream, Stream]]:
     _open_what_is_closed()
     before = sys.stdout, sys.stderr
     now = standard(), standard(stderr=True)
-    sys.stdout, sys.stderr = now  # type: ignore[assignment]
+    sys.stdout, sys.stderr = now
     try:
         yield now
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from kdbench.run import teachers as teaching
 from kdbench.run.outcome import Teller, tell
 from kdbench.suites import Suite
 from kdbench.terminal import console
+from kdbench.utils import environment
 
 #: A kept teacher whose accuracy moves by more than this (in points) is not what its card says.
 TOLERANCE = 0.05
@@ -138,7 +138,7 @@ def table(
     """Fill the table of a teacher's outputs for the suite's crops and flips."""
     chosen, where = _setting(suite, device)
     name = models.resolve(name)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # as in a run: bits may depend on it
+    torch.set_num_threads(environment.threads())  # as in a run: bits may depend on it
     exactly = Precision(precision)
     exactly.check(where)
     exactly.prepare(where)

@@ -47,7 +47,7 @@ def without_orders(text: str) -> str:
 def _harmless(sign: str) -> bool:
     if sign in "\n\t" or "\ud800" <= sign <= "\udfff":  # the latter are bytes of a name, the screen shows them
         return True
-    return sign.isprintable() or sign.isspace() and sign not in "\r\v\f\x1c\x1d\x1e\x1f\x85\u2028\u2029"
+    return sign.isprintable() or (sign.isspace() and sign not in "\r\v\f\x1c\x1d\x1e\x1f\x85\u2028\u2029")
 
 
 def quoted(text: object, length: int = 60) -> str:
