@@ -13,7 +13,7 @@ Letters used for shapes, here and in every method file:
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -23,6 +23,8 @@ from torch import Tensor, nn
 
 #: Levels of ``Distiller.reads``, from the least to all.
 READS = ("logits", "pooled", "maps")
+#: What tuning multiplies a main weight by. Published weights are more often too large for another pair than too small.
+FACTORS = (1 / 100, 1 / 10, 1 / 3, 1.0, 3.0, 10.0)
 
 
 class Outputs(NamedTuple):
@@ -172,6 +174,13 @@ class Distiller(nn.Module):
     #: stand in for the teacher's pass. Where a hyper-parameter asks for more, ``__init__`` sets it.
     reads: str = "maps"
 
+    #: The hyper-parameter that weighs the method's own loss: tuning tries it times each of ``FACTORS``.
+    main_weight: ClassVar[str] = "beta"
+    #: What tuning tries instead, where a weight times ten is no valid one or one number is not the method's weight:
+    #: for each name six values from weak to strong, the fourth its default; the i-th of all names are one candidate.
+    #: {}: the method has nothing of its own to tune.
+    search: ClassVar[Mapping[str, tuple[bool | int | float | str, ...]] | None] = None
+
     #: Epochs of a stage before the main one, stated for a 240-epoch recipe; the engine scales
     #: them with the length of the run. 0: there is no such stage.
     pretrain_epochs: ClassVar[int] = 0
@@ -271,6 +280,48 @@ class Distiller(nn.Module):
             if not follows or klass is Distiller:
                 break
         return found
+
+    @classmethod
+    def search_space(cls, defaults: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What tuning tries of this method: overrides of ``defaults``, every method as many, so that none is favoured.
+
+        Six, all different, and the values in force are one of them: ``main_weight`` times each of ``FACTORS`` (to
+        three digits), or the rows of ``search``, where the values in force take the fourth place unless they are a
+        row. One that changes nothing, ``{}``, where there is nothing to tune: the method says so, or a main weight
+        of 0 has switched its loss off.
+
+        Args:
+            defaults: the values in force, a suite's, say; what is not named has the signature's value.
+
+        Raises:
+            ValueError: what is to be tuned is no hyper-parameter, or no number to scale; ``search`` has not six values.
+        """
+        known = cls.hyperparameters()
+        present = {name: hyper.default for name, hyper in known.items()} | dict(defaults)
+        names = [cls.main_weight] if cls.search is None else list(cls.search)
+        if strange := [name for name in names if name not in known]:
+            raise ValueError(
+                f"{cls.__name__} has no hyper-parameter {', '.join(strange)} to tune (it has {', '.join(known)}); name"
+                " its weight in `main_weight`, or say `search = {}`"
+            )
+        if cls.search is None:
+            if type(default := known[cls.main_weight].default) is not float:
+                raise ValueError(
+                    f"{cls.__name__}: {cls.main_weight}={default!r} is no float that could be scaled; write a decimal"
+                    " point, or give six values in `search`"
+                )
+            weight = float(present[cls.main_weight])
+            scaled = (weight if factor == 1 else float(f"{weight * factor:.3g}") for factor in FACTORS)
+            return [{cls.main_weight: value} for value in scaled] if weight else [{}]
+        if any(len(values) != len(FACTORS) for values in cls.search.values()):
+            raise ValueError(
+                f"{cls.__name__}: `search` gives {len(FACTORS)} values for each name, no more and no fewer"
+            )
+        rows = [dict(zip(names, row, strict=True)) for row in zip(*cls.search.values(), strict=True)] or [{}]
+        now = {name: present[name] for name in names}
+        if now not in rows:
+            rows[FACTORS.index(1)] = now
+        return rows
 
     @classmethod
     def components(cls) -> tuple[type[Distiller], ...]:

@@ -73,6 +73,7 @@ class ABKD(Distiller):
     )
     family = "logit"
     reads = "logits"
+    main_weight = "weight"
 
     def __init__(
         self,

@@ -52,6 +52,7 @@ class CTKD(Distiller):
     )
     family = "logit"
     reads = "logits"
+    main_weight = "weight"
 
     def __init__(
         self,

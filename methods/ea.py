@@ -79,6 +79,7 @@ class EA(Distiller):
     )
     family = "logit"
     reads = "logits"
+    main_weight = "weight"
     absorbs: ClassVar[dict[str, dict[str, Any]]] = {"kd": {"base": "kd"}, "dkd": {"base": "dkd"}}
 
     def __init__(

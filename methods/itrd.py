@@ -4,6 +4,8 @@ Miles, Lopez Rodriguez, Mikolajczyk. Information Theoretic Representation Distil
 BMVC 2022. https://arxiv.org/abs/2112.00459
 """
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -69,6 +71,11 @@ class ITRD(Distiller):
     )
     family = "relation"
     reads = "pooled"
+    #: Both terms together times the usual factors.
+    search: ClassVar = {
+        "lambda_corr": (0.02, 0.2, 0.667, 2.0, 6.0, 20.0),
+        "lambda_mutual": (0.0005, 0.005, 0.0167, 0.05, 0.15, 0.5),
+    }
 
     def __init__(
         self,

@@ -48,6 +48,7 @@ class MGD(Distiller):
         "The authors publish no weight for the pairs of the CRD suite; alpha is that of their CIFAR-100 example.",
     )
     family = "feature"
+    main_weight = "alpha"
 
     def __init__(
         self, pair: Pair, *, alpha: float = 1.2e-3, lam: float = 0.15, widest: int = 1024, **common: float

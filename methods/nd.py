@@ -3,7 +3,7 @@
 Wang, Cheng, Duan, Wang, Feng, Kong. Improving Knowledge Distillation via Regularizing Feature Norm and
 Direction. 2023. https://arxiv.org/abs/2305.17007
 
-A first stage of one epoch adds up the teacher's vectors by class. It trains nothing.
+A pre-training stage of one epoch adds up the teacher's vectors by class. It trains nothing.
 """
 
 import torch
@@ -61,11 +61,12 @@ class ND(Distiller):
         "An image whose vectors are both zero counts 1 without gradient, and where the class has no mean, or a mean of"
         " zero, the teacher's vector of the image stands in for it; the release is not finite there.",
         "A last batch of one image trains without the term where the widths differ, because of the batch norm.",
-        "One number that nothing reads is the parameter of the first stage, which must have one.",
+        "One number that nothing reads is the parameter of the pre-training stage, which must have one.",
         "The release has no licence; no text of it is used.",
     )
     family = "feature"
     reads = "pooled"
+    main_weight = "gamma"
     pretrain_epochs = 1
 
     sums: Tensor

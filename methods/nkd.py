@@ -49,6 +49,7 @@ class NKD(Distiller):
     )
     family = "logit"
     reads = "logits"
+    main_weight = "gamma"
 
     def __init__(self, pair: Pair, *, gamma: float = 1.5, ce_weight: float = 1.0, tau: float = 1.0) -> None:
         super().__init__(pair, ce_weight=ce_weight, kd_weight=0.0, tau=tau)

@@ -5,6 +5,7 @@ Distillation. NeurIPS 2023. https://arxiv.org/abs/2310.19444
 """
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -105,6 +106,7 @@ class OFA(Distiller):
     )
     family = "logit"
     reads = "logits"
+    search: ClassVar = dict.fromkeys(("w_ofa", "w_kd"), (0.01, 0.1, 0.333, 1.0, 3.0, 10.0))  # both together
 
     def __init__(
         self,

@@ -61,6 +61,7 @@ class SDD(Distiller):
         "The release chooses M and beta per pair.",
     )
     family = "logit"
+    main_weight = "weight"
 
     def __init__(
         self,

@@ -90,6 +90,7 @@ class WKDL(Distiller):
     )
     family = "logit"
     reads = "logits"
+    main_weight = "gamma"
 
     class_distance: Tensor  # (K, K)
 

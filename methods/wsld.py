@@ -44,6 +44,7 @@ class WSLD(Distiller):
     )
     family = "logit"
     reads = "logits"
+    main_weight = "alpha"
 
     def __init__(self, pair: Pair, *, alpha: float = 2.5, ce_weight: float = 1.0, tau: float = 2.0) -> None:
         super().__init__(pair, ce_weight=ce_weight, kd_weight=0.0, tau=tau)

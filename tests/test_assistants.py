@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -137,7 +138,7 @@ def test_an_interrupted_run_ends_with_the_same_records(
 
     def interrupted(lane: Lane) -> None:
         if lane.epoch and lane.key.startswith(stage):
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
         start(lane)
 
     monkeypatch.setattr(Lane, "start_epoch", interrupted)
@@ -182,7 +183,7 @@ def test_edited_weights_are_refused(tmp_path: Path) -> None:
     content[-1] ^= 1
     path.write_bytes(bytes(content))
     (failed,) = run(tmp_path, "hkd_port")[0].failed.values()
-    assert "is not the assistant of its record: sha256" in failed
+    assert "is not the teacher assistant of its record: sha256" in failed
     path.write_bytes(content[:100])
     (failed,) = run(tmp_path, "hkd_port")[0].failed.values()
     assert "do not fit" in failed
@@ -209,7 +210,7 @@ def test_an_assistant_that_fails_is_the_reason_of_its_pupils(tmp_path: Path, mon
     assert [cell.method for cell in outcome.done] == ["kd"]
     assert len(outcome.failed) == 2
     for reason in outcome.failed.values():
-        assert "its assistant, pkt on resnet14:resnet8_double, seed 0, failed: term 'affinity' was" in reason
+        assert "its teacher assistant, pkt on resnet14:resnet8_double, seed 0, failed: term 'affinity' was" in reason
     monkeypatch.undo()
     assert len(run(tmp_path)[0].failed) == 2
     assert run(tmp_path, retry_failed=True)[0].exit_code == 0
@@ -219,7 +220,7 @@ def test_a_student_without_a_double_is_a_sentence_in_the_table(tmp_path: Path) -
     outcome, watch = run(tmp_path, "kd,hkd", pairs="resnet14:resnet8_double")
     assert [cell.method for cell in outcome.unsupported] == ["hkd"]
     assert outcome.exit_code == 0
-    sentence = "hkd has no assistant for resnet8_double: resnet8_double is a network of double width itself"
+    sentence = "hkd has no teacher assistant for resnet8_double: resnet8_double is a network of double width itself"
     assert any(sentence in line for line in watch.cells)
     assert not assistants.folder(tmp_path).exists()
 
@@ -245,9 +246,9 @@ def test_an_assistant_that_another_run_trains_is_waited_for(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
-        (("pkt", "half"), "asks for an assistant 'half'; there is 'double'"),
-        (("simkd", "double"), "simkd cannot distil an assistant"),
-        (("hkd", "double"), "hkd cannot distil an assistant"),
+        (("pkt", "half"), "asks for a teacher assistant 'half'; there is 'double'"),
+        (("simkd", "double"), "simkd cannot distil a teacher assistant"),
+        (("hkd", "double"), "hkd cannot distil a teacher assistant"),
         (("pkx", "double"), "no method 'pkx'; did you mean pkt"),
     ],
 )

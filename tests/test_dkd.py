@@ -14,14 +14,22 @@ def test_golden(case: Case) -> None:
     case.open()
     hyper = case.meta["hyper"]
     student, teacher = case.outputs("student"), case.outputs("teacher")
-    method = get("dkd")(case.pair(student, teacher), alpha=hyper["alpha"], beta=hyper["beta"], tau=hyper["T"])
-    target, non_target = method.terms(student, teacher, case.batch(progress=20 / 240)).values()
+    method = get("dkd")(
+        case.pair(student, teacher),
+        alpha=hyper["alpha"],
+        beta=hyper["beta"],
+        warmup=hyper["warmup"] / 240,
+        tau=hyper["T"],
+    )
+    target, non_target = method.terms(student, teacher, case.batch(progress=hyper["epoch"] / 240)).values()
     if "student.logits" in case.meta["vanishing_gradient"]:
         torch.testing.assert_close(target + non_target, case["out.loss"], rtol=0, atol=1e-9)
         (grad,) = torch.autograd.grad(target + non_target, student.logits)
         assert grad.abs().max() < 1e-9
         return
-    case.check(target + non_target, target_class=target / hyper["alpha"], non_target_class=non_target / hyper["beta"])
+    ramp = min(hyper["epoch"] / hyper["warmup"], 1) if hyper["warmup"] else 1
+    weighed = {"target_class": (target, hyper["alpha"] * ramp), "non_target_class": (non_target, hyper["beta"] * ramp)}
+    case.check(target + non_target, **{name: term / weight for name, (term, weight) in weighed.items() if weight})
 
 
 def logits(scale: float, k: int, *, dtype: torch.dtype = torch.float32) -> tuple[Outputs, Outputs]:

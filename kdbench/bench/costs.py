@@ -45,7 +45,7 @@ def measure(method: str, pair: str = PAIR, *, n: int = 7) -> Cost:
     The student's step and the method's share of it alternate, so that a busy machine slows both. The
     method's share begins at the student's outputs and ends at their gradients and its own optimizer, all terms
     but the cross-entropy counted; further views of the images add what they cost the student. Teacher and
-    first stage are left out.
+    pre-training stage are left out.
 
     Raises:
         ValueError: no such method, pair or model; the method refuses the pair; n is below 1.

@@ -32,6 +32,10 @@ class OutOfMemory(Exception):
     """
 
 
+class Failed(Exception):
+    """A failure of one lane whose message is its sentence."""
+
+
 @contextmanager
 def holds(what: str, device: torch.device | str) -> Iterator[None]:
     """Whatever inside runs out of memory, and however it says so, raises ``OutOfMemory``; ``what`` is singular.

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from kdbench.distiller import Batch, Distiller, Outputs
 from kdbench.engine import checkpoint
 from kdbench.engine.checkpoint import state_sha256
+from kdbench.engine.errors import Failed, holds, said
 from kdbench.engine.precision import Precision
 from kdbench.engine.rng import fresh_rng, rng_state, set_rng_state
 from kdbench.engine.schedule import Plan, fill_momentum, set_rate
+from kdbench.engine.terms import check_terms
 
 if TYPE_CHECKING:
     from kdbench.engine.compiled import Compiler  # imports this file
@@ -28,8 +30,12 @@ if TYPE_CHECKING:
 STAGES = ("pretrain", "train")
 
 
-class Diverged(Exception):
+class Diverged(Failed):
     """A loss term stopped being finite; the message names the term and the epoch."""
+
+
+class NothingToTrain(ValueError):
+    """A method freezes all that a stage could train; the message names the stage."""
 
 
 class Lane:
@@ -44,7 +50,12 @@ class Lane:
         path: where the checkpoint lies.
         settings: hash of everything that changes numbers.
         teacher: sha256 of the teacher's weights.
+        data: fingerprint of the data set.
+        plugin: sha256 of the method's file, where it is not kdbench's own.
         compiler: compiles the student's training pass; None: it runs as it is written.
+
+    Raises:
+        NothingToTrain: its pre-training stage trains nothing.
     """
 
     def __init__(
@@ -61,23 +72,30 @@ class Lane:
         device: torch.device,
         precision: Precision,
         compiler: Compiler | None = None,
+        data: str = "",
+        plugin: str = "",
     ) -> None:
         self.key, self.plan, self.path = key, plan, path
-        self.settings, self.teacher = settings, teacher
+        self.belongs = {"settings": settings, "teacher": teacher, "data": data, "plugin": plugin}
         self.device, self.precision = device, precision
-        self.student = student.to(device).to(memory_format=torch.channels_last)
-        self.compiled = None if compiler is None else compiler.of(self.student)
-        self.method = method.to(device)
+        with holds(f"the student of {key}", device):
+            self.student = channels_last(student.to(device))
+            self.compiled = None if compiler is None else compiler.of(self.student)
+            self.method = method.to(device)
         self.curve: list[dict[str, Any]] = []
         self.seconds, self.images = 0.0, 0
         self.failure: str | None = None
         self.report: dict[str, float] = {}  # what the last evaluation measured
+        self._extra = 0
+        self._inferred: int | None = None
+        self._kept_state: dict[str, Tensor] | None = None
         self.rng = fresh_rng(seed, device)
         self._seen: dict[str, list[tuple[int, int, Tensor]]] = {}  # term -> (first step, images of each, values)
         self._steps, self._count = 0, 0
         self.pretrain_total = plan.pretrain_epochs(method)
         self.epoch = 0
-        self.enter("pretrain" if self.pretrain_total else "train")
+        with holds(f"the optimizer of {key}", device):
+            self.enter("pretrain" if self.pretrain_total else "train")
 
     # -- where it stands ------------------------------------------------------------------
 
@@ -91,27 +109,48 @@ class Lane:
         """Whether every epoch of the main stage is behind."""
         return self.stage == "train" and self.epoch >= self.plan.epochs
 
+    @property
+    def trains_student(self) -> bool:
+        """Whether the present stage trains the student's body."""
+        return self.stage == "train" or self.method.pretrain_student
+
+    @property
+    def stage_loss(self) -> Callable[[Outputs, Outputs, Batch], dict[str, Tensor]]:
+        """What the present stage minimises: terms by name."""
+        return self.method.loss if self.stage == "train" else self.method.pretrain_terms
+
     def enter(self, stage: str) -> None:
-        """Begin a stage: what it trains, and a fresh optimizer and loss scale for it."""
+        """Begin a stage: what it trains, and a fresh optimizer and loss scale for it.
+
+        Raises:
+            NothingToTrain: there is nothing.
+        """
         self.stage, self.epoch = stage, 0
+        self.needs_teacher = bool(self.method.needs_teacher)
         self.train_mode()
         parts: list[nn.Module] = [self.method]
-        if stage == "train" or self.method.pretrain_student:
+        if self.trains_student:
             parts.insert(0, self.student)
         trained = [p for part in parts for p in part.parameters() if p.requires_grad]
+        if not trained:
+            raise NothingToTrain(f"stage {stage!r} has nothing to train: no parameter requires a gradient there")
         self.scaler = self.precision.scaler(self.device)
         self.optimizer = self.plan.optimizer(trained, self.device, fused=self.scaler.enabled)
 
     def train_mode(self) -> None:
         """Modes of the present stage; a student that the stage does not train is in eval mode."""
-        self.student.train(self.stage == "train" or self.method.pretrain_student)
+        self.student.train(self.trains_student)
         self.method.train()
-        self.method.on_stage(self.stage)
+        rng = self.rng
+        with self.own_rng():  # called any number of times: what it may draw is the same each time
+            self.method.on_stage(self.stage)
+        self.rng = rng
 
     # -- one epoch ------------------------------------------------------------------------
 
     def start_epoch(self) -> None:
         """Set the epoch's learning rate and empty the meters."""
+        self.needs_teacher = bool(self.method.needs_teacher)
         if self.stage == "train":
             self.rate = self.plan.rate(self.epoch)
         else:
@@ -134,7 +173,8 @@ class Lane:
             the terms, () each, without a graph.
         """
         with self.precision.autocast(self.device):
-            terms = self._terms(teacher, batch)
+            terms = self.stage_loss(*self.look(teacher, batch), batch)
+            check_terms(terms)
             total = torch.stack([term.float() for term in terms.values()]).sum()
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(total).backward()
@@ -155,13 +195,13 @@ class Lane:
         self._steps += steps
         self._count += steps * images
 
-    def _terms(self, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
-        with torch.set_grad_enabled(self.stage == "train" or self.method.pretrain_student):
+    def look(self, teacher: Outputs | None, batch: Batch) -> tuple[Outputs, Outputs]:
+        """What the present stage's loss is told of a batch: the student's outputs, and the teacher's."""
+        with torch.set_grad_enabled(self.trains_student):
             seen = self._see(batch.image)
-        if teacher is None or not self.method.needs_teacher:
+        if teacher is None or not self.needs_teacher:
             teacher = seen.map(Tensor.detach)  # whatever the company, such a method sees no teacher
-        stage_loss = self.method.loss if self.stage == "train" else self.method.pretrain_terms
-        return stage_loss(seen, teacher, batch)
+        return seen, teacher
 
     def _see(self, image: Tensor) -> Outputs:
         seen: Outputs = self.student(image) if self.compiled is None else self.compiled(image)
@@ -215,7 +255,11 @@ class Lane:
         return means
 
     def _when(self) -> str:
-        return f"epoch {self.epoch + 1}" + ("" if self.stage == "train" else " of the first stage")
+        return f"epoch {self.epoch + 1}" + ("" if self.stage == "train" else " of the pre-training stage")
+
+    def when(self) -> str:
+        """For the sentence of a lane that fails."""
+        return f" in {self._when()}"
 
     # -- checkpoints ----------------------------------------------------------------------
 
@@ -225,13 +269,18 @@ class Lane:
 
     def state(self) -> dict[str, Any]:
         """All that a resumed lane needs."""
+        try:
+            own = {"student": self.student.state_dict(), "method": self.method.state_dict()}
+        except OSError as error:  # not the disk's: nothing has been written yet
+            raise Failed(said(error, " when its state was asked for")) from None
+        for whose, state in own.items():
+            if not isinstance(state, dict):
+                raise Failed(f"its state holds {whose}, of type {type(state).__name__}, no dict")
         return {
-            "settings": self.settings,
-            "teacher": self.teacher,
+            **self.belongs,
             "stage": self.stage,
             "epoch": self.epoch,
-            "student": self.student.state_dict(),
-            "method": self.method.state_dict(),
+            **own,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "rng": self.rng,
@@ -247,9 +296,13 @@ class Lane:
         Raises:
             checkpoint.CheckpointDamaged, checkpoint.CheckpointForeign: see there.
         """
-        state = checkpoint.load(self.path, settings=self.settings, teacher=self.teacher)
-        if state is None:
-            return False
+        state = checkpoint.load(self.path, self.belongs)
+        if state is not None:
+            self.restore(state)
+        return state is not None
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from what ``state`` gave, perhaps on another device or in another process."""
         self.enter(state["stage"])
         self.student.load_state_dict(state["student"])
         self.method.load_state_dict(state["method"])
@@ -262,21 +315,48 @@ class Lane:
         self.epoch, self.rng = state["epoch"], state["rng"]
         self.curve, self.report = state["curve"], state["report"]
         self.seconds, self.images = state["seconds"], state["images"]
-        return True
 
     # -- what the record needs ------------------------------------------------------------
+
+    def close(self, example: Callable[[], Tensor]) -> None:
+        """Ask the method, for the last time, what the record and the kept student need.
+
+        ``example`` makes a batch of images, (B, 3, H, W).
+        """
+        self.kept_state()
+        self.weights_sha256()
+        self.extra_train_params()
+        if self.method.modifies_student():
+            self.extra_infer_params(example())
+
+    def forget(self) -> None:
+        """Let go of what ``close`` has asked for."""
+        self._kept_state = None
+
+    def kept_state(self) -> dict[str, Tensor]:
+        """What is kept of a finished lane: the student, and the method's modules where prediction needs them."""
+        if self._kept_state is None:
+            state = {f"student.{k}": v for k, v in self.student.state_dict().items()}
+            if self.method.modifies_student():
+                state |= {f"method.{k}": v for k, v in self.method.state_dict().items()}
+            self._kept_state = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
+        return self._kept_state
 
     def weights_sha256(self) -> str:
         """Hash of the student's state: names, shapes and bytes."""
         return state_sha256(self.student.state_dict())
 
     def extra_train_params(self) -> int:
-        """Parameters that training needs beside the student's."""
-        return sum(p.numel() for p in self.method.parameters())
+        """Parameters that training needs beside the student's, as the method last told."""
+        with suppress(Exception):  # the record of a lane that has failed asks, too
+            self._extra = sum(p.numel() for p in self.method.parameters())
+        return self._extra
 
     def extra_infer_params(self, image: Tensor) -> int:
         """Of those, how many the evaluated network uses. ``image``: (B, 3, H, W)."""
-        if not self.method.modifies_student():
+        if self._inferred is not None:
+            return self._inferred
+        if not self.method.modifies_student() or not any(True for _ in self.method.parameters()):
             return 0
         self.student.eval()
         self.method.eval()
@@ -289,7 +369,9 @@ class Lane:
         for parameter in frozen:
             parameter.requires_grad_(False)
         self.train_mode()
-        return sum(p.numel() for p, g in zip(self.method.parameters(), grads, strict=True) if g is not None)
+        used = zip(self.method.parameters(), grads, strict=True)
+        self._inferred = sum(parameter.numel() for parameter, grad in used if grad is not None)
+        return self._inferred
 
     @contextmanager
     def own_rng(self) -> Iterator[None]:
@@ -301,3 +383,8 @@ class Lane:
             self.rng = rng_state(self.device)
         finally:
             set_rng_state(before, self.device)
+
+
+def channels_last(net: nn.Module) -> nn.Module:
+    """The module with its images' kind of tensors, (N, C, H, W), in the memory format that the engine trains in."""
+    return net._apply(lambda t: t.to(memory_format=torch.channels_last) if t.ndim == 4 else t)

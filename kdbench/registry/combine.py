@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple, Self
 
 from torch import Tensor, nn
 
-from kdbench.distiller import READS, Batch, Distiller, Hyper, Outputs, Pair
+from kdbench.distiller import FACTORS, READS, Batch, Distiller, Hyper, Outputs, Pair
 
 
 class Absorbed(NamedTuple):
@@ -60,14 +61,20 @@ class Combined(Distiller):
         return found
 
     @classmethod
+    def _full(cls) -> dict[tuple[str, str], str]:
+        """(part, its hyper-parameter) -> its name in the combination."""
+        every = [key for _, _, own in cls._own() for key in own]
+        return {
+            (part, key): f"{name}.{key}" if every.count(key) > 1 else key
+            for name, part, own in cls._own()
+            for key in own
+        }
+
+    @classmethod
     def hyperparameters(cls) -> dict[str, Hyper]:
         """Those of all parts: ``crd.nce_k`` when two parts share a name, else ``nce_k``."""
-        every = [key for _, _, own in cls._own() for key in own]
-        merged = {
-            f"{name}.{key}" if every.count(key) > 1 else key: hyper
-            for name, _, own in cls._own()
-            for key, hyper in own.items()
-        }
+        full = cls._full()
+        merged = {full[part, key]: hyper for _, part, own in cls._own() for key, hyper in own.items()}
         common = Distiller.hyperparameters()
         if cls.absorbed:
             del common["kd_weight"]  # KD is in the loss that was absorbed
@@ -90,6 +97,37 @@ class Combined(Distiller):
                 raise ValueError(f"{cls.__name__} has no hyper-parameter {key!r}; it has {', '.join(known)}")
             parts[owners[0]][short] = value
         return cls(pair, parts=parts, **common)
+
+    @classmethod
+    def search_space(cls, defaults: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """As many as of any method, here of the main weights of all parts together.
+
+        All as they are; all times 1/100, 1/10 and 3; and each of the first two parts (by name) alone times 1/10. In
+        place of the factors stand a part's rows where it states ``search``. A part with nothing to tune is left as it
+        is, and with one other alone its six are these. A weight that two parts share is scaled once.
+        """
+        known, names = cls.hyperparameters(), cls._full()
+        present = {name: hyper.default for name, hyper in known.items()} | dict(defaults)
+        tuned: list[list[dict[str, Any]]] = []
+        for name, part in cls._parts():
+            full = {key: names.get((name, key), key) for key in part.hyperparameters()}
+            given = cls.absorbed[name].given if name in cls.absorbed else {}
+            rows = part.search_space({key: present[full[key]] for key in full if full[key] in known} | given)
+            rows = [{full[key]: value for key, value in row.items()} for row in rows]
+            shared = any(key in earlier[0] for earlier in tuned for key in rows[0])
+            if len(rows) > 1 and not shared and rows[0].keys() <= known.keys():
+                tuned.append(rows)
+        if len(tuned) < 2:
+            return tuned[0] if tuned else [{}]
+        now = [rows.index({key: present[key] for key in rows[0]}) for rows in tuned]
+        alone = [[1 if at == which else place for at, place in enumerate(now)] for which in (0, 1)]
+        together = [[place] * len(tuned) for place in (0, 1, 4, 2, 5, 3)]
+        choice: list[dict[str, Any]] = []
+        for places in (now, *together[:3], *alone, *together[3:]):  # the last three stand in where some are the same
+            one = {key: value for rows, place in zip(tuned, places, strict=True) for key, value in rows[place].items()}
+            if one not in choice:
+                choice.append(one)
+        return choice[: len(FACTORS)]
 
     def _named(self) -> list[tuple[str, Distiller]]:
         return list(zip(self.part_names, self.parts, strict=True))  # type: ignore[arg-type]

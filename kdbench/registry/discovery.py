@@ -151,8 +151,7 @@ def source_sha256(name: str) -> str:
     Raises:
         ValueError: see ``get``.
     """
-    classes = [get(part.strip()) for part in name.split("+")]
-    files = sorted(_file(cls) for cls in classes if not cls.__module__.startswith("kdbench.methods."))
+    files = sorted(_file(cls) for cls in get(name).components() if not cls.__module__.startswith("kdbench.methods."))
     digests = [_sha256(file) for file in files]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest() if digests else ""
 

@@ -49,7 +49,7 @@ def claimed(
 
 
 def _say_waiting(cell: Cell, emit: Emit) -> Callable[[], None]:
-    return lambda: emit(Note(f"another kdbench run is training the assistant {cell}; waiting for it"))
+    return lambda: emit(Note(f"another kdbench run is training the teacher assistant {cell}; waiting for it"))
 
 
 def _lock(path: Path, locks: ExitStack, *, wait: bool, before: Callable[[], None]) -> bool:

@@ -101,7 +101,7 @@ class _Group:
             work.records,
             work.device,
             images.image_shape,
-            {"fingerprint": images.fingerprint},
+            images.identity.model_dump(mode="json"),
             done,
             emit,
             fail_fast=work.fail_fast,
@@ -235,8 +235,9 @@ class _Group:
         self.emit(GroupBegins(self._title(), ahead, first.recipe["batch_size"]))
         if teacher is not None:
             teacher.to(self.device)  # the methods read its head where it is
+        setting = replace(setting, lasting=self.maker.reach(teacher))
         for lane in [lane for lane in lanes if lane.done]:  # killed between the last epoch and the record
-            self.ledger.finish(lane, lanes[lane])
+            engine.keep(setting, lane, lambda lane: self.ledger.finish(lane, lanes[lane]))
         left = [lane for lane in lanes if not lane.done]
         if left:
             self._train(setting, loader, left, lanes)
@@ -273,7 +274,7 @@ class _Group:
     def _title(self) -> str:
         first = self.first
         who = f"{first.assistant.student} after {first.teacher}" if first.assistant else first.teacher
-        return f"{'assistants of ' if self.work.assisting else ''}{who or 'no teacher'}, seed {first.seed}"
+        return f"{'teacher assistants of ' if self.work.assisting else ''}{who or 'no teacher'}, seed {first.seed}"
 
 
 def works(

@@ -6,7 +6,10 @@ from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from kdbench import record, registry
+from kdbench.data.identity import DataIdentity, difference
 from kdbench.models.teachers import TeacherCard
 from kdbench.record import Record
 from kdbench.run import grid
@@ -42,9 +45,17 @@ def _differs(other: Record, cell: Cell, data: Mapping[str, Any], card: TeacherCa
             f"another teacher {cell.teacher} ({other.teacher_sha256[:8]}, here {card.sha256[:8]}), and rows of one"
             " table share a teacher"
         )
-    if other.data.get("fingerprint", data["fingerprint"]) != data["fingerprint"]:
-        return "other data, and rows of one table share their data"
+    if how := what_differs(other.data, data):
+        return f"other data ({how}), and rows of one table share their data"
     return ""
+
+
+def what_differs(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """How two stored identities of data sets differ, in words; empty where they agree, or one says too little."""
+    try:
+        return difference(DataIdentity.model_validate(before), DataIdentity.model_validate(now))
+    except ValidationError:
+        return ""  # kdbench 0.1.0 kept a hash, and another one
 
 
 def changed_plugin(one: Record, cell: Cell) -> str:

@@ -36,6 +36,9 @@ def run(job: Job, watch: Watcher) -> Outcome:
     request = job.request
     torch.set_num_threads(environment.threads())
     images = teachers.images(job.suite, request.data_dir, request.limit_train)
+    for sentence in images.notes:
+        watch.note(sentence)
+    watch.note(f"data {images.name}: {images.identity.describe()}")
     check_writable(request.out)
     helpers = assistants.missing(request.out, todo, retry_failed=request.retry_failed)
     watch.begin(_ahead(job, images, [*helpers, *todo]))

@@ -41,12 +41,12 @@ def card(name: str, pair: str | None = None) -> list[Section]:
     if cls.pretrain_epochs:
         trained = "student and method" if cls.pretrain_student else "the method's own modules"
         stage = f"{cls.pretrain_epochs} of 240 epochs (scaled with the run), trains {trained}"
-        sections.append(("first stage", [stage]))
+        sections.append(("pre-training stage", [stage]))
     if cls.assistant:
         by, _ = cls.assistant
         sections.append(
             (
-                "assistant",
+                "teacher assistant",
                 [
                     f"learns from the student's network at twice its width, distilled from the teacher by {by} (with"
                     f" the suite's weights for {by}); trained once per teacher, student and seed and shared by all"

@@ -184,16 +184,18 @@ class Progress:
     def epoch(self, stage: str, lanes: Sequence[Standing]) -> None:
         """An epoch of these lanes is finished."""
         first = next((lane for lane in lanes if not lane.failure), lanes[0])
-        at = f"epoch {first.epoch}/{first.total}" if first.epoch else "first stage finished"
+        at = f"epoch {first.epoch}/{first.total}" if first.epoch else "pre-training stage finished"
         if stage == "pretrain":
-            at = f"first stage, {at}"
+            at = f"pre-training stage, {at}"
         if self.live and self.part is not None:
             self.bars.update(self.part, more=f"{at}, {count(len(lanes), 'lane')}")
         self.pace.at, self.pace.lanes = at, len(lanes)
         if not self.live and (self.pace.due() or first.done):
             self.pace.said()
             self.console.print(self.pace.line(), markup=False)
-        self.pace.at = f"{'first stage, ' if stage == 'pretrain' and first.epoch else ''}in epoch {first.epoch + 1}"
+        self.pace.at = (
+            f"{'pre-training stage, ' if stage == 'pretrain' and first.epoch else ''}in epoch {first.epoch + 1}"
+        )
 
     def note(self, sentence: str) -> None:
         """Something worth a line."""

@@ -190,7 +190,7 @@ def show_status(folder: Path, screen: Console) -> int:
     problems: list[str] = []
     ways: list[str] = []
     pairs = [(path, "") for path in sorted(runs.glob("*/*"))]
-    pairs += [(path, " (assistant)") for path in sorted((assistants.folder(folder) / "runs").glob("*/*"))]
+    pairs += [(path, " (teacher assistant)") for path in sorted((assistants.folder(folder) / "runs").glob("*/*"))]
     for pair, what in pairs:
         if not pair.is_dir():
             continue
@@ -228,25 +228,31 @@ def _way(path: Path) -> str:
         state = checkpoint.peek(path)
     except checkpoint.CheckpointDamaged as error:
         return f"{path.stem}: {error}"
-    stage = "" if state["stage"] == "train" else " of the first stage"
+    stage = "" if state["stage"] == "train" else " of the pre-training stage"
     return f"{path.stem}: {count(state['epoch'], 'epoch')}{stage} trained"
 
 
 def show_eval(folder: Path, chosen: Sequence[str], data_dir: Path | None, device: str, screen: Console) -> int:
-    """Kept students measured again, one line each; 1 when one is not what its record says."""
+    """Kept students and teachers measured again, one line each; 1 when one is not what its record or card says."""
     from kdbench.probes import remeasure
 
-    verdicts: Counter[str] = Counter()
-    for one in remeasure.students(folder, chosen, data_dir, device):
-        verdicts[one.verdict] += 1
-        colour = {"equal": "green", "close": "yellow", "wrong": "red"}[one.verdict]
-        screen.print(f"[{colour}]{one.verdict:>5}[/] {escape(one.what)}: {escape(one.sentence)}")
-    total = sum(verdicts.values())
-    screen.print(
-        f"{verdicts['equal']} of {count(total, 'kept student')} equal to the record"
-        + "".join(f", {verdicts[word]} {word}" for word in ("close", "wrong") if verdicts[word])
-    )
-    return 1 if verdicts["wrong"] else 0
+    wrong = False
+    for noun, whose, found in (
+        ("kept student", "the record", remeasure.students(folder, chosen, data_dir, device)),
+        ("teacher", "the card", remeasure.teachers(folder, data_dir, device)),
+    ):
+        verdicts: Counter[str] = Counter()
+        for one in found:
+            verdicts[one.verdict] += 1
+            colour = {"equal": "green", "close": "yellow", "wrong": "red"}[one.verdict]
+            screen.print(f"[{colour}]{one.verdict:>5}[/] {escape(one.what)}: {escape(one.sentence)}")
+        if total := sum(verdicts.values()):
+            screen.print(
+                f"{verdicts['equal']} of {count(total, noun)} equal to {whose}"
+                + "".join(f", {verdicts[word]} {word}" for word in ("close", "wrong") if verdicts[word])
+            )
+        wrong |= bool(verdicts["wrong"])
+    return 1 if wrong else 0
 
 
 # -- check, doctor ------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from kdbench.distiller import Distiller, Hyper, Pair
+from kdbench.distiller import FACTORS, Distiller, Hyper, Pair
 from kdbench.testing.one_batch import (
     check_bf16_stays_finite,
     check_loss_compiles_whole,
@@ -131,7 +131,7 @@ def check_it_says_where_it_comes_from(cls: type[Distiller], toys: Sequence[Toy] 
 
 
 def check_class_attributes_agree(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
-    """Views are known, and what is said of a first stage fits together."""
+    """Views are known, and what is said of a pre-training stage fits together."""
     require(isinstance(cls.views, tuple), f"`views` must be a tuple of names, not {cls.views!r}")
     strange = [view for view in cls.views if view not in VIEWS]
     require(not strange, f"`views` names {', '.join(strange)}; there are {', '.join(VIEWS)}")
@@ -176,12 +176,49 @@ def check_hyperparameters_arrive(cls: type[Distiller], toys: Sequence[Toy] = TOY
     require(not lost, f"{', '.join(lost)} is taken but not passed on; call super().__init__(pair, **common)")
 
 
+def check_names_of_the_contract_are_free(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
+    """What an instance keeps has names of its own, not those of the contract's methods and class attributes."""
+    method = cls.build(Problem(served(cls, toys)[0]).pair)
+    tensors = (dict(method.named_parameters(recurse=False)), dict(method.named_buffers(recurse=False)))
+    kept = (vars(method), *tensors, dict(method.named_children()))
+    contract = {name for name in vars(Distiller) if not name.startswith("__")} - {"reads"}  # which __init__ may set
+    taken = [name for names in kept for name in names if name in contract]
+    require(not taken, f"self.{', self.'.join(taken)} is set, a name of the contract, which hides it; take another")
+
+
+def check_tuning_has_its_candidates(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
+    """Tuning has six candidates to build, the values in force among them, or is told that there is nothing to tune."""
+    for part in cls.components():
+        found, nothing = part.search_space({}), part.search is not None and not part.search
+        require(
+            len(found) == (1 if nothing else len(FACTORS)),
+            f"tuning has {len(found)} candidate(s) for {part.__name__}, not {len(FACTORS)}, because the default of"
+            f" {part.main_weight} is 0; name another weight, or say `search = {{}}` where there is nothing to tune",
+        )
+    found, known = cls.search_space({}), cls.hyperparameters()
+    now = [{name: known[name].default for name in one} for one in found]
+    require(all(one not in found[:at] for at, one in enumerate(found)), f"candidates for tuning are the same: {found}")
+    require(any(map(dict.__eq__, found, now)), f"the values in force are no candidate for tuning: {found}")
+    for one, base in zip(found, now, strict=True):
+        odd = [name for name, value in one.items() if type(value) is not type(base[name])]
+        require(not odd, f"the candidate {one} for tuning has another type of {', '.join(odd)} than the default")
+    pair = Problem(served(cls, toys)[0]).pair
+    for one in cls.search_space({}):
+        try:
+            cls.build(pair, **one)
+        except ValueError as error:
+            text = f"the candidate {one} for tuning is refused: {said(error, cls)}; give six that work in `search`"
+            raise Broken(text) from error
+
+
 CHECKS: tuple[Check, ...] = (
     check_it_says_where_it_comes_from,
     check_class_attributes_agree,
     check_hyperparameters_are_keywords_with_defaults,
     check_a_toy_pair_is_served,
     check_hyperparameters_arrive,
+    check_names_of_the_contract_are_free,
+    check_tuning_has_its_candidates,
     check_terms_are_finite_scalars,
     check_tail_batch_works,
     check_two_classes_work,

@@ -64,8 +64,8 @@ def _step(trainee: Trainee, batch: Batch, where: str) -> None:
     require(not bad, f"the gradient of {', '.join(bad[:3])} is not finite {where}")
 
 
-def _each_stage(cls: type[Distiller], problem: Problem, where: str) -> None:
-    trainee = Trainee(problem, cls)
+def _each_stage(cls: type[Distiller], problem: Problem, where: str, precision: str = "") -> None:
+    trainee = Trainee(problem, cls, precision=precision)
     for stage in trainee.stages:
         trainee.enter(stage)
         _step(trainee, trainee.some_batch(), where)
@@ -91,8 +91,7 @@ def check_two_classes_work(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> 
 
 def check_bf16_stays_finite(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
     """Terms and gradients are finite under bf16 autocast, where maps are bf16 and logits float."""
-    with torch.autocast("cpu", torch.bfloat16):
-        _each_stage(cls, Problem(served(cls, toys)[0]), "under bf16 autocast")
+    _each_stage(cls, Problem(served(cls, toys)[0]), "under bf16 autocast", precision="bf16")
 
 
 def check_sure_logits_stay_finite(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:

@@ -1,8 +1,6 @@
-"""Toy problems for the conformance kit: tiny networks, 27 images, and the engine's way of training.
+"""Toy problems for the conformance kit: tiny networks and 27 images, in batches as the engine makes them.
 
-Nothing here is a benchmark. The loop keeps to the letter what the engine promises a method: stages,
-``on_stage`` after every ``train()``, random numbers of one's own, maps in channels-last memory, a short batch
-at the end of an epoch.
+Nothing here is a benchmark. As in training, maps lie in channels-last memory and an epoch ends in a short batch.
 """
 
 from __future__ import annotations

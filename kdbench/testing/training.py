@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from kdbench.distiller import Batch, Distiller
+from kdbench.engine.lane import Diverged
 from kdbench.testing.hidden_state import loose_state, plain_tensors
-from kdbench.testing.toys import TOYS, Problem, Toy, differing, require, served
+from kdbench.testing.toys import TOYS, Broken, Problem, Toy, differing, require, served
 from kdbench.testing.trainee import Trainee
 
 
@@ -62,7 +63,10 @@ def _first(cls: type[Distiller], toys: Sequence[Toy]) -> History:
 def check_it_trains(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
     """It goes through every stage on every toy pair, and state and student stay finite."""
     for toy in served(cls, toys):
-        end = history(cls, toy).end
+        try:
+            end = history(cls, toy).end
+        except Diverged as error:
+            raise Broken(f"in training on the toy pair {toy.name!r} the loss is not finite: {error}") from error
         bad = [name for name, tensor in end.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
         require(not bad, f"after training on the toy pair {toy.name!r}, {', '.join(bad[:3])} is not finite")
 
@@ -143,7 +147,8 @@ def check_every_parameter_is_trained(cls: type[Distiller], toys: Sequence[Toy] =
         for stage, names in told.trainable.items():
             if stage == "pretrain":
                 require(
-                    names or cls.pretrain_student, "on_stage('pretrain') leaves nothing for the first stage to train"
+                    names or cls.pretrain_student,
+                    "on_stage('pretrain') leaves nothing for the pre-training stage to train",
                 )
         never = sorted(meant - set().union(*told.reached.values()))
         require(not never, f"{', '.join(never[:4])} never gets a gradient; use it, or leave it out")
