@@ -130,7 +130,7 @@ def report(*, out: Path, chosen: tuple[str, ...], methods: str | None, baseline:
     """Leaderboards: terminal, CSV, Markdown, LaTeX, HTML, plots."""
     from kdbench import report as reporting
     from kdbench import suites
-    from kdbench.terminal import console
+    from kdbench.terminal import console, costs
     from kdbench.terminal.report import print_report
 
     screen = console.out()
@@ -140,6 +140,7 @@ def report(*, out: Path, chosen: tuple[str, ...], methods: str | None, baseline:
         baseline=baseline,
         methods=methods.split(",") if methods else None,
         published={name: suites.published(suites.load(name)) for name in suites.names()},
+        costs=costs.rows(),
         formats=tuple(part.strip() for part in formats.split(",") if part.strip()),
     )
     for one in reports:
