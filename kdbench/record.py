@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,27 +22,6 @@ from kdbench.utils.sealing import checksum
 
 FORMAT = 2
 FAILED_SUFFIX = ".failed.json"
-
-CSV_COLUMNS = (
-    "suite",
-    "dataset",
-    "teacher",
-    "student",
-    "method",
-    "seed",
-    "epochs",
-    "top1_last",
-    "top1_best_test",
-    "top5_last",
-    "nll",
-    "ece",
-    "agreement",
-    "group_seconds",
-    "group_lanes",
-    "extra_train_params",
-    "extra_infer_params",
-    "status",
-)
 
 # What may differ between an uninterrupted run and the same run killed and resumed.
 _CIRCUMSTANCES = {"group_seconds", "group_lanes", "images_per_second", "environment", "code", "finished", "checksum"}
@@ -272,20 +252,9 @@ def read_all(folder: Path) -> tuple[list[Record], list[str]]:
 
     A cell that failed once and was finished later counts as finished. A folder that cannot be read is a sentence.
     """
+    paths, problems = files(folder)
     records: list[Record] = []
-    problems: list[str] = []
-    paths: list[Path] = []
-
-    def unreadable(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):
-            problems.append(f"{error.filename} cannot be read: {error.strerror}; what lies in it is left out")
-
-    for here, _, names in os.walk(folder, onerror=unreadable):
-        paths += [Path(here, name) for name in names if name.endswith(".json") and not name.startswith(".")]
-    for path in sorted(paths):
-        finished = path.with_name(path.name.removesuffix(FAILED_SUFFIX) + ".json")
-        if path.name.endswith(FAILED_SUFFIX) and finished.exists():
-            continue
+    for path in paths:
         try:
             records.append(read(path))
         except FileNotFoundError:
@@ -295,9 +264,30 @@ def read_all(folder: Path) -> tuple[list[Record], list[str]]:
     return records, problems
 
 
-def csv_row(record: Record) -> dict[str, str | int | float | None]:
-    """The record's row of the long table, keys in the order of `CSV_COLUMNS`; None where nothing was measured."""
-    return {name: getattr(record, name) for name in CSV_COLUMNS}
+def files(folder: Path) -> tuple[list[Path], list[str]]:
+    """Files under a folder that may be records, sorted; and a sentence for each place that cannot be looked into.
+
+    The failure of a cell that was finished later is left out.
+    """
+    problems: list[str] = []
+
+    def unreadable(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            problems.append(f"{error.filename} cannot be read: {error.strerror}; what lies in it is left out")
+
+    found: set[Path] = set()
+    for here, _, names in os.walk(folder, onerror=unreadable):
+        for path in (Path(here, name) for name in names if name.endswith(".json") and not name.startswith(".")):
+            try:
+                usual = stat.S_ISREG(path.stat().st_mode)
+            except OSError:
+                usual = True  # reading it says what is wrong
+            if usual:
+                found.add(path)
+            else:  # a pipe would never end
+                problems.append(f"{path} is not a file that could hold a record")
+    mended = {path.with_name(path.name.removesuffix(".json") + FAILED_SUFFIX) for path in found}
+    return sorted(found - mended), problems
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:
@@ -346,7 +336,6 @@ def _from_1(values: dict[str, Any]) -> dict[str, Any]:
 _UPGRADES = {1: _from_1}
 
 __all__ = [
-    "CSV_COLUMNS",
     "FAILED_SUFFIX",
     "FORMAT",
     "Assistant",
@@ -355,7 +344,7 @@ __all__ = [
     "RecordDamaged",
     "Settings",
     "cell_stem",
-    "csv_row",
+    "files",
     "read",
     "read_all",
     "runs_folder",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 from pathlib import Path
@@ -31,7 +32,8 @@ def make(method: str, pair: tuple[str, str], seed: int, **changes: Any) -> Recor
     gain, seconds, train_params, infer_params, provenance = METHODS[method.partition("[")[0]]
     teacher, student = pair
     luck = random.Random(f"{student}-{seed}").gauss(0, 0.25)  # shared by all methods of a seed
-    own = random.Random(f"{method}-{pair}-{seed}")
+    which = student if method == "student" else f"{pair}"  # the plain student has no teacher
+    own = random.Random(f"{method}-{which}-{seed}")
     last = changes.pop("top1_last", None)
     if last is None:
         hurts = -1.2 if method == "fitnet" and student == "MobileNetV2" else 1.0
@@ -63,7 +65,7 @@ def make(method: str, pair: tuple[str, str], seed: int, **changes: Any) -> Recor
         "nll": 1.1,
         "ece": 4.0,
         "agreement": last + 2,
-        "weights_sha256": "ab" * 32,
+        "weights_sha256": hashlib.sha256(f"{method}-{which}-{seed}".encode()).hexdigest(),
         "curve": curve(last, epochs, own),
         "teacher_sha256": (teacher[0] * 64)[:64],
         "teacher_top1": TEACHERS[teacher],

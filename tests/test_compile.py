@@ -469,7 +469,7 @@ def test_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     found = records(tmp_path)
     assert [one.settings.compile for one in sorted(found, key=lambda one: one.finished)] == [False] * 2 + [True] * 2
     for one in found:
-        assert one.settings_hash == record.settings_hash(one.settings)
+        assert one.settings_hash == one.settings.hash
     again = kdbench_run(tmp_path, "--compile")
     assert "2 of 2 cells are there" in again.output
     assert count.graphs == 1

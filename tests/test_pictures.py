@@ -191,7 +191,7 @@ def test_content_that_conversion_would_lose_is_refused(tmp_path: Path) -> None:
     assert "16 bits per colour and becomes one single colour" in refused(colour)
     shape = np.full((16, 16, 4), 255, np.uint8)
     shape[4:12, 4:12, 3] = 0
-    shape[0, 0] = (254, 254, 254, 90)
+    shape[0, 0] = (253, 254, 255, 255)  # a rounding of white is no content
     logo = saved(tmp_path / "logo.png", Image.fromarray(shape))
     assert "becomes one single colour when it is laid on white where it is transparent" in refused(logo)
     ghost = np.dstack([SCENE, np.zeros((16, 16), np.uint8)])
@@ -326,6 +326,16 @@ def test_the_first_frame_is_taken_and_told_of(tmp_path: Path, ending: str) -> No
     assert picture.pixels[0, 0].tolist() == [0, 0, 0]
 
 
+def test_a_broken_second_frame_is_no_obstacle(tmp_path: Path) -> None:
+    whole = io.BytesIO()
+    Image.fromarray(RAMP).save(whole, "GIF", save_all=True, append_images=[Image.fromarray(RAMP.T)])
+    second = whole.getvalue().rindex(b"\x2c")  # an image descriptor
+    file = tmp_path / "a.gif"
+    for cut in (second, second + 1, second + 5, second + 10, len(whole.getvalue()) - 20):
+        file.write_bytes(whole.getvalue()[:cut])
+        assert (pixels(str(file))[..., 0] == RAMP).all(), cut
+
+
 def test_cmyk_jpegs_say_whether_their_inks_are_inverted(tmp_path: Path) -> None:
     inks = Image.merge("CMYK", [Image.fromarray(RAMP), *(Image.new("L", (16, 16)),) * 3])
     path = saved(tmp_path / "a.jpg", inks, quality=100)
@@ -346,6 +356,9 @@ def test_files_that_are_no_pictures(tmp_path: Path) -> None:
     assert refused(tmp_path / "empty.png") == "the picture FILE cannot be read: the file is empty"
     (tmp_path / "words.jpg").write_text("not a picture")
     assert "its content is no picture" in refused(tmp_path / "words.jpg")
+    Image.fromarray(SCENE).save(tmp_path / "targa.tga")
+    (tmp_path / "targa.tga").rename(tmp_path / "targa.png")  # TGA begins with no sign of its own
+    assert "its content is no picture" in refused(tmp_path / "targa.png")
     (tmp_path / "drawing.png").write_text(
         "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"
     )  # never handed to ghostscript
@@ -431,21 +444,27 @@ def test_pictures_keep_their_order_and_are_counted(tmp_path: Path) -> None:
 
 
 def test_all_that_is_broken_is_named_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    good = saved(tmp_path / "good.png", Image.fromarray(SCENE))
+    good = saved(tmp_path / "good.bmp", Image.fromarray(SCENE))
     half = Path(good).read_bytes()[:-200]
     files = [good]
-    for name in ("b.png", "a.png", "c.png"):
+    for name in ("b.bmp", "a.bmp", "c.bmp"):
         (tmp_path / name).write_bytes(half)
         files += [str(tmp_path / name), good]
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as a plug-in may have set it
     with pytest.raises(
-        DataMissing, match=r"/b\.png cannot be read: .*; 2 more cannot be used either: \S*a.png, \S*c.png$"
+        DataMissing, match=r"/b\.bmp cannot be read: .*; 2 more cannot be used either: \S*a.bmp, \S*c.bmp$"
     ):
         decode.decode(files, 16)
     assert ImageFile.LOAD_TRUNCATED_IMAGES
     monkeypatch.setattr(decode, "ENOUGH", 2)
     with pytest.raises(DataMissing, match="1 more at least"):
         decode.decode(files * 50, 16)
+
+
+def test_what_pillow_warns_of_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(tmp_path / "large.png", Image.fromarray(SCENE))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)  # of 256: a warning, which is an error in these tests
+    assert (decode.decode([path], 16).images[0].permute(1, 2, 0).numpy() == SCENE).all()
 
 
 def test_large_pictures_wait_for_room() -> None:
@@ -461,11 +480,11 @@ def test_large_pictures_wait_for_room() -> None:
             with lock:
                 now -= min(pixels, 100)
 
-    threads = [threading.Thread(target=take, args=(pixels,)) for pixels in [30, 60, 500, 40] * 6]
+    threads = [threading.Thread(target=take, args=(pixels,), daemon=True) for pixels in [30, 60, 500, 40] * 6]
     for one in threads:
         one.start()
     for one in threads:
-        one.join(10)
+        one.join(5)
     assert now == 0
     assert 60 <= most <= 100
 

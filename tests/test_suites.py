@@ -66,6 +66,48 @@ def test_schedule() -> None:
     assert {recipe.lr_for(light) for light in ("MobileNetV2", "ShuffleV1", "ShuffleV2")} == {0.01}
 
 
+@pytest.mark.parametrize(
+    ("model", "light"),
+    [
+        ("timm/mobilenetv2_100", True),  # README's own example
+        ("timm/mobilenetv3_small_050.lamb_in1k", True),
+        ("timm/MobileNetV4_conv_small", True),
+        ("MOBILENETV2", True),
+        ("cifar_shufflev2", True),
+        ("ShuffleV2_1.5", True),
+        ("timm/resnet18.mobilenet", False),  # a tag is no name
+        ("timm/tf_mobilenetv3_small_075", False),
+        ("resnet8", False),
+    ],
+)
+def test_light_models_by_any_of_their_names(model: str, light: bool) -> None:
+    suite = suites.load("semckd")
+    assert suite.recipe.lr_for(model) == (0.01 if light else 0.05)
+    assert suite.lr_for(model) == suite.recipe.lr_for(model)
+    assert suite.lr_for(model, role="teacher") == suite.teacher.lr_for(model)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "models"),
+    [
+        ("timm/*", {"timm/resnet18", "timm/resnet18.a1_in1k", "timm/vgg11"}),
+        ("timm/resnet18.A1*", {"timm/resnet18.a1_in1k"}),
+        ("ResNet*", {"resnet8", "timm/resnet18", "timm/resnet18.a1_in1k"}),
+        ("resnet8", {"resnet8"}),
+    ],
+)
+def test_patterns_of_light_models(pattern: str, models: set[str]) -> None:
+    recipe = suites.load("semckd").set("recipe.light", pattern).recipe
+    every = ("resnet8", "vgg8", "timm/resnet18", "timm/resnet18.a1_in1k", "timm/vgg11")
+    assert {model for model in every if recipe.lr_for(model) == recipe.light_lr} == models
+
+
+def test_the_rate_of_a_teacher_is_its_own() -> None:
+    suite = suites.load("digits").set("teacher.lr", "0.3").set("teacher.light_lr", "0.2")
+    assert (suite.lr_for("resnet8"), suite.lr_for("resnet8", role="teacher")) == (suite.recipe.lr, 0.3)
+    assert suite.lr_for("timm/mobilenetv2_100", role="teacher") == 0.2
+
+
 def test_settings_can_be_overridden() -> None:
     suite = suites.load("digits")
     changed = suite.override(recipe__lr="0.1", recipe__milestones="5,10", recipe__mean="0.5,0.5,0.5")

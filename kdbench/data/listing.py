@@ -94,7 +94,7 @@ def classes(folder: Path, aside: Aside) -> dict[str, Found]:
                 raise DataMissing(f"{shown(folder)} has two folders named {name} that differ in their Unicode only")
             pictures, others = _walk(entry.path, around | {_number(entry.path)}, aside)
             found[name] = Found(entry.path, pictures, others)
-    return dict(sorted(found.items()))
+    return found
 
 
 def pictures(folder: Path, aside: Aside) -> list[str]:

@@ -53,7 +53,7 @@ class Lane:
         compiler: compiles the student's training pass; None: it runs as it is written.
 
     Raises:
-        NothingToTrain: its first stage trains nothing.
+        NothingToTrain: its pre-training stage trains nothing.
     """
 
     def __init__(

@@ -121,7 +121,7 @@ def _network(weights: Path, name: str, images: Dataset, anew: str) -> Tapped:
     from kdbench import models
 
     with torch.random.fork_rng(devices=[]):  # the first weights of the network are overwritten
-        tapped = models.create(name, images.num_classes, image_size=images.image_shape[-1])
+        tapped = models.create(name, images.num_classes, image_size=images.image_shape[-1], pretrained=False)
     try:
         state = from_bytes(weights.read_bytes())
         tapped.load_state_dict({key.removeprefix("student."): value for key, value in state.items()})

@@ -98,7 +98,7 @@ def _from_steps(job: Job, cells: Sequence[Cell], teachers: dict[str, int], image
 
     def step(name: str, learns: bool) -> float:
         if (name, learns) not in timed:
-            net = models.create(name, job.suite.num_classes, image_size=size).to(device).train(learns)
+            net = models.create(name, job.suite.num_classes, image_size=size, pretrained=False).to(device).train(learns)
             image = torch.randn(batch, 3, size, size, device=device)
             for _ in range(2):  # the first one warms up
                 started = time.perf_counter()

@@ -24,7 +24,7 @@ from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
 from kdbench.engine.schedule import Plan
 from kdbench.models import Tapped, teachers
-from kdbench.models.teachers import TeacherCard
+from kdbench.models.teachers import DataIdentity, TeacherCard
 from kdbench.suites import Suite
 from kdbench.utils.seeding import stable_seed
 from kdbench.utils.wording import count
@@ -125,7 +125,39 @@ def get(
             stored = suffix
     finally:
         held.release()
-    return teachers.load(folder, suite.dataset, name, variant=stored, image_size=data.image_shape[-1])
+    return teachers.load(
+        folder,
+        suite.dataset,
+        name,
+        variant=stored,
+        image_size=data.image_shape[-1],
+        normalisation=(suite.recipe.mean, suite.recipe.std),
+        # A short look on a part of the images may have the teacher of all of them.
+        data=identity(data, part=wanted["limit_train"] is not None and not stored),
+        note=_once(note),
+    )
+
+
+def identity(data: Dataset, *, part: bool = False) -> DataIdentity:
+    """Which data these are; ``part``: some of the training images, so only what is not of them is compared."""
+    counts = {"train": len(data.train_labels), "test": len(data.test_labels)}
+    if part:
+        del counts["train"]
+    return DataIdentity(fingerprint=None if part else data.fingerprint, classes=data.classes, counts=counts)
+
+
+_told: set[str] = set()
+
+
+def _once(note: Callable[[str], None]) -> Callable[[str], None]:
+    """A teacher is loaded for every group of cells; what there is to say of it is said once."""
+
+    def say(sentence: str) -> None:
+        if sentence not in _told:
+            _told.add(sentence)
+            note(sentence)
+
+    return say
 
 
 def train(
@@ -153,6 +185,8 @@ def train(
     size = data.image_shape[-1]
     torch.manual_seed(stable_seed(seed, "teacher", name))
     net = models.create(name, data.num_classes, image_size=size)
+    if net.pretrained:
+        note(f"teacher {name} starts from its pretrained weights ({net.pretrained[:8]})")
     pair = models.make_pair(
         net,
         net,
@@ -171,7 +205,7 @@ def train(
         wanted["gamma"],
         eval_every=wanted["epochs"],
     )
-    text = json.dumps(wanted, sort_keys=True) + data.fingerprint
+    text = json.dumps(wanted, sort_keys=True) + data.fingerprint + net.pretrained
     checkpoint = teachers.path(folder, suite.dataset, name, variant(wanted)).with_suffix(".ckpt")
     lane = Lane(
         f"teacher {name}",
@@ -219,6 +253,11 @@ def train(
         top1=top1,
         source="trained",
         recipe={k: v for k, v in wanted.items() if k != "quick"},
+        data=identity(data),
+        mean=wanted["mean"],
+        std=wanted["std"],
+        precision=Precision().name,
+        pretrained=net.pretrained,
     )
     checkpoint.unlink(missing_ok=True)
     note(f"teacher {name}: {top1:.2f}% on the test set, kept in {checkpoint.parent}")

@@ -18,6 +18,7 @@ from kdbench.suites._files import HOME, anchored, find, nearest, read, sentence
 from kdbench.suites.convention import convention_names
 
 Rule = Literal["last", "best_test"]
+_TIMM = "timm/"  # prefix of timm's models
 
 
 def _pair(text: str) -> str:
@@ -47,7 +48,7 @@ class Recipe(BaseModel):
     batch_size: Annotated[int, Field(ge=2)]
     lr: Positive
     light_lr: Positive  # of students and teachers that ``light`` matches
-    light: tuple[str, ...] = ("MobileNet*", "Shuffle*")  # glob patterns of model names
+    light: tuple[str, ...] = ("MobileNet*", "Shuffle*")  # glob patterns of bare names, see lr_for
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = False
     weight_decay: NotNegative = 5e-4
@@ -69,8 +70,14 @@ class Recipe(BaseModel):
         return self
 
     def lr_for(self, model: str) -> float:
-        """Starting learning rate of a model: ``light_lr`` for the light ones."""
-        return self.light_lr if any(fnmatchcase(model, pattern) for pattern in self.light) else self.lr
+        """Starting learning rate of a model: ``light_lr`` for the light ones.
+
+        A pattern of ``light`` is held against the bare name, in which neither case nor the prefix and the
+        tag of a timm model count: "MobileNet*" means timm/mobilenetv2_100.ra_in1k, too. It may also be
+        written with them: "timm/*" means timm's models only.
+        """
+        light = any(fnmatchcase(name, pattern.lower()) for pattern in self.light for name in _spellings(model))
+        return self.light_lr if light else self.lr
 
     def milestones_for(self, epochs: int) -> tuple[int, ...]:
         """Milestones of a run of another length, in proportion: 240 -> 24 gives 15, 18, 21."""
@@ -126,6 +133,10 @@ class Suite(BaseModel):
         if (self.published is None) != (self.published_rule is None):
             raise ValueError("published and published_rule go together")
         return self
+
+    def lr_for(self, model: str, *, role: Literal["student", "teacher"] = "student") -> float:
+        """Starting learning rate that this suite trains a model with, in that role; for whoever shows it."""
+        return (self.recipe if role == "student" else self.teacher).lr_for(model)
 
     def set(self, key: str, value: str) -> Suite:
         """A copy with one setting changed: ``set("recipe.lr", "0.1")``, for ``--set recipe.lr=0.1``.
@@ -233,6 +244,16 @@ def published(suite: Suite) -> dict[tuple[str, str, str], Published]:
         }
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(f"the published table {suite.published} of suite {suite.name}: {error}") from error
+
+
+def _spellings(model: str) -> set[str]:
+    """ "timm/ResNet18.a1_in1k" -> itself, timm/resnet18 and resnet18, all in small letters.
+
+    A dot in a name that is not timm's, as in ShuffleV2_1.5, begins no tag.
+    """
+    whole = model.lower()
+    untagged = whole.split(".")[0] if whole.startswith(_TIMM) else whole
+    return {whole, untagged, untagged.removeprefix(_TIMM).removeprefix("cifar_")}
 
 
 def _scaled(milestones: Sequence[int], stated_for: int, epochs: int) -> tuple[int, ...]:

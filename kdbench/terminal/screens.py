@@ -235,20 +235,26 @@ def _way(path: Path) -> str:
 
 
 def show_eval(folder: Path, chosen: Sequence[str], data_dir: Path | None, device: str, screen: Console) -> int:
-    """Kept students measured again, one line each; 1 when one is not what its record says."""
+    """Kept students and teachers measured again, one line each; 1 when one is not what its record or card says."""
     from kdbench.probes import remeasure
 
-    verdicts: Counter[str] = Counter()
-    for one in remeasure.students(folder, chosen, data_dir, device):
-        verdicts[one.verdict] += 1
-        colour = {"equal": "green", "close": "yellow", "wrong": "red"}[one.verdict]
-        screen.print(f"[{colour}]{one.verdict:>5}[/] {escape(one.what)}: {escape(one.sentence)}")
-    total = sum(verdicts.values())
-    screen.print(
-        f"{verdicts['equal']} of {count(total, 'kept student')} equal to the record"
-        + "".join(f", {verdicts[word]} {word}" for word in ("close", "wrong") if verdicts[word])
-    )
-    return 1 if verdicts["wrong"] else 0
+    wrong = False
+    for noun, whose, found in (
+        ("kept student", "the record", remeasure.students(folder, chosen, data_dir, device)),
+        ("teacher", "the card", remeasure.teachers(folder, data_dir, device)),
+    ):
+        verdicts: Counter[str] = Counter()
+        for one in found:
+            verdicts[one.verdict] += 1
+            colour = {"equal": "green", "close": "yellow", "wrong": "red"}[one.verdict]
+            screen.print(f"[{colour}]{one.verdict:>5}[/] {escape(one.what)}: {escape(one.sentence)}")
+        if total := sum(verdicts.values()):
+            screen.print(
+                f"{verdicts['equal']} of {count(total, noun)} equal to {whose}"
+                + "".join(f", {verdicts[word]} {word}" for word in ("close", "wrong") if verdicts[word])
+            )
+        wrong |= bool(verdicts["wrong"])
+    return 1 if wrong else 0
 
 
 # -- check, doctor ------------------------------------------------------------------------

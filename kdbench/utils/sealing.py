@@ -29,12 +29,15 @@ def canonical(value: Any) -> str:
 
 def _plain(value: Any) -> Any:
     """Numbers that are equal become the same text."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, float):
+    kind = type(value)
+    if kind is float:  # the plain kinds first: a report reads millions of them
         if not math.isfinite(value):
             return str(value)
         return int(value) if value.is_integer() else value
-    return value
+    if kind is str or kind is int or value is None:
+        return value
+    if kind is dict or isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return _plain(float(value)) if isinstance(value, float) else value
