@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,15 @@ import torch
 
 from kdbench import models, registry
 from kdbench.data import Dataset, Loader
+from kdbench.distiller import Distiller
 from kdbench.engine.checkpoint import CheckpointDamaged, CheckpointForeign
 from kdbench.engine.compiled import CannotCompile, Compiler
-from kdbench.engine.errors import OutOfMemory, holds, said
+from kdbench.engine.errors import OutOfMemory, holds, said, text
+from kdbench.engine.guard import NotBuilt, built
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
 from kdbench.engine.schedule import Plan
+from kdbench.engine.shared import Lasting, tensors_of
 from kdbench.models import Tapped
 from kdbench.run import grid
 from kdbench.run.grid import Cell
@@ -40,29 +44,42 @@ class Maker:
 
     def lanes(self, cells: Sequence[Cell], teacher: Tapped | None, taught_by: str) -> dict[Lane, Cell]:
         """Those that can be trained. ``teacher`` is None where no cell needs one; ``taught_by``: sha256 of it."""
+        shared = [self.reach(teacher)]
         found = {}
         for cell in cells:
-            lane = self._lane(cell, teacher, taught_by)
+            lane = self._lane(cell, teacher, taught_by, shared)
             if lane is not None:
                 found[lane] = cell
         return found
 
-    def _lane(self, cell: Cell, teacher: Tapped | None, taught_by: str) -> Lane | None:
+    def reach(self, teacher: Tapped | None) -> Lasting:
+        """What methods can reach of what all share."""
+        named = {"the training labels": [self.images.train_labels]}
+        return Lasting(named if teacher is None else {"the teacher's weights": tensors_of(teacher)} | named)
+
+    def _lane(self, cell: Cell, teacher: Tapped | None, taught_by: str, shared: Sequence[Lasting]) -> Lane | None:
         try:
             with holds(f"{cell.student} for {cell}", self.device):
-                lane = self._built(cell, teacher, taught_by)
-        except OutOfMemory:
-            raise
+                student, method = self._built(cell, teacher, shared)
         except ValueError as error:
             self.ledger.refuse(cell, error)
             return None
-        except Exception as error:  # a stranger's network or method may raise anything; the others go on
-            self.ledger.fail(cell, f"the cell could not be built: {said(error)}")
+        except NotBuilt as error:
+            self.ledger.fail(cell, f"the method could not be built: {text(error)}")
             return None
-        return self._resumed(cell, lane)
+        except OutOfMemory:
+            raise
+        except Exception as error:  # a network of the user's or of timm's may raise anything; the others go on
+            self.ledger.fail(cell, f"the student could not be built: {said(error)}")
+            return None
+        try:
+            return self._entered(cell, student, method, taught_by, shared)
+        except (ValueError, NotBuilt) as error:
+            self.ledger.fail(cell, f"its training cannot begin: {text(error)}")
+            return None
 
-    def _built(self, cell: Cell, teacher: Tapped | None, taught_by: str) -> Lane:
-        """Raises: ValueError: the method cannot serve the pair."""
+    def _built(self, cell: Cell, teacher: Tapped | None, shared: Sequence[Lasting]) -> tuple[Tapped, Distiller]:
+        """Raises: ValueError: the method cannot serve the pair; NotBuilt: it raised something else."""
         size, recipe = self.images.image_shape[-1], cell.recipe
         # Common random numbers: methods of one seed start from the same student.
         torch.manual_seed(stable_seed(cell.seed, "student", cell.student))
@@ -76,14 +93,22 @@ class Maker:
             batch_size=recipe["batch_size"],
         )
         torch.manual_seed(stable_seed(cell.seed, "method", cell.student))
-        method = registry.get(cell.method).build(pair, **cell.settings.hyper)
-        return Lane(
+        make = partial(registry.get(cell.method).build, pair, **cell.settings.hyper)
+        return student, built(str(cell), make, shared=shared)
+
+    def _entered(
+        self, cell: Cell, student: Tapped, method: Distiller, taught_by: str, shared: Sequence[Lasting]
+    ) -> Lane | None:
+        """The lane, where a checkpoint lies as far as that."""
+        where = grid.files(self.out, cell)
+        make = partial(
+            Lane,
             str(cell),
             student,
             method,
-            plan(cell.epochs, recipe),
+            plan(cell.epochs, cell.recipe),
             seed=stable_seed(cell.seed, "lane", cell.student),
-            path=grid.files(self.out, cell).checkpoint,
+            path=where.checkpoint,
             settings=cell.hash,
             teacher=taught_by,
             device=self.device,
@@ -92,11 +117,10 @@ class Maker:
             data=self.images.fingerprint,
             plugin=registry.source_sha256(cell.method),
         )
-
-    def _resumed(self, cell: Cell, lane: Lane) -> Lane | None:
-        where = grid.files(self.out, cell)
+        lane = built(str(cell), make, device=self.device, shared=shared)
+        passing = (CheckpointDamaged, CheckpointForeign, OSError)
         try:
-            if lane.resume():
+            if built(str(cell), lane.resume, device=self.device, shared=shared, passing=passing):
                 self.emit(Note(f"{cell}: going on after epoch {lane.epoch} of {lane.total}"))
         except CheckpointDamaged as error:
             aside = where.checkpoint.with_suffix(".ckpt.damaged")
