@@ -122,15 +122,34 @@ def load_plugins(plugins: tuple[str, ...]) -> list[str]:
 @main.command()
 @CHOSEN
 @option("--methods", "-m", help="Only these rows (comma separated labels).")
+@option("--pairs", "-p", help="Only these columns: globs over TEACHER:STUDENT, comma separated.")
+@option("--top", type=int, metavar="N", help="Only the N best rows, the baseline and the teacher.")
+@option(
+    "--select",
+    type=click.Choice(["last", "val", "oracle"]),
+    default="last",
+    show_default=True,
+    help="The epoch that ranks: the last, the best on the validation split, or the best on the test set (an oracle).",
+)
 @option("--baseline", default="student", show_default=True, help="Row that gains are measured against.")
 @option("--formats", default="csv,md,tex,html,png,svg", show_default=True, help="Files to write.")
 @OUT
 @sentences
-def report(*, out: Path, chosen: tuple[str, ...], methods: str | None, baseline: str, formats: str) -> int:
+def report(
+    *,
+    out: Path,
+    chosen: tuple[str, ...],
+    methods: str | None,
+    pairs: str | None,
+    top: int | None,
+    select: str,
+    baseline: str,
+    formats: str,
+) -> int:
     """Leaderboards: terminal, CSV, Markdown, LaTeX, HTML, plots."""
     from kdbench import report as reporting
     from kdbench import suites
-    from kdbench.terminal import console
+    from kdbench.terminal import console, costs
     from kdbench.terminal.report import print_report
 
     screen = console.out()
@@ -138,8 +157,12 @@ def report(*, out: Path, chosen: tuple[str, ...], methods: str | None, baseline:
         out,
         suites=list(chosen) or None,
         baseline=baseline,
-        methods=methods.split(",") if methods else None,
+        methods=None if methods is None else methods.split(","),
+        pairs=None if pairs is None else pairs.split(","),
+        top=top,
+        select=select,  # type: ignore[arg-type]  # click has checked it
         published={name: suites.published(suites.load(name)) for name in suites.names()},
+        costs=costs.rows(),
         formats=tuple(part.strip() for part in formats.split(",") if part.strip()),
     )
     for one in reports:

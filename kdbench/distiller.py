@@ -28,7 +28,15 @@ FACTORS = (1 / 100, 1 / 10, 1 / 3, 1.0, 3.0, 10.0)
 
 
 class Outputs(NamedTuple):
-    """What one forward pass of a model shows to a method."""
+    """What one forward pass of a model shows to a method.
+
+    >>> feats = torch.zeros(2, 4, 8, 8), torch.zeros(2, 6, 4, 4)
+    >>> seen = Outputs(feats, last=feats[-1], pooled=torch.zeros(2, 6), logits=torch.zeros(2, 10))
+    >>> list(seen.tensors())
+    ['feats[0]', 'feats[1]', 'last', 'pooled', 'logits']
+    >>> seen.map(torch.Tensor.double).logits.dtype
+    torch.float64
+    """
 
     feats: tuple[Tensor, ...]  # (B, C, H, W) each: the stem, then the stages, shallow to deep
     last: Tensor  # (B, C, H, W), what the head pools; not always feats[-1]
@@ -73,7 +81,12 @@ class Outputs(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One training batch, on the device."""
+    """One training batch, on the device.
+
+    >>> batch = Batch(torch.zeros(2, 3, 8, 8), torch.tensor([0, 1]), torch.tensor([7, 3]), torch.tensor(0.25))
+    >>> batch.idx, batch.progress
+    (tensor([7, 3]), tensor(0.2500))
+    """
 
     image: Tensor  # (B, 3, H, W), normalised
     label: Tensor  # (B,) int64
@@ -82,7 +95,12 @@ class Batch(NamedTuple):
 
 
 class Shapes(NamedTuple):
-    """Sizes of one model's ``Outputs``, measured once on a real forward pass."""
+    """Sizes of one model's ``Outputs``, measured once on a real forward pass.
+
+    >>> feats = torch.zeros(2, 4, 8, 8), torch.zeros(2, 6, 4, 4)
+    >>> Outputs(feats, feats[-1], torch.zeros(2, 6), torch.zeros(2, 10)).shapes()
+    Shapes(feats=((4, 8, 8), (6, 4, 4)), last=(6, 4, 4), pooled=6)
+    """
 
     feats: tuple[tuple[int, int, int], ...]  # (C, H, W) per tap
     last: tuple[int, int, int]  # (C, H, W)
@@ -90,7 +108,11 @@ class Shapes(NamedTuple):
 
 
 class Hyper(NamedTuple):
-    """One hyper-parameter, as the signature states it."""
+    """One hyper-parameter, as the signature states it.
+
+    >>> Distiller.hyperparameters()["tau"]
+    Hyper(default=4.0, common=True)
+    """
 
     default: Any
     common: bool  # declared by Distiller itself, not by the method
@@ -104,6 +126,11 @@ class Pair:
     pass through it to the map. ``teacher_norms`` holds, for each of the teacher's preacts
     from the first stage on, weight and bias (C,) of the batch norm that made it; None where
     the model has no such layer.
+
+    >>> sizes = Shapes(((4, 8, 8),), (4, 8, 8), 4)
+    >>> pair = Pair(sizes, sizes, lambda last: last.mean(dim=(2, 3)), 4, torch.tensor([0, 1, 2, 3, 3]), batch_size=2)
+    >>> pair.num_train
+    5
     """
 
     student: Shapes
@@ -125,6 +152,9 @@ def kl(student: Tensor, teacher: Tensor, tau: Tensor | float) -> Tensor:
 
     In fp32 at least, whatever the inputs: in half precision the small differences between two
     softened distributions, which are what is learned from, are mostly rounding.
+
+    >>> f"{kl(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 4.0]]), tau=4.0):.3f}"
+    '1.775'
     """
     wide = torch.promote_types(student.dtype, torch.float32)
     ours, theirs = student.to(wide) / tau, teacher.to(wide) / tau
@@ -157,6 +187,19 @@ class Distiller(nn.Module):
     Raises:
         ValueError: in ``__init__`` only, when the method cannot serve the pair. The sentence
             is what the leaderboard prints in that cell.
+
+    >>> class Match(Distiller):
+    ...     def __init__(self, pair, *, beta=2.0, **common):
+    ...         super().__init__(pair, **common)
+    ...         self.beta = beta
+    ...     def terms(self, student, teacher, batch):
+    ...         return {"match": self.beta * F.mse_loss(student.pooled, teacher.pooled)}
+    >>> from kdbench.testing.toys import TWIN, Problem
+    >>> problem = Problem(TWIN)
+    >>> batch = next(problem.batches(epoch=0, total=1, views=1))
+    >>> seen = problem.show(batch.image)  # here the teacher is its own student
+    >>> list(Match.build(problem.pair, kd_weight=1.0).loss(seen, seen, batch))
+    ['ce', 'kd', 'match']
     """
 
     #: Citation, with a link.
@@ -295,6 +338,10 @@ class Distiller(nn.Module):
 
         Raises:
             ValueError: what is to be tuned is no hyper-parameter, or no number to scale; ``search`` has not six values.
+
+        >>> from kdbench import registry
+        >>> [one["beta"] for one in registry.get("crd").search_space({"beta": 0.6})]
+        [0.006, 0.06, 0.2, 0.6, 1.8, 6.0]
         """
         known = cls.hyperparameters()
         present = {name: hyper.default for name, hyper in known.items()} | dict(defaults)

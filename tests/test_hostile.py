@@ -6,6 +6,7 @@ import gc
 import importlib.util
 import os
 import signal
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -365,3 +366,11 @@ def test_importing_in_a_call_is_no_fault(tmp_path: Path) -> None:
         sys.modules.pop("changes_at_import", None)
     assert "SET_BY_IMPORT" not in os.environ
     assert list(warnings.filters) == filters
+
+
+def test_the_first_lane_of_a_process_is_no_fault(tmp_path: Path) -> None:
+    """What torch replaces of itself at first use is not the method's doing."""
+    words = ["run", "--suite", "digits", "--methods", "student", "--pairs", "resnet14:resnet8", "--seeds", "1"]
+    words += ["--epochs", "1", "--limit-train", "48", "--out", str(tmp_path)]
+    done = subprocess.run([sys.executable, "-m", "kdbench", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -200,10 +200,12 @@ def train_epoch(
     started = time.perf_counter()
     guard.note(thorough=True)
     for lane in lanes:
-        guard.run(lane, lane.when(), lane.start_epoch)
+        guard.run(lane, lane.when(), lane.ask)
     lanes = [lane for lane in lanes if not lane.failure]
     if not lanes:
         return
+    for lane in lanes:
+        lane.start_epoch()
     before = sum(lane.seconds for lane in lanes)
     show = partial(look, setting) if any(lane.needs_teacher for lane in lanes) else None
     captured = None if captures is None else _captured(captures, setting, lanes, stage, show)

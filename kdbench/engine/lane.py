@@ -126,6 +126,7 @@ class Lane:
             NothingToTrain: there is nothing.
         """
         self.stage, self.epoch = stage, 0
+        self._asked = "", -1
         self.needs_teacher = bool(self.method.needs_teacher)
         self.train_mode()
         parts: list[nn.Module] = [self.method]
@@ -148,13 +149,19 @@ class Lane:
 
     # -- one epoch ------------------------------------------------------------------------
 
-    def start_epoch(self) -> None:
-        """Set the epoch's learning rate and empty the meters."""
+    def ask(self) -> None:
+        """Ask the method what the coming epoch needs."""
         self.needs_teacher = bool(self.method.needs_teacher)
         if self.stage == "train":
             self.rate = self.plan.rate(self.epoch)
         else:
             self.rate = self.plan.pretrain_rate(self.method, self.epoch)
+        self._asked = self.stage, self.epoch
+
+    def start_epoch(self) -> None:
+        """Set the epoch's learning rate and empty the meters; ``ask`` comes before it."""
+        if self._asked != (self.stage, self.epoch):
+            self.ask()
         set_rate(self.optimizer, self.rate)
         self._seen, self._steps, self._count = {}, 0, 0
 

@@ -267,6 +267,10 @@ def dear() -> list[Fact]:
     ]
 
 
+# torch wraps the step of an optimizer's class when the first one is made; that is nobody's doing.
+torch.optim.SGD([torch.zeros(1)], lr=1.0)
+
+
 class _Names(NamedTuple):
     modules: int  # loaded
     owners: list[dict[str, Any]]

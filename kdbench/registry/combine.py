@@ -12,7 +12,12 @@ from kdbench.distiller import FACTORS, READS, Batch, Distiller, Hyper, Outputs, 
 
 
 class Absorbed(NamedTuple):
-    """A method whose loss a part takes over (see ``Distiller.absorbs``)."""
+    """A method whose loss a part takes over (see ``Distiller.absorbs``).
+
+    >>> from kdbench import registry
+    >>> registry.get("dkd+ea").absorbed["ea"].given
+    {'base': 'dkd'}
+    """
 
     name: str
     keys: frozenset[str]  # its hyper-parameters, by whose names the part's own go
@@ -20,7 +25,15 @@ class Absorbed(NamedTuple):
 
 
 class Combined(Distiller):
-    """loss = CE + KD + the terms of every part; made by ``combined``, never by hand."""
+    """loss = CE + KD + the terms of every part; made by ``combined``, never by hand.
+
+    >>> from kdbench import registry
+    >>> cls = registry.get("crd+fitnet")
+    >>> [part.__name__ for part in cls.components()]
+    ['CRD', 'FitNet']
+    >>> [name for name in cls.hyperparameters() if name.endswith(("beta", "tap"))]
+    ['crd.beta', 'tap', 'fitnet.beta']
+    """
 
     part_names: tuple[str, ...]
     part_classes: tuple[type[Distiller], ...]
@@ -198,6 +211,11 @@ def combined(part_names: tuple[str, ...], part_classes: tuple[type[Distiller], .
         ValueError: two parts that each have a stage of their own, change the network, want other
             views of the images or another teacher; a part that does not build on CE and KD; one whose
             loss another part would have to change and cannot.
+
+    >>> from kdbench import registry
+    >>> combined(("ab", "ft"), (registry.get("ab"), registry.get("ft")))
+    Traceback (most recent call last):
+    ValueError: ab+ft: ab and ft each train a stage of their own first; that cannot be combined
     """
     name = "+".join(part_names)
     pairs = list(zip(part_names, part_classes, strict=True))

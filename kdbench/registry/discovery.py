@@ -39,6 +39,12 @@ def register(cls: type[Distiller]) -> type[Distiller]:
 
     Raises:
         ValueError: the class is no Distiller, or the name is taken by another module.
+
+    >>> @register
+    ... class Mine(Distiller):
+    ...     pass
+    >>> get(Mine.__module__.rpartition(".")[2]) is Mine
+    True
     """
     if not (isinstance(cls, type) and issubclass(cls, Distiller)):
         raise ValueError(f"@register takes a subclass of kdbench.Distiller, not {cls!r}")
@@ -57,6 +63,9 @@ def name_of(cls: type[Distiller]) -> str:
 
     Raises:
         ValueError: it was not.
+
+    >>> name_of(get("mag + crd"))
+    'crd+mag'
     """
     return "+".join(_name_of(part) for part in cls.components())
 
@@ -69,13 +78,21 @@ def _name_of(cls: type[Distiller]) -> str:
 
 
 def names() -> list[str]:
-    """Every method that can be used, sorted."""
+    """Every method that can be used, sorted.
+
+    >>> {"kd", "semckd", "student"} <= set(names())
+    True
+    """
     _discover()
     return sorted(_classes)
 
 
 def broken() -> dict[str, str]:
-    """Methods that could not be imported, with the reason."""
+    """Methods that could not be imported, with the reason.
+
+    >>> broken()
+    {}
+    """
     _discover()
     return dict(_broken)
 
@@ -85,6 +102,12 @@ def get(name: str) -> type[Distiller]:
 
     Raises:
         ValueError: unknown, with the nearest names; or broken or left out, with the reason.
+
+    >>> get("fitnet").__name__, get("fitnet+mag").__name__
+    ('FitNet', 'fitnet+mag')
+    >>> get("fitnets")
+    Traceback (most recent call last):
+    ValueError: no method 'fitnets'; did you mean fitnet...?
     """
     _discover()
     parts = sorted(part.strip() for part in name.split("+"))
@@ -111,6 +134,10 @@ def load_plugin(path: str | Path) -> str:
 
     Raises:
         ValueError: no such file, it cannot be imported, it registers nothing, or its name is taken.
+
+    >>> load_plugin("nowhere.py")
+    Traceback (most recent call last):
+    ValueError: no plug-in file 'nowhere.py'
     """
     _discover()  # so that a plug-in never takes the name of a method of ours
     file = Path(path).expanduser().resolve()
@@ -150,6 +177,9 @@ def source_sha256(name: str) -> str:
 
     Raises:
         ValueError: see ``get``.
+
+    >>> source_sha256("kd")
+    ''
     """
     files = sorted(_file(cls) for cls in get(name).components() if not cls.__module__.startswith("kdbench.methods."))
     digests = [_sha256(file) for file in files]
@@ -163,7 +193,11 @@ def _sha256(file: str) -> str:
 
 
 def idea(cls: type[Distiller]) -> str:
-    """First line of the method's file: its idea in one sentence."""
+    """First line of the method's file: its idea in one sentence.
+
+    >>> idea(get("student"))
+    "The plain student: cross-entropy with the labels, no teacher. Every table's base line."
+    """
     module = sys.modules.get(cls.__module__)
     return (inspect.getdoc(module) or inspect.getdoc(cls) or "").partition("\n")[0] if module else ""
 

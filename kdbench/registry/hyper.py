@@ -8,6 +8,12 @@ def convert(text: str, default: object, where: str) -> object:
 
     Raises:
         ValueError: it does not read as that type.
+
+    >>> convert("4e2", 1.0, "semckd[beta]"), convert("no", True, "fitnet[relu]")
+    (400.0, False)
+    >>> convert("x", 2, "fitnet[tap]")
+    Traceback (most recent call last):
+    ValueError: fitnet[tap] takes a value like 2, not 'x'
     """
     kind = type(default)
     try:

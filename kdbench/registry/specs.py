@@ -12,7 +12,11 @@ from kdbench.registry.hyper import convert
 
 
 class Spec(NamedTuple):
-    """One method as asked for on the command line: a name and what was set beside it."""
+    """One method as asked for on the command line: a name and what was set beside it.
+
+    >>> str(Spec("fitnet", (("beta", 10.0), ("tap", 1))))
+    'fitnet[beta=10.0,tap=1]'
+    """
 
     name: str
     hyper: tuple[tuple[str, object], ...] = ()
@@ -29,6 +33,9 @@ def parse(text: str) -> list[Spec]:
 
     Raises:
         ValueError: unknown method or hyper-parameter, a value of the wrong kind.
+
+    >>> [str(spec) for spec in parse("kd, fitn*[beta=1;10], mag+crd")]
+    ['kd', 'fitnet[beta=1.0]', 'fitnet[beta=10.0]', 'crd+mag']
     """
     specs: list[Spec] = []
     for item in _split(text):

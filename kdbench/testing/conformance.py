@@ -47,7 +47,11 @@ Check = Callable[[type[Distiller], Sequence[Toy]], None]
 
 
 class Finding(NamedTuple):
-    """What one check found. ``sentence`` says what is wrong, or, where ``ok``, the rule that is kept."""
+    """What one check found. ``sentence`` says what is wrong, or, where ``ok``, the rule that is kept.
+
+    >>> Finding("it_trains", False, "it does not").skipped
+    False
+    """
 
     check: str
     ok: bool
@@ -61,6 +65,13 @@ def check_distiller(
     """Run all checks (or ``checks``) on all toy pairs (or ``pairs``); never raises for what the method does.
 
     After a failure that would make all others fail too, the rest is not tried.
+
+    >>> from kdbench import registry
+    >>> for finding in check_distiller(registry.get("fsp"), checks=[check_a_toy_pair_is_served]):
+    ...     print(finding.ok, finding.sentence)
+    True It can be built for a pair; ValueError in `__init__` is the way to refuse one.
+    True refuses the toy pair 'alike': fsp: the taps must have equal channels; ...
+    True refuses the toy pair 'unlike': fsp: the taps must have equal channels; ...
     """
     toys, checks = tuple(pairs or TOYS), tuple(checks or CHECKS)
     findings: list[Finding] = []
@@ -90,6 +101,10 @@ def variant(cls: type[Distiller], **hyper: Any) -> type[Distiller]:
 
     Raises:
         ValueError: it has no hyper-parameter of such a name.
+
+    >>> from kdbench import registry
+    >>> variant(registry.get("fitnet"), tap=1).hyperparameters()["tap"].default
+    1
     """
     known = cls.hyperparameters()
     if strange := [name for name in hyper if name not in known]:
@@ -111,7 +126,13 @@ def variant(cls: type[Distiller], **hyper: Any) -> type[Distiller]:
 
 
 def check_a_toy_pair_is_served(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
-    """It can be built for a pair; ValueError in ``__init__`` is the way to refuse one."""
+    """It can be built for a pair; ValueError in ``__init__`` is the way to refuse one.
+
+    >>> from kdbench import registry
+    >>> check_a_toy_pair_is_served(variant(registry.get("fitnet"), tap=9))
+    Traceback (most recent call last):
+    kdbench.testing.toys.Broken: every toy pair is refused, so nothing can be checked: alike: fitnet: tap=9 ...
+    """
     refusals = {toy.name: refusal(cls, toy) for toy in toys}
     require(
         not all(refusals.values()),
@@ -121,7 +142,14 @@ def check_a_toy_pair_is_served(cls: type[Distiller], toys: Sequence[Toy] = TOYS)
 
 
 def check_it_says_where_it_comes_from(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
-    """Reference, provenance, family, deviations and a docstring with the formula are there."""
+    """Reference, provenance, family, deviations and a docstring with the formula are there.
+
+    >>> class Mine(Distiller):
+    ...     pass
+    >>> check_it_says_where_it_comes_from(Mine)
+    Traceback (most recent call last):
+    kdbench.testing.toys.Broken: `reference` is empty; give the citation with a link
+    """
     require(cls.reference.strip(), "`reference` is empty; give the citation with a link")
     require(cls.provenance in PROVENANCES, f"`provenance` is {cls.provenance!r}; it is one of {', '.join(PROVENANCES)}")
     require(cls.family in FAMILIES, f"`family` is {cls.family!r}; it is one of {', '.join(FAMILIES)}")
@@ -131,7 +159,14 @@ def check_it_says_where_it_comes_from(cls: type[Distiller], toys: Sequence[Toy] 
 
 
 def check_class_attributes_agree(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
-    """Views are known, and what is said of a pre-training stage fits together."""
+    """Views are known, and what is said of a pre-training stage fits together.
+
+    >>> class Mine(Distiller):
+    ...     views = ("rot45",)
+    >>> check_class_attributes_agree(Mine)
+    Traceback (most recent call last):
+    kdbench.testing.toys.Broken: `views` names rot45; there are rot90, rot180, rot270, randaugment
+    """
     require(isinstance(cls.views, tuple), f"`views` must be a tuple of names, not {cls.views!r}")
     strange = [view for view in cls.views if view not in VIEWS]
     require(not strange, f"`views` names {', '.join(strange)}; there are {', '.join(VIEWS)}")
@@ -153,7 +188,14 @@ def check_class_attributes_agree(cls: type[Distiller], toys: Sequence[Toy] = TOY
 
 
 def check_hyperparameters_are_keywords_with_defaults(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
-    """Every hyper-parameter is keyword-only and has a default that the command line can change."""
+    """Every hyper-parameter is keyword-only and has a default that the command line can change.
+
+    >>> class Mine(Distiller):
+    ...     def __init__(self, pair, beta=1.0): ...
+    >>> check_hyperparameters_are_keywords_with_defaults(Mine)
+    Traceback (most recent call last):
+    kdbench.testing.toys.Broken: hyper-parameters must be keyword-only; put `*` before beta
+    """
     for part in cls.components():
         _, _, *rest = inspect.signature(part.__init__).parameters.values()  # self, pair
         loose = [p.name for p in rest if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD)]
@@ -166,7 +208,11 @@ def check_hyperparameters_are_keywords_with_defaults(cls: type[Distiller], toys:
 
 
 def check_hyperparameters_arrive(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
-    """It takes every hyper-parameter that it names, and passes the common ones on to the base class."""
+    """It takes every hyper-parameter that it names, and passes the common ones on to the base class.
+
+    >>> from kdbench import registry
+    >>> check_hyperparameters_arrive(registry.get("fitnet"))  # keeps the rule, so nothing is said
+    """
     known = cls.hyperparameters()
     pair = Problem(served(cls, toys)[0]).pair
     cls.build(pair, **{name: hyper.default for name, hyper in known.items()})
@@ -177,17 +223,30 @@ def check_hyperparameters_arrive(cls: type[Distiller], toys: Sequence[Toy] = TOY
 
 
 def check_names_of_the_contract_are_free(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
-    """What an instance keeps has names of its own, not those of the contract's methods and class attributes."""
+    """What an instance keeps has names of its own, not those of the contract's methods and class attributes.
+
+    >>> class Mine(Distiller):
+    ...     def __init__(self, pair, **common):
+    ...         super().__init__(pair, **common)
+    ...         self.terms = []
+    >>> check_names_of_the_contract_are_free(Mine)
+    Traceback (most recent call last):
+    kdbench.testing.toys.Broken: self.terms is set, a name of the contract, which hides it; take another
+    """
     method = cls.build(Problem(served(cls, toys)[0]).pair)
-    tensors = (dict(method.named_parameters(recurse=False)), dict(method.named_buffers(recurse=False)))
-    kept = (vars(method), *tensors, dict(method.named_children()))
+    own = (method.named_parameters(recurse=False), method.named_buffers(recurse=False), method.named_children())
+    kept = [*vars(method), *(name for named in own for name, _ in named)]
     contract = {name for name in vars(Distiller) if not name.startswith("__")} - {"reads"}  # which __init__ may set
-    taken = [name for names in kept for name in names if name in contract]
+    taken = [name for name in kept if name in contract]
     require(not taken, f"self.{', self.'.join(taken)} is set, a name of the contract, which hides it; take another")
 
 
 def check_tuning_has_its_candidates(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
-    """Tuning has six candidates to build, the values in force among them, or is told that there is nothing to tune."""
+    """Tuning has six candidates to build, the values in force among them, or is told that there is nothing to tune.
+
+    >>> from kdbench import registry
+    >>> check_tuning_has_its_candidates(registry.get("fitnet"))  # keeps the rule, so nothing is said
+    """
     for part in cls.components():
         found, nothing = part.search_space({}), part.search is not None and not part.search
         require(

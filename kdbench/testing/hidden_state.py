@@ -22,6 +22,12 @@ def loose_state(method: nn.Module) -> dict[str, object]:
     """Values by path: plain attributes, non-persistent buffers, the class's and the file's variables.
 
     Tensors and generators come as digests, so that two snapshots can be compared.
+
+    >>> method = nn.Linear(2, 2)
+    >>> before = loose_state(method)
+    >>> method.calls = 1
+    >>> loose_state(method).keys() - before.keys()
+    {'calls'}
     """
     found: dict[str, object] = {}
     modules = set(method.modules())
@@ -40,7 +46,13 @@ def loose_state(method: nn.Module) -> dict[str, object]:
 
 
 def plain_tensors(method: nn.Module) -> list[str]:
-    """Paths of tensors in plain attributes: they do not move with ``.to(device)``."""
+    """Paths of tensors in plain attributes: they do not move with ``.to(device)``.
+
+    >>> method = nn.Linear(2, 2)
+    >>> method.bank = [torch.zeros(3)]
+    >>> plain_tensors(method)
+    ['bank[0]']
+    """
     modules = set(method.modules())
     return [
         path

@@ -41,6 +41,12 @@ class HostConstants(TorchFunctionMode):
     On "meta" the dispatcher shows none of this (torch 2.9 to 2.14). What is not seen here is what runs inside
     a function of torch that is itself written in Python, ``torch.autograd.grad`` and ``Tensor.backward`` above
     all: torch takes the mode off meanwhile.
+
+    >>> found = []
+    >>> with HostConstants(found.append):
+    ...     _ = torch.zeros(3)[[0, 2]] * torch.tensor(2.0)
+    >>> found
+    ['an index that is a list or an array copies from the host', 'torch.tensor copies from the host']
     """
 
     def __init__(self, note: Callable[[str], None]) -> None:
@@ -56,7 +62,11 @@ class HostConstants(TorchFunctionMode):
 
 
 def copied(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-    """What such a call would copy between the host and the device of its tensors, in words; "" if nothing."""
+    """What such a call would copy between the host and the device of its tensors, in words; "" if nothing.
+
+    >>> copied(torch.tensor, [2.0], {}), copied(torch.zeros, [3], {})
+    ('torch.tensor copies from the host', '')
+    """
     if func in _MAKERS:
         first = _MAKERS[func]
         values = [*args[first : first + _VALUES.get(func, 1)], *(kwargs[name] for name in _NAMES & kwargs.keys())]

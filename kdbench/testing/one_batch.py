@@ -18,7 +18,15 @@ from kdbench.testing.trainee import Trainee
 
 
 def check_terms_are_finite_scalars(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
-    """Every term is a finite 0-dim tensor under a name of its own, and their sum can be minimised."""
+    """Every term is a finite 0-dim tensor under a name of its own, and their sum can be minimised.
+
+    >>> class Mine(Distiller):
+    ...     def terms(self, student, teacher, batch):
+    ...         return {"match": (student.pooled.mean(dim=1) - teacher.pooled.mean(dim=1)) ** 2}
+    >>> check_terms_are_finite_scalars(Mine)
+    Traceback (most recent call last):
+    kdbench.testing.toys.Broken: term 'match' has shape (8,), not (); reduce it, as by .mean()
+    """
     for toy in served(cls, toys):
         trainee = Trainee(Problem(toy), cls)
         for stage in trainee.stages:
@@ -72,7 +80,11 @@ def _each_stage(cls: type[Distiller], problem: Problem, where: str, precision: s
 
 
 def check_tail_batch_works(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
-    """An epoch's last batch may be shorter than ``pair.batch_size``, and gives terms of the same names."""
+    """An epoch's last batch may be shorter than ``pair.batch_size``, and gives terms of the same names.
+
+    >>> from kdbench import registry
+    >>> check_tail_batch_works(registry.get("fitnet"))  # keeps the rule, so nothing is said
+    """
     for toy in served(cls, toys):
         trainee = Trainee(Problem(toy), cls)
         for stage in trainee.stages:
@@ -84,18 +96,30 @@ def check_tail_batch_works(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> 
 
 
 def check_two_classes_work(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
-    """It serves a data set of two classes."""
+    """It serves a data set of two classes.
+
+    >>> from kdbench import registry
+    >>> check_two_classes_work(registry.get("fitnet"))  # keeps the rule, so nothing is said
+    """
     for toy in served(cls, toys):
         _each_stage(cls, Problem(toy, num_classes=2), "with two classes")
 
 
 def check_bf16_stays_finite(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
-    """Terms and gradients are finite under bf16 autocast, where maps are bf16 and logits float."""
+    """Terms and gradients are finite under bf16 autocast, where maps are bf16 and logits float.
+
+    >>> from kdbench import registry
+    >>> check_bf16_stays_finite(registry.get("fitnet"))  # keeps the rule, so nothing is said
+    """
     _each_stage(cls, Problem(served(cls, toys)[0]), "under bf16 autocast", precision="bf16")
 
 
 def check_sure_logits_stay_finite(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
-    """Terms and gradients are finite for logits some hundreds apart, whose softmax underflows."""
+    """Terms and gradients are finite for logits some hundreds apart, whose softmax underflows.
+
+    >>> from kdbench import registry
+    >>> check_sure_logits_stay_finite(registry.get("fitnet"))  # keeps the rule, so nothing is said
+    """
     problem = Problem(served(cls, toys)[0])
     trainee = Trainee(problem, cls)
     for module in (problem.teacher, trainee.student):
@@ -108,7 +132,11 @@ def check_sure_logits_stay_finite(cls: type[Distiller], toys: Sequence[Toy] = TO
 
 
 def check_predict_gives_logits(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
-    """In eval mode ``predict`` gives finite (B, K) logits, for one image as for many, whatever the company."""
+    """In eval mode ``predict`` gives finite (B, K) logits, for one image as for many, whatever the company.
+
+    >>> from kdbench import registry
+    >>> check_predict_gives_logits(registry.get("simkd"))  # keeps the rule, so nothing is said
+    """
     for toy in served(cls, toys):
         problem = Problem(toy)
         trainee = Trainee(problem, cls)
@@ -128,7 +156,16 @@ def check_predict_gives_logits(cls: type[Distiller], toys: Sequence[Toy] = TOYS)
 
 
 def check_reads_no_more_than_declared(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
-    """The main stage reads no more of the teacher than ``reads`` says."""
+    """The main stage reads no more of the teacher than ``reads`` says.
+
+    >>> class Mine(Distiller):
+    ...     reads = "logits"
+    ...     def terms(self, student, teacher, batch):
+    ...         return {"match": (student.pooled.mean() - teacher.pooled.mean()) ** 2}
+    >>> check_reads_no_more_than_declared(Mine)
+    Traceback (most recent call last):
+    kdbench.testing.toys.Broken: `reads` is 'logits', but term match changes when the teacher shows ...
+    """
     for toy in served(cls, toys):
         trainee = Trainee(Problem(toy), cls)
         trainee.enter("train")
@@ -157,7 +194,11 @@ def check_reads_no_more_than_declared(cls: type[Distiller], toys: Sequence[Toy] 
 
 
 def check_on_stage_only_sets(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
-    """``on_stage`` may be called any number of times: it sets, it never counts."""
+    """``on_stage`` may be called any number of times: it sets, it never counts.
+
+    >>> from kdbench import registry
+    >>> check_on_stage_only_sets(registry.get("fitnet"))  # keeps the rule, so nothing is said
+    """
     problem = Problem(served(cls, toys)[0])
     for stage in Trainee(problem, cls).stages:
         once, often = Trainee(problem, cls), Trainee(problem, cls)
@@ -174,7 +215,11 @@ def check_on_stage_only_sets(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -
 
 
 def check_time_is_read_from_progress(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
-    """The same state, batch and random numbers give the same terms: nothing is counted in Python."""
+    """The same state, batch and random numbers give the same terms: nothing is counted in Python.
+
+    >>> from kdbench import registry
+    >>> check_time_is_read_from_progress(registry.get("fitnet"))  # keeps the rule, so nothing is said
+    """
     problem = Problem(served(cls, toys)[0])
     trainee = Trainee(problem, cls)
     for stage in trainee.stages:
@@ -192,7 +237,11 @@ def check_time_is_read_from_progress(cls: type[Distiller], toys: Sequence[Toy] =
 
 
 def check_loss_compiles_whole(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
-    """The loss compiles as one graph, once for all batches of a size: no .item(), no branch on a value."""
+    """The loss compiles as one graph, once for all batches of a size: no .item(), no branch on a value.
+
+    >>> from kdbench import registry
+    >>> check_loss_compiles_whole(registry.get("kd"))  # keeps the rule, so nothing is said
+    """
     trainee, fresh = (Trainee(Problem(served(cls, toys)[0]), cls) for _ in range(2))
     for stage in trainee.stages:
         trainee.enter(stage)
@@ -262,6 +311,9 @@ def check_tensors_follow_the_device(cls: type[Distiller], toys: Sequence[Toy] = 
 
     Tried on torch's "meta" device, where a tensor of the CPU shows, and on the CPU, where also backward passes
     show what is copied from the host.
+
+    >>> from kdbench import registry
+    >>> check_tensors_follow_the_device(registry.get("fitnet"))  # keeps the rule, so nothing is said
     """
     for device in (torch.device("meta"), torch.device("cpu")):
         problem = Problem(served(cls, toys)[0])

@@ -27,6 +27,11 @@ class Strays(TorchDispatchMode):
     that is a list. These are seen in two ways, because each has its gaps: where Python asks for them
     (``HostConstants``), and where torch's dispatcher lifts the host's tensor, which it does on the CPU and for
     CUDA, in backward passes too, and not on "meta".
+
+    >>> with Strays(torch.device("meta")) as strays:
+    ...     _ = torch.zeros(3, device="meta") * torch.arange(3, device="cpu").sum()
+    >>> any("arange on cpu" in what for what in strays.found)
+    True
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -92,7 +97,11 @@ class Strays(TorchDispatchMode):
 
 
 def leaves(values: object) -> Iterator[object]:
-    """What lies in the lists, tuples and dicts that an operator takes or gives."""
+    """What lies in the lists, tuples and dicts that an operator takes or gives.
+
+    >>> list(leaves([1, (2, {"a": [3]})]))
+    [1, 2, 3]
+    """
     if isinstance(values, dict):
         values = tuple(values.values())
     if isinstance(values, list | tuple):
@@ -108,7 +117,12 @@ def _is_integer(index: Tensor | None) -> bool:
 
 @contextmanager
 def on_meta() -> Iterator[None]:
-    """Inside, torch.autocast takes the device "meta" too, where there is nothing to cast; by itself it raises."""
+    """Inside, torch.autocast takes the device "meta" too, where there is nothing to cast; by itself it raises.
+
+    >>> with on_meta(), torch.autocast("meta"):
+    ...     torch.zeros(3, device="meta").device
+    device(type='meta')
+    """
     real: Any = torch.autocast
 
     def autocast(device_type: str, *args: Any, **options: Any) -> AbstractContextManager[object]:

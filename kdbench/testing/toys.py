@@ -33,6 +33,9 @@ class Net(nn.Module):
         strides: of each of them.
         d: channels of the last map, D; equal to the deepest stage's, the last map *is* that stage.
         num_classes: K.
+
+    >>> Net((4, 6), (1, 2), d=6, num_classes=5)(torch.zeros(2, 3, 16, 16)).shapes()
+    Shapes(feats=((4, 16, 16), (6, 8, 8)), last=(6, 8, 8), pooled=6)
     """
 
     def __init__(self, widths: Sequence[int], strides: Sequence[int], d: int, num_classes: int) -> None:
@@ -61,7 +64,11 @@ class Net(nn.Module):
 
 
 class Side(NamedTuple):
-    """One side of a toy pair, as arguments of ``Net``."""
+    """One side of a toy pair, as arguments of ``Net``.
+
+    >>> Net(*Side((4, 6), (1, 2), 6), num_classes=5).fc.out_features
+    5
+    """
 
     widths: tuple[int, ...]
     strides: tuple[int, ...]
@@ -70,7 +77,11 @@ class Side(NamedTuple):
 
 @dataclass(frozen=True)
 class Toy:
-    """A teacher-student pair that methods are tried on."""
+    """A teacher-student pair that methods are tried on.
+
+    >>> [toy.name for toy in TOYS]
+    ['alike', 'unlike', 'twin']
+    """
 
     name: str
     student: Side
@@ -94,17 +105,31 @@ def _net(side: Side, num_classes: int) -> Net:
 
 
 class Broken(AssertionError):
-    """A rule of the contract is not kept; the message is a sentence for the method's author."""
+    """A rule of the contract is not kept; the message is a sentence for the method's author.
+
+    >>> issubclass(Broken, AssertionError)
+    True
+    """
 
 
 def require(kept: object, sentence: str) -> None:
-    """Raise ``Broken`` with the sentence unless the rule is kept."""
+    """Raise ``Broken`` with the sentence unless the rule is kept.
+
+    >>> require(1 + 1 == 2, "two")
+    >>> require([], "there is nothing")
+    Traceback (most recent call last):
+    kdbench.testing.toys.Broken: there is nothing
+    """
     if not kept:
         raise Broken(sentence)
 
 
 def said(error: Exception, cls: type[Distiller]) -> str:
-    """The error as a sentence, with the line of the method's file that it passed through."""
+    """The error as a sentence, with the line of the method's file that it passed through.
+
+    >>> said(Broken("it counts"), Distiller), said(KeyError("bank"), Distiller)
+    ('it counts', "KeyError: 'bank'")
+    """
     text = " ".join(str(error).split())
     if isinstance(error, Broken):
         return text
@@ -115,7 +140,12 @@ def said(error: Exception, cls: type[Distiller]) -> str:
 
 
 class Problem:
-    """A toy pair with its teacher and its data, always the same."""
+    """A toy pair with its teacher and its data, always the same.
+
+    >>> problem = Problem(ALIKE)
+    >>> problem.pair.num_train, [len(batch.label) for batch in problem.batches(0, 2, views=1)]
+    (27, [8, 8, 8, 3])
+    """
 
     def __init__(self, toy: Toy, num_classes: int = 5) -> None:
         self.toy, self.num_classes = toy, num_classes
@@ -166,7 +196,12 @@ class Problem:
 
 
 def refusal(cls: type[Distiller], toy: Toy) -> str:
-    """The method's sentence about a pair it cannot serve; empty when it can."""
+    """The method's sentence about a pair it cannot serve; empty when it can.
+
+    >>> from kdbench import registry
+    >>> refusal(registry.get("fitnet"), TWIN), refusal(registry.get("fsp"), ALIKE)[:40]
+    ('', 'fsp: the taps must have equal channels; ')
+    """
     return _refusal(cls, toy)  # type: ignore[arg-type]  # mypy doubts that a class of modules can be hashed
 
 
@@ -181,12 +216,22 @@ def _refusal(cls: type[Distiller], toy: Toy) -> str:
 
 
 def served(cls: type[Distiller], toys: Sequence[Toy]) -> list[Toy]:
-    """Those that the method does not refuse."""
+    """Those that the method does not refuse.
+
+    >>> from kdbench import registry
+    >>> [toy.name for toy in served(registry.get("fsp"), TOYS)]
+    ['twin']
+    """
     return [toy for toy in toys if not refusal(cls, toy)]
 
 
 def differing(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors that are not bit-identical, or only there once."""
+    """Names of the tensors that are not bit-identical, or only there once.
+
+    >>> one = torch.tensor([1.0, torch.nan])
+    >>> differing({"a": one, "b": one}, {"a": one.clone(), "b": one + 1e-7, "c": one})
+    ['b', 'c']
+    """
     return [
         name
         for name in dict.fromkeys((*one, *other))
@@ -200,7 +245,14 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """The default generator starts from ``seed`` inside and is put back after."""
+    """The default generator starts from ``seed`` inside and is put back after.
+
+    >>> with seeded(3):
+    ...     one = torch.rand(())
+    >>> with seeded(3):
+    ...     bool(torch.rand(()) == one)
+    True
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

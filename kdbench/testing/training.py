@@ -17,7 +17,12 @@ from kdbench.testing.trainee import Trainee
 
 
 class History(NamedTuple):
-    """A run that nothing interrupted."""
+    """A run that nothing interrupted.
+
+    >>> from kdbench import registry
+    >>> [stage for stage, checkpoint in history(registry.get("ft"), TOYS[0]).saved]
+    ['pretrain', 'train', 'train']
+    """
 
     problem: Problem
     before: dict[str, Tensor]  # facts of the problem, before
@@ -29,7 +34,13 @@ class History(NamedTuple):
 
 
 def history(cls: type[Distiller], toy: Toy) -> History:
-    """Train to the end, and remember; the last few are kept for the checks that follow."""
+    """Train to the end, and remember; the last few are kept for the checks that follow.
+
+    >>> from kdbench import registry
+    >>> told = history(registry.get("fitnet"), TOYS[0])
+    >>> told.trainable["train"] == told.reached["train"], "regressor.0.weight" in told.reached["train"]
+    (True, True)
+    """
     return _history(cls, toy)  # type: ignore[arg-type]  # mypy doubts that a class of modules can be hashed
 
 
@@ -61,7 +72,11 @@ def _first(cls: type[Distiller], toys: Sequence[Toy]) -> History:
 
 
 def check_it_trains(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
-    """It goes through every stage on every toy pair, and state and student stay finite."""
+    """It goes through every stage on every toy pair, and state and student stay finite.
+
+    >>> from kdbench import registry
+    >>> check_it_trains(registry.get("fitnet"))  # keeps the rule, so nothing is said
+    """
     for toy in served(cls, toys):
         try:
             end = history(cls, toy).end
@@ -72,7 +87,11 @@ def check_it_trains(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
 
 
 def check_student_learns_from_the_method(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
-    """The method's own terms give the student a gradient."""
+    """The method's own terms give the student a gradient.
+
+    >>> from kdbench import registry
+    >>> check_student_learns_from_the_method(registry.get("fitnet"))  # keeps the rule, so nothing is said
+    """
     trainee = Trainee(Problem(served(cls, toys)[0]), cls)
     trainee.enter("train")
     for batch in trainee.batches():
@@ -95,7 +114,14 @@ def _own_terms(trainee: Trainee, batch: Batch) -> dict[str, Tensor]:
 
 
 def check_teacher_is_used_as_declared(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
-    """Other answers of the teacher change the loss; if none do, ``needs_teacher`` must be False."""
+    """Other answers of the teacher change the loss; if none do, ``needs_teacher`` must be False.
+
+    >>> class Mine(Distiller):
+    ...     pass
+    >>> check_teacher_is_used_as_declared(Mine)
+    Traceback (most recent call last):
+    kdbench.testing.toys.Broken: the loss is the same whatever the teacher says; ...
+    """
     if not cls.needs_teacher:
         require(cls.family == "control", '`needs_teacher` is False, so the family must be "control"')
         return
@@ -117,7 +143,11 @@ def check_teacher_is_used_as_declared(cls: type[Distiller], toys: Sequence[Toy] 
 
 
 def check_teacher_is_left_alone(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
-    """Neither teacher, data nor anything that other methods see too is changed."""
+    """Neither teacher, data nor anything that other methods see too is changed.
+
+    >>> from kdbench import registry
+    >>> check_teacher_is_left_alone(registry.get("fitnet"))  # keeps the rule, so nothing is said
+    """
     for toy in served(cls, toys):
         problem = Problem(toy)
         trainee = Trainee(problem, cls)
@@ -139,7 +169,11 @@ def check_teacher_is_left_alone(cls: type[Distiller], toys: Sequence[Toy] = TOYS
 
 
 def check_every_parameter_is_trained(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
-    """Every parameter gets a gradient in the stage that trains it."""
+    """Every parameter gets a gradient in the stage that trains it.
+
+    >>> from kdbench import registry
+    >>> check_every_parameter_is_trained(registry.get("fitnet"))  # keeps the rule, so nothing is said
+    """
     for toy in served(cls, toys):
         told = history(cls, toy)
         fresh = cls.build(told.problem.pair)
@@ -161,7 +195,11 @@ def check_every_parameter_is_trained(cls: type[Distiller], toys: Sequence[Toy] =
 
 
 def check_no_state_outside_the_state_dict(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
-    """What changes in training, and every tensor, is a parameter or a registered buffer."""
+    """What changes in training, and every tensor, is a parameter or a registered buffer.
+
+    >>> from kdbench import registry
+    >>> check_no_state_outside_the_state_dict(registry.get("fitnet"))  # keeps the rule, so nothing is said
+    """
     told = _first(cls, toys)
     early, late = told.loose
     changed = [name for name in dict.fromkeys((*early, *late)) if early.get(name, "") != late.get(name, "")]
@@ -181,7 +219,11 @@ def check_no_state_outside_the_state_dict(cls: type[Distiller], toys: Sequence[T
 
 
 def check_resume_is_exact(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
-    """A copy that trained on other batches, loads a checkpoint and goes on ends bit for bit the same."""
+    """A copy that trained on other batches, loads a checkpoint and goes on ends bit for bit the same.
+
+    >>> from kdbench import registry
+    >>> check_resume_is_exact(registry.get("fitnet"))  # keeps the rule, so nothing is said
+    """
     told = _first(cls, toys)
     for cut, (stage, saved) in enumerate(told.saved, start=1):
         copy = Trainee(told.problem, cls, seed=1)
@@ -204,7 +246,11 @@ def check_resume_is_exact(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> N
 
 
 def check_alone_as_in_company(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
-    """Beside another student with the same method it ends bit for bit as alone."""
+    """Beside another student with the same method it ends bit for bit as alone.
+
+    >>> from kdbench import registry
+    >>> check_alone_as_in_company(registry.get("fitnet"))  # keeps the rule, so nothing is said
+    """
     told = _first(cls, toys)
     one, mate = Trainee(told.problem, cls), Trainee(told.problem, cls, seed=1)
     while not one.done:
