@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run report test test-slow test-all check lint type gpu acceptance results clean
+.PHONY: help install run report test test-slow test-all check lint type matrix gpu acceptance results clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ lint: $(STAMP) ## Ruff
 
 type: $(STAMP) ## Mypy
 	@$(BIN)/mypy
+
+matrix: ## The core of the tests on the oldest and the newest torch, in throw-away environments of some GB
+	@PYTHON=$(PYTHON) .ci/matrix
 
 gpu: $(STAMP) ## On a CUDA device: its tests, the bench in three precisions, then `make acceptance`
 	@$(BIN)/python -m pytest -m gpu

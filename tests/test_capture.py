@@ -30,7 +30,6 @@ from test_engine import (
     train,
 )
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdbench import models, registry
 from kdbench.distiller import Batch, Distiller, Outputs, Pair
@@ -41,9 +40,25 @@ from kdbench.engine.lane import Lane
 from kdbench.engine.memory import pack, standing
 from kdbench.engine.precision import Precision
 from kdbench.engine.schedule import Plan, fill_momentum, set_rate
+from kdbench.engine.torch_private import TorchDispatchMode
 from kdbench.run import session
 
-METHODS = ["dkd", "crd", "semckd", "fitnet", "mag", "student", "vid", "sskd", "ofd", "crd+mag"]
+METHODS = [
+    "dkd",
+    "ofa",
+    "mgd",
+    "crd",
+    "semckd",
+    "fitnet",
+    "mag",
+    "student",
+    "vid",
+    "sskd",
+    "ofd",
+    "ctkd",
+    "nd",
+    "crd+mag",
+]
 
 
 def captured(lanes: list[Lane], notes: list[str] | None = None, *, stop_after: int | None = None) -> None:

@@ -28,7 +28,7 @@ from kdbench import data, models, record, registry
 from kdbench.cli import main
 from kdbench.data import Loader
 from kdbench.distiller import Batch, Distiller, Outputs
-from kdbench.engine import checkpoint, compiled
+from kdbench.engine import checkpoint
 from kdbench.engine.checkpoint import state_sha256
 from kdbench.engine.compiled import CannotCompile, Compiler
 from kdbench.engine.errors import OutOfMemory
@@ -225,13 +225,13 @@ def test_every_output_is_the_eager_one_with_its_gradient() -> None:
     image, *_ = next(iter(loader().epoch(0)))
     ours, theirs = net(1), net(1)
     see = CUT.of(ours)
-    count = len(compiled._tensors(theirs(image)))
+    count = len(theirs(image).tensors())
     for number in range(count):
         ours.zero_grad()
         theirs.zero_grad()
         seen, plain = see(image), theirs(image)
         assert type(seen) is Outputs
-        one, other = compiled._tensors(seen)[number], compiled._tensors(plain)[number]
+        one, other = [*seen.tensors().values()][number], [*plain.tensors().values()][number]
         torch.testing.assert_close(one, other)
         assert one.stride() == other.stride()
         for tensor in (one, other):
@@ -411,8 +411,8 @@ def test_it_is_a_setting_only_where_it_is_on(tmp_path: Path) -> None:
     assert set(off.states().values()) == {"done"}
     assert set(on.states().values()) == {"missing"}
     for plain, other in zip(off.cells, on.cells, strict=True):
-        assert other.settings == plain.settings | {"compile": True}
-        assert "compile" not in plain.settings
+        assert other.settings == plain.settings.model_copy(update={"compile": True})
+        assert "compile" not in plain.settings.model_dump(exclude_defaults=True)
         assert other.hash != plain.hash
 
 
@@ -421,7 +421,7 @@ def test_the_report_does_not_mix() -> None:
     plain = [synthetic.make("at", pair, seed) for seed in range(2)]
     selection = select([*plain, synthetic.make("at", pair, 2, setting={"compile": True})])
     assert len(selection.finished) == 2
-    assert "compile True, not None" in selection.notes[0]
+    assert "compile True, not False" in selection.notes[0]
 
 
 SMALL = [
@@ -467,11 +467,9 @@ def test_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "compiling resnet8 for batches of 48" in made.output
     assert count.graphs == 1
     found = records(tmp_path)
-    assert [one.settings.get("compile") for one in sorted(found, key=lambda one: one.finished)] == [None] * 2 + [
-        True
-    ] * 2
+    assert [one.settings.compile for one in sorted(found, key=lambda one: one.finished)] == [False] * 2 + [True] * 2
     for one in found:
-        assert one.settings_hash == record.settings_hash(one.settings)
+        assert one.settings_hash == one.settings.hash
     again = kdbench_run(tmp_path, "--compile")
     assert "2 of 2 cells are there" in again.output
     assert count.graphs == 1
@@ -523,7 +521,7 @@ def test_generated_code_of_real_students(student: str, tmp_path: Path) -> None:
     result = kdbench_run(tmp_path, "--compile", "--pairs", f"resnet14:{student}")
     assert result.exit_code == 0, result.output
     assert f"{student} compiled in" in result.output
-    assert [one.settings["compile"] for one in records(tmp_path)] == [True, True]
+    assert [one.settings.compile for one in records(tmp_path)] == [True, True]
 
 
 @pytest.mark.slow

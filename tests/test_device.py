@@ -19,6 +19,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from costumes import HOSTED, INSIDE, RIGHT
 from ondevice import BATCH, CPU, CUDA, META, Watch, lane_of, move, place, settle, steps, walk, watched
 from torch import Tensor, nn
 
@@ -34,10 +35,19 @@ from kdbench.testing.one_batch import check_tensors_follow_the_device
 from kdbench.testing.toys import ALIKE, TWIN, UNLIKE, Broken, Problem, Toy, served
 from kdbench.testing.trainee import Trainee
 
-METHODS = [*registry.names(), "crd+mag", "semckd+crd", "kd+lskd"]
+METHODS = [*registry.names(), "crd+mag", "semckd+crd", "kd+lskd", "dkd+ea"]
 #: Branches that the defaults do not take.
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("abkd", {"beta": 0.0}),
+    ("abkd", {"alpha": 0.0}),
+    ("abkd", {"alpha": 0.5, "beta": -0.5}),
+    ("abkd", {"alpha": 0.0, "beta": 0.0}),
     ("crd", {"nce_k": 4}),
+    ("ea", {"base": "dkd"}),
+    ("ikl", {"weights": "class"}),
+    ("ofa", {"eps": "1.5", "stages": "1"}),
+    ("wkd_f", {"grid": 2}),
+    ("wkd_l", {"cost": "matrix", "sharpen": 0.0, "decay": 1.0}),
     ("irg", {"transform": "1-2"}),
     ("pffu", {"variant": "vector"}),
     ("dskd", {"aux_ce": 1.0}),
@@ -45,6 +55,10 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("cat_kd", {"binarise": True, "normalise": True, "top": 2}),
     ("dkd", {"warmup": 0.0}),
     ("sskd", {"ratio_tf": 0.5}),
+    ("ctkd", {"base": "dkd"}),
+    ("rld", {"standardise": True}),
+    ("sdd", {"base": "dkd"}),
+    ("sdd", {"base": "rld", "standardise": True, "weighting": "mean"}),
 ]
 CASES = [pytest.param(name, {}, id=name) for name in METHODS] + [
     pytest.param(name, hyper, id=f"{name}-{'-'.join(hyper)}") for name, hyper in VARIANTS
@@ -180,6 +194,9 @@ def with_constant(x: Tensor) -> Tensor:
     return x.mean() * torch.tensor(2.0)
 
 
+COSTUMES = HOSTED | INSIDE | RIGHT
+
+
 class Odd(Distiller):
     """What a captured step cannot hold, by name."""
 
@@ -195,7 +212,8 @@ class Odd(Distiller):
         if self.kind == "bank":
             self.bank.index_copy_(0, batch.idx, x.detach())  # type: ignore[operator]
             return {"odd": x.float().mean()}
-        return {"odd": getattr(self, self.kind)(x, batch).float().mean() + self.weight.sum()}
+        work = COSTUMES.get(self.kind) or getattr(self, self.kind)
+        return {"odd": work(x, batch).float().mean() + self.weight.sum()}
 
     def fine(self, x: Tensor, batch: Batch) -> Tensor:
         return x @ self.weight + self.bank[batch.idx]  # type: ignore[index]
@@ -289,6 +307,24 @@ def test_what_reads_a_value_or_leaves_the_device_is_found(kind: str, device: tor
     assert any(READS[kind] in found for found in watch.found), watch.found
 
 
+#: Of ``INSIDE``, what the walked backward pass runs; a tensor's hooks it leaves out. On "meta" nothing of these shows.
+WALKED = [kind for kind in INSIDE if "hook" not in kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "device"), [*((kind, META) for kind in HOSTED), *((kind, CUDA) for kind in (*HOSTED, *WALKED))], ids=str
+)
+def test_a_constant_of_the_host_is_found_in_a_whole_step(kind: str, device: torch.device) -> None:
+    watch = watched(Odd, ALIKE, device, "exact", sizes=(BATCH,), kind=kind)
+    assert any("costumes.py" in found for found in watch.found), watch.found
+
+
+@pytest.mark.parametrize("device", [META, CUDA], ids=str)
+@pytest.mark.parametrize("kind", RIGHT)
+def test_what_only_looks_like_a_constant_of_the_host_is_not_found(kind: str, device: torch.device) -> None:
+    assert watched(Odd, ALIKE, device, "exact", sizes=(BATCH,), kind=kind).found == []
+
+
 @pytest.mark.parametrize(
     ("kind", "what"),
     [
@@ -318,11 +354,26 @@ def test_a_finding_names_the_line() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["to_cpu", "constant", "host_constant", "inside", "unnamed", "attribute", "listed", "drawn"]
+    "kind",
+    ["to_cpu", "constant", "host_constant", "inside", "unnamed", "attribute", "listed", "drawn", *HOSTED, *INSIDE],
 )
 def test_the_conformance_kit_finds_what_is_not_on_the_device(kind: str) -> None:
     with pytest.raises(Broken, match="not on the device of the inputs"):
         check_tensors_follow_the_device(variant(Odd, kind=kind), (ALIKE,))
+
+
+@pytest.mark.parametrize("kind", ["fine", *RIGHT])
+def test_the_conformance_kit_passes_what_is_right(kind: str) -> None:
+    check_tensors_follow_the_device(variant(Odd, kind=kind), (ALIKE,))
+
+
+def test_the_conformance_kit_looks_at_the_scores_too() -> None:
+    class Scores(Odd):
+        def predict(self, student: Outputs) -> Tensor:
+            return student.logits * torch.tensor(2.0, device=student.logits.device)
+
+    with pytest.raises(Broken, match=r"torch.tensor copies from the host \(test_device.py"):
+        check_tensors_follow_the_device(variant(Scores, kind="fine"), (ALIKE,))
 
 
 def test_the_walked_backward_pass_gives_the_gradients_of_the_engine() -> None:

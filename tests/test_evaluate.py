@@ -16,7 +16,6 @@ from click.testing import CliRunner
 from test_capture import _Log, lanes_of
 from test_engine import CPU, Silent, assert_same, images, lane, loader, result, teacher
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdbench import models
 from kdbench.cli import main
@@ -31,6 +30,7 @@ from kdbench.engine.graph.backend import Eager, Graphs, Machine
 from kdbench.engine.graph.eval_step import Exam, Exams
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
+from kdbench.engine.torch_private import TorchDispatchMode
 from kdbench.run import teachers as teaching
 
 TESTED, BATCH = 64, 24  # batches of 24, 24 and 16

@@ -24,7 +24,6 @@ from kdbench.engine.graph.train_step import Captures
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
 from kdbench.engine.schedule import Plan
-from kdbench.registry.combine import Combined
 
 pytestmark = [
     pytest.mark.gpu,
@@ -76,8 +75,7 @@ def lane(
     )
     teacher.to(CUDA)
     torch.manual_seed(2)
-    cls = registry.get(name)
-    method = cls.build(pair) if issubclass(cls, Combined) else cls(pair)
+    method = registry.get(name).build(pair)
     return Lane(
         name,
         net,

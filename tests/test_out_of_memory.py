@@ -57,7 +57,7 @@ def test_one_lane_that_is_too_large_costs_its_cell_alone(
         "kdbench.engine.schedule.Plan.optimizer",
         "kdbench.engine.lane.Lane.state",
         "kdbench.engine.evaluate.scores",
-        "kdbench.run.group.keep_student",
+        "kdbench.run.ledger.keep_student",
     ],
 )
 def test_it_is_told_wherever_it_happens(

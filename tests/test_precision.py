@@ -497,5 +497,5 @@ def test_a_record_says_which_instructions_the_cpu_has() -> None:
 
 def test_every_method_can_be_asked_for_in_bf16() -> None:
     job = session.resolve(session.Request(suite="digits", precision="bf16", device="cpu", methods="all"))
-    assert {cell.settings["precision"] for cell in job.cells} == {"bf16"}
-    assert len({cell.spec.name for cell in job.cells}) == len(registry.names())
+    assert {cell.settings.precision for cell in job.cells} == {"bf16"}
+    assert len({cell.method for cell in job.cells}) == len(registry.names())

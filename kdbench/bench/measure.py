@@ -25,7 +25,7 @@ from kdbench.bench.work import Work, pixels
 from kdbench.engine.graph.backend import machine_for
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
-from kdbench.record import Point, Record
+from kdbench.record import Point, Record, Settings
 from kdbench.run.session import choose_device, choose_pairs
 from kdbench.suites import load as load_suite
 from kdbench.utils import environment
@@ -324,17 +324,20 @@ def _record() -> Record:
     ]
     return Record(
         status="done",
-        suite="bench",
-        dataset="bench",
-        convention="bench",
-        teacher="t",
-        student="s",
         method="m",
-        seed=0,
-        epochs=EPOCHS,
         quick=True,
-        settings={},
-        settings_hash="",
+        settings=Settings(
+            suite="bench",
+            dataset="bench",
+            convention="bench",
+            teacher="t",
+            student="s",
+            method="m",
+            hyper={},
+            seed=0,
+            epochs=EPOCHS,
+            recipe={},
+        ),
         top1_last=50.0,
         top1_best_test=50.0,
         curve=curve,

@@ -80,7 +80,7 @@ class Compiler:
                     trial = copy.deepcopy(student).train()
                     program.learn(trial, missing[0])
                     for image in missing:
-                        seen = [tensor for tensor in _tensors(program(trial, image)) if tensor.requires_grad]
+                        seen = [tensor for tensor in program(trial, image).tensors().values() if tensor.requires_grad]
                         torch.stack([tensor.float().sum() for tensor in seen]).sum().backward()
                         program.ready.add((image.shape, precision.name))
             except OutOfMemory:
@@ -131,7 +131,7 @@ class Program:
         """Find what the gradient of each output reaches, on two images; changes the student's statistics."""
         parameters = [*student.parameters()]
         found = []
-        for tensor in _tensors(student(image[:2])):
+        for tensor in student(image[:2]).tensors().values():
             grads: Sequence[Tensor | None] = []
             if tensor.requires_grad:
                 grads = torch.autograd.grad(tensor.sum(), parameters, retain_graph=True, allow_unused=True)
@@ -161,7 +161,7 @@ class Pass:
             weight, bias = seen.classifier
             seen = seen._replace(classifier=(weight.view_as(weight), None if bias is None else bias.view_as(bias)))
         used = self._used = set[int]()
-        for number, tensor in enumerate(_tensors(seen)):
+        for number, tensor in enumerate(seen.tensors().values()):
             if tensor.requires_grad:
                 tensor.register_hook(partial(_note, used, number))
         return seen
@@ -184,12 +184,6 @@ def _see(student: nn.Module, image: Tensor) -> Outputs:
 def _note(used: set[int], number: int, grad: Tensor | None) -> None:
     if grad is not None:
         used.add(number)
-
-
-def _tensors(seen: Outputs) -> list[Tensor]:
-    """Everything in there, in one order."""
-    head = [tensor for tensor in seen.classifier or () if tensor is not None]
-    return [*seen.feats, seen.last, seen.pooled, seen.logits, *(seen.preacts or ()), *head]
 
 
 @cache

@@ -221,7 +221,7 @@ def train_epoch(
         for lane in alone:
             if lane.failure:
                 continue
-            # In a first stage lanes may differ in length, so each has its own clock.
+            # In a pre-training stage lanes may differ in length, so each has its own clock.
             progress = torch.tensor((epoch + number / steps) / lane.total, device=setting.device)
             mine = shown.lent()
             step = partial(lane.step, mine.teacher, Batch(mine.image, mine.label, mine.idx, progress))

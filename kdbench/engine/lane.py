@@ -22,7 +22,7 @@ from kdbench.engine.errors import Failed, holds, said
 from kdbench.engine.precision import Precision
 from kdbench.engine.rng import fresh_rng, rng_state, set_rng_state
 from kdbench.engine.schedule import Plan, fill_momentum, set_rate
-from kdbench.engine.shared import outputs
+from kdbench.engine.terms import check_terms
 
 if TYPE_CHECKING:
     from kdbench.engine.compiled import Compiler  # imports this file
@@ -32,6 +32,10 @@ STAGES = ("pretrain", "train")
 
 class Diverged(Failed):
     """A loss term stopped being finite; the message names the term and the epoch."""
+
+
+class NothingToTrain(ValueError):
+    """A method freezes all that a stage could train; the message names the stage."""
 
 
 class Lane:
@@ -46,7 +50,12 @@ class Lane:
         path: where the checkpoint lies.
         settings: hash of everything that changes numbers.
         teacher: sha256 of the teacher's weights.
+        data: fingerprint of the data set.
+        plugin: sha256 of the method's file, where it is not kdbench's own.
         compiler: compiles the student's training pass; None: it runs as it is written.
+
+    Raises:
+        NothingToTrain: its pre-training stage trains nothing.
     """
 
     def __init__(
@@ -63,12 +72,14 @@ class Lane:
         device: torch.device,
         precision: Precision,
         compiler: Compiler | None = None,
+        data: str = "",
+        plugin: str = "",
     ) -> None:
         self.key, self.plan, self.path = key, plan, path
-        self.settings, self.teacher = settings, teacher
+        self.belongs = {"settings": settings, "teacher": teacher, "data": data, "plugin": plugin}
         self.device, self.precision = device, precision
         with holds(f"the student of {key}", device):
-            self.student = channels_last(student.to(device))
+            self.student = student.to(device).to(memory_format=torch.channels_last)
             self.compiled = None if compiler is None else compiler.of(self.student)
             self.method = method.to(device)
         self.curve: list[dict[str, Any]] = []
@@ -98,22 +109,38 @@ class Lane:
         """Whether every epoch of the main stage is behind."""
         return self.stage == "train" and self.epoch >= self.plan.epochs
 
+    @property
+    def trains_student(self) -> bool:
+        """Whether the present stage trains the student's body."""
+        return self.stage == "train" or self.method.pretrain_student
+
+    @property
+    def stage_loss(self) -> Callable[[Outputs, Outputs, Batch], dict[str, Tensor]]:
+        """What the present stage minimises: terms by name."""
+        return self.method.loss if self.stage == "train" else self.method.pretrain_terms
+
     def enter(self, stage: str) -> None:
-        """Begin a stage: what it trains, and a fresh optimizer and loss scale for it."""
+        """Begin a stage: what it trains, and a fresh optimizer and loss scale for it.
+
+        Raises:
+            NothingToTrain: there is nothing.
+        """
         self.stage, self.epoch = stage, 0
         self._asked = "", -1
         self.needs_teacher = bool(self.method.needs_teacher)
         self.train_mode()
         parts: list[nn.Module] = [self.method]
-        if stage == "train" or self.method.pretrain_student:
+        if self.trains_student:
             parts.insert(0, self.student)
         trained = [p for part in parts for p in part.parameters() if p.requires_grad]
+        if not trained:
+            raise NothingToTrain(f"stage {stage!r} has nothing to train: no parameter requires a gradient there")
         self.scaler = self.precision.scaler(self.device)
         self.optimizer = self.plan.optimizer(trained, self.device, fused=self.scaler.enabled)
 
     def train_mode(self) -> None:
         """Modes of the present stage; a student that the stage does not train is in eval mode."""
-        self.student.train(self.stage == "train" or self.method.pretrain_student)
+        self.student.train(self.trains_student)
         self.method.train()
         rng = self.rng
         with self.own_rng():  # called any number of times: what it may draw is the same each time
@@ -153,7 +180,7 @@ class Lane:
             the terms, () each, without a graph.
         """
         with self.precision.autocast(self.device):
-            terms = self._terms(teacher, batch)
+            terms = self.stage_loss(*self.look(teacher, batch), batch)
             check_terms(terms)
             total = torch.stack([term.float() for term in terms.values()]).sum()
         self.optimizer.zero_grad(set_to_none=True)
@@ -175,13 +202,13 @@ class Lane:
         self._steps += steps
         self._count += steps * images
 
-    def _terms(self, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
-        with torch.set_grad_enabled(self.stage == "train" or self.method.pretrain_student):
+    def look(self, teacher: Outputs | None, batch: Batch) -> tuple[Outputs, Outputs]:
+        """What the present stage's loss is told of a batch: the student's outputs, and the teacher's."""
+        with torch.set_grad_enabled(self.trains_student):
             seen = self._see(batch.image)
         if teacher is None or not self.needs_teacher:
-            teacher = detached(seen)  # whatever the company, such a method sees no teacher
-        stage_loss = self.method.loss if self.stage == "train" else self.method.pretrain_terms
-        return stage_loss(seen, teacher, batch)
+            teacher = seen.map(Tensor.detach)  # whatever the company, such a method sees no teacher
+        return seen, teacher
 
     def _see(self, image: Tensor) -> Outputs:
         seen: Outputs = self.student(image) if self.compiled is None else self.compiled(image)
@@ -235,7 +262,7 @@ class Lane:
         return means
 
     def _when(self) -> str:
-        return f"epoch {self.epoch + 1}" + ("" if self.stage == "train" else " of the first stage")
+        return f"epoch {self.epoch + 1}" + ("" if self.stage == "train" else " of the pre-training stage")
 
     def when(self) -> str:
         """For the sentence of a lane that fails."""
@@ -257,8 +284,7 @@ class Lane:
             if not isinstance(state, dict):
                 raise Failed(f"its state holds {whose}, of type {type(state).__name__}, no dict")
         return {
-            "settings": self.settings,
-            "teacher": self.teacher,
+            **self.belongs,
             "stage": self.stage,
             "epoch": self.epoch,
             **own,
@@ -277,9 +303,13 @@ class Lane:
         Raises:
             checkpoint.CheckpointDamaged, checkpoint.CheckpointForeign: see there.
         """
-        state = checkpoint.load(self.path, settings=self.settings, teacher=self.teacher)
-        if state is None:
-            return False
+        state = checkpoint.load(self.path, self.belongs)
+        if state is not None:
+            self.restore(state)
+        return state is not None
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from what ``state`` gave, perhaps on another device or in another process."""
         self.enter(state["stage"])
         self.student.load_state_dict(state["student"])
         self.method.load_state_dict(state["method"])
@@ -292,7 +322,6 @@ class Lane:
         self.epoch, self.rng = state["epoch"], state["rng"]
         self.curve, self.report = state["curve"], state["report"]
         self.seconds, self.images = state["seconds"], state["images"]
-        return True
 
     # -- what the record needs ------------------------------------------------------------
 
@@ -361,28 +390,3 @@ class Lane:
             self.rng = rng_state(self.device)
         finally:
             set_rng_state(before, self.device)
-
-
-def detached(seen: Outputs) -> Outputs:
-    """The same outputs without a graph."""
-    return outputs(seen, Tensor.detach)
-
-
-def check_terms(terms: dict[str, Tensor]) -> None:
-    """Whether these are named scalars.
-
-    Raises:
-        TypeError, ValueError: which of them is none.
-    """
-    for name, term in terms.items():
-        if not isinstance(name, str):
-            raise TypeError(f"the names of terms are strings, not {type(name).__name__}")
-        if not isinstance(term, Tensor):
-            raise TypeError(f"term {name!r} is of type {type(term).__name__}, no tensor")
-        if term.ndim:
-            raise ValueError(f"term {name!r} has shape {tuple(term.shape)}, and a term is one number")
-
-
-def channels_last(net: nn.Module) -> nn.Module:
-    """The module with its images' kind of tensors, (N, C, H, W), in the memory format that the engine trains in."""
-    return net._apply(lambda t: t.to(memory_format=torch.channels_last) if t.ndim == 4 else t)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdbench.engine.torch_private import onednn_has_bf16
 from kdbench.utils.precisions import NAMES, canonical
 
 __all__ = ["FIRST_SCALE", "NAMES", "Precision", "Scaler", "canonical", "cpu_has_bf16"]
@@ -133,4 +134,4 @@ class Precision:
 
 def cpu_has_bf16() -> bool:
     """Whether oneDNN, which does the CPU's convolutions, finds instructions for bf16; without it nothing is known."""
-    return not torch.backends.mkldnn.is_available() or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return not torch.backends.mkldnn.is_available() or onednn_has_bf16()

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kdbench.data import Dataset, Loader
+from kdbench.data import Dataset, Loader, safe_name
 from kdbench.distiller import READS
 from kdbench.engine import fit as engine
 from kdbench.engine import memory
@@ -108,7 +108,7 @@ def kept_share(out: Path, dataset: str, name: str, precision: str, batch_size: i
         reads: what must be kept, as ``Distiller.reads``.
     """
     shares = []
-    for header in (out / "tables").glob(f"{dataset}-{name.replace('/', '_')}-*/table.json"):
+    for header in (out / "tables").glob(f"{safe_name(dataset)}-{name.replace('/', '_')}-*/table.json"):
         try:
             found = json.loads(header.read_text(encoding="utf-8"))
             same = found["facts"]["precision"] == precision and found["facts"]["batch_size"] == batch_size
@@ -153,4 +153,4 @@ def where(
             "instructions": torch.backends.cpu.get_cpu_capability(),
         }
     tolerance = TOLERANCE[precision.name] if device.type == "cuda" else 0.0
-    return Place(out / "tables", f"{images.name}-{name.replace('/', '_')}", facts, tolerance)
+    return Place(out / "tables", f"{safe_name(images.name)}-{name.replace('/', '_')}", facts, tolerance)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.distiller import Distiller, Pair
+from kdbench.engine.torch_private import MODULE_ATTRIBUTES
 
-_TORCH = frozenset(vars(nn.Module()))  # hooks and the like
 _DEPTH = 6
 
 
@@ -28,8 +28,10 @@ def loose_state(method: nn.Module) -> dict[str, object]:
     for prefix, module in method.named_modules():
         for path, value in _own(prefix, module):
             found |= _walk(path, value, modules, _DEPTH)
-        for name in module._non_persistent_buffers_set:
-            found[f"{prefix}.{name}".lstrip(".")] = _digest(module._buffers[name])
+    kept = method.state_dict().keys()
+    for path, buffer in method.named_buffers(remove_duplicate=False):
+        if path not in kept:
+            found[path] = _digest(buffer)
     for klass in {base for module in modules for base in type(module).__mro__}:
         if klass.__module__.partition(".")[0] != "torch" and klass not in (object, Distiller):
             found |= _variables(klass.__name__, vars(klass), modules)
@@ -51,7 +53,7 @@ def plain_tensors(method: nn.Module) -> list[str]:
 
 def _own(prefix: str, module: nn.Module) -> Iterator[tuple[str, Any]]:
     for name, value in list(vars(module).items()):
-        if name not in _TORCH:
+        if name not in MODULE_ATTRIBUTES:
             yield f"{prefix}.{name}".lstrip("."), value
 
 

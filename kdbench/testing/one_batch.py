@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from kdbench import registry
 from kdbench.distiller import READS, Batch, Distiller
-from kdbench.testing.toys import TOYS, B, Broken, Problem, Toy, differing, each, require, said, served
+from kdbench.engine.torch_private import depends_on_values
+from kdbench.testing.strays import Strays, on_meta
+from kdbench.testing.toys import TOYS, B, Broken, Problem, Toy, differing, require, said, served
 from kdbench.testing.trainee import Trainee
 
 
@@ -31,7 +26,7 @@ def check_terms_are_finite_scalars(cls: type[Distiller], toys: Sequence[Toy] = T
             batch = trainee.some_batch()
             if stage == "train":
                 own = trainee.method.terms(*trainee.method.transform(*trainee.look(batch)), batch)
-                common = registry.hyperparameters(cls)
+                common = cls.hyperparameters()
                 taken = [name for name in ("ce", "kd") if name in own and f"{name}_weight" in common]
                 require(not taken, f"terms() returns {', '.join(taken)}, a name of the base class; take another")
             _sound(trainee.terms(batch), f"in stage {stage!r} on the toy pair {toy.name!r}")
@@ -69,8 +64,8 @@ def _step(trainee: Trainee, batch: Batch, where: str) -> None:
     require(not bad, f"the gradient of {', '.join(bad[:3])} is not finite {where}")
 
 
-def _each_stage(cls: type[Distiller], problem: Problem, where: str) -> None:
-    trainee = Trainee(problem, cls)
+def _each_stage(cls: type[Distiller], problem: Problem, where: str, precision: str = "") -> None:
+    trainee = Trainee(problem, cls, precision=precision)
     for stage in trainee.stages:
         trainee.enter(stage)
         _step(trainee, trainee.some_batch(), where)
@@ -96,8 +91,7 @@ def check_two_classes_work(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> 
 
 def check_bf16_stays_finite(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
     """Terms and gradients are finite under bf16 autocast, where maps are bf16 and logits float."""
-    with torch.autocast("cpu", torch.bfloat16):
-        _each_stage(cls, Problem(served(cls, toys)[0]), "under bf16 autocast")
+    _each_stage(cls, Problem(served(cls, toys)[0]), "under bf16 autocast", precision="bf16")
 
 
 def check_sure_logits_stay_finite(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
@@ -144,7 +138,7 @@ def check_reads_no_more_than_declared(cls: type[Distiller], toys: Sequence[Toy] 
             continue
         batch, saved = trainee.some_batch(), trainee.save()
         student, teacher = trainee.look(batch)
-        blind = each(teacher, lambda t: torch.full_like(t, torch.nan))
+        blind = teacher.map(lambda t: torch.full_like(t, torch.nan))
         blind = blind._replace(logits=teacher.logits, classifier=teacher.classifier)
         if reads == "pooled":
             blind = blind._replace(pooled=teacher.pooled)
@@ -208,15 +202,14 @@ def check_loss_compiles_whole(cls: type[Distiller], toys: Sequence[Toy] = TOYS) 
         wanted = [trainee.terms(batch) for batch in batches]
         try:
             found, reads = _compiled(fresh, batches)
-        except torch._dynamo.exc.RecompileError as error:
-            reason = " ".join(str(error).split())[-300:]
-            text = f"the loss is compiled again for a second batch, so a Python value in it changes: {reason}"
-            raise Broken(text) from None
-        except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
+        except RuntimeError as error:
             text = " ".join(str(error).split())
+            if "fail_on_recompile" in text:
+                again = "the loss is compiled again for a second batch, so a Python value in it changes"
+                raise Broken(f"{again}: {text.partition('. ')[2][-300:]}") from None
             raise Broken(
-                "the loss does not compile as one graph; look for .item(), float(), print, numpy or an `if` on a"
-                f" tensor's value: {text[:300]}"
+                "the loss does not compile as one graph; look for .item(), float(), print, numpy, nonzero, a boolean"
+                f" index or an `if` on a tensor's value: {text[:300]}"
             ) from None
         require(
             not reads,
@@ -239,12 +232,12 @@ def _compiled(trainee: Trainee, batches: Sequence[Batch]) -> tuple[list[dict[str
 
     def look(graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
         for node in graph.graph.nodes:
-            if free_unbacked_symbols(node.meta.get("example_value")):
+            if depends_on_values(node):
                 reads.append(getattr(node.target, "__name__", str(node.target)))
         forward: Callable[..., Any] = graph.forward
         return forward
 
-    torch._dynamo.reset()
+    torch.compiler.reset()
     try:
         with warnings.catch_warnings():
             # torch looks at the .grad of the student's maps, which are no leaves, and warns of itself.
@@ -252,75 +245,42 @@ def _compiled(trainee: Trainee, batches: Sequence[Batch]) -> tuple[list[dict[str
             loss = torch.compile(trainee.stage_loss, fullgraph=True, backend=look, dynamic=False)
             found = []
             for number, batch in enumerate(batches):
-                once_more = torch._dynamo.config.patch(error_on_recompile=number > 1)
-                with trainee.own_rng(), once_more:
+                stance = torch.compiler.set_stance("fail_on_recompile" if number > 1 else "default")
+                with trainee.own_rng(), stance:
                     found.append(loss(*trainee.look(batch), batch))
             return found, list(dict.fromkeys(reads))
     finally:
-        torch._dynamo.reset()
+        torch.compiler.reset()
 
 
-class Strays(TorchDispatchMode):
-    """Notes in ``found`` what is done inside with tensors that are not on ``device``, and where.
-
-    So it does what is copied from the host: the numbers and lists that ``torch.tensor`` is given.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        super().__init__()
-        self.device = device
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Called for every operator, also for those of a backward pass."""
-        given = kwargs or {}
-        self._look(func, (args, given))
-        result = func(*args, **given)
-        self._look(func, result)
-        if func is torch.ops.aten.lift_fresh.default:
-            self.note("torch.tensor copies from the host")
-        return result
-
-    def note(self, what: str) -> None:
-        """Add a finding, with the innermost line that is neither torch's nor of this class."""
-        frame = inspect.currentframe()
-        while frame and ("/torch/" in frame.f_code.co_filename or frame.f_locals.get("self") is self):
-            frame = frame.f_back
-        where = f" ({Path(frame.f_code.co_filename).name}, line {frame.f_lineno})" if frame else ""
-        if what + where not in self.found:
-            self.found.append(what + where)
-
-    def _look(self, func: Any, values: object) -> None:
-        for value in tree_leaves(values):
-            device = value.device if isinstance(value, Tensor) else value
-            if isinstance(device, torch.device) and device.type != self.device.type:
-                self.note(f"{func.overloadpacket.__name__} on {device}")
-
-
-@contextmanager
-def on_meta() -> Iterator[None]:
-    """Inside, torch.autocast takes the device "meta" too, where there is nothing to cast; by itself it raises."""
-    real: Any = torch.autocast
-
-    def autocast(device_type: str, *args: Any, **options: Any) -> AbstractContextManager[object]:
-        return nullcontext() if device_type == "meta" else real(device_type, *args, **options)
-
-    with patch.object(torch, "autocast", autocast):
-        yield
+#: Faults of other kinds, which other checks find; a tensor that strays is noted before it raises.
+_OTHER = (NotImplementedError, RuntimeError, TypeError)
 
 
 def check_tensors_follow_the_device(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
-    """What the loss makes or keeps is on the device of its inputs (tried on torch's "meta" device)."""
-    problem, meta = Problem(served(cls, toys)[0]), torch.device("meta")
-    trainee = Trainee(problem, cls)
-    for module in (problem.teacher, trainee.student, trainee.method):
-        module.to(meta)
-    for stage in trainee.stages:
-        trainee.enter(stage)
-        batch = Batch(*(tensor.to(meta) for tensor in trainee.some_batch()))
-        student, teacher = trainee.look(batch)
-        with on_meta(), Strays(meta) as strays, suppress(NotImplementedError, RuntimeError):
-            trainee.stage_loss(student, teacher, batch)  # other faults than this one are found elsewhere
+    """What loss, gradients and ``predict`` make or keep is on the device of their inputs; constants are Python numbers.
+
+    Tried on torch's "meta" device, where a tensor of the CPU shows, and on the CPU, where also backward passes
+    show what is copied from the host.
+    """
+    for device in (torch.device("meta"), torch.device("cpu")):
+        problem = Problem(served(cls, toys)[0])
+        trainee, strays = Trainee(problem, cls), Strays(device)
+        for module in (problem.teacher, trainee.student, trainee.method):
+            module.to(device)
+        for stage in trainee.stages:
+            trainee.enter(stage)
+            batch = Batch(*(tensor.to(device) for tensor in trainee.some_batch()))
+            student, teacher = trainee.look(batch)
+            with on_meta(), trainee.own_rng(), suppress(*_OTHER), strays:
+                terms = trainee.stage_loss(student, teacher, batch)
+                torch.stack([term.float() for term in terms.values()]).sum().backward()
+        for module in (trainee.student, trainee.method):
+            module.eval()
+        with torch.no_grad():
+            student = trainee.student(batch.image)
+            with on_meta(), suppress(*_OTHER), strays:
+                trainee.method.predict(student)
         require(
             not strays.found,
             (

@@ -8,13 +8,11 @@ from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdbench.engine.lane import Lane
 from kdbench.engine.schedule import fill_momentum
-
-#: What torch itself keeps in a module.
-_MODULE = frozenset(vars(nn.Module()))
+from kdbench.engine.torch_private import MODULE_ATTRIBUTES, own_tensors
 
 Held = dict[tuple[str, str], tuple[dict[str, Any], Any]]
 
@@ -57,8 +55,8 @@ def _held(lane: Lane) -> Held:
     found: Held = {}
     for root, module in (("the student's", lane.student), ("the method's", lane.method)):
         for path, part in module.named_modules():
-            plain = {name: value for name, value in vars(part).items() if name not in _MODULE}
-            own = (part._parameters, part._parameters), (part._buffers, part._buffers), (vars(part), plain)
+            plain = {name: value for name, value in vars(part).items() if name not in MODULE_ATTRIBUTES}
+            own = *((kept, kept) for kept in own_tensors(part)), (vars(part), plain)
             for where, values in own:
                 found |= {(f"{root} {path}".rstrip(), name): (where, value) for name, value in values.items()}
     return found

@@ -237,7 +237,7 @@ class Captured:
             asked = sum(size for size in self._sizes if self._kept.covers(size))  # a shorter batch is the last
             self._kept.ready(self._plan.part(0, asked))
         for track in self._tracks.values():
-            # In a first stage lanes may differ in length, so each has its own clock.
+            # In a pre-training stage lanes may differ in length, so each has its own clock.
             ahead = [(epoch + number / steps) / track.lane.total for number in range(steps)]
             track.progress.copy_(torch.tensor(ahead))
 

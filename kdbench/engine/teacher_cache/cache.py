@@ -275,11 +275,8 @@ class TeacherTable:
         def blind(like: Tensor) -> Tensor:
             return torch.full((), torch.nan, dtype=like.dtype, device=like.device).expand(b, *like.shape[1:])
 
-        preacts = None if example.preacts is None else tuple(map(blind, example.preacts))
-        pooled = found["pooled"] if "pooled" in found else blind(example.pooled)
-        return Outputs(
-            tuple(map(blind, example.feats)), blind(example.last), pooled, found["logits"], preacts, example.classifier
-        )
+        whole = example._replace(classifier=None).map(blind)._replace(classifier=example.classifier)
+        return whole._replace(logits=found["logits"], pooled=found.get("pooled", whole.pooled))
 
     def empty(self, name: str, count: int) -> Tensor:
         """(count, D) room on the device for entries of a part, as they are kept."""
