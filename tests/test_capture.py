@@ -43,6 +43,8 @@ from kdbench.engine.schedule import Plan, fill_momentum, set_rate
 from kdbench.run import session
 from kdbench.utils.torch_private import TorchDispatchMode
 
+pytestmark = pytest.mark.core
+
 METHODS = ["dkd", "crd", "semckd", "fitnet", "mag", "student", "vid", "sskd", "ofd", "crd+mag"]
 
 

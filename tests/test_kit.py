@@ -11,6 +11,8 @@ from kdbench import Distiller, registry
 from kdbench.testing import CHECKS, Finding, check_distiller, variant
 from kdbench.testing.conformance import FAMILIES, PROVENANCES, VIEWS
 
+pytestmark = pytest.mark.core
+
 FOLDER = Path(__file__).parent / "mutants"
 RIGHT = {"right", "plain"}  # plain is what the mutants spoil
 

@@ -41,6 +41,8 @@ from kdbench.run import teacher_cache as tables
 from kdbench.run.session import Request
 from kdbench.suites import load as load_suite
 
+pytestmark = pytest.mark.core
+
 
 class Recorder(Eager):
     """Repeats a step by calling it, and says so, as a graph would."""

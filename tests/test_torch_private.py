@@ -14,6 +14,8 @@ from torch import Tensor, nn
 import kdbench
 from kdbench.utils import torch_private
 
+pytestmark = pytest.mark.core
+
 PACKAGE = Path(kdbench.__file__).parent
 HOME = "utils/torch_private.py"
 
