@@ -52,7 +52,7 @@ matrix: ## The core of the tests on the oldest and the newest torch, in throw-aw
 gpu: $(STAMP) ## On a CUDA device: its tests, the bench in three precisions, then `make acceptance`
 	@$(BIN)/python -m pytest -m gpu
 	@mkdir -p $(OUT)
-	@for precision in fast tf32 exact; do \
+	@for precision in amp tf32 fp32; do \
 	  $(BIN)/kdbench bench --device cuda --pair resnet32x4:resnet8x4 --precision $$precision --side-by-side \
 	    --out $(OUT)/bench-cuda-$$precision.json || exit; \
 	done

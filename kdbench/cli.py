@@ -319,6 +319,15 @@ def teacher_train(**words: Any) -> int:
     show_default=True,
     help="Which network of a checkpoint that holds two.",
 )
+@click.option("--ema", is_flag=True, help="Read the averaged weights, where there are plain and averaged ones.")
+@click.option("--prefix", help="What the keys of the network start with, where it lies among others.")
+@click.option(
+    "--normalisation",
+    "trained_with",
+    default="auto",
+    show_default=True,
+    help="What it was trained with: suite, timm (as timm trains it) or numbers, .5,.5,.5/.25,.25,.25; auto: see below.",
+)
 @click.option("--no-verify", is_flag=True, help="Do not measure the accuracy (the card then says so).")
 @click.option("--replace", is_flag=True, help="Put it in the place of a teacher that is there.")
 @DATA
@@ -328,7 +337,9 @@ def teacher_train(**words: Any) -> int:
 def teacher_import(**words: Any) -> int:
     """Take over a published checkpoint; never runs code from it.
 
-    FILE is RepDistiller's or mdistiller's container, a state dict, or a safetensors file.
+    FILE is RepDistiller's or mdistiller's container, a Lightning checkpoint, a state dict, a safetensors file, a
+    student that kdbench kept. A teacher goes on seeing images in the normalisation that it was trained with; where
+    timm's for the network is not the suite's, some training images show which it was.
     """
     from kdbench.terminal import console
     from kdbench.terminal import verbs as teacher_verbs
@@ -346,7 +357,7 @@ def teacher_import(**words: Any) -> int:
     show_default=True,
     help="pooled: the pooled vectors, too, which relation and contrastive methods read.",
 )
-@click.option("--precision", default="exact", show_default=True, help="That of the runs to come.")
+@click.option("--precision", default="fp32", show_default=True, help="That of the runs to come.")
 @DATA
 @OUT
 @DEVICE

@@ -12,9 +12,10 @@ Letters used for shapes, here and in every method file:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,8 @@ from torch import Tensor, nn
 
 #: Levels of ``Distiller.reads``, from the least to all.
 READS = ("logits", "pooled", "maps")
+#: What tuning multiplies a main weight by. Published weights are more often too large for another pair than too small.
+FACTORS = (1 / 100, 1 / 10, 1 / 3, 1.0, 3.0, 10.0)
 
 
 class Outputs(NamedTuple):
@@ -33,6 +36,40 @@ class Outputs(NamedTuple):
     logits: Tensor  # (B, K)
     preacts: tuple[Tensor, ...] | None = None  # feats before their last ReLU; None: no such tap
     classifier: tuple[Tensor, Tensor | None] | None = None  # (K, D) and (K,), gradients pass
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Outputs:
+        """The same outputs with ``change`` applied to every tensor, in the order of ``tensors``.
+
+        A tensor that stands in two places (a tap that is also ``last``) is given to it twice.
+        """
+        weight, bias = self.classifier or (None, None)
+        return Outputs(
+            tuple(map(change, self.feats)),
+            change(self.last),
+            change(self.pooled),
+            change(self.logits),
+            None if self.preacts is None else tuple(map(change, self.preacts)),
+            None if weight is None else (change(weight), None if bias is None else change(bias)),
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor that is there, by its path: in the order of the fields, taps shallow to deep."""
+        found: dict[str, Tensor] = {}
+        for name, value in zip(self._fields, self, strict=True):
+            if isinstance(value, Tensor):
+                found[name] = value
+            else:
+                found |= {f"{name}[{at}]": part for at, part in enumerate(value or ()) if part is not None}
+        return found
+
+    def shapes(self) -> Shapes:
+        """Sizes of these outputs."""
+
+        def size(feat: Tensor) -> tuple[int, int, int]:
+            _, c, h, w = feat.shape
+            return c, h, w
+
+        return Shapes(tuple(map(size, self.feats)), size(self.last), self.pooled.shape[1])
 
 
 class Batch(NamedTuple):
@@ -50,6 +87,13 @@ class Shapes(NamedTuple):
     feats: tuple[tuple[int, int, int], ...]  # (C, H, W) per tap
     last: tuple[int, int, int]  # (C, H, W)
     pooled: int  # D
+
+
+class Hyper(NamedTuple):
+    """One hyper-parameter, as the signature states it."""
+
+    default: Any
+    common: bool  # declared by Distiller itself, not by the method
 
 
 @dataclass(frozen=True)
@@ -130,6 +174,13 @@ class Distiller(nn.Module):
     #: stand in for the teacher's pass. Where a hyper-parameter asks for more, ``__init__`` sets it.
     reads: str = "maps"
 
+    #: The hyper-parameter that weighs the method's own loss: tuning tries it times each of ``FACTORS``.
+    main_weight: ClassVar[str] = "beta"
+    #: What tuning tries instead, where a weight times ten is no valid one or one number is not the method's weight:
+    #: for each name six values from weak to strong, the fourth its default; the i-th of all names are one candidate.
+    #: {}: the method has nothing of its own to tune.
+    search: ClassVar[Mapping[str, tuple[bool | int | float | str, ...]] | None] = None
+
     #: Epochs of a stage before the main one, stated for a 240-epoch recipe; the engine scales
     #: them with the length of the run. 0: there is no such stage.
     pretrain_epochs: ClassVar[int] = 0
@@ -143,6 +194,11 @@ class Distiller(nn.Module):
     #: width, distilled from the teacher by that method, once for all that want it. Such a method
     #: sees the assistant as its teacher, in ``pair``, ``terms`` and KD; None: the teacher itself.
     assistant: ClassVar[tuple[str, str] | None] = None
+
+    #: In ``a+b``: names of methods whose loss this one takes over and changes, each with the hyper-parameters
+    #: that make it do so. That loss is not added a second time, no plain KD stands beside it, and further losses
+    #: on the logits are refused: they could be meant to be changed as well.
+    absorbs: ClassVar[dict[str, dict[str, Any]]] = {}
 
     #: Further views of every image: names of kdbench.data.views. Images, idx and Outputs then
     #: hold all views one after another (view-major, the plain view first); labels stay (B,).
@@ -188,6 +244,89 @@ class Distiller(nn.Module):
     def predict(self, student: Outputs) -> Tensor:
         """(B, K) logits to score. The student's own, unless the method changes the network."""
         return student.logits
+
+    # What a class is asked before there is an instance. A combination ``a+b`` answers the same questions.
+
+    @classmethod
+    def build(cls, pair: Pair, **hyper: Any) -> Self:
+        """The method for a pair, with hyper-parameters as ``hyperparameters`` names them.
+
+        Raises:
+            ValueError: the method cannot serve the pair.
+        """
+        return cls(pair, **hyper)
+
+    @classmethod
+    def hyperparameters(cls) -> dict[str, Hyper]:
+        """Keyword-only parameters of ``__init__``, following ``**common`` up to the base.
+
+        Raises:
+            ValueError: one has no default.
+        """
+        common = inspect.signature(Distiller.__init__).parameters
+        found: dict[str, Hyper] = {}
+        for klass in cls.__mro__:
+            init = vars(klass).get("__init__")
+            if init is None:
+                continue
+            follows = False
+            for parameter in inspect.signature(init).parameters.values():
+                if parameter.kind is parameter.VAR_KEYWORD:
+                    follows = True
+                elif parameter.kind is parameter.KEYWORD_ONLY:
+                    if parameter.default is parameter.empty:
+                        raise ValueError(f"{cls.__name__}: hyper-parameter {parameter.name!r} has no default")
+                    found.setdefault(parameter.name, Hyper(parameter.default, parameter.name in common))
+            if not follows or klass is Distiller:
+                break
+        return found
+
+    @classmethod
+    def search_space(cls, defaults: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What tuning tries of this method: overrides of ``defaults``, every method as many, so that none is favoured.
+
+        Six, all different, and the values in force are one of them: ``main_weight`` times each of ``FACTORS`` (to
+        three digits), or the rows of ``search``, where the values in force take the fourth place unless they are a
+        row. One that changes nothing, ``{}``, where there is nothing to tune: the method says so, or a main weight
+        of 0 has switched its loss off.
+
+        Args:
+            defaults: the values in force, a suite's, say; what is not named has the signature's value.
+
+        Raises:
+            ValueError: what is to be tuned is no hyper-parameter, or no number to scale; ``search`` has not six values.
+        """
+        known = cls.hyperparameters()
+        present = {name: hyper.default for name, hyper in known.items()} | dict(defaults)
+        names = [cls.main_weight] if cls.search is None else list(cls.search)
+        if strange := [name for name in names if name not in known]:
+            raise ValueError(
+                f"{cls.__name__} has no hyper-parameter {', '.join(strange)} to tune (it has {', '.join(known)}); name"
+                " its weight in `main_weight`, or say `search = {}`"
+            )
+        if cls.search is None:
+            if type(default := known[cls.main_weight].default) is not float:
+                raise ValueError(
+                    f"{cls.__name__}: {cls.main_weight}={default!r} is no float that could be scaled; write a decimal"
+                    " point, or give six values in `search`"
+                )
+            weight = float(present[cls.main_weight])
+            scaled = (weight if factor == 1 else float(f"{weight * factor:.3g}") for factor in FACTORS)
+            return [{cls.main_weight: value} for value in scaled] if weight else [{}]
+        if any(len(values) != len(FACTORS) for values in cls.search.values()):
+            raise ValueError(
+                f"{cls.__name__}: `search` gives {len(FACTORS)} values for each name, no more and no fewer"
+            )
+        rows = [dict(zip(names, row, strict=True)) for row in zip(*cls.search.values(), strict=True)] or [{}]
+        now = {name: present[name] for name in names}
+        if now not in rows:
+            rows[FACTORS.index(1)] = now
+        return rows
+
+    @classmethod
+    def components(cls) -> tuple[type[Distiller], ...]:
+        """The methods whose terms are added: the class itself, or those that a combination joins."""
+        return (cls,)
 
     @classmethod
     def modifies_student(cls) -> bool:

@@ -6,57 +6,81 @@ not at all, and sealed with a checksum: a file that was cut or edited is never t
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
+import os
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kdbench.utils.files import atomic_write
+from kdbench.utils.precisions import canonical
+from kdbench.utils.sealing import checksum
 
-FORMAT = 1
+FORMAT = 2
 FAILED_SUFFIX = ".failed.json"
 
-CSV_COLUMNS = (
-    "suite",
-    "dataset",
-    "teacher",
-    "student",
-    "method",
-    "seed",
-    "epochs",
-    "top1_last",
-    "top1_best_test",
-    "top5_last",
-    "nll",
-    "ece",
-    "agreement",
-    "train_seconds",
-    "images_per_second",
-    "peak_mem_mb",
-    "extra_train_params",
-    "extra_infer_params",
-    "status",
-)
-
 # What may differ between an uninterrupted run and the same run killed and resumed.
-_CIRCUMSTANCES = {
-    "train_seconds",
-    "images_per_second",
-    "peak_mem_mb",
-    "environment",
-    "code",
-    "finished",
-    "checksum",
-}
+_CIRCUMSTANCES = {"group_seconds", "group_lanes", "images_per_second", "environment", "code", "finished", "checksum"}
+
+Value = bool | int | float | str
+Status = Literal["done", "failed", "unsupported"]
 
 
 class RecordDamaged(ValueError):
     """A file that is not a record as kdbench wrote it; the text is one sentence that names the file."""
+
+
+class Assistant(BaseModel):
+    """Who taught in the teacher's place: a network distilled from the teacher by a method."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    student: str
+    method: str
+    hyper: dict[str, Value]
+
+
+class Settings(BaseModel):
+    """Everything that sets a run's numbers. Its hash names the cell's files.
+
+    A setting that came later has a default under which older runs were made, and is part of the hash only
+    where it is set otherwise: new settings leave the names of old records as they are.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    suite: str
+    dataset: str
+    convention: str
+    teacher: str  # "" where the method needs none: one cell for all pairs of a student
+    student: str
+    method: str  # registered name, or a combination a+b
+    hyper: dict[str, Value]  # every one, defaults and convention resolved
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    epochs: Annotated[int, Field(ge=1, lt=2**31)]
+    recipe: dict[str, Any]
+    limit_train: int | None = None
+    precision: str = "fp32"
+    compile: bool = False
+    assistant: Assistant | None = None
+
+    @property
+    def pair(self) -> str:
+        """``teacher:student``, or the student alone where the method needs no teacher."""
+        return f"{self.teacher}:{self.student}" if self.teacher else self.student
+
+    @property
+    def hash(self) -> str:
+        """8 hex digits; the same for 400 and 400.0, for lists and tuples, and for any order of the keys."""
+        return settings_hash(self.model_dump(exclude_defaults=True))
+
+    def facts(self) -> dict[str, Any]:
+        """The settings as plain values."""
+        return self.model_dump(mode="json")
 
 
 class Point(BaseModel):
@@ -78,18 +102,10 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     format: int = FORMAT
-    status: Literal["done", "failed", "unsupported"]
-    suite: str
-    dataset: str
-    convention: str
-    teacher: str
-    student: str
+    status: Status
     method: str  # as tables show it: semckd, semckd[beta=200], crd+kd
-    seed: int
-    epochs: int
     quick: bool  # shorter than the suite's recipe or on a part of the training set
-    settings: dict[str, Any]  # everything that sets the numbers
-    settings_hash: str
+    settings: Settings
     reason: str = ""  # why a cell failed or was refused
 
     top1_last: float | None = None
@@ -102,12 +118,15 @@ class Record(BaseModel):
     curve: list[Point] = Field(default_factory=list)
 
     weights_sha256: str = ""
+    data: dict[str, Any] = Field(default_factory=dict)  # identity of the data set, see kdbench.data
     teacher_sha256: str = ""
-    assistant_sha256: str = ""  # of the network that taught in the teacher's place, where one did
     teacher_top1: float | None = None
-    train_seconds: float | None = None
-    images_per_second: float | None = None
-    peak_mem_mb: float | None = None
+    teacher_normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # mean, std; None: the recipe's
+    assistant_sha256: str = ""  # of the network that taught in the teacher's place, where one did
+    plugin_sha256: str = ""  # of the method's file, where it is not kdbench's own
+    group_seconds: float | None = None  # of all lanes that were trained together
+    group_lanes: int | None = None
+    images_per_second: float | None = None  # of all of them
     extra_train_params: int | None = None
     extra_infer_params: int | None = None
     provenance: str
@@ -129,13 +148,53 @@ class Record(BaseModel):
         return self
 
     @property
+    def suite(self) -> str:
+        """Name of the suite."""
+        return self.settings.suite
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set."""
+        return self.settings.dataset
+
+    @property
+    def convention(self) -> str:
+        """Of the loss weights."""
+        return self.settings.convention
+
+    @property
+    def teacher(self) -> str:
+        """The teacher's network; empty where the method needs none."""
+        return self.settings.teacher
+
+    @property
+    def student(self) -> str:
+        """The student's network."""
+        return self.settings.student
+
+    @property
     def pair(self) -> str:
         """``teacher:student``."""
-        return f"{self.teacher}:{self.student}"
+        return self.settings.pair
+
+    @property
+    def seed(self) -> int:
+        """Of all random numbers."""
+        return self.settings.seed
+
+    @property
+    def epochs(self) -> int:
+        """Length of the main stage."""
+        return self.settings.epochs
+
+    @property
+    def settings_hash(self) -> str:
+        """8 hex digits over the settings."""
+        return self.settings.hash
 
     def measured(self) -> dict[str, Any]:
         """What an interrupted and resumed run must reproduce exactly."""
-        values = json.loads(self.model_dump_json(exclude=_CIRCUMSTANCES))
+        values: dict[str, Any] = json.loads(self.model_dump_json(exclude=_CIRCUMSTANCES))
         for point in values["curve"]:
             del point["seconds"]
         return values
@@ -148,9 +207,9 @@ def write(record: Record, path: Path) -> Record:
         OSError: the file cannot be written; what lay there before is untouched.
     """
     values = json.loads(record.model_dump_json(exclude={"checksum"}))
-    values["checksum"] = _checksum(values)
+    values["checksum"] = checksum(values)
     with atomic_write(path, "w") as file:
-        json.dump(values, file, indent=1, ensure_ascii=False, allow_nan=False)
+        json.dump(values, file, indent=1, ensure_ascii=True, allow_nan=False)
         file.write("\n")
     return Record.model_validate(values)
 
@@ -159,41 +218,43 @@ def read(path: Path) -> Record:
     """The record in a file.
 
     Raises:
-        RecordDamaged: truncated, not JSON, edited, or of another format.
+        RecordDamaged: truncated, not JSON, edited, or of a newer format.
         FileNotFoundError: no such file.
     """
     try:
         values = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(*error.args) from error
     except OSError as error:
         raise RecordDamaged(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordDamaged(f"{path} is truncated or not JSON: {error}") from error
     if not isinstance(values, dict) or "format" not in values or "checksum" not in values:
         raise RecordDamaged(f"{path} is not a record of kdbench: it has no format or no checksum")
-    if values["format"] != FORMAT:
-        raise RecordDamaged(f"{path} has record format {values['format']}, this kdbench reads format {FORMAT}")
-    if values["checksum"] != _checksum({name: value for name, value in values.items() if name != "checksum"}):
-        raise RecordDamaged(f"{path} was changed after it was written: its checksum differs")
+    if values["format"] not in (*_UPGRADES, FORMAT):
+        raise RecordDamaged(f"{path} has record format {values['format']}, this kdbench reads formats 1 to {FORMAT}")
     try:
+        if values["checksum"] != checksum({name: value for name, value in values.items() if name != "checksum"}):
+            raise RecordDamaged(f"{path} was changed after it was written: its checksum differs")
+        while values["format"] != FORMAT:
+            values = _UPGRADES[values["format"]](values)
         return Record.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "record"
         raise RecordDamaged(f"{path} is not a record of kdbench: {where}: {first['msg']}") from error
+    except (KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        raise RecordDamaged(f"{path} is not a record of kdbench: {type(error).__name__}: {error}") from error
 
 
 def read_all(folder: Path) -> tuple[list[Record], list[str]]:
     """Every record under a folder in the order of the paths, and a sentence for each file that is none.
 
-    A cell that failed once and was finished later counts as finished.
+    A cell that failed once and was finished later counts as finished. A folder that cannot be read is a sentence.
     """
-    records, problems = [], []
-    for path in sorted(folder.rglob("*.json")):
-        finished = path.with_name(path.name.removesuffix(FAILED_SUFFIX) + ".json")
-        if path.name.startswith(".") or (path.name.endswith(FAILED_SUFFIX) and finished.exists()):
-            continue
+    paths, problems = files(folder)
+    records: list[Record] = []
+    for path in paths:
         try:
             records.append(read(path))
         except FileNotFoundError:
@@ -203,14 +264,35 @@ def read_all(folder: Path) -> tuple[list[Record], list[str]]:
     return records, problems
 
 
-def csv_row(record: Record) -> dict[str, str | int | float | None]:
-    """The record's row of the long table, keys in the order of `CSV_COLUMNS`; None where nothing was measured."""
-    return {name: getattr(record, name) for name in CSV_COLUMNS}
+def files(folder: Path) -> tuple[list[Path], list[str]]:
+    """Files under a folder that may be records, sorted; and a sentence for each place that cannot be looked into.
+
+    The failure of a cell that was finished later is left out.
+    """
+    problems: list[str] = []
+
+    def unreadable(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            problems.append(f"{error.filename} cannot be read: {error.strerror}; what lies in it is left out")
+
+    found: set[Path] = set()
+    for here, _, names in os.walk(folder, onerror=unreadable):
+        for path in (Path(here, name) for name in names if name.endswith(".json") and not name.startswith(".")):
+            try:
+                usual = stat.S_ISREG(path.stat().st_mode)
+            except OSError:
+                usual = True  # reading it says what is wrong
+            if usual:
+                found.add(path)
+            else:  # a pipe would never end
+                problems.append(f"{path} is not a file that could hold a record")
+    mended = {path.with_name(path.name.removesuffix(".json") + FAILED_SUFFIX) for path in found}
+    return sorted(found - mended), problems
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:
-    """8 hex digits; the same for 400 and 400.0, for lists and tuples, and for any order of the keys."""
-    return hashlib.sha256(_canonical(settings).encode()).hexdigest()[:8]
+    """8 hex digits over plain values; the same for 400 and 400.0, for lists and tuples, and for any order."""
+    return checksum(settings)[:8]
 
 
 def cell_stem(method: str, seed: int, settings_hash: str) -> str:
@@ -220,31 +302,53 @@ def cell_stem(method: str, seed: int, settings_hash: str) -> str:
 
 
 def runs_folder(out: Path, suite: str, teacher: str, student: str) -> Path:
-    """Where the records of a pair lie."""
-    return out / "runs" / safe_name(suite) / f"{safe_name(teacher)}-{safe_name(student)}"
+    """Where the records of a pair lie; those of methods without a teacher lie in a folder of the student's."""
+    pair = "-".join(safe_name(name)[:100] for name in (teacher, student) if name)
+    return out / "runs" / safe_name(suite)[:100] / pair
 
 
 def safe_name(name: str) -> str:
-    """A name as one part of a path: other signs than letters, digits and ``._+-`` become ``_``."""
+    """A name as one part of a path: other signs than letters, digits and ``._+-`` become ``_``.
+
+    >>> safe_name("../../x")
+    '_.._x'
+    """
     return re.sub(r"[^A-Za-z0-9._+-]", "_", name).lstrip(".") or "_"
 
 
-def _checksum(values: Mapping[str, Any]) -> str:
-    return hashlib.sha256(_canonical(values).encode()).hexdigest()
+def _from_1(values: dict[str, Any]) -> dict[str, Any]:
+    """Format 1 said the facts of the settings twice, and seconds and memory that were not the method's own."""
+    old = dict(values["settings"])
+    precision = old.pop("precision", "exact")
+    settings = {
+        **{name: values[name] for name in ("suite", "dataset", "convention", "teacher", "student", "seed", "epochs")},
+        **old,
+        "precision": canonical(precision),
+    }
+    told = {"suite", "dataset", "convention", "teacher", "student", "seed", "epochs", "settings_hash"}
+    told |= {"train_seconds", "images_per_second", "peak_mem_mb", "checksum"}
+    new = {name: value for name, value in values.items() if name not in told}
+    environment = dict(values["environment"])
+    data = {"fingerprint": environment.pop("data")} if "data" in environment else {}
+    return new | {"format": 2, "settings": settings, "environment": environment, "data": data}
 
 
-def _canonical(value: Any) -> str:
-    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+_UPGRADES = {1: _from_1}
 
-
-def _plain(value: Any) -> Any:
-    """Numbers that are equal become the same text."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            return str(value)
-        return int(value) if value.is_integer() else value
-    return value
+__all__ = [
+    "FAILED_SUFFIX",
+    "FORMAT",
+    "Assistant",
+    "Point",
+    "Record",
+    "RecordDamaged",
+    "Settings",
+    "cell_stem",
+    "files",
+    "read",
+    "read_all",
+    "runs_folder",
+    "safe_name",
+    "settings_hash",
+    "write",
+]

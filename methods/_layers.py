@@ -32,6 +32,14 @@ def _widen(value: Any) -> Any:
     return value.float() if half else value
 
 
+def divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """(B, K) log-probabilities each -> (B,), KL(teacher || student) of each row.
+
+    Both sides may carry a gradient: it is 0, not NaN, where a probability of the teacher underflows.
+    """
+    return (teacher.exp() * (teacher - student)).sum(dim=1)
+
+
 def pool(feat: Tensor, side: tuple[int, int]) -> Tensor:
     """(B, C, H, W) -> (B, C, *side), averages over equal or nearly equal windows."""
     h, w = feat.shape[2:]

@@ -3,7 +3,7 @@
 Heo, Lee, Yun, Choi. Knowledge Transfer via Distillation of Activation Boundaries Formed by
 Hidden Neurons. AAAI 2019. https://arxiv.org/abs/1811.03233
 
-Only a first stage distils: it trains the student's body and the connectors on the signs of the
+Only a pre-training stage distils: it trains the student's body and the connectors on the signs of the
 pre-ReLU maps. The main stage is ordinary training.
 """
 
@@ -46,12 +46,13 @@ class AB(Distiller):
     provenance = "port"
     deviations = (
         "A model without taps before its ReLUs is read after them: then only a zero counts as off.",
-        "The whole student is in training mode in the first stage; RepDistiller keeps what lies outside the feature"
-        " modules (a WRN's last batch norm) in eval mode and does not train it.",
+        "The whole student is in training mode in the pre-training stage; RepDistiller keeps what lies outside the"
+        " feature modules (a WRN's last batch norm) in eval mode and does not train it.",
         "Where the connector cannot reach the teacher's side, the teacher's map is average-pooled; RepDistiller fails.",
     )
     family = "two-stage"
     reads = "logits"
+    main_weight = "margin"  # the pre-training stage has one term, whose weight would change nothing but its step
     pretrain_epochs = 30
     pretrain_student = True
 

@@ -24,11 +24,12 @@ class CATKD(Distiller):
     Maps are average-pooled to ``resolution`` squared; n is the identity or, with ``normalise``,
     scales each to unit length (CAT). ``binarise`` first turns a teacher map to 1 where it exceeds the
     mean of its absolute values and 0 elsewhere; ``top`` compares the maps of that many classes of the
-    highest teacher logits only (0: all). CAT, transfer without labels: ``normalise``, ``beta=300``,
-    ``ce_weight=0``.
+    highest teacher logits only, ``bottom`` of the lowest (0: all). CAT, transfer without labels:
+    ``normalise``, ``beta=300``, ``ce_weight=0``.
 
     Raises:
-        ValueError: a head is not a linear layer on the pooled last map, or ``top`` is no number of classes.
+        ValueError: a head is not a linear layer on the pooled last map; ``top`` or ``bottom`` is no number of classes,
+            or both are given.
     """
 
     reference = (
@@ -38,7 +39,8 @@ class CATKD(Distiller):
     deviations = (
         "The student keeps its linear head, with bias and its own initialisation; the release replaces it by a 1x1"
         " convolution without bias. Maps are formed without bias either way.",
-        "top=k compares k classes in every image; the release compares k - 1, and all where logits tie.",
+        "top=k and bottom=k compare k classes in every image; asked for k, the release compares the k - 1 highest or"
+        " (of 100 classes) the k + 1 lowest, and all where logits tie.",
         "beta=15 is the release's for ResNet32x4 -> ResNet8x4; it tunes beta, resolution and normalise per pair.",
     )
 
@@ -51,6 +53,7 @@ class CATKD(Distiller):
         normalise: bool = False,
         binarise: bool = False,
         top: int = 0,
+        bottom: int = 0,
         **common: float,
     ) -> None:
         super().__init__(pair, **common)
@@ -60,9 +63,12 @@ class CATKD(Distiller):
                     f"cat_kd: the {side}'s head is not linear in its last map ({sizes.last[0]} channels become"
                     f" {sizes.pooled} when pooled), so it has no class activation maps"
                 )
-        if not 0 <= top <= pair.num_classes:
-            raise ValueError(f"cat_kd: top={top} is no number of classes; take 0 (all) to {pair.num_classes}")
-        self.beta, self.resolution, self.top = beta, resolution, top
+        for name, count in (("top", top), ("bottom", bottom)):
+            if not 0 <= count <= pair.num_classes:
+                raise ValueError(f"cat_kd: {name}={count} is no number of classes; take 0 (all) to {pair.num_classes}")
+        if top and bottom:
+            raise ValueError(f"cat_kd: top={top} and bottom={bottom} ask for both ends; take one of them")
+        self.beta, self.resolution, self.classes, self.highest = beta, resolution, top or bottom, not bottom
         self.normalise, self.binarise = normalise, binarise
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
@@ -70,9 +76,9 @@ class CATKD(Distiller):
         if self.binarise:
             maps = (maps > maps.abs().mean(dim=(2, 3), keepdim=True)).to(maps.dtype)
         ours, theirs = (F.adaptive_avg_pool2d(m, self.resolution).flatten(2) for m in (class_maps(student), maps))
-        if self.top:
-            best = teacher.logits.topk(self.top, dim=1).indices  # (B, top)
-            index = best[:, :, None].expand(-1, -1, ours.shape[2])
+        if self.classes:
+            some = teacher.logits.topk(self.classes, dim=1, largest=self.highest).indices  # (B, classes)
+            index = some[:, :, None].expand(-1, -1, ours.shape[2])
             ours, theirs = ours.gather(1, index), theirs.gather(1, index)
         if self.normalise:
             ours, theirs = F.normalize(ours, dim=2), F.normalize(theirs, dim=2)

@@ -4,6 +4,8 @@ Huang, You, Wang, Qian, Xu. Knowledge Distillation from A Stronger Teacher.
 NeurIPS 2022. https://arxiv.org/abs/2205.10536
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -42,6 +44,8 @@ class DIST(Distiller):
     deviations = ("The authors set tau to 4 on CIFAR-100 (the default here) and to 1 on ImageNet.",)
     family = "logit"
     reads = "logits"
+    #: Both relations together times the usual factors.
+    search: ClassVar = dict.fromkeys(("beta", "gamma"), (0.02, 0.2, 0.667, 2.0, 6.0, 20.0))
 
     def __init__(
         self, pair: Pair, *, beta: float = 2.0, gamma: float = 2.0, ce_weight: float = 1.0, tau: float = 4.0

@@ -3,9 +3,11 @@
 Yim, Joo, Bae, Kim. A Gift from Knowledge Distillation: Fast Optimization, Network Minimization
 and Transfer Learning. CVPR 2017. https://doi.org/10.1109/CVPR.2017.754
 
-Only a first stage distils: it trains the student's body on the channel-by-channel products of
+Only a pre-training stage distils: it trains the student's body on the channel-by-channel products of
 successive maps. The main stage is ordinary training.
 """
+
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -38,11 +40,12 @@ class FSP(Distiller):
     deviations = (
         "Flows join successive stages, as in RepDistiller; the paper joins the first and last map of each stage.",
         "Maps are average-pooled to a common side, as in RepDistiller; the paper max-pools.",
-        "The whole student is in training mode in the first stage; RepDistiller keeps what lies outside the feature"
-        " modules in eval mode.",
+        "The whole student is in training mode in the pre-training stage; RepDistiller keeps what lies outside the"
+        " feature modules in eval mode.",
     )
     family = "two-stage"
     reads = "logits"
+    search: ClassVar = {}  # one term, alone in its stage
     pretrain_epochs = 30
     pretrain_student = True
 

@@ -3,7 +3,7 @@
 Kim, Park, Kwak. Paraphrasing Complex Network: Network Compression via Factor Transfer.
 NeurIPS 2018. https://arxiv.org/abs/1802.04977
 
-A first stage trains the paraphraser, a convolutional autoencoder of the teacher's last map. The
+A pre-training stage trains the paraphraser, a convolutional autoencoder of the teacher's last map. The
 main stage freezes it and trains the translator, an encoder of the student's last map, with the
 student.
 """
@@ -54,8 +54,8 @@ class FT(Distiller):
     provenance = "port"
     deviations = (
         "Paper: whole normalised factors are compared; here, as in RepDistiller, their attention maps.",
-        "The first stage always runs at learning rate .01; RepDistiller takes that for ResNet and WRN students and the"
-        " student's own rate for the others.",
+        "The pre-training stage always runs at learning rate .01; RepDistiller takes that for ResNet and WRN students"
+        " and the student's own rate for the others.",
     )
     family = "two-stage"
     pretrain_epochs = 30

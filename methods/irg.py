@@ -31,10 +31,10 @@ def edges(x: Tensor) -> Tensor:
 
 
 @full_precision
-def change(shallow: Tensor, deep: Tensor, vertices: bool) -> Tensor:
-    """(B, ...) each -> (1,) or (2,): how the edges, and the vertices if asked for, change between two layers."""
-    changes = [F.mse_loss(edges(deep), edges(shallow))]
-    if vertices:
+def change(shallow: Tensor, deep: Tensor, of_edges: bool, of_vertices: bool) -> Tensor:
+    """(B, ...) each -> (1,) or (2,): how the edges, the vertices or both change between two layers."""
+    changes = [F.mse_loss(edges(deep), edges(shallow))] if of_edges else []
+    if of_vertices:
         changes.append(F.mse_loss(deep, shallow))
     return torch.stack(changes)
 
@@ -46,7 +46,7 @@ class IRG(Distiller):
     E are the edges of the pooled vectors f; the vertex term is there when both f have the same
     size. ``transform`` names pairs of taps, "2-3" or "0-1/2-3"; each adds the squared difference
     between student and teacher in how much the edges (and, where the taps of both nets agree in
-    shape, the vertices) change between the two taps.
+    shape, the vertices) change between the two taps; with ``transform_edges=False`` the vertices alone do.
 
     Raises:
         ValueError: ``transform`` cannot be read or names a tap that the pair does not share.
@@ -67,24 +67,34 @@ class IRG(Distiller):
     family = "relation"
     reads = "pooled"
 
-    def __init__(self, pair: Pair, *, beta: float = 0.005, transform: str = "", **common: float) -> None:
+    def __init__(
+        self,
+        pair: Pair,
+        *,
+        beta: float = 0.005,
+        transform: str = "",
+        transform_edges: bool = True,
+        **common: float,
+    ) -> None:
         super().__init__(pair, **common)
         self.beta = beta
         self.same_width = pair.student.pooled == pair.teacher.pooled
-        self.steps = steps(transform, min(len(pair.student.feats), len(pair.teacher.feats)))
+        self.edges = transform_edges
+        asked = steps(transform, min(len(pair.student.feats), len(pair.teacher.feats)))
+        sides = pair.student, pair.teacher
+        same = [all(side.feats[a] == side.feats[b] for side in sides) for a, b in asked]  # so vertices can be compared
+        self.steps = [(a, b, of) for (a, b), of in zip(asked, same, strict=True) if of or transform_edges]
         if self.steps:
             self.reads = "maps"
-        self.same_shape = [
-            all(side.feats[a] == side.feats[b] for side in (pair.student, pair.teacher)) for a, b in self.steps
-        ]
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         found = {"edge": self.beta * F.mse_loss(edges(student.pooled), edges(teacher.pooled))}
         if self.same_width:
             found["vertex"] = self.beta * F.mse_loss(student.pooled.to(found["edge"]), teacher.pooled.to(found["edge"]))
         differences = [
-            (change(student.feats[a], student.feats[b], same) - change(teacher.feats[a], teacher.feats[b], same))
-            for (a, b), same in zip(self.steps, self.same_shape, strict=True)
+            change(student.feats[a], student.feats[b], self.edges, vertices)
+            - change(teacher.feats[a], teacher.feats[b], self.edges, vertices)
+            for a, b, vertices in self.steps
         ]
         if differences:
             found["transform"] = self.beta * torch.cat(differences).square().sum()

@@ -18,6 +18,7 @@ class KD(Distiller):
     provenance = "port"
     family = "logit"
     reads = "logits"
+    main_weight = "kd_weight"
 
     def __init__(self, pair: Pair, *, ce_weight: float = 0.1, kd_weight: float = 0.9, tau: float = 4.0) -> None:
         super().__init__(pair, ce_weight=ce_weight, kd_weight=kd_weight, tau=tau)

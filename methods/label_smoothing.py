@@ -4,6 +4,8 @@ Szegedy, Vanhoucke, Ioffe, Shlens, Wojna. Rethinking the Inception Architecture 
 CVPR 2016. https://arxiv.org/abs/1512.00567
 """
 
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -33,6 +35,7 @@ class LabelSmoothing(Distiller):
     family = "control"
     needs_teacher = False
     reads = "logits"
+    search: ClassVar = {"eps": (0.01, 0.03, 0.05, 0.1, 0.2, 0.4)}  # ten times the default is no share
 
     def __init__(self, pair: Pair, *, eps: float = 0.1, spread: str = "all", ce_weight: float = 1.0) -> None:
         super().__init__(pair, ce_weight=ce_weight, kd_weight=0.0)

@@ -30,6 +30,7 @@ class LSKD(Distiller):
     deviations = ("The authors choose the KD weight per pair (1 to 18); the default is that of their README.",)
     family = "logit"
     reads = "logits"
+    main_weight = "kd_weight"
 
     def __init__(self, pair: Pair, *, ce_weight: float = 0.1, kd_weight: float = 9.0, tau: float = 2.0) -> None:
         super().__init__(pair, ce_weight=ce_weight, kd_weight=kd_weight, tau=tau)

@@ -3,7 +3,7 @@
 Shao, Chen. Multi-granularity for knowledge distillation.
 Image and Vision Computing 115, 2021. https://arxiv.org/abs/2108.06681
 
-A first stage trains two encoder-decoders ("tubes") on the frozen teacher's pooled vector: a narrow
+A pre-training stage trains two encoder-decoders ("tubes") on the frozen teacher's pooled vector: a narrow
 one for the abstract view, a wide one for the detailed view. The main stage freezes them; the
 student's own encoders, thrown away after training, must agree with the teacher's.
 """
@@ -54,6 +54,7 @@ class MAG(Distiller):
     )
     family = "two-stage"
     reads = "pooled"
+    main_weight = "kd_weight"  # the terms of the encodings have none
     pretrain_epochs = 60
     pretrain_lr = 0.01
     pretrain_drops = (0.5, 0.75)

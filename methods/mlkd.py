@@ -64,6 +64,7 @@ class MLKD(Distiller):
     )
     family = "logit"
     reads = "logits"
+    main_weight = "w_kd"
     views = ("randaugment",)
 
     def __init__(

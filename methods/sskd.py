@@ -3,9 +3,11 @@
 Xu, Liu, Li, Loy. Knowledge Distillation Meets Self-Supervision. ECCV 2020.
 https://arxiv.org/abs/2006.07114
 
-A first stage trains a projection head on the frozen teacher to find, for every rotated image, its
+A pre-training stage trains a projection head on the frozen teacher to find, for every rotated image, its
 upright original in the batch. In the main stage the student sees four rotations of every image.
 """
+
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -72,6 +74,8 @@ class SSKD(Distiller):
     )
     family = "two-stage"
     reads = "pooled"
+    #: Its own two terms together times the usual factors.
+    search: ClassVar = {"w_tf": (0.027, 0.27, 0.9, 2.7, 8.1, 27.0), "w_ss": (0.1, 1.0, 3.33, 10.0, 30.0, 100.0)}
     pretrain_epochs = 60
     pretrain_lr = 0.05
     pretrain_drops = (0.5, 0.75)

@@ -1,5 +1,7 @@
 """The plain student: cross-entropy with the labels, no teacher. Every table's base line."""
 
+from typing import ClassVar
+
 from kdbench import Distiller, Pair, register
 
 
@@ -12,6 +14,7 @@ class Student(Distiller):
     family = "control"
     needs_teacher = False
     reads = "logits"
+    search: ClassVar = {}
 
     def __init__(self, pair: Pair, *, ce_weight: float = 1.0) -> None:
         super().__init__(pair, ce_weight=ce_weight, kd_weight=0.0)

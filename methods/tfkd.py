@@ -36,6 +36,7 @@ class TfKD(Distiller):
     family = "control"
     needs_teacher = False
     reads = "logits"
+    main_weight = "alpha"
 
     def __init__(
         self,

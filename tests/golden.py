@@ -85,6 +85,12 @@ class Case:
             preacts=tuple(pre.get(i, blank) for i in range(max(pre) + 1)) if pre else None,
         )
 
+    def listed(self, side: str) -> Outputs:
+        """The side's inputs with the maps that the case uses alone, in its order: map i of either side belong together."""
+        outputs = self.outputs(side)
+        used = self.meta["features_used"][f"{side}_feature_maps"]
+        return outputs._replace(feats=tuple(outputs.feats[i] for i in used) or outputs.feats)
+
     def batch(self, *, progress: float = 0.5) -> Batch:
         """Labels and indices of the case; zeros where it has none."""
         b = next(v for k, v in self.tensors.items() if k.startswith("in.student.")).shape[0]
@@ -183,9 +189,4 @@ class Case:
 
 def shapes(outputs: Outputs) -> Shapes:
     """Sizes of one side's outputs."""
-
-    def size(feat: Tensor) -> tuple[int, int, int]:
-        c, h, w = feat.shape[1:]
-        return c, h, w
-
-    return Shapes(tuple(size(f) for f in outputs.feats), size(outputs.last), outputs.pooled.shape[1])
+    return outputs.shapes()

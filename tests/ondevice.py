@@ -30,7 +30,7 @@ from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
 from kdbench.engine.schedule import Plan
 from kdbench.testing.strays import Strays, leaves, on_meta
-from kdbench.testing.toys import SIDE, Problem, Toy, build, seeded
+from kdbench.testing.toys import SIDE, Problem, Toy, seeded
 
 CPU, META, CUDA = torch.device("cpu"), torch.device("meta"), torch.device("cuda", 0)
 BATCH, TAIL = 8, 3
@@ -223,7 +223,7 @@ def watched(
     """``steps`` of a method on a toy pair."""
     problem = Problem(toy)
     with seeded(0):
-        one = lane_of(problem.student(), build(cls, problem.pair, **hyper))
+        one = lane_of(problem.student(), cls.build(problem.pair, **hyper))
     with place(device):
         settle(one, device, precision)
         # A view that draws is made by the host; such a group runs without a graph, its steps are the same.

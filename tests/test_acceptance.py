@@ -27,12 +27,12 @@ PAIR = ("resnet32x4", "resnet8x4")
 
 def records(**changes: Any) -> list[Record]:
     """Twelve finished runs of a GPU, of 90 s in the training loop and 5,000 MiB each."""
-    made = synthetic.make("kd", PAIR, 0, train_seconds=90.0, peak_mem_mb=5000.0, **changes)
+    made = synthetic.make("kd", PAIR, 0, group_seconds=1080.0, group_lanes=12, **changes)
     return [made.model_copy(update={"method": name}) for name in acceptance.METHODS.split(",")]
 
 
 def found(runs: list[Record], seconds: float = 1199.0, reserved: float | None = 7.9e9, **missing: str) -> Measured:
-    return measured(runs, seconds, missing, device="cuda:0", reserved=reserved)
+    return measured(runs, seconds, missing, device="cuda:0", peak=5000.0 * 2**20, reserved=reserved)
 
 
 def refused(made: Measured) -> list[str]:
@@ -64,12 +64,15 @@ def test_a_run_within_the_gate_is_accepted_and_its_figures_are_said(tmp_path: Pa
     [
         (found(records(), seconds=1200.5), "1200.5 s of 1200 s"),
         (found(records(), reserved=8.1e9), "5.24 GB allocated, 8.10 GB reserved"),
-        (found([one.model_copy(update={"peak_mem_mb": 7700.0}) for one in records()]), "8.07 GB allocated"),
+        (replace(found(records()), peak_bytes=7700.0 * 2**20), "8.07 GB allocated"),
         (found(records()[:11], dkd="not finite"), "11 of 12 methods finished; dkd: not finite"),
         (found(records()[:11]), "11 of 12 methods finished"),
         (found(records(epochs=239)), "239 of 240 epochs"),
-        (measured(records(environment={"device": "cpu"}), 1.0, {}, device="cpu", reserved=None), "ran on cpu"),
-        (measured([], 1.0, {}, device="cpu", reserved=None), "0 of 12 methods"),
+        (
+            measured(records(environment={"device": "cpu"}), 1.0, {}, device="cpu", peak=0.0, reserved=None),
+            "ran on cpu",
+        ),
+        (measured([], 1.0, {}, device="cpu", peak=0.0, reserved=None), "0 of 12 methods"),
     ],
 )
 def test_a_run_that_misses_one_of_them_is_not(made: Measured, sentence: str, tmp_path: Path, capsys: Any) -> None:

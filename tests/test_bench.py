@@ -29,6 +29,7 @@ from kdbench.engine.graph.backend import Eager
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
 from kdbench.terminal import bench as show
+from kdbench.utils.plan import BatchPlan
 
 CPU = torch.device("cpu")
 TINY = measure.Request(
@@ -126,7 +127,7 @@ def test_a_reference_batch_is_one_of_the_engines_views() -> None:
     steps = torch.arange(9)
     for one, its_label, its_idx in zip(image, label, idx, strict=True):
         dy, dx, flip = (part.flatten() for part in torch.meshgrid(steps, steps, torch.arange(2), indexing="ij"))
-        views = loader.gather(its_idx.expand(162), dy, dx, flip.bool())
+        views = loader.gather(BatchPlan(its_idx.expand(162), dy, dx, flip.bool()))
         assert (views == one).flatten(1).all(1).any()
         assert its_label == made.pixels.labels[its_idx]
 
@@ -470,7 +471,7 @@ def test_the_whole_bench_and_its_file(tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
-@pytest.mark.parametrize("name", ["exact", "tf32", "fast"])
+@pytest.mark.parametrize("name", ["fp32", "tf32", "amp"])
 def test_the_bench_on_a_gpu_times_graphs(name: str) -> None:
     asked = replace(TINY, device="cuda", precision=name, batch_size=16, steps=3, lanes_fit=True, side_by_side=True)
     result = measure.bench(asked)
@@ -494,8 +495,8 @@ def test_saved_results_can_still_be_read() -> None:
 def test_bf16_without_instructions_for_it_is_a_warning_above_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     for has in (True, False):
         monkeypatch.setattr(precision, "cpu_has_bf16", lambda has=has: has)
-        found = measure.bench(replace(TINY, methods="kd", precision="fast", table=False, repeat=1))
-        assert ("warning: precision fast computes in bf16" in flat(shown(found))) is not has
+        found = measure.bench(replace(TINY, methods="kd", precision="amp", table=False, repeat=1))
+        assert ("warning: precision amp computes in bf16" in flat(shown(found))) is not has
 
 
 @pytest.mark.parametrize(

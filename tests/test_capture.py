@@ -40,12 +40,27 @@ from kdbench.engine.lane import Lane
 from kdbench.engine.memory import pack, standing
 from kdbench.engine.precision import Precision
 from kdbench.engine.schedule import Plan, fill_momentum, set_rate
+from kdbench.engine.torch_private import TorchDispatchMode
 from kdbench.run import session
-from kdbench.utils.torch_private import TorchDispatchMode
 
 pytestmark = pytest.mark.core
 
-METHODS = ["dkd", "crd", "semckd", "fitnet", "mag", "student", "vid", "sskd", "ofd", "crd+mag"]
+METHODS = [
+    "dkd",
+    "ofa",
+    "mgd",
+    "crd",
+    "semckd",
+    "fitnet",
+    "mag",
+    "student",
+    "vid",
+    "sskd",
+    "ofd",
+    "ctkd",
+    "nd",
+    "crd+mag",
+]
 
 
 def captured(lanes: list[Lane], notes: list[str] | None = None, *, stop_after: int | None = None) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from golden import Case, cases, shapes
-from kdbench import Outputs, Pair
+from kdbench import Batch, Outputs, Pair
 from kdbench.methods.cat_kd import class_maps
 from kdbench.registry import get
 
@@ -20,14 +20,19 @@ def outputs(case: Case, side: str) -> Outputs:
 def test_golden(case: Case) -> None:
     case.open()
     student, teacher, hyper = outputs(case, "student"), outputs(case, "teacher"), case.meta["hyper"]
+    cams, k = hyper["cams"], student.last.shape[1]
+    # Asked for some, theirs moves one class less of the highest, and of 100 classes one more of the lowest.
+    some = {} if not cams else {"top": cams - 1} if hyper["strategy"] == 0 else {"bottom": k - (99 - cams)}
     method = get("cat_kd")(
         case.pair(student, teacher),
         beta=hyper["weight"],
         resolution=hyper["resolution"],
         normalise=hyper["normalize"],
         binarise=hyper["binarize"],
-        top=hyper["cams"] - 1 if hyper["cams"] else 0,  # theirs moves one class less than asked for
+        **some,
+        **({"ce_weight": 0.0} if hyper["only_cat"] else {}),
     )
+    assert ("ce" in method.loss(student, teacher, case.batch())) is not hyper["only_cat"]
     case.check(method.terms(student, teacher, case.batch())["cat"])
 
 
@@ -41,12 +46,30 @@ def test_mean_of_the_maps_is_the_logits_without_bias() -> None:
         class_maps(shown._replace(classifier=None))
 
 
+def test_the_lowest_classes_are_those_of_the_negated_logits() -> None:
+    maps = [torch.randn(3, 6, 4, 4) for _ in range(2)]
+    student, teacher = (
+        Outputs((m,), m, m.mean(dim=(2, 3)), m.mean(dim=(2, 3)), classifier=(torch.eye(6), None)) for m in maps
+    )
+    pair = Pair(shapes(student), shapes(teacher), lambda x: x, 6, torch.zeros(8, dtype=torch.int64), 3)
+    batch = Batch(torch.zeros(3, 3, 1, 1), torch.zeros(3, dtype=torch.int64), torch.arange(3), torch.tensor(0.5))
+
+    def loss(logits: torch.Tensor, **hyper: int) -> torch.Tensor:
+        return get("cat_kd")(pair, **hyper).terms(student, teacher._replace(logits=logits), batch)["cat"]
+
+    torch.testing.assert_close(loss(teacher.logits, bottom=2), loss(-teacher.logits, top=2))
+    torch.testing.assert_close(loss(teacher.logits, bottom=6), loss(teacher.logits))
+    parts = loss(teacher.logits, bottom=2) * 2 + loss(teacher.logits, top=4) * 4
+    torch.testing.assert_close(parts, loss(teacher.logits) * 6)
+
+
 def test_what_cannot_be_served_is_refused() -> None:
     last = torch.zeros(2, 3, 4, 4)
     sizes = shapes(Outputs((last,), last, torch.zeros(2, 3), torch.zeros(2, 5)))
     pair = Pair(sizes, sizes, lambda x: x, 5, torch.zeros(8, dtype=torch.int64), 2)
-    with pytest.raises(ValueError, match="top=6"):
-        get("cat_kd")(pair, top=6)
+    for hyper, words in (({"top": 6}, "top=6"), ({"bottom": 6}, "bottom=6"), ({"top": 1, "bottom": 1}, "take one")):
+        with pytest.raises(ValueError, match=words):
+            get("cat_kd")(pair, **hyper)
     wider = Pair(sizes._replace(pooled=9), sizes, lambda x: x, 5, torch.zeros(8, dtype=torch.int64), 2)
     with pytest.raises(ValueError, match="3 channels become 9"):
         get("cat_kd")(wider)

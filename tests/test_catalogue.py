@@ -36,6 +36,8 @@ REFUSALS: dict[str, tuple[set[str], str]] = {
     "ab": (OTHER_DEPTH, r"the student has \d stages, the teacher \d; it pairs them one to one"),
     "afd_se": (OTHER_SHAPES, "the stages must have equal shapes"),
     "fsp": (OTHER_SHAPES, "the taps must have equal channels"),
+    "wkd_f": ({"wrn_40_2:MobileNetV2"}, "no kernel brings the student's 2x2 map to the teacher's 8x8"),
+    "mgd": ({"ResNet50:MobileNetV2", "ResNet50:vgg8"}, "a map of 2048 channels takes 75 million weights"),
     "kdsvd": (OTHER_SHAPES, "needs as many channels in the student's stages as in the teacher's"),
 }
 
@@ -72,7 +74,7 @@ shown = lru_cache(maxsize=3)(Shown)
 def build(name: str, facts: Pair, convention: str, pair: str) -> Distiller:
     cls = registry.get(name)
     torch.manual_seed(1)
-    return cls(facts, **suites.convention(convention).hyper(name, pair, registry.hyperparameters(cls)))
+    return cls.build(facts, **suites.convention(convention).hyper(name, pair, cls.hyperparameters()))
 
 
 def sound(terms: dict[str, Tensor], method: nn.Module, student: Outputs) -> None:
@@ -80,7 +82,7 @@ def sound(terms: dict[str, Tensor], method: nn.Module, student: Outputs) -> None
     assert all(term.isfinite() for term in terms.values()), terms
     total = torch.stack([term.float() for term in terms.values()]).sum()
     total.backward()
-    reached = [tensor.grad for tensor in costs.tensors(student) if tensor.grad is not None]
+    reached = [tensor.grad for tensor in student.tensors().values() if tensor.grad is not None]
     own = {name: p.grad for name, p in method.named_parameters() if p.requires_grad}
     assert reached or own, "no gradient reaches anything"
     assert all(grad.isfinite().all() for grad in reached)
@@ -131,7 +133,7 @@ def test_conventions_name_only_what_the_class_has(name: str) -> None:
 
     Save for ``kd_weight``: methods that stand in for KD have none, and their tables set it to 0 for combinations.
     """
-    known = registry.hyperparameters(registry.get(name))
+    known = registry.get(name).hyperparameters()
     for convention in map(suites.convention, suites.convention_names()):
         for table in (convention.methods, *convention.pairs.values()):
             strange = set(table.get(name, {})) - set(known)

@@ -83,8 +83,8 @@ def check(records: dict[str, record.Record], out: Path, pair: str, *, epochs: in
         assert (one.suite, one.dataset, one.pair, one.seed) == ("semckd", "cifar100", pair, 0)
         assert one.quick
         assert len(one.curve) == one.epochs == epochs
-        assert one.settings["limit_train"] == images
-        assert (one.settings["hyper"]["ce_weight"], one.settings["hyper"]["kd_weight"]) == (1.0, 1.0)
+        assert one.settings.limit_train == images
+        assert (one.settings.hyper["ce_weight"], one.settings.hyper["kd_weight"]) == (1.0, 1.0)
         # All 10,000 test images were looked at: top-1 is a multiple of 0.01%.
         hundredths = one.top1_last * 100  # type: ignore[operator]
         assert hundredths == pytest.approx(round(hundredths), abs=1e-2)
@@ -127,7 +127,7 @@ def test_conventions_differ(tmp_path: Path) -> None:
         job = session.resolve(
             session.Request(methods="semckd,kd,crd", pairs="resnet14:resnet8", suite=suite, out=tmp_path)
         )
-        hyper = {cell.spec.name: cell.hyper for cell in job.cells}
+        hyper = {cell.method: cell.settings.hyper for cell in job.cells}
         return {name: (values["ce_weight"], values["kd_weight"]) for name, values in hyper.items()}
 
     assert weights("semckd") == {"semckd": (1.0, 1.0), "kd": (1.0, 1.0), "crd": (1.0, 1.0)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import re
 import shlex
@@ -21,10 +20,12 @@ from isolation import isolate
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from kdbench import models, record, registry
+from kdbench import data, models, record, registry, suites
 from kdbench.cli import main
 from kdbench.engine.lane import Lane
+from kdbench.models import teachers
 from kdbench.run import session
+from kdbench.run import teachers as teaching
 from kdbench.terminal import console, screens
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -148,7 +149,7 @@ def test_the_readme_suite_trains_on_pictures(tmp_path: Path, monkeypatch: pytest
     found = re.search(r"```toml\n(.*?)```", README, re.DOTALL)
     assert found
     suite = tmp_path / "pets.toml"
-    suite.write_text(found.group(1).replace("PATH", str(tmp_path / "pics")))
+    suite.write_text(found.group(1).replace("PATH", "pics"))  # beside the suite, not where the command is started
     words = [
         "--suite",
         suite,
@@ -230,6 +231,9 @@ def test_the_card_of_a_combination_is_that_of_its_parts() -> None:
     assert lines[0] == "kd+lskd"
     assert lines[1].strip().startswith("KD: ")
     assert lines[2].strip().startswith("LSKD: ")
+    weighed = "ea changes the loss of dkd, which is not added again"
+    assert weighed in fine("info", "ea+dkd")
+    assert weighed not in fine("info", "ea+crd")
 
 
 # -- run --dry-run, status ----------------------------------------------------------------
@@ -244,7 +248,10 @@ def test_a_plan_fits_the_screen(width: int, monkeypatch: pytest.MonkeyPatch, tmp
     assert max(len(line.rstrip()) for line in table) <= width
     assert output.count(" confidence_penalty ") == output.count("method ")
     assert output.count("→") == 13
-    assert f"{13 * len(registry.names()) * 3} to do" in output
+    alone = [name for name in registry.names() if not registry.get(name).needs_teacher]
+    shared = len(dict.fromkeys(student for _, student in suites.load("crd").pairs))
+    cells = 13 * (len(registry.names()) - len(alone)) + shared * len(alone)
+    assert f"{cells * 3} to do" in output
 
 
 def test_a_plan_says_which_data_are_not_there(tmp_path: Path) -> None:
@@ -391,14 +398,22 @@ def test_a_published_checkpoint_is_taken_over(tmp_path: Path) -> None:
 
 
 def test_a_teacher_whose_accuracy_is_not_that_of_its_card(copied: Path) -> None:
-    quick = next((copied / "teachers").rglob("*.safetensors"))
-    for path in (quick, quick.with_suffix(".json")):
-        path.rename(path.with_stem("resnet14"))
     words = ["teacher", "verify", "resnet14", "--suite", "digits", "--out", copied]
+    images = data.load("digits")
+    quick = next((copied / "teachers").rglob("*.json"))
+    net, card = teachers.load(
+        copied / "teachers", "digits", "resnet14", variant=quick.stem.removeprefix("resnet14"), image_size=8
+    )
+    facts = card.model_dump(exclude={"checksum", "format", "sha256", "dtype", "kdbench", "created", "data"})
+    whole = {"data": teaching.identity(images)}
+    teachers.store(copied / "teachers", net, **facts | whole)
     assert "sha256 as on its card" in fine(*words)
-    card = quick.with_name("resnet14.json")
-    card.write_text(json.dumps(json.loads(card.read_text()) | {"top1": 99.0}))
+    teachers.store(copied / "teachers", net, **facts | whole | {"top1": 99.0})
     assert "but its card says 99.00%" in refused(*words, code=1)
+    assert "wrong teacher resnet14" in " ".join(refused("eval", "--out", copied, code=1).split())
+    edited = quick.with_name("resnet14.json")
+    edited.write_text(edited.read_text().replace("99.0", "98.0"))
+    assert "was changed after it was written: its checksum differs" in refused(*words)
 
 
 def test_a_teacher_is_trained_by_name(tmp_path: Path) -> None:

@@ -37,10 +37,19 @@ from kdbench.testing.trainee import Trainee
 
 pytestmark = pytest.mark.core
 
-METHODS = [*registry.names(), "crd+mag", "semckd+crd", "kd+lskd"]
+METHODS = [*registry.names(), "crd+mag", "semckd+crd", "kd+lskd", "dkd+ea"]
 #: Branches that the defaults do not take.
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("abkd", {"beta": 0.0}),
+    ("abkd", {"alpha": 0.0}),
+    ("abkd", {"alpha": 0.5, "beta": -0.5}),
+    ("abkd", {"alpha": 0.0, "beta": 0.0}),
     ("crd", {"nce_k": 4}),
+    ("ea", {"base": "dkd"}),
+    ("ikl", {"weights": "class"}),
+    ("ofa", {"eps": "1.5", "stages": "1"}),
+    ("wkd_f", {"grid": 2}),
+    ("wkd_l", {"cost": "matrix", "sharpen": 0.0, "decay": 1.0}),
     ("irg", {"transform": "1-2"}),
     ("pffu", {"variant": "vector"}),
     ("dskd", {"aux_ce": 1.0}),
@@ -48,6 +57,10 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("cat_kd", {"binarise": True, "normalise": True, "top": 2}),
     ("dkd", {"warmup": 0.0}),
     ("sskd", {"ratio_tf": 0.5}),
+    ("ctkd", {"base": "dkd"}),
+    ("rld", {"standardise": True}),
+    ("sdd", {"base": "dkd"}),
+    ("sdd", {"base": "rld", "standardise": True, "weighting": "mean"}),
 ]
 CASES = [pytest.param(name, {}, id=name) for name in METHODS] + [
     pytest.param(name, hyper, id=f"{name}-{'-'.join(hyper)}") for name, hyper in VARIANTS
@@ -70,7 +83,7 @@ def unexpected(watch: Watch, name: str) -> list[str]:
 @pytest.mark.parametrize(("name", "hyper"), CASES)
 def test_no_step_reads_a_value_or_leaves_its_device(name: str, hyper: dict[str, Any]) -> None:
     cls = registry.get(name)
-    watch = watched(cls, first(cls, UNLIKE, ALIKE, TWIN), META, "exact", **hyper)
+    watch = watched(cls, first(cls, UNLIKE, ALIKE, TWIN), META, "fp32", **hyper)
     assert unexpected(watch, name) == []
     assert {"convolution_backward", "native_batch_norm_backward"} <= watch.names
 
@@ -78,13 +91,13 @@ def test_no_step_reads_a_value_or_leaves_its_device(name: str, hyper: dict[str, 
 @pytest.mark.parametrize(("name", "hyper"), CASES)
 def test_no_fp16_step_on_cuda_mixes_dtypes_or_reads_a_value(name: str, hyper: dict[str, Any]) -> None:
     cls = registry.get(name)
-    watch = watched(cls, first(cls, ALIKE, TWIN), CUDA, "fast", sizes=(BATCH,), **hyper)
+    watch = watched(cls, first(cls, ALIKE, TWIN), CUDA, "amp", sizes=(BATCH,), **hyper)
     assert unexpected(watch, name) == []
     assert {"convolution_backward", "_amp_update_scale_", "_fused_sgd_"} <= watch.names
     assert set(watch.terms.values()) == {torch.float32}
 
 
-@pytest.mark.parametrize("precision", ["exact", "tf32"])
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
 def test_nor_does_a_step_on_cuda_without_fp16(precision: str) -> None:
     watch = watched(registry.get("semckd+crd"), ALIKE, CUDA, precision)
     assert watch.found == []
@@ -123,7 +136,7 @@ def test_every_network_stays_on_the_device(student: str) -> None:
     )
     one = lane_of(net, registry.get("kd")(pair))
     with place(CUDA):
-        settle(one, CUDA, "fast")
+        settle(one, CUDA, "amp")
         watch = steps(one, move(teacher, CUDA), 32, sizes=(BATCH,))
     assert watch.found == []
 
@@ -292,7 +305,7 @@ READS = {
     ids=str,
 )
 def test_what_reads_a_value_or_leaves_the_device_is_found(kind: str, device: torch.device) -> None:
-    watch = watched(Odd, ALIKE, device, "exact" if device == META else "fast", sizes=(BATCH,), kind=kind)
+    watch = watched(Odd, ALIKE, device, "fp32" if device == META else "amp", sizes=(BATCH,), kind=kind)
     assert any(READS[kind] in found for found in watch.found), watch.found
 
 
@@ -323,17 +336,17 @@ def test_what_only_looks_like_a_constant_of_the_host_is_not_found(kind: str, dev
     ],
 )
 def test_mixed_dtypes_are_found(kind: str, what: str) -> None:
-    watch = watched(Odd, ALIKE, CUDA, "fast", sizes=(BATCH,), kind=kind)
+    watch = watched(Odd, ALIKE, CUDA, "amp", sizes=(BATCH,), kind=kind)
     assert any(what in found for found in watch.found), watch.found
 
 
 @pytest.mark.parametrize("device", [META, CUDA], ids=str)
 def test_what_is_right_is_not_found(device: torch.device) -> None:
-    assert watched(Odd, ALIKE, device, "exact" if device == META else "fast", kind="fine").found == []
+    assert watched(Odd, ALIKE, device, "fp32" if device == META else "amp", kind="fine").found == []
 
 
 def test_a_finding_names_the_line() -> None:
-    watch = watched(Odd, ALIKE, META, "exact", sizes=(BATCH,), kind="host_constant")
+    watch = watched(Odd, ALIKE, META, "fp32", sizes=(BATCH,), kind="host_constant")
     line = next(
         n
         for n, text in enumerate(Path(__file__).read_text().splitlines(), 1)

@@ -6,7 +6,7 @@ from toys import batch, outputs, pair
 
 from golden import Case, cases
 from kdbench import Outputs
-from kdbench.registry import get, hyperparameters
+from kdbench.registry import get
 
 
 @cases("dkd")
@@ -14,14 +14,22 @@ def test_golden(case: Case) -> None:
     case.open()
     hyper = case.meta["hyper"]
     student, teacher = case.outputs("student"), case.outputs("teacher")
-    method = get("dkd")(case.pair(student, teacher), alpha=hyper["alpha"], beta=hyper["beta"], tau=hyper["T"])
-    target, non_target = method.terms(student, teacher, case.batch(progress=20 / 240)).values()
+    method = get("dkd")(
+        case.pair(student, teacher),
+        alpha=hyper["alpha"],
+        beta=hyper["beta"],
+        warmup=hyper["warmup"] / 240,
+        tau=hyper["T"],
+    )
+    target, non_target = method.terms(student, teacher, case.batch(progress=hyper["epoch"] / 240)).values()
     if "student.logits" in case.meta["vanishing_gradient"]:
         torch.testing.assert_close(target + non_target, case["out.loss"], rtol=0, atol=1e-9)
         (grad,) = torch.autograd.grad(target + non_target, student.logits)
         assert grad.abs().max() < 1e-9
         return
-    case.check(target + non_target, target_class=target / hyper["alpha"], non_target_class=non_target / hyper["beta"])
+    ramp = min(hyper["epoch"] / hyper["warmup"], 1) if hyper["warmup"] else 1
+    weighed = {"target_class": (target, hyper["alpha"] * ramp), "non_target_class": (non_target, hyper["beta"] * ramp)}
+    case.check(target + non_target, **{name: term / weight for name, (term, weight) in weighed.items() if weight})
 
 
 def logits(scale: float, k: int, *, dtype: torch.dtype = torch.float32) -> tuple[Outputs, Outputs]:
@@ -65,7 +73,7 @@ def test_warm_up_is_linear_over_its_share_of_the_training() -> None:
 
 
 def test_there_is_no_kd_term_beside_it() -> None:
-    assert "kd_weight" not in hyperparameters(get("dkd"))
+    assert "kd_weight" not in get("dkd").hyperparameters()
     student, teacher = logits(1.0, 4)
     named = get("dkd")(pair(student, teacher)).loss(student, teacher, batch(16, 4))
     assert set(named) == {"ce", "target", "non_target"}

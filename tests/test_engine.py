@@ -13,10 +13,9 @@ from kdbench import data, models, registry
 from kdbench.data import Loader
 from kdbench.engine import checkpoint
 from kdbench.engine.fit import Setting, fit
-from kdbench.engine.lane import Lane
+from kdbench.engine.lane import Lane, NothingToTrain
 from kdbench.engine.precision import Precision
 from kdbench.engine.schedule import Plan
-from kdbench.registry.combine import Combined
 
 pytestmark = pytest.mark.core
 
@@ -78,8 +77,7 @@ def lane(name: str, folder: Path, *, student: str = "resnet8") -> Lane:
         net, teacher(), image_shape=(3, 8, 8), num_classes=10, train_labels=images().train_labels, batch_size=BATCH
     )
     torch.manual_seed(2)
-    cls = registry.get(name)
-    method = cls.build(pair) if issubclass(cls, Combined) else cls(pair)
+    method = registry.get(name).build(pair)
     plan = Plan(EPOCHS, 0.05, milestones=(2,))
     return Lane(
         f"{name}-{student}",
@@ -203,17 +201,17 @@ def test_a_truncated_checkpoint_is_told_apart(tmp_path: Path) -> None:
     for broken in (whole[:-5], whole[:10], b"", whole[:-1] + bytes([whole[-1] ^ 1])):
         path.write_bytes(broken)
         with pytest.raises(checkpoint.CheckpointDamaged, match=r"x\.ckpt"):
-            checkpoint.load(path, settings="a", teacher="b")
+            checkpoint.load(path, {"settings": "a", "teacher": "b"})
 
 
 def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.ckpt"
     checkpoint.save(path, {"settings": "a", "teacher": "b"})
     with pytest.raises(checkpoint.CheckpointForeign, match="another teacher"):
-        checkpoint.load(path, settings="a", teacher="c")
+        checkpoint.load(path, {"settings": "a", "teacher": "c"})
     with pytest.raises(checkpoint.CheckpointForeign, match="another set of settings"):
-        checkpoint.load(path, settings="z", teacher="b")
-    assert checkpoint.load(tmp_path / "none.ckpt", settings="a", teacher="b") is None
+        checkpoint.load(path, {"settings": "z", "teacher": "b"})
+    assert checkpoint.load(tmp_path / "none.ckpt", {"settings": "a", "teacher": "b"}) is None
 
 
 def test_a_full_disk_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +225,36 @@ def test_a_full_disk_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(OSError, match="No space left"):
         checkpoint.save(path, {"settings": "a", "teacher": "b", "n": 2})
     monkeypatch.undo()
-    kept = checkpoint.load(path, settings="a", teacher="b")
+    kept = checkpoint.load(path, {"settings": "a", "teacher": "b"})
     assert kept is not None
     assert kept["n"] == 1
     assert list(tmp_path.iterdir()) == [path]
+
+
+# -- a lane without a file ------------------------------------------------------------------------
+
+
+def test_a_state_goes_on_in_another_lane_without_a_file(tmp_path: Path) -> None:
+    straight, first, second = (lane("crd", tmp_path / str(number)) for number in range(3))
+    train([straight])
+    with pytest.raises(KeyboardInterrupt):
+        train([first], stop_after=1)
+    second.restore(checkpoint.unpack(checkpoint.pack(first.state()), "one"))
+    assert (second.stage, second.epoch) == (first.stage, first.epoch) == ("train", 2)
+    train([second])
+    assert_same(result(second), result(straight))
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "train"])
+def test_a_stage_without_anything_to_train_is_named(stage: str, tmp_path: Path) -> None:
+    one = lane("mag", tmp_path)
+    one.student.requires_grad_(False)
+    one.method.on_stage = lambda stage: one.method.requires_grad_(False)  # type: ignore[assignment]
+    with pytest.raises(NothingToTrain, match=f"stage '{stage}' has nothing to train"):
+        one.enter(stage)
+
+
+@pytest.mark.parametrize("damage", [lambda raw: raw[:-1], lambda raw: b"x" + raw[1:], lambda raw: b""])
+def test_bytes_that_are_no_checkpoint_are_refused(damage: Callable[[bytes], bytes]) -> None:
+    with pytest.raises(checkpoint.CheckpointDamaged, match="checkpoint one is truncated"):
+        checkpoint.unpack(damage(checkpoint.pack({"epoch": 1})), "one")

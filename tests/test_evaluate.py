@@ -30,8 +30,8 @@ from kdbench.engine.graph.backend import Eager, Graphs, Machine
 from kdbench.engine.graph.eval_step import Exam, Exams
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
+from kdbench.engine.torch_private import TorchDispatchMode
 from kdbench.run import teachers as teaching
-from kdbench.utils.torch_private import TorchDispatchMode
 
 TESTED, BATCH = 64, 24  # batches of 24, 24 and 16
 
@@ -136,7 +136,7 @@ def test_a_folded_student_in_bf16(tmp_path: Path) -> None:
     one = settled("kd", tmp_path)
     evaluate([one], shown, None)
     exact = one.report
-    one.precision = Precision("fast")
+    one.precision = Precision("amp")
     for fold in (None, models.fold):
         evaluate([one], shown, None, fold)
         assert one.report["nll"] == pytest.approx(exact["nll"], rel=0.02)
@@ -351,7 +351,7 @@ def test_memory_that_an_evaluation_runs_out_of_is_told(tmp_path: Path, monkeypat
     def fold(student: nn.Module) -> nn.Module:
         raise torch.OutOfMemoryError("out of memory")
 
-    with pytest.raises(OutOfMemory, match="the evaluation of 1 lanes does not fit into the memory of cpu"):
+    with pytest.raises(OutOfMemory, match="the evaluation of kd-resnet8 does not fit into the memory of cpu"):
         train([lane("kd", tmp_path)], setting(fold=fold))
     notes: list[str] = []
     monkeypatch.setattr(exam.Exam, "_rehearse", lambda *_: fold(nn.Module()))

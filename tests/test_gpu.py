@@ -24,7 +24,6 @@ from kdbench.engine.graph.train_step import Captures
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
 from kdbench.engine.schedule import Plan
-from kdbench.registry.combine import Combined
 
 pytestmark = [
     pytest.mark.gpu,
@@ -61,7 +60,7 @@ def lane(
     *,
     teacher: models.Tapped,
     student: str = "resnet8",
-    precision: str = "exact",
+    precision: str = "fp32",
     images: int = IMAGES,
 ) -> Lane:
     torch.manual_seed(1)
@@ -76,8 +75,7 @@ def lane(
     )
     teacher.to(CUDA)
     torch.manual_seed(2)
-    cls = registry.get(name)
-    method = cls.build(pair) if issubclass(cls, Combined) else cls(pair)
+    method = registry.get(name).build(pair)
     return Lane(
         name,
         net,
@@ -147,7 +145,7 @@ def test_graphs_train_as_the_loop_does(name: str, tmp_path: Path) -> None:
 
 def bursting(folder: Path, who: models.Tapped) -> Lane:
     """A lane in fp16 whose first and fourth step overflow."""
-    one = lane("student", folder, teacher=who, precision="fast")
+    one = lane("student", folder, teacher=who, precision="amp")
     one.method = Burst(None, at=(0, 3), steps=EPOCHS * len(loader())).to(CUDA)  # type: ignore[arg-type]
     one.enter("train")
     return one
@@ -206,7 +204,7 @@ def test_a_lane_that_waits_for_the_device_runs_beside_the_graph(tmp_path: Path) 
     who = teacher()
     notes: list[str] = []
     lanes = [lane(name, tmp_path, teacher=who) for name in ("kd", "kdsvd", "crd")]
-    fit(setting(who, loader(), "exact", Graphs(CUDA), notes), lanes, Watch(), lambda lane: None)
+    fit(setting(who, loader(), "fp32", Graphs(CUDA), notes), lanes, Watch(), lambda lane: None)
     assert [one.failure for one in lanes] == [None] * 3
     assert len(notes) == 1
     assert notes[0].startswith("kdsvd runs beside the graph")
@@ -253,7 +251,7 @@ def test_a_failed_capture_of_the_evaluation_leaves_training_alone(tmp_path: Path
         return student.logits
 
     ours.method.predict = predict  # type: ignore[method-assign]
-    fit(setting(who, loader(), "exact", Graphs(CUDA), notes), [ours], Watch(), lambda lane: None)
+    fit(setting(who, loader(), "fp32", Graphs(CUDA), notes), [ours], Watch(), lambda lane: None)
     train([theirs], who, graphs=True)
     assert len(notes) == 1
     assert "is evaluated" in notes[0]
@@ -261,7 +259,7 @@ def test_a_failed_capture_of_the_evaluation_leaves_training_alone(tmp_path: Path
     assert torch.equal(ours.rng["cuda"], theirs.rng["cuda"])
 
 
-@pytest.mark.parametrize("precision", ["exact", "fast"])
+@pytest.mark.parametrize("precision", ["fp32", "amp"])
 def test_no_step_of_an_epoch_waits_for_the_device(precision: str, tmp_path: Path) -> None:
     who, data = teacher(), loader()
     lanes = [lane(name, tmp_path / name, teacher=who, precision=precision) for name in TWELVE]
@@ -281,7 +279,7 @@ def test_no_step_of_an_epoch_waits_for_the_device(precision: str, tmp_path: Path
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("precision", ["exact", "tf32", "fast", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16", "amp"])
 def test_twelve_methods_on_resnet32x4_fit_and_their_time(
     precision: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ import torch
 from toys import batch, outputs, pair
 
 from golden import Case, cases
+from kdbench import Outputs
 from kdbench.methods.irg import edges
 from kdbench.registry import get
 
@@ -12,13 +13,42 @@ from kdbench.registry import get
 @cases("irg")
 def test_golden(case: Case) -> None:
     case.open()
+    hyper = case.meta["hyper"]
     student, teacher = case.outputs("student"), case.outputs("teacher")
-    layers = case.meta["hyper"]["transform_layers_student"]
-    assert layers == case.meta["hyper"]["transform_layers_teacher"]
-    transform = "/".join(f"{a}-{b}" for a, b in zip(layers[::2], layers[1::2], strict=True))
-    method = get("irg")(case.pair(student, teacher), beta=1.0, transform=transform)
+    layers = [hyper[f"transform_layers_{side}"] for side in ("student", "teacher")]
+    if layers[0]:  # map i of one list belongs to map i of the other
+        student, teacher = (
+            side._replace(feats=tuple(side.feats[i] for i in of))
+            for side, of in zip((student, teacher), layers, strict=True)
+        )
+    transform = "/".join(f"{i}-{i + 1}" for i in range(0, len(layers[0]) - 1, 2))
+    method = get("irg")(
+        case.pair(student, teacher), beta=1.0, transform=transform, transform_edges=hyper["edge_transform"]
+    )
     terms = method.terms(student, teacher, case.batch())
     case.check(sum(terms.values()), vertex_and_edge=terms["edge"] + terms.get("vertex", torch.tensor(0.0)))
+
+
+def test_without_edges_only_vertices_are_followed() -> None:
+    maps = ((3, 4, 4), (3, 4, 4), (5, 2, 2))
+    student, teacher = outputs(*maps, grad=True), outputs(*maps, seed=1)
+    made = pair(student, teacher)
+
+    def transformation(transform: str, **hyper: bool) -> torch.Tensor | None:
+        method = get("irg")(made, beta=1.0, transform=transform, **hyper)
+        return method.terms(student, teacher, batch()).get("transform")
+
+    def gap(outputs: Outputs) -> torch.Tensor:
+        return (outputs.feats[1] - outputs.feats[0]).square().mean()
+
+    want = (gap(student) - gap(teacher)).square()
+    torch.testing.assert_close(transformation("0-1/1-2", transform_edges=False), want)
+    assert transformation("1-2", transform_edges=False) is None  # shapes that no vertex has in common
+    assert get("irg")(made, transform="1-2", transform_edges=False).reads == "pooled"
+    both, edges_too = transformation("0-1"), transformation("1-2")
+    assert both is not None
+    assert edges_too is not None
+    assert both > want
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,5 @@ def test_golden(case: Case) -> None:
 
 
 def test_defaults_are_those_of_the_crd_suite() -> None:
-    from kdbench.registry import hyperparameters
-
-    common = {name: hyper.default for name, hyper in hyperparameters(get("kd")).items()}
+    common = {name: hyper.default for name, hyper in get("kd").hyperparameters().items()}
     assert common == pytest.approx({"ce_weight": 0.1, "kd_weight": 0.9, "tau": 4.0})

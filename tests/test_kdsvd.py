@@ -33,7 +33,7 @@ def with_signs_of(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_golden(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     case.open()
     student, teacher = case.outputs("student"), case.outputs("teacher")
-    rows = "lines" if "mdistiller" in str(case) else "positions"
+    rows = "lines" if "mdistiller" in case.meta["source"]["repo"] else "positions"
     method = get("kdsvd")(case.pair(student, teacher), beta=1.0, k=case.meta["hyper"]["k"], rows=rows)
     with_signs_of(case, monkeypatch)
     case.check(method.terms(student, teacher, case.batch())["svd"])

@@ -10,6 +10,7 @@ import kdbench
 from kdbench import Distiller, registry
 from kdbench.testing import CHECKS, Finding, check_distiller, variant
 from kdbench.testing.conformance import FAMILIES, PROVENANCES, VIEWS
+from kdbench.testing.toys import ALIKE, Problem
 
 pytestmark = pytest.mark.core
 
@@ -53,12 +54,20 @@ CAUGHT = {
     "replaces_ce": ("terms_are_finite_scalars", "a name of the base class"),
     "returns_float": ("terms_are_finite_scalars", "not a tensor"),
     "reads_more": ("reads_no_more_than_declared", "match changes when the teacher shows no pooled"),
+    "search_of_another_type": ("tuning_has_its_candidates", "another type of beta"),
+    "search_of_five": ("tuning_has_its_candidates", "gives 6 values"),
+    "search_with_twins": ("tuning_has_its_candidates", "are the same"),
     "stage_without_terms": ("class_attributes_agree", "`pretrain_terms` is not written"),
     "state_on_class": ("alone_as_in_company", "on the class"),
+    "takes_a_name_of_the_contract": ("names_of_the_contract_are_free", "self.loss is set"),
     "trains_teacher_norms": ("teacher_is_left_alone", "clone what comes from the pair"),
     "unknown_view": ("class_attributes_agree", "rot45"),
     "unused_parameter": ("every_parameter_is_trained", "spare.weight"),
     "view_of_a_map": ("terms_are_finite_scalars", "view"),
+    "weight_as_an_integer": ("tuning_has_its_candidates", "write a decimal point"),
+    "weight_of_another_name": ("tuning_has_its_candidates", "no hyper-parameter beta to tune"),
+    "weight_of_nothing": ("tuning_has_its_candidates", "the default of beta is 0"),
+    "weight_out_of_range": ("tuning_has_its_candidates", "beta=2.0 is no share"),
 }
 
 
@@ -111,6 +120,11 @@ def test_a_variant_is_checked_with_its_own_defaults(monkeypatch: pytest.MonkeyPa
     cls = plugin(FOLDER / "right.py", monkeypatch)
     assert failures(check_distiller(variant(cls, width=3))) == {}
     assert "a_toy_pair_is_served" in failures(check_distiller(variant(registry.get("fitnet"), tap=9)))
+    assert "a_toy_pair_is_served" in failures(check_distiller(variant(registry.get("fitnet+mag"), tap=9)))
+    assert variant(cls, width=3).hyperparameters()["width"].default == 3
+    assert variant(cls, width=3).build(Problem(ALIKE).pair).project.out_features == 3
+    with pytest.raises(ValueError, match=r"has no hyper-parameter wide; it has .*width"):
+        variant(cls, wide=3)
 
 
 def test_a_refused_pair_is_told_and_no_failure() -> None:

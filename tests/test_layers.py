@@ -27,7 +27,7 @@ ARROWS: dict[str, set[str]] = {
     "models": {"distiller", "utils"},
     "engine": {"distiller", "utils"},
     "report": {"record", "suites", "utils"},
-    "testing": {"distiller", "registry", "engine", "utils"},
+    "testing": {"distiller", "registry", "engine"},
     "run": BELOW_RUN,
     "tuning": WITH_RUN,
     "probes": WITH_RUN,

@@ -9,6 +9,7 @@ from torchvision import transforms as T
 
 from kdbench.data.loader import Loader
 from kdbench.data.views import VIEWS
+from kdbench.utils.plan import BatchPlan
 
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 
@@ -37,7 +38,7 @@ def test_views_are_torchvisions_bit_for_bit() -> None:
         torch.manual_seed(seed)  # the same draws once more, to learn what they were
         dy, dx, _, _ = crop.get_params(Image.new("RGB", (40, 40)), (32, 32))
         mirrored = torch.rand(1) < 0.5
-        got = made.gather(*(torch.tensor([v]) for v in (seed, dy, dx)), mirrored)
+        got = made.gather(BatchPlan(*(torch.tensor([v]) for v in (seed, dy, dx)), mirrored))
         assert torch.equal(got[0], wanted)
         seen.add((dy, dx, bool(mirrored)))
     assert len(seen) > 50
@@ -55,14 +56,14 @@ def test_plain_is_to_tensor_and_normalize() -> None:
 def test_an_epoch_is_its_plan() -> None:
     made = loader()
     plan = made.plan(3)
-    assert torch.equal(plan.perm.sort().values, torch.arange(70))
-    assert plan.dy.min() == plan.dx.min() == 0
-    assert plan.dy.max() == plan.dx.max() == 8
+    assert torch.equal(plan.order.sort().values, torch.arange(70))
+    assert plan.row.min() == plan.column.min() == 0
+    assert plan.row.max() == plan.column.max() == 8
     assert 20 < plan.flip.sum() < 50
     batches = list(made.epoch(3))
     assert len(batches) == len(made) == 5
-    assert torch.equal(torch.cat([idx for *_, idx in batches]), plan.perm)
-    assert torch.equal(torch.cat([image for image, *_ in batches]), made.gather(*plan))
+    assert torch.equal(torch.cat([idx for *_, idx in batches]), plan.order)
+    assert torch.equal(torch.cat([image for image, *_ in batches]), made.gather(plan))
     for image, label, idx in batches:
         assert image.is_contiguous(memory_format=torch.channels_last)
         assert image.dtype == torch.float32
@@ -79,7 +80,7 @@ def test_draws_follow_from_seed_stage_and_epoch_alone() -> None:
         assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
     assert torch.equal(state, torch.get_rng_state())
     orders = [
-        loader(seed=seed).plan(epoch, stage).perm.tolist()
+        loader(seed=seed).plan(epoch, stage).order.tolist()
         for seed in (0, 1)
         for epoch in (1, 2)
         for stage in ("train", "pretrain")
@@ -90,8 +91,8 @@ def test_draws_follow_from_seed_stage_and_epoch_alone() -> None:
 def test_draws_are_the_same_for_ever() -> None:
     """A resumed run, perhaps under a newer version, must see the batches it would have seen."""
     plan = loader(10).plan(1)
-    assert plan.perm.tolist() == [7, 1, 0, 4, 3, 8, 9, 2, 6, 5]
-    assert plan.dy.tolist() == [5, 5, 4, 4, 7, 4, 2, 6, 5, 1]
+    assert plan.order.tolist() == [7, 1, 0, 4, 3, 8, 9, 2, 6, 5]
+    assert plan.row.tolist() == [5, 5, 4, 4, 7, 4, 2, 6, 5, 1]
 
 
 @pytest.mark.parametrize(("n", "sizes"), [(32, [16, 16]), (33, [16, 16]), (34, [16, 16, 2]), (9, [9])])
@@ -147,7 +148,7 @@ def test_randaugment_is_torchvisions_and_knows_epoch_and_image() -> None:
 def test_a_view_that_draws_needs_a_key() -> None:
     made = loader(views=("randaugment",))
     with pytest.raises(ValueError, match="key of the epoch"):
-        made.gather(*made.plan(0))
+        made.gather(made.plan(0))
 
 
 @pytest.mark.parametrize(
@@ -175,7 +176,7 @@ def test_wrong_images_are_refused() -> None:
 def test_oblong_images() -> None:
     tall = images()[..., :20]
     made = Loader(tall, torch.arange(70), batch_size=8, mean=MEAN, std=STD, crop_padding=2, flip=True)
-    whole = made.gather(torch.tensor([5]), torch.tensor([2]), torch.tensor([2]), torch.tensor([True]))
+    whole = made.gather(BatchPlan(torch.tensor([5]), torch.tensor([2]), torch.tensor([2]), torch.tensor([True])))
     ((plain, _),) = made.plain(70)
     assert torch.equal(whole[0], plain[5].flip(2))
 

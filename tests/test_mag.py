@@ -83,8 +83,7 @@ def test_golden_tubes(case: Case, name: str) -> None:
 def test_each_stage_trains_what_its_loss_reaches_and_no_more(name: str) -> None:
     student, teacher = outputs((3, 8, 8), (4, 4, 4), grad=True), outputs((3, 8, 8), (7, 4, 4), seed=1)
     made = pair(student, teacher, train_labels=torch.arange(20) % 5)
-    cls = get(name)
-    method = cls.build(made, nce_k=4) if name == "crd+mag" else cls.build(made) if "+" in name else cls(made)
+    method = get(name).build(made, **({"nce_k": 4} if name == "crd+mag" else {}))
     method.double()
     for stage in ("pretrain", "train", "pretrain", "train"):  # going back and forth must not accumulate
         method.zero_grad()

@@ -19,6 +19,7 @@ def outputs(case: Case, side: str) -> Outputs:
 @cases("mlkd")
 def test_golden(case: Case) -> None:
     case.open()
+    assert case.meta["hyper"]["percentile"] == 50, "the class knows the median alone"
     student, teacher, hyper = outputs(case, "student"), outputs(case, "teacher"), case.meta["hyper"]
     method = get("mlkd")(
         case.pair(student, teacher),

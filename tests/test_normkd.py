@@ -3,7 +3,7 @@
 import torch
 from toys import batch, outputs, pair
 
-from kdbench.registry import get, hyperparameters
+from kdbench.registry import get
 
 
 def test_formula_and_gradient() -> None:
@@ -27,7 +27,7 @@ def test_formula_and_gradient() -> None:
 
 
 def test_defaults_and_that_there_is_no_second_kd_term() -> None:
-    known = {name: hyper.default for name, hyper in hyperparameters(get("normkd")).items()}
+    known = {name: hyper.default for name, hyper in get("normkd").hyperparameters().items()}
     assert known == {"beta": 0.9, "T": 2.0, "ce_weight": 0.1}
 
 

@@ -17,6 +17,7 @@ def rename(name: str) -> str:
 def test_golden(case: Case) -> None:
     case.open()
     student, teacher = (o._replace(preacts=o.feats) for o in (case.outputs("student"), case.outputs("teacher")))
+    assert case.meta["hyper"]["connector_kernel"] == 1, "the class has no wider connector"
     stages = range(1, len(teacher.feats))
     norms = tuple((case[f"in.teacher.bn.{i}.weight"], case[f"in.teacher.bn.{i}.bias"]) for i in stages)
     method = get("ofd")(case.pair(student, teacher, teacher_norms=norms), beta=case.meta["hyper"]["feat_weight"])

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from toys import batch, outputs, pair
 
 from kdbench.methods.pffu import uniformise
-from kdbench.registry import get, hyperparameters
+from kdbench.registry import get
 
 STUDENT = outputs((3, 16, 16), (4, 16, 16), (5, 8, 8), (6, 2, 2), grad=True)
 TEACHER, SEEN = outputs((3, 16, 16), (4, 8, 8), (9, 4, 4), seed=1), batch()
@@ -99,7 +99,7 @@ def test_attention_is_neither_uniform_nor_one_hot_at_the_default_temperature() -
         rows = [uniformise(feat, 4, tau_a).unflatten(1, (16, 16)) for feat in feats]
         return [-(row * row.log()).sum(dim=2).mean().item() / math.log(16) for row in rows]
 
-    default = hyperparameters(get("pffu"))["tau_a"].default
+    default = get("pffu").hyperparameters()["tau_a"].default
     assert all(0.3 < value < 0.95 for value in entropy(default)), entropy(default)
     assert all(value > 0.98 for value in entropy(1.0)), "the pitfall that the default avoids"
 

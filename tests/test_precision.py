@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from test_bench import TINY
 from test_capture import Asking, Listening
 from test_engine import BATCH, CPU, EPOCHS, IMAGES, Silent, assert_same, images, loader, result, scored, teacher
-from test_engine import lane as exact_lane
+from test_engine import lane as fp32_lane
 from torch import Tensor, nn
 
 from kdbench import models, registry
@@ -40,7 +40,7 @@ RISE = 5  # steps without an overflow after which the scale doubles here
 
 
 class Half(Precision):
-    """What ``fast`` is on CUDA, on the CPU, with a clock that strikes within a short run."""
+    """What ``fp16`` is on CUDA, on the CPU, with a clock that strikes within a short run."""
 
     def dtype(self, device: torch.device) -> torch.dtype:
         return torch.float16
@@ -83,7 +83,7 @@ class Small(nn.Module):
 
 def lane(folder: Path, method: str = "", *, as_: Precision | None = None, **words: Any) -> Lane:
     """A lane in fp16; where no method is named, one of ``Burst`` with a small student."""
-    one = exact_lane(method or "student", folder)
+    one = fp32_lane(method or "student", folder)
     if not method:
         pair = models.make_pair(
             one.student,
@@ -185,7 +185,7 @@ def test_an_overflow_costs_one_step_and_halves_the_scale(at: int, tmp_path: Path
 
 
 def test_without_an_overflow_the_scale_costs_nothing_but_rounding(tmp_path: Path) -> None:
-    scaled, plain = lane(tmp_path, "kd"), exact_lane("kd", tmp_path)
+    scaled, plain = lane(tmp_path, "kd"), fp32_lane("kd", tmp_path)
     train([scaled])
     train([plain])
     for ours, theirs in zip(scaled.curve, plain.curve, strict=True):
@@ -275,7 +275,7 @@ def test_an_epoch_without_a_step_fails_the_lane(captured: bool, tmp_path: Path) 
     for one, epoch, scale in ((first, 3, "0.25"), (last, 3, "128"), (low, 2, "0.25")):
         assert one.failure == (
             f"every step of epoch {epoch} overflowed in fp16, down to a loss scale of {scale}, and was skipped;"
-            " try precision bf16 or exact"
+            " try precision bf16 or fp32"
         )
     assert [one.failure for one in (half, begun, good)] == [None] * 3
     assert all(one.done for one in (half, begun, good))
@@ -333,7 +333,7 @@ def test_a_fused_optimizer_can_do_with_parameters_that_come_later() -> None:
 # -- where nothing is scaled ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["exact", "fast", "bf16"])
+@pytest.mark.parametrize("name", ["fp32", "amp", "bf16"])
 def test_nothing_is_scaled_on_the_cpu(name: str, tmp_path: Path) -> None:
     one = lane(tmp_path, "kd", as_=Precision(name))
     loss = torch.ones((), requires_grad=True)
@@ -344,7 +344,7 @@ def test_nothing_is_scaled_on_the_cpu(name: str, tmp_path: Path) -> None:
     assert not one.optimizer.state
 
 
-@pytest.mark.parametrize("as_", [Precision(), Half()], ids=["exact", "fp16"])
+@pytest.mark.parametrize("as_", [Precision(), Half()], ids=["fp32", "fp16"])
 def test_a_checkpoint_of_an_older_kdbench_still_loads(as_: Precision, tmp_path: Path) -> None:
     whole = lane(tmp_path / "whole", "kd", as_=as_)
     with pytest.raises(KeyboardInterrupt):
@@ -384,28 +384,45 @@ CUDA = torch.device("cuda")
 def test_what_each_name_computes_in() -> None:
     found = {(name, device.type): Precision(name).dtype(device) for name in precision.NAMES for device in (CPU, CUDA)}
     assert found == {
-        ("exact", "cpu"): None,
-        ("exact", "cuda"): None,
+        ("fp32", "cpu"): None,
+        ("fp32", "cuda"): None,
         ("tf32", "cpu"): None,
         ("tf32", "cuda"): None,
-        ("fast", "cpu"): torch.bfloat16,
-        ("fast", "cuda"): torch.float16,
         ("bf16", "cpu"): torch.bfloat16,
         ("bf16", "cuda"): torch.bfloat16,
+        ("fp16", "cpu"): torch.float16,
+        ("fp16", "cuda"): torch.float16,
+        ("amp", "cpu"): torch.bfloat16,
+        ("amp", "cuda"): torch.float16,
     }
     for name in precision.NAMES:
         Precision(name).check(CUDA)
-    with pytest.raises(ValueError, match="tf32 needs a CUDA device; on the CPU there are exact, fast and bf16"):
-        Precision("tf32").check(CPU)
+    for name in ("tf32", "fp16"):
+        with pytest.raises(ValueError, match=f"{name} needs a CUDA device; on the CPU there are fp32, bf16 and amp"):
+            Precision(name).check(CPU)
+    for name in ("fp32", "bf16", "amp"):
+        Precision(name).check(CPU)
 
 
-def test_bf16_is_fast_on_the_cpu(tmp_path: Path) -> None:
-    fast, bf16 = (lane(tmp_path / name, "kd", as_=Precision(name)) for name in ("fast", "bf16"))
-    for one in (fast, bf16):
+def test_old_words_in_files_are_read_as_the_new_ones() -> None:
+    assert [precision.canonical(word) for word in ("exact", "fast", "tf32", "bf16", "odd")] == [
+        "fp32",
+        "amp",
+        "tf32",
+        "bf16",
+        "odd",
+    ]
+    assert all(precision.canonical(name) == name for name in precision.NAMES)
+    assert Precision().name == session.Request().precision == measure.Request().precision == "fp32"
+
+
+def test_amp_is_bf16_on_the_cpu(tmp_path: Path) -> None:
+    amp, bf16 = (lane(tmp_path / name, "kd", as_=Precision(name)) for name in ("amp", "bf16"))
+    for one in (amp, bf16):
         with pytest.raises(KeyboardInterrupt):
             train([one], stop_after=0)
-    assert len(same(everything(fast), everything(bf16))) == len(everything(fast))
-    assert fast.curve[0]["terms"] == bf16.curve[0]["terms"]
+    assert len(same(everything(amp), everything(bf16))) == len(everything(amp))
+    assert amp.curve[0]["terms"] == bf16.curve[0]["terms"]
 
 
 @pytest.fixture(params=[False, True], ids=["without", "with"])
@@ -418,7 +435,7 @@ def able(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> boo
 def test_only_a_cpu_without_bf16_is_warned_of(able: bool) -> None:
     for name in precision.NAMES:
         said = Precision(name).warning(CPU)
-        assert bool(said) == (name in ("fast", "bf16") and not able)
+        assert bool(said) == (name in ("amp", "bf16") and not able)
         assert not said or said.startswith(f"precision {name} computes in bf16, for which this CPU (")
         assert Precision(name).warning(CUDA) == ""
 
@@ -448,14 +465,14 @@ def test_the_verbs_say_so_before_they_start(able: bool, tmp_path: Path, monkeypa
         "--precision",
     ]
     sentence = "for which this CPU"
-    for name, warned in (("exact", False), ("fast", not able), ("bf16", not able)):
+    for name, warned in (("fp32", False), ("amp", not able), ("bf16", not able)):
         done = CliRunner().invoke(main, [*words, name])
         assert done.exit_code == 0, done.output
         assert (sentence in " ".join(done.output.split())) == warned
         assert bool(session.resolve(session.Request(suite="digits", precision=name, device="cpu")).notes) == warned
 
     filling = ["teacher", "table", "resnet8", "--suite", "digits", "--out", str(tmp_path), "--device", "cpu"]
-    done = CliRunner().invoke(main, [*filling, "--precision", "fast"])
+    done = CliRunner().invoke(main, [*filling, "--precision", "amp"])
     assert done.exit_code == 2  # no such teacher is kept
     assert (sentence in " ".join(done.output.split())) == (not able)
 
@@ -482,5 +499,5 @@ def test_a_record_says_which_instructions_the_cpu_has() -> None:
 
 def test_every_method_can_be_asked_for_in_bf16() -> None:
     job = session.resolve(session.Request(suite="digits", precision="bf16", device="cpu", methods="all"))
-    assert {cell.settings["precision"] for cell in job.cells} == {"bf16"}
-    assert len({cell.spec.name for cell in job.cells}) == len(registry.names())
+    assert {cell.settings.precision for cell in job.cells} == {"bf16"}
+    assert len({cell.method for cell in job.cells}) == len(registry.names())

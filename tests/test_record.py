@@ -11,22 +11,28 @@ import pytest
 
 from kdbench import record
 from kdbench.record import Record, RecordDamaged
+from kdbench.utils.sealing import checksum
+
+SETTINGS = {
+    "suite": "semckd",
+    "dataset": "cifar100",
+    "convention": "semckd",
+    "teacher": "resnet32x4",
+    "student": "resnet8x4",
+    "method": "semckd",
+    "hyper": {"beta": 200.0},
+    "seed": 1,
+    "epochs": 2,
+    "recipe": {"lr": 0.05, "milestones": (1, 2)},
+}
 
 
 def made(**changes) -> Record:
     values = {
         "status": "done",
-        "suite": "semckd",
-        "dataset": "cifar100",
-        "convention": "semckd",
-        "teacher": "resnet32x4",
-        "student": "resnet8x4",
         "method": "semckd[beta=200]",
-        "seed": 1,
-        "epochs": 2,
         "quick": False,
-        "settings": {"lr": 0.05, "milestones": (1, 2)},
-        "settings_hash": "0123abcd",
+        "settings": SETTINGS | {name: changes.pop(name) for name in list(changes) if name in SETTINGS},
         "top1_last": 71.25,
         "top1_best_test": 72.5,
         "top5_last": 90.0,
@@ -40,9 +46,9 @@ def made(**changes) -> Record:
         "weights_sha256": "ab" * 32,
         "teacher_sha256": "cd" * 32,
         "teacher_top1": 79.4,
-        "train_seconds": 19.5,
+        "group_seconds": 19.5,
+        "group_lanes": 1,
         "images_per_second": 1000.0,
-        "peak_mem_mb": 512.0,
         "extra_train_params": 10,
         "extra_infer_params": 0,
         "provenance": "port",
@@ -86,7 +92,7 @@ def test_a_write_that_breaks_leaves_the_old_record(tmp_path, monkeypatch):
 
 
 def _sealed_again(values):
-    values["checksum"] = record._checksum({k: v for k, v in values.items() if k != "checksum"})
+    values["checksum"] = checksum({k: v for k, v in values.items() if k != "checksum"})
 
 
 @pytest.mark.parametrize(
@@ -97,7 +103,10 @@ def _sealed_again(values):
         (lambda text: text.replace("71.25", "79.25"), "checksum differs"),
         (lambda text: text.replace('"seed": 1', '"seed": 2'), "checksum differs"),
         (lambda text: "[1, 2]", "not a record"),
-        (lambda text: text.replace('"format": 1', '"format": 99'), "record format 99, this kdbench reads format 1"),
+        (
+            lambda text: text.replace('"format": 2', '"format": 99'),
+            "record format 99, this kdbench reads formats 1 to 2",
+        ),
     ],
 )
 def test_a_harmed_file_is_refused_in_one_sentence(tmp_path, harm, sentence):
@@ -120,6 +129,80 @@ def test_a_sealed_file_with_unknown_fields_is_refused(tmp_path):
         record.read(path)
 
 
+def test_an_old_format_is_read_through_upgrades(tmp_path):
+    """What kdbench 0.1.0 wrote; its seal is that of the file as it was."""
+    new = json.loads(made().model_dump_json(exclude={"checksum"}))
+    told = ("suite", "dataset", "convention", "teacher", "student", "seed", "epochs")
+    settings = {name: value for name, value in new["settings"].items() if name not in ("convention", "assistant")}
+    old = {name: value for name, value in new.items() if name not in ("data", "plugin_sha256", "group_lanes")}
+    old |= {name: new["settings"][name] for name in told} | {"format": 1, "settings_hash": "0123abcd"}
+    old |= {"settings": settings | {"precision": "exact"}, "train_seconds": 19.5, "peak_mem_mb": 512.0}
+    old["environment"] = {"torch": "2.15", "data": "ab12"}
+    for name in ("teacher_normalisation", "group_seconds"):
+        del old[name]
+    _sealed_again(old)
+    (tmp_path / "a.json").write_text(json.dumps(old))
+    found = record.read(tmp_path / "a.json")
+    assert found.settings.hash == made().settings.hash
+    assert found.settings.precision == "fp32"
+    assert (found.data, found.environment) == ({"fingerprint": "ab12"}, {"torch": "2.15"})
+    assert found.group_seconds is None, "its seconds were not its own"
+    (tmp_path / "a.json").write_text(json.dumps(old).replace("71.25", "79.25"))
+    with pytest.raises(RecordDamaged, match="checksum differs"):
+        record.read(tmp_path / "a.json")
+
+
+def odd(**changes):
+    values = json.loads(made().model_dump_json(exclude={"checksum"}))
+    for path, value in changes.items():
+        *above, last = path.split("__")
+        inner = values
+        for name in above:
+            inner = inner[name]
+        inner[last] = value
+    _sealed_again(values)
+    return json.dumps(values)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        odd(settings__seed=10**30),
+        odd(settings__seed=-1),
+        odd(settings__seed="x"),
+        odd(settings__hyper=[1, 2]),
+        odd(settings={}),
+        odd(settings=None),
+        odd(settings__recipe=7),
+        odd(curve={"a": 1}),
+        odd(environment=[]),
+        odd(format=True),
+        odd(format=[1]),
+        odd(status="gone"),
+        odd(top1_last=10**400),
+        '{"format": 2, "checksum": "", "settings": ' + "[" * 100_000 + "]" * 100_000 + "}",
+        '{"format": 1, "checksum": ""}',
+        "null",
+    ],
+)
+def test_a_record_of_odd_types_is_one_sentence(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(RecordDamaged) as caught:
+        record.read(tmp_path / "a.json")
+    assert len(str(caught.value)) < 2000
+    assert record.read_all(tmp_path)[0] == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
+def test_an_unreadable_folder_is_a_sentence(tmp_path):
+    record.write(made(), tmp_path / "a" / "a.json")
+    (tmp_path / "a").chmod(0)
+    try:
+        assert "cannot be read" in record.read_all(tmp_path)[1][0]
+    finally:
+        (tmp_path / "a").chmod(0o755)
+
+
 def test_bytes_that_are_no_text_are_refused(tmp_path):
     (tmp_path / "a.json").write_bytes(b"\xff\xfe\x00{")
     with pytest.raises(RecordDamaged):
@@ -140,16 +223,16 @@ def test_reading_a_folder_names_what_it_leaves_out(tmp_path):
 
 def test_measured_leaves_out_only_circumstances():
     other = made(
-        train_seconds=1.0,
+        group_seconds=1.0,
         images_per_second=2.0,
-        peak_mem_mb=3.0,
+        group_lanes=3,
         environment={},
         code={},
         finished="2027-01-01",
         curve=[dict(point.model_dump(), seconds=0.0) for point in made().curve],
     )
     assert other.measured() == made().measured()
-    moved = {"top1_last": 71.26, "weights_sha256": "00", "settings": {}, "teacher_sha256": "00", "ece": 1.0}
+    moved = {"top1_last": 71.26, "weights_sha256": "00", "epochs": 3, "teacher_sha256": "00", "ece": 1.0}
     for name, value in moved.items():
         assert made(**{name: value}).measured() != made().measured(), name
 
@@ -180,17 +263,6 @@ def test_names_of_files_are_readable_and_safe(tmp_path):
     assert record.cell_stem("../x y", 0, "0123abcd") == "_x_y-s0-0123abcd"
     folder = record.runs_folder(tmp_path, "semckd", "timm/resnet50", "resnet20")
     assert folder == tmp_path / "runs" / "semckd" / "timm_resnet50-resnet20"
-
-
-def test_the_csv_row_has_the_promised_columns():
-    row = record.csv_row(made(nll=None))
-    assert ",".join(row) == (
-        "suite,dataset,teacher,student,method,seed,epochs,top1_last,top1_best_test,top5_last,nll,ece,agreement,"
-        "train_seconds,images_per_second,peak_mem_mb,extra_train_params,extra_infer_params,status"
-    )
-    assert tuple(row) == record.CSV_COLUMNS
-    assert row["top1_last"] == 71.25
-    assert row["nll"] is None
 
 
 def test_records_load_no_torch():

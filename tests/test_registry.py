@@ -1,5 +1,6 @@
 """Names, plug-in files, the grammar of --methods, combinations."""
 
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -11,7 +12,7 @@ from isolation import isolate, plugin
 
 import kdbench
 from kdbench import Distiller, Pair, register, registry
-from kdbench.registry import Spec, convert, discovery, get, hyperparameters, load_plugin, parse
+from kdbench.registry import Spec, convert, discovery, get, load_plugin, parse
 from kdbench.registry.combine import combined
 from kdbench.testing.toys import ALIKE, Problem
 from kdbench.testing.trainee import Trainee
@@ -221,7 +222,7 @@ def test_entry_points(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_hyperparameters_follow_common_to_the_base() -> None:
-    found = hyperparameters(get("fitnet"))
+    found = get("fitnet").hyperparameters()
     assert {name: hyper.default for name, hyper in found.items()} == {
         "tap": 2,
         "beta": 100.0,
@@ -234,7 +235,7 @@ def test_hyperparameters_follow_common_to_the_base() -> None:
 
 
 def test_hyperparameters_stop_where_common_is_not_taken() -> None:
-    assert list(hyperparameters(get("student"))) == ["ce_weight"]
+    assert list(get("student").hyperparameters()) == ["ce_weight"]
 
 
 def test_hyperparameters_of_a_class_without_its_own_init() -> None:
@@ -245,9 +246,9 @@ def test_hyperparameters_of_a_class_without_its_own_init() -> None:
         def __init__(self, pair: Pair, *, beta: float = 7.0, **rest: float) -> None:
             super().__init__(pair, beta=beta, **rest)
 
-    assert hyperparameters(Child) == hyperparameters(get("fitnet"))
-    assert hyperparameters(Bolder)["beta"].default == 7.0
-    assert hyperparameters(Bolder)["tap"].default == 2
+    assert Child.hyperparameters() == get("fitnet").hyperparameters()
+    assert Bolder.hyperparameters()["beta"].default == 7.0
+    assert Bolder.hyperparameters()["tap"].default == 2
 
 
 def test_a_hyperparameter_without_default_is_refused() -> None:
@@ -256,7 +257,7 @@ def test_a_hyperparameter_without_default_is_refused() -> None:
             super().__init__(pair, **common)
 
     with pytest.raises(ValueError, match="Bare: hyper-parameter 'beta' has no default"):
-        hyperparameters(Bare)
+        Bare.hyperparameters()
 
 
 @pytest.mark.parametrize(
@@ -379,6 +380,31 @@ def test_a_combination_is_one_class_in_any_order() -> None:
     assert get("fitnet+mag").part_names == ("fitnet", "mag")  # type: ignore[attr-defined]
 
 
+def test_a_combination_answers_what_a_method_answers() -> None:
+    cls = get("mag + fitnet")
+    assert cls.components() == (get("fitnet"), get("mag"))
+    assert [part.components() for part in cls.components()] == [(get("fitnet"),), (get("mag"),)]
+    assert registry.name_of(cls) == "fitnet+mag"
+    built = cls.build(Problem(ALIKE).pair, tap=1, low_dim=8, tau=2.0)
+    assert isinstance(built, cls)
+    assert get("fitnet").build(Problem(ALIKE).pair, tap=1).tap == 1
+    assert Distiller.build(Problem(ALIKE).pair, tau=2.0).tau == built.tau == 2.0
+    with pytest.raises(ValueError, match="Part is not registered"):
+        registry.name_of(combined(("a", "b"), (part(), part())))
+
+
+def test_nobody_asks_whether_it_is_a_combination() -> None:
+    """Only the two files that make one know what it looks like inside."""
+    asked = re.compile(r"\bCombined\b|\bpart_(names|classes)\b|registry\.combine\b|[\"']\+[\"'] (not )?in\b")
+    makers = {"registry/combine.py", "registry/discovery.py"}
+    wrong = [
+        f"kdbench/{path}: {found[0]}"
+        for file in sorted((ROOT / "kdbench").rglob("*.py"))
+        if (path := str(file.relative_to(ROOT / "kdbench"))) not in makers and (found := asked.search(file.read_text()))
+    ]
+    assert wrong == []
+
+
 def test_a_combination_adds_terms_and_counts_ce_and_kd_once() -> None:
     cls = combined(("a", "b"), (part(), part()))
     trainee = Trainee(Problem(ALIKE), cls)
@@ -400,7 +426,7 @@ def test_a_part_cannot_replace_the_combinations_ce() -> None:
 def test_hyperparameters_of_a_combination() -> None:
     fitnet, ab = get("fitnet"), get("pffu")  # both have beta
     cls = combined(("f", "p"), (fitnet, ab))
-    known = hyperparameters(cls)
+    known = cls.hyperparameters()
     assert {"f.beta", "p.beta", "tap", "grid", "ce_weight", "kd_weight", "tau"} <= set(known)
     assert "beta" not in known
     pair = Problem(ALIKE).pair
@@ -431,6 +457,31 @@ def _whole_loss(self: Distiller, student: object, teacher: object, batch: object
 def test_what_cannot_be_combined_says_why(one: dict[str, object], other: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=f"^a\\+b: {words}"):
         combined(("a", "b"), (part(**one), part(**other)))
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_what_a_method_absorbs_is_there_and_can_be_asked_for(name: str) -> None:
+    own = get(name).hyperparameters()
+    for other, given in get(name).absorbs.items():
+        assert other in registry.names()
+        assert set(given) <= set(own)
+        taken = {key for key, hyper in get(other).hyperparameters().items() if not hyper.common}
+        assert taken <= set(own), f"{name} cannot pass {', '.join(taken - set(own))} of {other} on"
+
+
+def test_an_absorbed_part_is_not_added_and_leaves_its_names() -> None:
+    def init(self: Distiller, pair: object, *, kind: str = "", power: float = 1.0, **common: float) -> None:
+        Distiller.__init__(self, pair, **common)  # type: ignore[arg-type]
+        self.kind, self.power = kind, power
+
+    taker = part(name="taken", absorbs={"b": {"kind": "b"}}, __init__=init)
+    cls = combined(("a", "b", "c"), (taker, part(__init__=init), part(name="third", __init__=init)))
+    assert {"b.power", "c.power", "kind"} <= set(cls.hyperparameters())
+    assert not {"a.power", "a.kind", "b.kind", "kd_weight"} & set(cls.hyperparameters())
+    trainee = Trainee(Problem(ALIKE), cls)
+    assert list(trainee.terms(trainee.some_batch())) == ["ce", "taken", "third"]
+    built = cls.build(trainee.problem.pair, **{"b.power": 3.0})
+    assert (built.parts[0].kind, built.parts[0].power, built.parts[1].power) == ("b", 3.0, 1.0)
 
 
 def test_facts_of_a_combination() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import re
 import shutil
@@ -17,11 +18,15 @@ import synthetic
 from rich.console import Console
 from synthetic import PAIRS, make, refused, save
 
-from kdbench import record
-from kdbench.report import report
+from kdbench.report import Cost, report
+from kdbench.report.runs_csv import COLUMNS
 from kdbench.terminal.report import print_report
 
 TEXT = ("csv", "md", "tex")
+COSTS = [
+    Cost(method, "resnet32x4:vgg8", "some CPU, batch 64", 1.5 + number, 10.0 * number, 1000 * number, None)
+    for number, method in enumerate(synthetic.METHODS)
+]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +42,7 @@ def full(tmp_path_factory):
             (*PAIRS[0], "unheard"): paper(1.0, "last"),
         }
     }
-    (made,) = report(out, published=published)
+    (made,) = report(out, published=published, costs=COSTS)
     return out, made
 
 
@@ -61,38 +66,62 @@ def test_every_file_is_there_and_named(full):
         for stem in ("leaderboard", "heatmap", "ranks", "cost", "curves")
         for kind in ("png", "svg")
     }
-    assert names == {"semckd.csv", *(f"semckd/leaderboard.{kind}" for kind in ("csv", "md", "tex", "html")), *figures}
+    tables = {f"semckd/{name}.csv" for name in ("comparisons", "curves", "leaderboard")}
+    assert names == {"semckd.csv", *tables, *(f"semckd/leaderboard.{kind}" for kind in ("md", "tex", "html")), *figures}
     for path in made.files:
         assert path.stat().st_size > (20_000 if path.suffix in (".png", ".svg") else 1000), path
+    assert not [path for path in out.rglob("*") if path.name.endswith(".tmp")]
     for path in out.glob("semckd/*.png"):
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_same_records_give_the_same_bytes(full, tmp_path):
     """In another process, whose sets have another order."""
-    out, made = full
-    shutil.copytree(out / "runs", tmp_path / "runs")
+    out, _ = full
+    for name in "ab":
+        shutil.copytree(out / "runs", tmp_path / name / "runs")
     program = "import sys, pathlib; from kdbench.report import report; report(pathlib.Path(sys.argv[1]))"
-    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, env=os.environ | {"PYTHONHASHSEED": "7"})
-    (first,) = report(out)  # without published numbers, as the copy
-    assert made.files == first.files
-    for one in first.files:
-        assert one.read_bytes() == (tmp_path / one.relative_to(out)).read_bytes(), one.name
+    command = [sys.executable, "-c", program, str(tmp_path / "a")]
+    subprocess.run(command, check=True, env=os.environ | {"PYTHONHASHSEED": "7", "MPLBACKEND": "nope"})
+    (made,) = report(tmp_path / "b")
+    for one in made.files:
+        assert one.read_bytes() == (tmp_path / "a" / one.relative_to(tmp_path / "b")).read_bytes(), one.name
 
 
 def test_the_long_table_holds_one_row_per_run_in_order(full):
     out, _ = full
     with (out / "semckd.csv").open() as file:
         found = list(csv.DictReader(file))
-    assert tuple(found[0]) == record.CSV_COLUMNS
+    assert tuple(found[0]) == COLUMNS
     assert len(found) == 8 * 4 * 3
     assert [one["status"] for one in found].count("unsupported") == 3
     keys = [(one["teacher"], one["student"], one["method"] != "student", one["method"], one["seed"]) for one in found]
     assert keys == sorted(keys)
-    words = {"suite", "dataset", "teacher", "student", "method", "status"}
+    numbers = {"seed", "epochs", "nll", "ece", "agreement", "teacher_top1", "epoch_best_test", "extra_train_params"}
+    numbers |= {name for name in COLUMNS if name.startswith("top")}
     for one in found:
-        for name in set(one) - words:
+        for name in numbers:
             assert one[name] == "" or float(one[name]) == float(one[name]), (name, one[name])
+    first = found[0]
+    assert json.loads(first["hyper"]) == {"beta": 400.0, "ce_weight": 1.0}
+    assert (first["convention"], first["code"], first["torch"]) == ("semckd", "0.1.0 0123456789ab", "2.11.0")
+    assert (first["teacher_top1"], first["settings_hash"]) == ("79.500000", make("student", PAIRS[1], 0).settings_hash)
+    assert len({one["protocol"] for one in found if one["teacher"] == "vgg13"}) == 1
+    assert not {"train_seconds", "peak_mem_mb", "images_per_second"} & set(first)
+
+
+def test_the_curves_are_a_table_of_all_epochs(full):
+    out, _ = full
+    with (out / "semckd" / "curves.csv").open() as file:
+        found = list(csv.DictReader(file))
+    with (out / "semckd.csv").open() as file:
+        runs = {row["run"]: row for row in csv.DictReader(file)}
+    assert len(found) == 240 * sum(row["status"] == "done" for row in runs.values())
+    last = found[239]
+    assert (last["epoch"], float(last["lr"])) == ("240", pytest.approx(0.05 * 0.001))
+    assert json.loads(last["terms"]) == {"ce": pytest.approx(4.6 * 2.718281828**-3, rel=1e-4)}
+    assert float(last["top1"]) == pytest.approx(float(runs[last["run"]]["top1_last"]))
+    assert last["val_top1"] == found[0]["top1"] == ""
 
 
 def test_cells_say_mean_spread_and_n(tmp_path):
@@ -110,7 +139,7 @@ def test_cells_say_mean_spread_and_n(tmp_path):
     assert found["kd"][3:] == ["4/4", "75.00 (1)", "72.83 ± 1.04 (3)"]
     # Differences 2, 1.5, 2 and 2: means 1.8333 and 2; pooled variance 1/12 on 2 degrees, t = 4.302653:
     # half width 4.302653 sqrt(1/12 (1/3 + 1)) / 2 = 0.7171.
-    assert found["kd"][2] == "+1.92 [+1.20, +2.63]"
+    assert found["kd"][2] == "+1.92 [+1.20, +2.63]*"
     assert found["teacher"][4:] == ["79.50", "79.50"]
     oracle = rows(table(made, "oracle"))
     assert oracle["kd"][3] == "73.08 ± 1.04 (3)"
@@ -274,7 +303,7 @@ class Page(HTMLParser):
         ]
         if "id" in values:
             self.ids.append(values["id"])
-        if tag not in ("meta", "link", "br", "img"):
+        if tag not in ("meta", "link", "br", "img", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -292,7 +321,8 @@ def test_the_page_needs_nothing_but_itself(full):
     assert page.bad == []
     assert page.open == []
     assert len(page.ids) == len(set(page.ids))
-    assert "http" not in html
+    assert "http:" not in html
+    assert "https:" not in html
     assert html.count("<svg") == 5
     targets = set(re.findall(r'href="#([^"]+)"', html))
     assert targets <= set(page.ids)
@@ -311,10 +341,11 @@ def test_latex_is_escaped_and_balanced(full):
     source = (out / "semckd" / "leaderboard.tex").read_text()
     body = "\n".join(line for line in source.splitlines() if not line.startswith("%"))
     assert "wrn\\_40\\_2" in body
+    body = re.sub(r"\$_\{\\pm [\d.]+\}(\^\{[*()\d]+\})?\$", "", body)
     assert not re.search(r"(?<!\\)[_#^~]", body)
     assert body.count("{") - body.count("\\{") == body.count("}") - body.count("\\}")
     assert body.isascii()
-    for name in ("table", "tabular"):
+    for name in ("table*", "tabular"):
         assert body.count(f"\\begin{{{name}}}") == body.count(f"\\end{{{name}}}") > 0
 
 

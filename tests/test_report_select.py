@@ -6,7 +6,7 @@ import pytest
 import synthetic
 from synthetic import PAIRS, make
 
-from kdbench.report.select import select
+from kdbench.report.select import protocol, select
 
 PAIR = PAIRS[0]
 
@@ -39,10 +39,10 @@ def test_a_failed_full_run_does_not_hide_quick_ones():
 
 
 def test_other_settings_of_the_protocol_are_left_out():
-    other = [make("at", PAIR, 0, setting={"precision": "fast"})]
+    other = [make("at", PAIR, 0, setting={"precision": "amp"})]
     selection = select([make("kd", PAIR, 0), make("kd", PAIR, 1), *other])
     assert selection.methods == ["kd"]
-    assert "precision fast, not exact" in selection.notes[0]
+    assert "precision amp, not fp32" in selection.notes[0]
 
 
 def test_learning_rates_may_differ_between_pairs():
@@ -91,3 +91,67 @@ def test_two_versions_of_the_code_are_named():
 def test_methods_that_are_not_there():
     with pytest.raises(ValueError, match="no runs of crd; it has kd"):
         select([make("kd", PAIR, 0)], ["crd"])
+
+
+def test_other_data_are_another_protocol():
+    """Same name, other pictures: never one table."""
+    known = [make("kd", PAIR, seed, data={"fingerprint": "aa" * 32}) for seed in (0, 1)]
+    other = make("at", PAIR, 0, data={"fingerprint": "bb" * 32})
+    selection = select([*known, other])
+    assert selection.methods == ["kd"]
+    assert "left out 1 run of another protocol (data bbbb" in selection.notes[0]
+    assert ", not aaaa" in selection.notes[0]
+    unknown = select([*known, make("at", PAIR, 0)])
+    assert unknown.methods == ["kd"]
+    assert "(data unknown, not aaaa" in unknown.notes[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"setting": {"recipe": {"lr": 0.05, "batch_size": 128}}},
+        {"setting": {"compile": True}},
+        {"setting": {"limit_train": 500}},
+        {"epochs": 100},
+        {"convention": "crd"},
+        {"dataset": "cifar10"},
+        {"quick": True},
+    ],
+    ids=str,
+)
+def test_any_other_setting_is_another_protocol(change):
+    same, other = make("kd", PAIR, 0), make("kd", PAIR, 0, **change)
+    assert protocol(same) != protocol(other)
+    assert protocol(same) == protocol(make("at", PAIRS[2], 5))
+    selection = select([same, make("at", PAIR, 0), other])
+    assert selection.methods == ["at", "kd"]
+    assert len(selection.notes) == 1
+
+
+def test_a_teacher_that_saw_other_images_is_another_teacher():
+    seen = [make("kd", PAIR, seed) for seed in (0, 1)]
+    half = ((0.5,) * 3, (0.5,) * 3)
+    selection = select([*seen, make("at", PAIR, 0, teacher_normalisation=half)])
+    assert selection.methods == ["kd"]
+    assert "another normalisation" in selection.notes[0]
+
+
+def test_another_file_of_a_method_is_another_setting():
+    selection = select([make("kd", PAIR, 0), make("kd", PAIR, 1), make("kd", PAIR, 2, plugin_sha256="ff" * 32)])
+    assert seeds(selection) == [0, 1]
+    assert "plugin" in selection.notes[0]
+
+
+def test_pairs_can_be_chosen_by_name_or_glob():
+    records = [make("kd", pair, 0) for pair in PAIRS]
+    assert select(records, pairs=["resnet32x4:*"]).pairs == sorted(PAIRS[:2])
+    assert select(records, pairs=["vgg13:ShuffleV2", "*:vgg8"]).pairs == sorted([PAIRS[0], PAIRS[2]])
+    assert len(select(records, pairs=["all"]).pairs) == 4
+    with pytest.raises(ValueError, match=r"no runs on vgg8:vgg8; it has runs on resnet32x4:resnet8x4"):
+        select(records, pairs=["vgg8:vgg8"])
+
+
+def test_the_protocol_of_the_pairs_asked_for_is_taken():
+    full, quick = make("kd", PAIR, 0), make("kd", PAIRS[1], 0, epochs=2, quick=True)
+    assert select([full, quick]).pairs == [PAIR]
+    assert select([full, quick], pairs=["*:resnet8x4"]).quick

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 import pytest
+from scipy.stats import ttest_1samp
 
-from kdbench.report import stats
+from kdbench.report import resample, stats
 
 
 def test_spread_divides_by_n_minus_one():
@@ -19,27 +20,57 @@ def test_one_run_has_no_spread():
     assert stats.spread([70.0]) == (70.0, None, 1, None)
 
 
+def by_seed(*groups):
+    return [dict(enumerate(group)) for group in groups]
+
+
 def test_gain_of_one_pair_is_the_paired_t_interval():
-    found = stats.gain([[1.0, 2.0, 3.0]])
+    found = stats.gain(by_seed([1.0, 2.0, 3.0]))
     assert found.mean == 2.0
     assert found.high - found.mean == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
-    assert not found.sure
-    assert stats.gain([[1.0, 1.1, 1.2]]).sure
+    theirs = ttest_1samp([1.0, 2.0, 3.0], 0)
+    assert found.p == pytest.approx(theirs.pvalue)
+    assert tuple(theirs.confidence_interval(0.95)) == pytest.approx((found.low, found.high))
 
 
 def test_gain_over_pairs_takes_its_interval_from_within_pairs():
-    found = stats.gain([[1.0, 2.0, 3.0], [], [4.0, 6.0]])
+    found = stats.gain(by_seed([1.0, 2.0, 3.0], [], [4.0, 6.0]))
     assert found.mean == 3.5  # of the means 2 and 5, not of the five runs
-    assert (found.pairs, found.runs) == (2, 5)
+    assert (found.pairs, found.runs, found.blocks) == (2, 5, 5)
     # Squares 2 + 2 over 3 degrees; variance of the mean 4/3 (1/3 + 1/2) / 2^2; t of 3 degrees is 3.182446.
     assert found.high - found.mean == pytest.approx(3.182446 * math.sqrt(4 / 3 * (1 / 3 + 1 / 2)) / 2, rel=1e-6)
 
 
+def test_gain_counts_a_student_once():
+    """Two pairs of one student with the same differences are no more certain than one pair."""
+    once = stats.gain(by_seed([1.0, 2.0, 4.0]))
+    twice = stats.gain(by_seed([1.0, 2.0, 4.0], [1.0, 2.0, 4.0]), ["resnet8", "resnet8"])
+    assert twice[:4] == pytest.approx(once[:4])
+    assert (twice.pairs, twice.runs, twice.blocks) == (2, 6, 3)
+    apart = stats.gain(by_seed([1.0, 2.0, 4.0], [1.0, 2.0, 4.0]), ["resnet8", "vgg8"])
+    assert apart.high < once.high
+    # Differences that cancel within a seed leave no doubt about their mean: squares of (0.5, 0, -0.5) around 2.
+    crossed = stats.gain(by_seed([1.0, 2.0, 3.0], [4.0, 2.0, 0.0]), ["resnet8", "resnet8"])
+    assert crossed.mean == 2.0
+    assert crossed.high - crossed.mean == pytest.approx(4.302653 * math.sqrt(0.25 / 3), rel=1e-6)
+
+
 def test_gain_without_repetition_has_no_interval():
-    found = stats.gain([[1.0], [3.0]])
-    assert (found.mean, found.low, found.high) == (2.0, None, None)
-    assert not found.sure
-    assert stats.gain([[], []]) is None
+    found = stats.gain(by_seed([1.0], [3.0]))
+    assert (found.mean, found.low, found.high, found.p) == (2.0, None, None, None)
+    assert stats.gain([{}, {}]) is None
+
+
+def test_equal_differences_are_no_certainty():
+    """Accuracies on a small test set come in steps; three equal ones say nothing about the spread."""
+    assert stats.gain(by_seed([0.1 + 0.2, 0.3, 0.3]))[1:4] == (None, None, None)
+
+
+def test_holm_is_holms():
+    # Holm 1979: 0.01 x 4, 0.02 x 3, 0.03 x 2, 0.04 x 1, never falling.
+    assert stats.holm([0.01, None, 0.04, 0.03, 0.02]) == pytest.approx([0.04, None, 0.06, 0.06, 0.06], nan_ok=True)
+    assert stats.holm([0.9, 0.8]) == [1.0, 1.0]
+    assert stats.holm([]) == []
 
 
 def test_average_ranks_go_by_pair_means():
@@ -51,16 +82,44 @@ def test_average_ranks_go_by_pair_means():
         ("b", 0): [60.0, 60.0, 50.0],
         ("b", 1): [62.0, 62.0, 50.0],
     }
-    found = stats.average_ranks(blocks)
+    found = resample.average_ranks(blocks)
     assert [one.mean for one in found] == [1.75, 1.25, 3.0]
     assert (found[2].low, found[2].high) == (3.0, 3.0)
     assert found[0].low <= 1.75 <= found[0].high
     assert found[0].low < found[0].high
-    assert stats.average_ranks(blocks) == found
+    assert resample.average_ranks(blocks) == found
+    # A draw of pair a is (0, 0), (0, 1), (1, 0) or (1, 1); the first method has the lower rank in the last alone.
+    assert found[0].best == pytest.approx(0.25, abs=0.03)
+    assert sum(one.best for one in found) == pytest.approx(1)
 
 
 def test_few_blocks_pretend_no_certainty():
-    assert stats.average_ranks({("a", 0): [2.0, 1.0], ("b", 0): [2.0, 1.0]}) == [(1.0, None, None), (2.0, None, None)]
+    found = resample.average_ranks({("a", 0): [2.0, 1.0], ("b", 0): [2.0, 1.0]})
+    assert found == [(1.0, None, None, None), (2.0, None, None, None)]
+    assert resample.average_ranks({}) == []
+
+
+def test_no_draw_loses_a_student_and_shared_seeds_are_drawn_together():
+    """Method 0 wins on a, method 1 on b, whatever the seeds: a draw without a pair would move the rank."""
+    blocks = {(pair, seed): [70.0 + (pair == "a"), 70.0 + (pair == "b")] for pair in "ab" for seed in range(2)}
+    found = resample.average_ranks(blocks)
+    assert [(one.mean, one.low, one.high) for one in found] == [(1.5, 1.5, 1.5)] * 2
+    # One student in both columns: its seeds decide both, so that ranks swing together; two students average out.
+    swings = {(pair, seed): [70.0 + seed, 71.0] for pair in "ab" for seed in (0, 1.5, 2, 0.5)}
+    together = resample.average_ranks(swings, {"a": "s", "b": "s"})[0]
+    apart = resample.average_ranks(swings)[0]
+    assert {together.low, together.high} == {1.0, 2.0}
+    assert apart.mean == together.mean
+    shares = [
+        sum(one.best for one in resample.average_ranks(swings, students)) for students in ({}, {"a": "s", "b": "s"})
+    ]
+    assert shares == pytest.approx([1, 1])
+
+
+def test_a_pair_that_lacks_the_drawn_seeds_keeps_its_own():
+    blocks = {("a", seed): [71.0, 70.0] for seed in range(4)} | {("b", 3): [70.0, 71.0]}
+    found = resample.average_ranks(blocks, {"a": "s", "b": "s"})
+    assert [(one.mean, one.low, one.high) for one in found] == [(1.5, 1.5, 1.5)] * 2
 
 
 def test_ari_leaves_out_what_cannot_be_divided_by():

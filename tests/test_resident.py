@@ -38,7 +38,6 @@ from kdbench.engine.graph.cached_teacher import Resident, resident
 from kdbench.engine.lane import Lane
 from kdbench.engine.teacher_cache.cache import TeacherTable, Unfit
 from kdbench.run import teacher_cache as tables
-from kdbench.run.session import Request
 from kdbench.suites import load as load_suite
 
 pytestmark = pytest.mark.core
@@ -107,7 +106,7 @@ def test_the_loop_reads_what_a_captured_run_kept_and_the_other_way_round(tmp_pat
     before = passes(asked)
     with resident(table, "logits", Eager(), 1e9) as kept:
         for epoch in range(EPOCHS):
-            kept.ready(*feed.plan(epoch))
+            kept.ready(feed.plan(epoch))
     assert passes(asked) == before
     table.close()
 
@@ -119,13 +118,13 @@ def test_an_epoch_is_made_ready_in_whole_batches_and_once(tmp_path: Path) -> Non
     with resident(table, "logits", Eager(), 1e9) as kept:
         plan = feed.plan(0)
         before = passes(shared)
-        kept.ready(*plan)
+        kept.ready(plan)
         assert passes(shared) == before + module.REHEARSALS + 48 // BATCH
-        kept.ready(*plan)
+        kept.ready(plan)
         assert passes(shared) == before + module.REHEARSALS + 48 // BATCH
-        idx, dy, dx, flip = (part[:BATCH] for part in plan)
-        live = engine.look(shared, feed.gather(idx, dy, dx, flip))
-        seen = kept.outputs(idx, dy, dx, flip)
+        part = plan.part(0, BATCH)
+        live = engine.look(shared, feed.gather(part))
+        seen = kept.outputs(part)
         assert torch.equal(seen.logits, live.logits)
         assert torch.isnan(seen.pooled).all()
     table.close()
@@ -137,7 +136,7 @@ def test_filling_is_recorded_once_and_repeated(tmp_path: Path) -> None:
     machine = Recorder()
     with resident(table, "pooled", machine, 1e9) as kept:
         for epoch in range(2):
-            kept.ready(*shared.train.plan(epoch))  # type: ignore[attr-defined]
+            kept.ready(shared.train.plan(epoch))  # type: ignore[attr-defined]
         assert machine.records == 1
         assert not machine.shared  # a refused capture would spoil the random numbers of the lanes' graphs
         assert machine.replays >= 3
@@ -153,10 +152,10 @@ def test_a_teacher_that_cannot_be_captured_is_called(tmp_path: Path) -> None:
     feed, shared = loader(), setting(loader())
     table = there(open_table(tmp_path, shared))
     with resident(table, "logits", Refusing(), 1e9) as kept:
-        idx, dy, dx, flip = (part[:BATCH] for part in feed.plan(0))
-        kept.ready(idx, dy, dx, flip)
-        live = engine.look(shared, feed.gather(idx, dy, dx, flip))
-        assert torch.equal(kept.outputs(idx, dy, dx, flip).logits, live.logits)
+        part = feed.plan(0).part(0, BATCH)
+        kept.ready(part)
+        live = engine.look(shared, feed.gather(part))
+        assert torch.equal(kept.outputs(part).logits, live.logits)
     table.close()
 
 
@@ -178,7 +177,7 @@ def test_a_damaged_entry_is_made_anew(tmp_path: Path) -> None:
     shared = setting(feed)
     table = there(open_table(tmp_path, shared))
     with resident(table, "logits", Eager(), 1e9) as kept:
-        kept.ready(*feed.plan(0))
+        kept.ready(feed.plan(0))
     table.close()
     row = int(table.rows(0)[0])
     with open(table.place.folder / "logits.rows", "r+b") as file:
@@ -188,7 +187,7 @@ def test_a_damaged_entry_is_made_anew(tmp_path: Path) -> None:
     with resident(table, "logits", Eager(), 1e9) as kept:
         assert not kept._there[row]
         assert int(kept._there.sum()) == 47
-        kept.ready(*feed.plan(0))
+        kept.ready(feed.plan(0))
     values, good = table.parts["logits"].read(np.array([row]))
     assert good.all()
     assert not (values.abs() > 1e30).any()
@@ -202,7 +201,7 @@ def test_new_answers_reach_the_files_every_few_epochs(tmp_path: Path, monkeypatc
     kept = Resident(table, "logits", Eager(), 1e9)
     filled = []
     for epoch in range(3):
-        kept.ready(*shared.train.plan(epoch))  # type: ignore[attr-defined]
+        kept.ready(shared.train.plan(epoch))  # type: ignore[attr-defined]
         filled.append(len(table.parts["logits"].filled()))
     assert filled[0] == 0
     assert filled[1] == filled[2] > 48
@@ -215,7 +214,7 @@ def test_a_second_process_keeps_its_answers_to_itself(tmp_path: Path) -> None:
     second = there(open_table(tmp_path, shared, create=None))
     assert not second.fills
     with resident(second, "logits", Eager(), 1e9) as kept:
-        kept.ready(*shared.train.plan(0))  # type: ignore[attr-defined]
+        kept.ready(shared.train.plan(0))  # type: ignore[attr-defined]
         assert int(kept._there.sum()) == 48
     assert len(first.parts["logits"].filled()) == 0
     first.close()
@@ -300,14 +299,14 @@ def test_a_captured_group_has_one_where_no_lane_reads_maps(names: list[str], wan
     digits = data.limit(data.load("digits"), 56)
     recipe = load_suite("digits").recipe.model_dump() | {"crop_padding": 1, "flip": True, "batch_size": BATCH}
     with tables.taught(
-        Request(out=tmp_path), "resnet14", digits, recipe, shared, feed, lanes, visits=VIEWS, note=lambda sentence: None
+        tmp_path, "resnet14", digits, recipe, shared, feed, lanes, visits=VIEWS, note=lambda sentence: None
     ) as lent:
         assert ("" if lent.resident is None else lent.resident._names[-1]) == wanted
         assert (lent.table is None) == (not wanted)
     with ExitStack() as quiet:
         few = quiet.enter_context(
             tables.taught(
-                Request(out=tmp_path / "few"),
+                tmp_path / "few",
                 "resnet14",
                 digits,
                 recipe,
@@ -319,6 +318,19 @@ def test_a_captured_group_has_one_where_no_lane_reads_maps(names: list[str], wan
             )
         )
         assert few.resident is None
+    with tables.taught(
+        tmp_path,
+        "resnet14",
+        digits,
+        recipe,
+        shared,
+        feed,
+        lanes,
+        visits=VIEWS,
+        note=lambda sentence: None,
+        switch="off",
+    ) as none:
+        assert none is shared
 
 
 def test_where_it_does_not_fit_the_teacher_is_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,7 +341,7 @@ def test_where_it_does_not_fit_the_teacher_is_live(tmp_path: Path, monkeypatch: 
     recipe = load_suite("digits").recipe.model_dump() | {"crop_padding": 1, "flip": True, "batch_size": BATCH}
     told: list[str] = []
     with tables.taught(
-        Request(out=tmp_path),
+        tmp_path,
         "resnet14",
         digits,
         recipe,

@@ -13,14 +13,15 @@ from kdbench.registry import get
 def test_golden(case: Case) -> None:
     case.open()
     student, teacher = case.outputs("student"), case.outputs("teacher")
-    method = get("rkd")(case.pair(student, teacher), beta_d=25.0, beta_a=50.0)
+    hyper = case.meta["hyper"]
+    method = get("rkd")(case.pair(student, teacher), beta_d=hyper["w_distance"], beta_a=hyper["w_angle"])
     distance, angle = method.terms(student, teacher, case.batch()).values()
     if "student.pooled" in case.meta["vanishing_gradient"]:
         assert distance + angle == case["out.loss"] == 0
         (grad,) = torch.autograd.grad(distance + angle, student.pooled)
         assert grad.abs().max() < 1e-9
         return
-    case.check(distance + angle, distance=distance / 25, angle=angle / 50)
+    case.check(distance + angle, distance=distance / hyper["w_distance"], angle=angle / hyper["w_angle"])
 
 
 def test_angles_are_those_of_difference_vectors_in_float32() -> None:

@@ -52,21 +52,21 @@ def test_from_the_command_to_a_cell_of_the_csv(finished: Path) -> None:
     ]
     for row in rows:
         assert 0 <= float(row["top1_last"]) <= float(row["top1_best_test"]) <= 100
-        assert float(row["images_per_second"]) > 0
+        assert float(row["group_seconds"]) > 0
     assert (finished / "digits" / "leaderboard.png").stat().st_size > 5000
     assert "fitnet" in (finished / "digits" / "leaderboard.md").read_text()
 
 
 def test_a_record_says_everything_that_sets_its_numbers(finished: Path) -> None:
     one = records(finished)["resnet14:resnet8 fitnet 0"]
-    assert one.settings["hyper"]["beta"] == 100.0
-    assert one.settings["hyper"]["tap"] == 1  # the semckd convention's layer
-    assert one.settings["hyper"]["kd_weight"] == 1.0
+    assert one.settings.hyper["beta"] == 100.0
+    assert one.settings.hyper["tap"] == 1  # the semckd convention's layer
+    assert one.settings.hyper["kd_weight"] == 1.0
     assert one.quick
     assert len(one.curve) == 2
     assert one.weights_sha256
     assert one.teacher_sha256
-    assert one.environment["data"]
+    assert one.data["fingerprint"]
     assert one.extra_train_params
     assert one.extra_infer_params == 0
     assert one.agreement is not None
@@ -174,7 +174,7 @@ def test_shards_make_the_whole(tmp_path: Path) -> None:
         (["--seeds", "a,b"], "--seeds takes a count such as 3"),
         (["--lanes", "0"], "--lanes must be 1 or more, not 0"),
         (["--limit-train", "1"], "--limit-train must be 2 or more"),
-        (["--precision", "half"], "no precision 'half'; there are exact, tf32, fast and bf16"),
+        (["--precision", "half"], "no precision 'half'; there are fp32, tf32, bf16, fp16 and amp"),
         (["--precision", "tf32"], "tf32 needs a CUDA device"),
         (["--device", "tpu9"], "no device 'tpu9'"),
         (["--shard", "3/2"], "--shard takes i/n"),
@@ -277,7 +277,8 @@ def test_fail_fast_stops(tmp_path: Path) -> None:
 def test_two_runs_on_one_folder_share_the_cells(finished: Path, tmp_path: Path) -> None:
     assert run(tmp_path, methods="kd").exit_code == 0
     path = next(iter((finished / "runs").rglob("fitnet-*.json")))
-    theirs = tmp_path / "runs" / path.relative_to(finished / "runs").with_suffix(".lock")
+    theirs = tmp_path / ".locks" / path.relative_to(finished / "runs").with_suffix(".lock")
+    theirs.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(theirs):
         result = run(tmp_path)
     assert result.exit_code == 1
@@ -430,9 +431,8 @@ def test_out_of_memory_goes_on_with_fewer_lanes_or_says_which(
 
     monkeypatch.setattr(engine, "train_epoch", small)
     asked = run(tmp_path / "asked", "--lanes", "2")
-    assert asked.exit_code == 1
-    assert "out of memory" in asked.output
-    assert "try --lanes 1" in asked.output
+    assert asked.exit_code == 0, asked.output
+    assert "going on with half of them at once (--lanes 1 begins there)" in asked.output
     result = run(tmp_path / "auto")
     assert result.exit_code == 0, result.output
     assert "going on with half of them at once" in result.output

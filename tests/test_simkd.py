@@ -20,7 +20,9 @@ def test_golden(case: Case) -> None:
     case.open()
     student, teacher = case.outputs("student"), case.outputs("teacher")
     weight, bias = case["in.teacher.classifier.weight"], case["in.teacher.classifier.bias"]
-    made = case.pair(student, teacher, head=lambda last: F.linear(last.mean(dim=(2, 3)), weight, bias), num_classes=100)
+    made = case.pair(
+        student, teacher, head=lambda last: F.linear(last.mean(dim=(2, 3)), weight, bias), num_classes=len(weight)
+    )
     method = get("simkd")(made, factor=case.meta["hyper"]["factor"])
     renamed = case.load(method, rename)
     terms = method.loss(student, teacher, case.batch())

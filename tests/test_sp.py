@@ -12,9 +12,16 @@ from kdbench.registry import get
 @cases("sp")
 def test_golden(case: Case) -> None:
     case.open()
-    student, teacher = case.outputs("student"), case.outputs("teacher")
-    method = get("sp")(case.pair(student, teacher), beta=1.0)
-    case.check(method.terms(student, teacher, case.batch())["similarity"], method)
+    student, teacher = case.listed("student"), case.listed("teacher")
+    taps = "/".join(map(str, range(len(student.feats))))
+    method = get("sp")(case.pair(student, teacher), beta=1.0, taps=taps)
+    stages = {
+        f"stage.{i}": torch.nn.functional.mse_loss(similarity(f_s), similarity(f_t))
+        for i, f_s, f_t in zip(
+            case.meta["features_used"]["student_feature_maps"], student.feats, teacher.feats, strict=True
+        )
+    }
+    case.check(method.terms(student, teacher, case.batch())["similarity"], method, **stages)
 
 
 def test_only_the_deepest_stage_counts_whatever_the_shapes() -> None:
@@ -45,6 +52,23 @@ def test_it_compiles_as_one_graph() -> None:
     method = get("sp")(pair(student, teacher))
     got = torch.compile(method.terms, fullgraph=True, backend="eager")(student, teacher, batch())
     torch.testing.assert_close(got, method.terms(student, teacher, batch()))
+
+
+def test_taps_can_be_named_and_are_summed() -> None:
+    maps = ((3, 8, 8), (4, 6, 6), (5, 3, 3))
+    student, teacher = outputs(*maps, grad=True), outputs(*maps, seed=1)
+    made = pair(student, teacher)
+
+    def loss(taps: str) -> torch.Tensor:
+        return get("sp")(made, taps=taps).terms(student, teacher, batch())["similarity"]
+
+    torch.testing.assert_close(loss("1/2"), loss("1") + loss("2"))
+    torch.testing.assert_close(loss("2"), loss(""))
+    loss("0/1").backward()
+    assert [feat.grad is not None for feat in student.feats] == [True, True, False]
+    for taps in ("3", "-1", "1-2", "1/"):
+        with pytest.raises(ValueError, match="shares taps 0 to 2"):
+            get("sp")(made, taps=taps)
 
 
 def test_batches_of_one_image_are_refused() -> None:

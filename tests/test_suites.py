@@ -61,12 +61,51 @@ def test_schedule() -> None:
     recipe = suites.load("semckd").recipe
     assert recipe.milestones_for(240) == (150, 180, 210)
     assert recipe.milestones_for(24) == (15, 18, 21)
-    assert [recipe.factor(epoch, 24) for epoch in (1, 15, 16, 18, 19, 21, 22, 24)] == pytest.approx(
-        [1, 1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
-    )
     assert min(recipe.milestones_for(1)) == 1  # the first epoch runs at the full rate
     assert recipe.lr_for("resnet8x4") == 0.05
     assert {recipe.lr_for(light) for light in ("MobileNetV2", "ShuffleV1", "ShuffleV2")} == {0.01}
+
+
+@pytest.mark.parametrize(
+    ("model", "light"),
+    [
+        ("timm/mobilenetv2_100", True),  # README's own example
+        ("timm/mobilenetv3_small_050.lamb_in1k", True),
+        ("timm/MobileNetV4_conv_small", True),
+        ("MOBILENETV2", True),
+        ("cifar_shufflev2", True),
+        ("ShuffleV2_1.5", True),
+        ("timm/resnet18.mobilenet", False),  # a tag is no name
+        ("timm/tf_mobilenetv3_small_075", False),
+        ("resnet8", False),
+    ],
+)
+def test_light_models_by_any_of_their_names(model: str, light: bool) -> None:
+    suite = suites.load("semckd")
+    assert suite.recipe.lr_for(model) == (0.01 if light else 0.05)
+    assert suite.lr_for(model) == suite.recipe.lr_for(model)
+    assert suite.lr_for(model, role="teacher") == suite.teacher.lr_for(model)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "models"),
+    [
+        ("timm/*", {"timm/resnet18", "timm/resnet18.a1_in1k", "timm/vgg11"}),
+        ("timm/resnet18.A1*", {"timm/resnet18.a1_in1k"}),
+        ("ResNet*", {"resnet8", "timm/resnet18", "timm/resnet18.a1_in1k"}),
+        ("resnet8", {"resnet8"}),
+    ],
+)
+def test_patterns_of_light_models(pattern: str, models: set[str]) -> None:
+    recipe = suites.load("semckd").set("recipe.light", pattern).recipe
+    every = ("resnet8", "vgg8", "timm/resnet18", "timm/resnet18.a1_in1k", "timm/vgg11")
+    assert {model for model in every if recipe.lr_for(model) == recipe.light_lr} == models
+
+
+def test_the_rate_of_a_teacher_is_its_own() -> None:
+    suite = suites.load("digits").set("teacher.lr", "0.3").set("teacher.light_lr", "0.2")
+    assert (suite.lr_for("resnet8"), suite.lr_for("resnet8", role="teacher")) == (suite.recipe.lr, 0.3)
+    assert suite.lr_for("timm/mobilenetv2_100", role="teacher") == 0.2
 
 
 def test_settings_can_be_overridden() -> None:
@@ -80,7 +119,7 @@ def test_settings_can_be_overridden() -> None:
     )
     assert suite.set("recipe.nesterov", "true").recipe.nesterov
     assert suite.set("recipe.light", "resnet*,wrn*").recipe.lr_for("resnet8") == suite.recipe.light_lr
-    assert suite.set("dataset", "imagefolder:here@32").dataset == "imagefolder:here@32"
+    assert suite.set("dataset", "cifar10").dataset == "cifar10"
     assert suite.set("teacher.epochs", "60").teacher.milestones == tuple(2 * m for m in suite.teacher.milestones)
     semckd = suites.load("semckd")
     assert suites.published(semckd.set("recipe.lr", "0.1")) == suites.published(semckd)
@@ -184,6 +223,52 @@ def test_a_suite_that_is_wrong(tmp_path: Path, old: str, new: str, words: str) -
     assert "mine.toml" in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("imagefolder:pics@32", "imagefolder:HOME/pics@32"),
+        ("imagefolder:pics", "imagefolder:HOME/pics"),
+        ("imagefolder:./a/../pics/@32", "imagefolder:HOME/pics@32"),
+        ("imagefolder:.@32", "imagefolder:HOME@32"),
+        ("imagefolder:..@32", "imagefolder:ABOVE@32"),
+        ("imagefolder:a@b/c", "imagefolder:HOME/a@b/c"),
+        ("imagefolder:/data/pics@32", "imagefolder:/data/pics@32"),
+        ("imagefolder:~/pics@32", "imagefolder:/my/house/pics@32"),
+        ("imagefolder:", "imagefolder:"),
+        ("imagefolder:@32", "imagefolder:@32"),
+        ("digits", "digits"),
+    ],
+)
+def test_an_image_folder_is_looked_for_beside_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, read: str
+) -> None:
+    home, elsewhere = tmp_path / "suites", tmp_path / "elsewhere"
+    for folder in (home, elsewhere):
+        folder.mkdir()
+    write(home, MINE.replace('dataset = "digits"', f'dataset = "{written}"'))
+    monkeypatch.setenv("HOME", "/my/house")
+    monkeypatch.chdir(elsewhere)  # wherever the command is started, and however the file is named
+    wanted = read.replace("HOME", str(home)).replace("ABOVE", str(tmp_path))
+    for name in (str(home / "mine.toml"), "../suites/mine.toml"):
+        suite = suites.load(name)
+        assert suite.dataset == wanted
+        assert suite.set("recipe.lr", "0.1").dataset == wanted
+    # On the command line the same word starts from the current folder.
+    set_ = suites.load("digits").set("dataset", written)
+    assert set_.dataset == read.replace("HOME", str(elsewhere)).replace("ABOVE", str(tmp_path))
+
+
+def test_a_path_of_the_suite_and_one_of_the_data_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Suites may not import data, so each makes paths absolute itself."""
+    from kdbench.data.names import canonical
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("/usr/lib")
+    for path in ("a", "./a/", "../a", "link", "link/../a", "a b", "~/a", "ä/é", "a@b/c", "x" * 300):
+        word = suites.load("digits").set("dataset", f"imagefolder:{path}@32").dataset
+        assert word == canonical(f"imagefolder:{path}@32") == canonical(word)
+
+
 def test_a_published_table_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"mine\.csv of suite mine"):
         suites.published(suites.load(write(tmp_path)))
@@ -198,7 +283,22 @@ def test_a_published_table_that_is_not_there(tmp_path: Path) -> None:
         ("crd", "crd+kd", {"ce_weight": 1.0, "kd_weight": 1.0, "beta": 0.8}),
         ("crd", "kd+crd", {"ce_weight": 1.0, "kd_weight": 1.0, "beta": 0.8}),
         ("crd", "crd+mas", {"ce_weight": 1.0, "kd_weight": 1.0, "beta": 0.8}),
+        ("crd", "abkd", {"ce_weight": 1.0, "kd_weight": 0.0, "alpha": 0.8, "beta": 0.3}),
+        ("crd", "ikl", {"ce_weight": 1.0, "kd_weight": 0.0, "alpha": 1.0, "beta": 4.0}),
+        ("crd", "ikl+lskd", {"ce_weight": 1.0, "kd_weight": 0.0, "tau": 2.0, "alpha": 1.0, "beta": 4.0}),
+        ("crd", "ofa", {"ce_weight": 1.0, "kd_weight": 0.0}),
+        ("crd", "wkd_l", {"ce_weight": 1.0, "kd_weight": 0.0}),
+        ("crd", "wkd_f", {"ce_weight": 1.0, "kd_weight": 0.0, "beta": 0.08}),
+        ("semckd", "wkd_f", {"ce_weight": 1.0, "kd_weight": 1.0, "beta": 0.08}),
+        ("semckd", "mgd", {"ce_weight": 1.0, "kd_weight": 1.0, "alpha": 0.0012}),
         ("crd", "dkd", {"ce_weight": 1.0, "kd_weight": 0.0, "alpha": 1.0, "beta": 2.0}),
+        ("crd", "ctkd", {"ce_weight": 0.1, "kd_weight": 0.0, "beta": 2.0}),
+        ("crd", "nkd", {"ce_weight": 1.0, "kd_weight": 0.0, "tau": 3.0}),
+        ("crd", "rld+lskd", {"ce_weight": 1.0, "kd_weight": 0.0, "tau": 2.0, "alpha": 9.0, "beta": 72.0}),
+        ("crd", "ickd", {"ce_weight": 1.0, "kd_weight": 0.0, "beta": 2.5}),
+        ("semckd", "ickd", {"ce_weight": 1.0, "kd_weight": 1.0, "beta": 2.5}),
+        ("semckd", "sdd", {"ce_weight": 1.0, "kd_weight": 0.0, "beta": 2.0}),
+        ("semckd", "wsld", {"ce_weight": 1.0, "kd_weight": 0.0, "tau": 4.0, "alpha": 2.25}),
         ("semckd", "kd", {"ce_weight": 1.0, "kd_weight": 1.0, "tau": 4.0}),
         ("semckd", "fitnet", {"ce_weight": 1.0, "kd_weight": 1.0, "tap": 1, "beta": 100.0}),
         ("semckd", "semckd", {"ce_weight": 1.0, "kd_weight": 1.0, "beta": 400.0}),
@@ -230,7 +330,7 @@ def test_every_weight_listed_is_one_that_the_method_has(name: str) -> None:
     tables = [convention.methods, *convention.pairs.values()]
     for table in tables:
         for method in set(table) & set(registry.names()):
-            missing = set(table[method]) - set(registry.hyperparameters(registry.get(method)))
+            missing = set(table[method]) - set(registry.get(method).hyperparameters())
             assert not missing - {"kd_weight", "ce_weight"}, f"{method}: {missing}"
 
 

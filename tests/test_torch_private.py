@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 import kdbench
-from kdbench.utils import torch_private
+from kdbench.engine import torch_private
 
 pytestmark = pytest.mark.core
 
 PACKAGE = Path(kdbench.__file__).parent
-HOME = "utils/torch_private.py"
+HOME = "engine/torch_private.py"
 
 
 def test_a_dispatch_mode_sees_every_operator() -> None:

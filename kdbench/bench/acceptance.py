@@ -16,6 +16,7 @@ from kdbench.run import grid, session
 from kdbench.run import teachers as teaching
 from kdbench.run.outcome import Watcher
 from kdbench.run.session import Request
+from kdbench.utils import environment
 
 METHODS = "kd,fitnet,at,sp,cc,vid,rkd,pkt,nst,ft,crd,dkd"
 PAIR = "resnet32x4:resnet8x4"
@@ -37,7 +38,7 @@ class Measured:
 
     wall_seconds: float  # of the whole command, without the teacher's training
     train_seconds: float  # of it in the training loop, by the records
-    peak_bytes: float  # the largest that was allocated, by the records
+    peak_bytes: float  # the largest that was allocated
     reserved_bytes: float | None  # the largest that torch took from the device; None on the CPU
     done: list[str]
     missing: dict[str, str]  # label -> reason
@@ -61,7 +62,7 @@ def accept(request: Request, watch: Watcher) -> Measured:
             f"{begun[0]} has begun or ended in {request.out}; acceptance times a whole run: choose another"
             " folder with the teacher, or remove its runs"
         )
-    for name in dict.fromkeys(cell.teacher for cell in job.cells):
+    for name in dict.fromkeys(cell.teacher for cell in job.cells if cell.teacher):
         wanted = teaching.recipe(job.suite, name, request.epochs, request.limit_train)
         if teaching.there(request.out / "teachers", job.suite, name, wanted) is None:
             raise ValueError(
@@ -77,17 +78,24 @@ def accept(request: Request, watch: Watcher) -> Measured:
     found = [
         record.read(path) for path in (grid.files(request.out, cell).record for cell in job.cells) if path.exists()
     ]
-    return measured(found, seconds, missing, device=job.device, reserved=_reserved(job.device))
+    peak = environment.peak_memory_mb(job.device) * 2**20
+    return measured(found, seconds, missing, device=job.device, peak=peak, reserved=_reserved(job.device))
 
 
 def measured(
-    records: Sequence[Record], seconds: float, missing: dict[str, str], *, device: str, reserved: float | None
+    records: Sequence[Record],
+    seconds: float,
+    missing: dict[str, str],
+    *,
+    device: str,
+    peak: float,
+    reserved: float | None,
 ) -> Measured:
-    """The figures of a run that took so many seconds, from its records; ``reserved`` in bytes."""
+    """The figures of a run that took so many seconds, from its records; ``peak`` and ``reserved`` in bytes."""
     return Measured(
         wall_seconds=seconds,
-        train_seconds=sum(one.train_seconds or 0.0 for one in records),
-        peak_bytes=max((one.peak_mem_mb or 0.0 for one in records), default=0.0) * 2**20,
+        train_seconds=sum((one.group_seconds or 0.0) / (one.group_lanes or 1) for one in records),
+        peak_bytes=peak,
         reserved_bytes=reserved,
         done=[one.method for one in records],
         missing=missing,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from kdbench.suites.costs import BATCH, TABLE, Cost, load, save
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from kdbench.distiller import Outputs
 
@@ -45,7 +45,7 @@ def measure(method: str, pair: str = PAIR, *, n: int = 7) -> Cost:
     The student's step and the method's share of it alternate, so that a busy machine slows both. The
     method's share begins at the student's outputs and ends at their gradients and its own optimizer, all terms
     but the cross-entropy counted; further views of the images add what they cost the student. Teacher and
-    first stage are left out.
+    pre-training stage are left out.
 
     Raises:
         ValueError: no such method, pair or model; the method refuses the pair; n is below 1.
@@ -113,19 +113,7 @@ def settle(model: nn.Module) -> None:
 
 def leaves(seen: Outputs) -> Outputs:
     """The outputs of a student as ends of a graph: a loss on them stops there."""
-    from kdbench.engine.lane import detached
-
-    cut = detached(seen)
-    for tensor in tensors(cut):
-        tensor.requires_grad_(True)
-    return cut
-
-
-def tensors(seen: Outputs) -> list[Tensor]:
-    """All tensors of one model's outputs."""
-    classifier = () if seen.classifier is None else seen.classifier
-    every = (*seen.feats, *(seen.preacts or ()), seen.last, seen.pooled, seen.logits, *classifier)
-    return [tensor for tensor in every if tensor is not None]
+    return seen.map(lambda tensor: tensor.detach().requires_grad_(True))
 
 
 def prepare(method: str, pair: str) -> Steps:
@@ -142,7 +130,6 @@ def prepare(method: str, pair: str) -> Steps:
     from kdbench.engine.lane import Lane
     from kdbench.engine.precision import Precision
     from kdbench.engine.schedule import Plan
-    from kdbench.registry.combine import Combined
     from kdbench.run import assistants
 
     teacher_name, _, student_name = pair.partition(":")
@@ -154,8 +141,8 @@ def prepare(method: str, pair: str) -> Steps:
         student, teacher, image_shape=(3, SIDE, SIDE), num_classes=CLASSES, train_labels=labels, batch_size=BATCH
     )
     cls = registry.get(method)
-    hyper = suites.convention("semckd").hyper(method, pair, registry.hyperparameters(cls))
-    built = cls.build(facts, **hyper) if issubclass(cls, Combined) else cls(facts, **hyper)
+    hyper = suites.convention("semckd").hyper(method, pair, cls.hyperparameters())
+    built = cls.build(facts, **hyper)
     plan = Plan(240, 0.05)
     lane = Lane(
         method,
@@ -167,7 +154,7 @@ def prepare(method: str, pair: str) -> Steps:
         settings="",
         teacher="",
         device=torch.device("cpu"),
-        precision=Precision("exact"),
+        precision=Precision(),
     )
     lane.enter("train")
 
@@ -202,7 +189,7 @@ def prepare(method: str, pair: str) -> Steps:
         if own_optimizer:
             own_optimizer.step()
             own_optimizer.zero_grad(set_to_none=True)
-        for leaf in tensors(seen):
+        for leaf in seen.tensors().values():
             leaf.grad = None
 
     return Steps(lambda: whole(image), extra, (lambda: whole(every)) if built.views else None, *params)

@@ -195,11 +195,5 @@ def cut(outputs: Outputs) -> tuple[list[tuple[Tensor, Tensor]], Outputs]:
     def leaf(tensor: Tensor) -> Tensor:
         return leaves.setdefault(id(tensor), (tensor, tensor.detach().requires_grad_(True)))[1]
 
-    behind = outputs._replace(
-        feats=tuple(map(leaf, outputs.feats)),
-        last=leaf(outputs.last),
-        pooled=leaf(outputs.pooled),
-        logits=leaf(outputs.logits),
-        preacts=None if outputs.preacts is None else tuple(map(leaf, outputs.preacts)),
-    )
+    behind = outputs._replace(classifier=None).map(leaf)._replace(classifier=outputs.classifier)
     return list(leaves.values()), behind

@@ -25,7 +25,7 @@ from kdbench.bench.work import Work, pixels
 from kdbench.engine.graph.backend import machine_for
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
-from kdbench.record import Point, Record
+from kdbench.record import Point, Record, Settings
 from kdbench.run.session import choose_device, choose_pairs
 from kdbench.suites import load as load_suite
 from kdbench.utils import environment
@@ -49,7 +49,7 @@ class Request:
     pairs: tuple[str, ...] = ("resnet56:resnet20",)
     methods: str = "kd,fitnet,at,sp,vid,crd"
     device: str = "auto"
-    precision: str = "exact"
+    precision: str = "fp32"
     repeat: int = 5
     steps: int | None = None
     lanes_fit: bool = False
@@ -156,14 +156,14 @@ def _peaks(work: Work) -> tuple[dict[str, float], float]:
     """GFLOP/s of products by format, and the best of those that the precision may use."""
     device, name = work.device, work.precision.name
     half = torch.bfloat16 if device.type == "cpu" or name == "bf16" else torch.float16
-    without = Precision("bf16").warning(device) and name == "exact"  # slow, and not asked for
+    without = Precision("bf16").warning(device) and name == "fp32"  # slow, and not asked for
     Precision().prepare(device)
     kinds = (torch.float32,) if without else (torch.float32, half)
     peaks = {str(kind).removeprefix("torch."): flops.peak_gflops(device, kind) for kind in kinds}
     if name == "tf32":
         work.precision.prepare(device)
         peaks["tf32"] = flops.peak_gflops(device, torch.float32)
-    if name == "exact":
+    if name == "fp32":
         return peaks, peaks["float32"]
     return peaks, peaks["tf32"] if name == "tf32" else max(peaks.values())
 
@@ -324,17 +324,20 @@ def _record() -> Record:
     ]
     return Record(
         status="done",
-        suite="bench",
-        dataset="bench",
-        convention="bench",
-        teacher="t",
-        student="s",
         method="m",
-        seed=0,
-        epochs=EPOCHS,
         quick=True,
-        settings={},
-        settings_hash="",
+        settings=Settings(
+            suite="bench",
+            dataset="bench",
+            convention="bench",
+            teacher="t",
+            student="s",
+            method="m",
+            hyper={},
+            seed=0,
+            epochs=EPOCHS,
+            recipe={},
+        ),
         top1_last=50.0,
         top1_best_test=50.0,
         curve=curve,

@@ -12,7 +12,6 @@ from kdbench.engine.fit import Setting
 from kdbench.engine.teacher_cache.cache import TeacherTable, count_views
 from kdbench.engine.teacher_cache.reader import widest
 from kdbench.run import teacher_cache as tables
-from kdbench.run.session import Request
 
 
 class NoTable(ValueError):
@@ -40,7 +39,7 @@ def taught(engine: Engine, steps: int, runs: int, folder: Path) -> Iterator[Call
 
     def opened() -> AbstractContextManager[Setting]:
         return tables.taught(
-            Request(out=folder),
+            folder,
             engine.work.teacher_name,
             images,
             recipe,

@@ -20,7 +20,6 @@ from torch.utils.data import Dataset as TorchDataset
 from kdbench import registry
 from kdbench.bench.work import CROP_PADDING, MEAN, MOMENTUM, RATE, STD, WEIGHT_DECAY, Pixels, Work
 from kdbench.distiller import Batch, Distiller, Outputs, kl
-from kdbench.engine.lane import detached
 from kdbench.models import Tapped
 from kdbench.registry import Spec
 
@@ -158,7 +157,7 @@ class Script:
                 with torch.no_grad():
                     target = self.teacher(image)
             else:
-                target = detached(shown)
+                target = shown.map(Tensor.detach)
             total = loss(self.name, self.method, shown, target, batch, *contrast)
             self.losses.append(total.item())
             self.accuracy = accuracy(shown.logits, label)

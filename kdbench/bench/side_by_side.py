@@ -21,7 +21,7 @@ from kdbench import models
 from kdbench.bench.clock import timed
 from kdbench.bench.result import Ratio, SideBySide
 from kdbench.bench.work import Work
-from kdbench.engine.errors import out_of_memory
+from kdbench.engine.errors import out_of_memory, said
 from kdbench.engine.precision import Precision
 
 STUDENTS = 12
@@ -109,8 +109,7 @@ def measure(work: Work, repeat: int, count: int = STUDENTS) -> SideBySide:
             if name == "row":
                 raise
             ways.pop(name, None)
-            why = "not enough memory" if out_of_memory(error) else f"{type(error).__name__}: {error}"
-            refused[name] = " ".join(why.split())[:200]
+            refused[name] = "not enough memory" if out_of_memory(error) else said(error)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeat):
         for name, step in ways.items():

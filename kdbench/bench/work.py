@@ -15,7 +15,6 @@ from kdbench.distiller import Distiller, Pair
 from kdbench.engine.precision import Precision
 from kdbench.models import Tapped
 from kdbench.registry import Spec
-from kdbench.registry.combine import Combined
 
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 CROP_PADDING, FLIP = 4, True
@@ -107,9 +106,7 @@ class Work:
             batch_size=self.batch_size,
         )
         torch.manual_seed(2)
-        cls, hyper = registry.get(spec.name), dict(spec.hyper)
-        method = cls.build(pair, **hyper) if issubclass(cls, Combined) else cls(pair, **hyper)  # type: ignore[arg-type]
-        return student, method
+        return student, registry.get(spec.name).build(pair, **dict(spec.hyper))
 
     def loader(self) -> Loader:
         """The engine's batches."""

@@ -3,43 +3,62 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-Arrays = tuple[Tensor, Tensor, Tensor, Tensor, tuple[str, ...]]
+from kdbench.data import listing
+from kdbench.data.decode import below, count, decode, fits, notes
+from kdbench.data.errors import DataMissing, shown, why
+from kdbench.data.listing import Aside, Found
+
+__all__ = ["Arrays", "DataMissing", "read_folder", "read_tiny_imagenet"]
+
+#: Training images and labels, test images and labels, names of the classes, what there is to say.
+Arrays = tuple[Tensor, Tensor, Tensor, Tensor, tuple[str, ...], tuple[str, ...]]
 Pictures = list[tuple[str, int]]  # path, label
-
-
-class DataMissing(ValueError):
-    """Files of a data set are not there or cannot be read."""
+TESTS = ("val", "test")
 
 
 def read_folder(path: Path, size: int) -> Arrays:
     """PATH/train/<class>/* and PATH/val/<class>/* (or test) -> train and test tensors.
 
-    Pictures are scaled so that the shorter side is ``size`` pixels, then cut to the middle.
+    Pictures are decoded by the rules of ``kdbench.data.pictures``, scaled so that the shorter side is ``size``
+    pixels, then cut to the middle.
 
     Raises:
-        DataMissing: a folder or a class is missing, or a picture cannot be read.
+        DataMissing: a folder or a class is missing, or a picture cannot be used.
         ValueError: it would take more than half of the free memory.
     """
-    tests = [path / name for name in ("val", "test") if (path / name).is_dir()]
-    if not (path / "train").is_dir() or not tests:
-        raise DataMissing(f"{path} is no image folder: it needs train/<class>/* and val/<class>/* (or test/<class>/*)")
-    classes = _classes(path / "train")
-    if classes != (found := _classes(tests[0])):
-        odd = sorted(set(classes) ^ set(found))
-        raise DataMissing(
-            f"{path / 'train'} and {tests[0]} have different classes: {', '.join(odd[:3])}"
-            f"{f' and {len(odd) - 3} more' if len(odd) > 3 else ''} are in one of them only"
-        )
-    train, test = _pictures(path / "train", classes), _pictures(tests[0], classes)
-    _fits(path, len(train) + len(test), size)
-    return *_decode(train, size), *_decode(test, size), classes
+    try:
+        return _read_folder(path, size)
+    except OSError as error:
+        raise DataMissing(f"the image folder {shown(path)} cannot be read: {why(error)}") from error
+
+
+def _read_folder(path: Path, size: int) -> Arrays:
+    tests = [path / name for name in TESTS if os.path.isdir(path / name)]
+    if not os.path.isdir(path / "train") or not tests:
+        raise DataMissing(_no_image_folder(path))
+    aside = Aside(path)
+    train, test = listing.classes(path / "train", aside), listing.classes(tests[0], aside)
+    for name, found in [*train.items(), *test.items()]:
+        if not found.pictures and found.others:
+            raise DataMissing(
+                f"the class folder {shown(found.folder)} has no picture: of its files ({found.others:,}) none ends as"
+                f" pictures do (.jpg, .png, .gif, .tif, ...); convert them, or remove the class {name}"
+            )
+    for name in sorted(set(train) | set(test)):  # empty wherever it is: left out
+        if all(not half[name].pictures for half in (train, test) if name in half):
+            for half in (train, test):
+                if gone := half.pop(name, None):
+                    aside.add("empty", gone.folder)
+    _same_classes(path / "train", train, tests[0], test)
+    said = ["the folder test is there, too, and is not used, because val is"] if len(tests) > 1 else []
+    return _assemble(path, list(train), _labelled(train), _labelled(test), size, aside, said, tests[0].name)
 
 
 def read_tiny_imagenet(root: Path) -> Arrays:
@@ -48,85 +67,125 @@ def read_tiny_imagenet(root: Path) -> Arrays:
     Raises:
         DataMissing: not there, or a picture cannot be read.
     """
-    homes = [root / name for name in ("tiny-imagenet-200", "tiny-imagenet") if (root / name / "train").is_dir()]
+    homes = [root / name for name in ("tiny-imagenet-200", "tiny-imagenet") if os.path.isdir(root / name / "train")]
     if not homes:
         raise DataMissing(
-            f"Tiny ImageNet is not in {root}: unpack tiny-imagenet-200.zip (http://cs231n.stanford.edu/"
+            f"Tiny ImageNet is not in {shown(root)}: unpack tiny-imagenet-200.zip (http://cs231n.stanford.edu/"
             "tiny-imagenet-200.zip) there, or name the folder that has it with --data-dir or KDBENCH_DATA"
         )
     home = homes[0]
-    notes = home / "val" / "val_annotations.txt"
-    if not notes.is_file():
+    if not (home / "val" / "val_annotations.txt").is_file():
         return read_folder(home, 64)
-    classes = _classes(home / "train")
-    label_of = {name: label for label, name in enumerate(classes)}
-    test: Pictures = []
-    for line in notes.read_text().splitlines():
-        file, name = line.split("\t")[:2]
-        if name not in label_of:
-            raise DataMissing(f"{notes} names the class {name}, which has no folder in {home / 'train'}")
-        test.append((str(home / "val" / "images" / file), label_of[name]))
-    train = _pictures(home / "train", classes)
-    _fits(home, len(train) + len(test), 64)
-    return *_decode(train, 64), *_decode(test, 64), classes
-
-
-def _classes(folder: Path) -> tuple[str, ...]:
-    names = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."))
-    if len(names) < 2:
-        raise DataMissing(f"{folder} has {len(names)} class folders; classification takes two or more")
-    return names
-
-
-def _pictures(folder: Path, classes: Sequence[str]) -> Pictures:
-    from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
-
-    label_of = {name: label for label, name in enumerate(classes)}
     try:
-        return make_dataset(str(folder), label_of, extensions=IMG_EXTENSIONS)
-    except FileNotFoundError as error:  # torchvision's sentence about a class without pictures
-        raise DataMissing(f"{folder}: {' '.join(str(error).split())}") from error
+        aside = Aside(home)
+        train = listing.classes(home / "train", aside)
+        if bare := [found.folder for found in train.values() if not found.pictures]:
+            raise DataMissing(f"the class folder {shown(bare[0])} has no picture; unpack tiny-imagenet-200.zip anew")
+        _enough(home / "train", train)
+        test = _annotated(home, list(train), aside)
+    except OSError as error:
+        raise DataMissing(f"{shown(home)} cannot be read: {why(error)}") from error
+    return _assemble(home, list(train), _labelled(train), test, 64, aside, [], "val")
 
 
-def _decode(pictures: Pictures, size: int) -> tuple[Tensor, Tensor]:
-    """Pictures -> (N, 3, size, size) uint8 and (N,) int64."""
-    import numpy as np
-    from PIL import Image, ImageOps
+def _annotated(home: Path, names: Sequence[str], aside: Aside) -> Pictures:
+    """The pictures of val/images, in the order of val_annotations.txt."""
+    file, folder = home / "val" / "val_annotations.txt", home / "val" / "images"
+    if not os.path.isdir(folder):
+        raise DataMissing(f"there is no folder {shown(folder)}; unpack tiny-imagenet-200.zip anew")
+    label_of = {name: label for label, name in enumerate(names)}
+    test: Pictures = []
+    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        picture, tab, rest = line.partition("\t")
+        name = rest.split("\t")[0]
+        if not tab or not name or picture in ("", ".", "..") or os.path.basename(picture) != picture:
+            raise DataMissing(f"line {number} of {shown(file)} is not a picture, a tab and a class: {shown(line[:60])}")
+        if name not in label_of:
+            raise DataMissing(f"{shown(file)} names the class {shown(name)}, which has no folder in {home / 'train'}")
+        test.append((str(folder / picture), label_of[name]))
+    if not test:
+        raise DataMissing(f"{shown(file)} names no picture")
+    for path in sorted(set(listing.pictures(folder, aside)) - {path for path, _ in test}):
+        aside.add("unnamed", path)
+    return test
 
-    images = np.empty((len(pictures), size, size, 3), dtype=np.uint8)
 
-    def one(i: int) -> None:
-        path = pictures[i][0]
-        try:
-            with Image.open(path) as picture:
-                images[i] = np.asarray(ImageOps.fit(picture.convert("RGB"), (size, size), Image.Resampling.BILINEAR))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataMissing(f"the picture {path} cannot be read: {error}") from error
-
-    # Pillow lets go of the interpreter lock while it decodes.
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as pool:
-        for _ in pool.map(one, range(len(pictures)), chunksize=64):
-            pass
-    labels = torch.tensor([label for _, label in pictures], dtype=torch.int64)
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels
+def _no_image_folder(path: Path) -> str:
+    needs = "an image folder has train/<class>/* and val/<class>/* (or test/<class>/*)"
+    if not os.path.exists(path):
+        return f"there is no folder {shown(path)}; {needs}"
+    if not os.path.isdir(path):
+        return f"{shown(path)} is no folder; {needs}"
+    here = sorted(name for name in os.listdir(path) if os.path.isdir(path / name) and not name.startswith("."))
+    has = f"has {', '.join(map(shown, here[:5]))}{', ...' if here[5:] else ''}" if here else "has no folder in it"
+    return f"{shown(path)} is no image folder: it {has}, and {needs}"
 
 
-def _fits(path: Path, count: int, size: int) -> None:
-    """Refuse what would take more than half of the free memory (the loader needs the other half)."""
-    need, free = count * 3 * size * size, _free_memory()
-    if need > free / 2:
-        raise ValueError(
-            f"{path}: {count} pictures of {size} x {size} take {need / 2**30:.1f} GiB, more than half of the "
-            f"{free / 2**30:.1f} GiB of free memory; ask for a smaller size with @SIZE or take fewer pictures"
+def _same_classes(train: Path, first: Mapping[str, Found], test: Path, second: Mapping[str, Found]) -> None:
+    odd = sorted(set(first) ^ set(second))
+    if odd:
+        hint = "; upper and lower case count" if len({name.casefold() for name in odd}) < len(odd) else ""
+        raise DataMissing(
+            f"{shown(train)} and {shown(test)} have different classes: {', '.join(odd[:3])}"
+            f"{f' and {len(odd) - 3} more' if len(odd) > 3 else ''} {'is' if len(odd) == 1 else 'are'} in one of them"
+            f" only{hint}"
+        )
+    for name in first:
+        for half in (first, second):
+            if not half[name].pictures:
+                raise DataMissing(f"the class folder {shown(half[name].folder)} has no picture, its namesake has some")
+    _enough(train, first)
+
+
+def _enough(train: Path, found: Mapping[str, Found]) -> None:
+    if len(found) < 2:
+        raise DataMissing(
+            f"{shown(train)} has {len(found)} class folder{'' if len(found) == 1 else 's'} with pictures;"
+            " classification takes two or more"
         )
 
 
-def _free_memory() -> int:
-    """Bytes that can be had without swapping; all memory where the system does not tell."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+def _labelled(found: Mapping[str, Found]) -> Pictures:
+    return [(path, label) for label, one in enumerate(found.values()) for path in one.pictures]
+
+
+def _assemble(
+    home: Path,
+    names: Sequence[str],
+    train: Pictures,
+    test: Pictures,
+    size: int,
+    aside: Aside,
+    said: list[str],
+    second: str,
+) -> Arrays:
+    """Decode both parts, and gather all that is to be said of them."""
+    files = [path for path, _ in [*train, *test]]
+    fits(home, len(files), size)
+    decoded = decode(files, size)
+    said = [*said, *notes(decoded, files, home)]
+    said += _doubles(home, train, test, decoded.digests, second)
+    folded = Counter(name.casefold() for name in names)
+    if alike := [name for name in names if folded[name.casefold()] > 1]:
+        said.append(f"classes that differ in upper and lower case only: {', '.join(alike)}")
+    if left_out := aside.sentence():
+        said.append(left_out)
+    labels = torch.tensor([label for _, label in [*train, *test]], dtype=torch.int64)
+    n, images = len(train), decoded.images
+    return images[:n], labels[:n], images[n:], labels[n:], tuple(names), tuple(said)
+
+
+def _doubles(home: Path, train: Pictures, test: Pictures, digests: Sequence[bytes], second: str) -> list[str]:
+    """Sentences about files that are there more than once, byte for byte."""
+    n, found = len(train), []
+    seen = set(digests[:n])
+    if both := [path for (path, _), digest in zip(test, digests[n:], strict=True) if digest in seen]:
+        found.append(f"{count(len(both))} of {second} lie in train, too, byte for byte ({below(both[0], home)})")
+    labels: dict[bytes, set[int]] = {}
+    for (_, label), digest in zip([*train, *test], digests, strict=True):
+        labels.setdefault(digest, set()).add(label)
+    if torn := [path for (path, _), digest in zip([*train, *test], digests, strict=True) if len(labels[digest]) > 1]:
+        found.append(f"{count(len(torn))} lie in more than one class, byte for byte ({below(torn[0], home)})")
+    if copies := n - len(seen):
+        found.append(f"{count(copies)} of train are copies of another one there, byte for byte")
+    return found

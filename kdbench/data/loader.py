@@ -8,26 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench.data.views import DRAWING, VIEWS
-
-
-class Plan(NamedTuple):
-    """All draws of one epoch, (N,) each, in the order in which images come.
-
-    The view of image ``perm[k]`` is its padded picture cut at row ``dy[k]`` and column
-    ``dx[k]``, both in [0, 2 * crop_padding], then mirrored where ``flip[k]``.
-    """
-
-    perm: Tensor  # int64
-    dy: Tensor  # int64
-    dx: Tensor  # int64
-    flip: Tensor  # bool
+from kdbench.utils.plan import BatchPlan
 
 
 class Loader:
@@ -111,33 +98,33 @@ class Loader:
         """Seed of one epoch of one stage, below 2^63."""
         return _hash(self.seed, stage, epoch)
 
-    def plan(self, epoch: int, stage: str = "train") -> Plan:
+    def plan(self, epoch: int, stage: str = "train") -> BatchPlan:
         """All draws of one epoch, on the loader's device."""
         n, steps = len(self.labels), 2 * self.crop_padding + 1
         generator = torch.Generator().manual_seed(self.key(epoch, stage))
-        drawn = Plan(
+        drawn = BatchPlan(
             torch.randperm(n, generator=generator),
             torch.randint(steps, (n,), generator=generator),
             torch.randint(steps, (n,), generator=generator),
             torch.rand(n, generator=generator) < (0.5 if self.flip else 0.0),
         )
-        return Plan(*(part.to(self.device) for part in drawn))
+        return drawn.each(lambda part: part.to(self.device))
 
-    def gather(self, idx: Tensor, dy: Tensor, dx: Tensor, flip: Tensor, *, key: int | None = None) -> Tensor:
-        """Make a batch: parts of a ``Plan``, (B,) each -> (V * B, C, H, W) float32, channels last.
+    def gather(self, plan: BatchPlan, *, key: int | None = None) -> Tensor:
+        """Make a batch: part of a plan, (B,) -> (V * B, C, H, W) float32, channels last.
 
         ``key`` is ``self.key(epoch, stage)``, needed by views that draw.
 
         Raises:
             ValueError: such a view without a key.
         """
-        crops = self._crop(idx, dy, dx, flip)  # (B, H, W, C) uint8
+        crops = self._crop(plan)  # (B, H, W, C) uint8
         if self.views:
             seeds = None
             if DRAWING & set(self.views):
                 if key is None:
                     raise ValueError("views that draw, such as randaugment, need the key of the epoch")
-                seeds = torch.tensor([_hash(key, "view", i) for i in idx.tolist()])
+                seeds = torch.tensor([_hash(key, "view", i) for i in plan.order.tolist()])
             plain = crops.permute(0, 3, 1, 2)
             shown = [plain, *(VIEWS[view](plain, seeds) for view in self.views)]
             crops = torch.cat([view.permute(0, 2, 3, 1) for view in shown])
@@ -147,8 +134,8 @@ class Loader:
         """Batches of one epoch: image (V * B, C, H, W), view-major; label (B,); idx (B,)."""
         plan, key = self.plan(epoch, stage), self.key(epoch, stage)
         for first in range(0, len(self) * self.batch_size, self.batch_size):
-            idx, dy, dx, flip = (part[first : first + self.batch_size] for part in plan)
-            yield self.gather(idx, dy, dx, flip, key=key), self.labels[idx], idx
+            part = plan.part(first, first + self.batch_size)
+            yield self.gather(part, key=key), self.labels[part.order], part.order
 
     def plain(self, batch_size: int = 256) -> Plain:
         """All images in order, only normalised."""
@@ -157,9 +144,10 @@ class Loader:
     def show(self, idx: Tensor) -> Tensor:
         """Images at (B,) positions, only normalised: (B, C, H, W) float32, channels last."""
         middle = torch.full_like(idx, self.crop_padding)
-        return self._normalise(self._crop(idx, middle, middle, torch.zeros_like(idx, dtype=torch.bool)))
+        return self._normalise(self._crop(BatchPlan(idx, middle, middle, torch.zeros_like(idx, dtype=torch.bool))))
 
-    def _crop(self, idx: Tensor, dy: Tensor, dx: Tensor, flip: Tensor) -> Tensor:
+    def _crop(self, plan: BatchPlan) -> Tensor:
+        idx, dy, dx, flip = plan
         c, h, w = self._shape
         rows = idx[:, None] * self._padded_height + dy[:, None] + self._rows  # (B, H)
         columns = torch.where(flip[:, None], w - 1 - self._columns, self._columns) + dx[:, None]  # (B, W)

@@ -5,22 +5,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import warnings
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from kdbench.data.folder import DataMissing, read_folder, read_tiny_imagenet
-
-if TYPE_CHECKING:
-    from torchvision.datasets import CIFAR10
+from kdbench.data.errors import DataMissing
+from kdbench.data.identity import DataIdentity, identify, tensors_sha256
+from kdbench.data.names import image_folder
 
 __all__ = ["NAMES", "DataMissing", "Dataset", "default_root", "limit", "load"]
 
@@ -31,7 +27,8 @@ NAMES = ("cifar10", "cifar100", "digits", "imagefolder:PATH@SIZE", "tinyimagenet
 class Dataset:
     """Images and labels of both parts, in memory.
 
-    Images are (N, 3, H, W) uint8, labels (N,) int64 in [0, number of classes), all on the CPU.
+    Images are (N, 3, H, W) uint8, labels (N,) int64 in [0, number of classes), all on the CPU. ``notes`` are
+    sentences about what was left out, converted or found twice when they were read.
     """
 
     name: str
@@ -40,6 +37,7 @@ class Dataset:
     test_images: Tensor
     test_labels: Tensor
     classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -53,13 +51,27 @@ class Dataset:
         return c, h, w
 
     @cached_property
+    def identity(self) -> DataIdentity:
+        """The facts that records and cards carry: fingerprint, classes, counts of both parts, notes.
+
+        Raises:
+            ValueError: a label that no class has.
+        """
+        return identify(
+            self.train_images, self.train_labels, self.test_images, self.test_labels, self.classes, self.notes
+        )
+
+    @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over shapes, pixels and labels of both parts; names do not count."""
-        digest = hashlib.sha256()
-        for part in (self.train_images, self.train_labels, self.test_images, self.test_labels):
-            digest.update(f"{tuple(part.shape)}".encode())
-            digest.update(part.reshape(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        """SHA-256 (hex) over pixels and labels of both parts, names of the classes in order and image size."""
+        return self.identity.fingerprint
+
+    def known_as(self, fingerprint: str) -> bool:
+        """Whether a stored fingerprint is of these data; one of kdbench 0.1.0 does not cover the classes' names."""
+        if fingerprint == self.fingerprint:
+            return True
+        parts = (self.train_images, self.train_labels, self.test_images, self.test_labels)
+        return fingerprint == tensors_sha256(parts)
 
 
 def default_root() -> Path:
@@ -74,7 +86,8 @@ def load(name: str, root: str | Path | None = None, *, download: bool = True) ->
     """Read a data set into memory.
 
     Args:
-        name: one of ``NAMES``; ``imagefolder:PATH@64`` crops to 64 x 64, the default size.
+        name: one of ``NAMES``; ``imagefolder:PATH@64`` crops to 64 x 64, the default size, and PATH starts from
+            the current folder.
         root: folder of the data sets; None: ``default_root()``. ``digits`` and
             ``imagefolder:PATH`` do not look there.
         download: whether CIFAR may be fetched when it is not there.
@@ -83,21 +96,21 @@ def load(name: str, root: str | Path | None = None, *, download: bool = True) ->
         DataMissing: the files are not there or broken; the sentence says what to put where.
         ValueError: no such data set, or it would not fit into memory.
     """
-    folder = Path(root).expanduser() if root is not None else default_root()
     if name == "digits":
         return _digits()
+    if found := image_folder(name):
+        from kdbench.data.folder import read_folder
+
+        return Dataset(str(found), *read_folder(found.path, found.size))
+    folder = Path(root).expanduser() if root is not None else default_root()
     if name in ("cifar10", "cifar100"):
-        return _cifar(name, folder, download)
+        from kdbench.data.cifar import read_cifar
+
+        return Dataset(name, *read_cifar(name, folder, download=download))
     if name == "tinyimagenet":
+        from kdbench.data.folder import read_tiny_imagenet
+
         return Dataset(name, *read_tiny_imagenet(folder))
-    kind, _, path = name.partition(":")
-    if kind == "imagefolder" and path:
-        where, at, size = path.rpartition("@")
-        if not at:
-            where, size = path, "64"
-        if not size.isdigit() or int(size) < 8:
-            raise ValueError(f"{name!r}: the size after @ is a number of pixels from 8 up, not {size!r}")
-        return Dataset(name, *read_folder(Path(where).expanduser(), int(size)))
     near = get_close_matches(name, NAMES, n=2, cutoff=0.5)
     known = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(NAMES)}"
     raise ValueError(f"no data set {name!r}; {known}")
@@ -141,42 +154,3 @@ def _digits() -> Dataset:
     cut = 1000
     classes = tuple(str(name) for name in bunch.target_names)
     return Dataset("digits", images[:cut], labels[:cut], images[cut:], labels[cut:], classes)
-
-
-def _cifar(name: str, root: Path, download: bool) -> Dataset:
-    from filelock import FileLock
-    from torchvision.datasets import CIFAR10, CIFAR100
-    from torchvision.datasets.utils import check_integrity
-
-    cls = CIFAR100 if name == "cifar100" else CIFAR10
-    archive = root / cls.filename
-
-    def read(*, fetch: bool) -> tuple[CIFAR10, CIFAR10]:
-        # numpy warns of how the official pickles, written in 2009, spell a flag.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return cls(root, train=True, download=fetch), cls(root, train=False)
-
-    # torchvision's own "download" unpacks an archive that is there without any network.
-    fetch = check_integrity(str(archive), cls.tgz_md5)
-    try:
-        try:
-            train, test = read(fetch=fetch)
-        except RuntimeError:
-            if not download:
-                raise
-            root.mkdir(parents=True, exist_ok=True)
-            with FileLock(root / f".{name}.lock"):
-                train, test = read(fetch=True)
-    except (RuntimeError, OSError) as error:
-        tried = "and could not be downloaded" if download else "and downloading was not allowed"
-        raise DataMissing(
-            f"{name} is not complete in {root} {tried}: put the folder {cls.base_folder} or the archive "
-            f"{cls.filename} ({cls.url}) there, or name the folder that has it with --data-dir or KDBENCH_DATA"
-        ) from error
-    return Dataset(name, *_tensors(train), *_tensors(test), tuple(train.classes))
-
-
-def _tensors(part: CIFAR10) -> tuple[Tensor, Tensor]:
-    images = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
-    return images, torch.tensor(part.targets, dtype=torch.int64)

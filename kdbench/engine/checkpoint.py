@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,23 @@ class CheckpointDamaged(ValueError):
 
 
 class CheckpointForeign(ValueError):
-    """A whole checkpoint, but of other settings or another teacher."""
+    """A whole checkpoint, but of other settings, another teacher, other data or another file of the method.
+
+    ``what`` says which.
+    """
+
+    def __init__(self, sentence: str, what: str) -> None:
+        super().__init__(sentence)
+        self.what = what
+
+
+#: What a checkpoint belongs to, and how that is said of another one.
+_BELONGS = {
+    "settings": "another set of settings",
+    "teacher": "another teacher",
+    "data": "other data",
+    "plugin": "another file of the method",
+}
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -30,10 +47,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     Raises:
         OSError: the disk is full or the folder is not writable; what was there before stays.
     """
-    payload = io.BytesIO()
-    torch.save(state, payload)
-    body = payload.getvalue()
-    whole = _MAGIC + hashlib.sha256(body).digest() + body
+    whole = pack(state)
     with atomic_write(path) as file:
         file.write(whole)
         file.flush()
@@ -41,22 +55,26 @@ def save(path: Path, state: dict[str, Any]) -> None:
             raise OSError(f"{path.name} did not read back as written")
 
 
-def load(path: Path, *, settings: str, teacher: str, device: torch.device | str = "cpu") -> dict[str, Any] | None:
+def load(path: Path, belongs: Mapping[str, str]) -> dict[str, Any] | None:
     """The state in ``path``; None when there is no such file.
+
+    ``belongs``: hashes of what it must have been made with, by the names of ``Lane.belongs``.
 
     Raises:
         CheckpointDamaged: it cannot be read whole.
-        CheckpointForeign: its settings hash or teacher hash is another.
+        CheckpointForeign: one of these hashes is another.
     """
     try:
         state = peek(path)
     except FileNotFoundError:
         return None
-    for what, ours in (("settings", settings), ("teacher", teacher)):
-        if state[what] != ours:
+    for what, ours in belongs.items():
+        theirs = state.get(what, "")
+        if theirs != ours:
             raise CheckpointForeign(
-                f"checkpoint {path.name} belongs to another {'teacher' if what == 'teacher' else 'set of settings'}"
-                f" ({state[what][:8]}, this run has {ours[:8]}); --force trains the cell anew"
+                f"checkpoint {path.name} belongs to {_BELONGS[what]} ({theirs[:8] or 'none'}, this run has"
+                f" {ours[:8] or 'none'}); --force trains the cell anew",
+                what,
             )
     return state
 
@@ -68,11 +86,27 @@ def peek(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is none.
         CheckpointDamaged: it cannot be read whole.
     """
-    whole = path.read_bytes()
+    return unpack(path.read_bytes(), path.name)
+
+
+def pack(state: dict[str, Any]) -> bytes:
+    """A state (tensors, numbers, strings, lists, dicts) as the bytes of a checkpoint's file."""
+    payload = io.BytesIO()
+    torch.save(state, payload)
+    body = payload.getvalue()
+    return _MAGIC + hashlib.sha256(body).digest() + body
+
+
+def unpack(whole: bytes, name: str) -> dict[str, Any]:
+    """The state in the bytes of the checkpoint ``name``; on the CPU. No code in it is run.
+
+    Raises:
+        CheckpointDamaged: it cannot be read whole.
+    """
     body = whole[len(_MAGIC) + _DIGEST :]
     digest = whole[len(_MAGIC) : len(_MAGIC) + _DIGEST]
     if not whole.startswith(_MAGIC) or hashlib.sha256(body).digest() != digest:
-        raise CheckpointDamaged(f"checkpoint {path.name} is truncated or was not written by kdbench")
+        raise CheckpointDamaged(f"checkpoint {name} is truncated or was not written by kdbench")
     state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     return state
 

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.distiller import Outputs
-from kdbench.engine.errors import out_of_memory
+from kdbench.engine.errors import OutOfMemory, holds, said, text
 from kdbench.engine.precision import Precision
 
 
@@ -64,6 +64,7 @@ class Compiler:
 
         Raises:
             CannotCompile: why, and what to do.
+            OutOfMemory: one of it does not fit.
         """
         program = _program(self, *_architecture(student))
         if program.broken:
@@ -75,15 +76,16 @@ class Compiler:
         started = time.perf_counter()
         with _apart(self.device), precision.autocast(self.device):
             try:
-                trial = copy.deepcopy(student).train()
-                program.learn(trial, missing[0])
-                for image in missing:
-                    seen = [tensor for tensor in _tensors(program(trial, image)) if tensor.requires_grad]
-                    torch.stack([tensor.float().sum() for tensor in seen]).sum().backward()
-                    program.ready.add((image.shape, precision.name))
+                with holds(f"the compilation of {program.name}", self.device):
+                    trial = copy.deepcopy(student).train()
+                    program.learn(trial, missing[0])
+                    for image in missing:
+                        seen = [tensor for tensor in program(trial, image).tensors().values() if tensor.requires_grad]
+                        torch.stack([tensor.float().sum() for tensor in seen]).sum().backward()
+                        program.ready.add((image.shape, precision.name))
+            except OutOfMemory:
+                raise
             except Exception as error:  # whatever tracing, code generation or a C++ compiler raises
-                if out_of_memory(error):
-                    raise
                 program.broken = f"{program.name} cannot be compiled here: {_cause(error)}; run without --compile"
                 raise CannotCompile(program.broken) from error
         note(f"{program.name} compiled in {time.perf_counter() - started:.0f} s, for all its lanes")
@@ -129,7 +131,7 @@ class Program:
         """Find what the gradient of each output reaches, on two images; changes the student's statistics."""
         parameters = [*student.parameters()]
         found = []
-        for tensor in _tensors(student(image[:2])):
+        for tensor in student(image[:2]).tensors().values():
             grads: Sequence[Tensor | None] = []
             if tensor.requires_grad:
                 grads = torch.autograd.grad(tensor.sum(), parameters, retain_graph=True, allow_unused=True)
@@ -159,7 +161,7 @@ class Pass:
             weight, bias = seen.classifier
             seen = seen._replace(classifier=(weight.view_as(weight), None if bias is None else bias.view_as(bias)))
         used = self._used = set[int]()
-        for number, tensor in enumerate(_tensors(seen)):
+        for number, tensor in enumerate(seen.tensors().values()):
             if tensor.requires_grad:
                 tensor.register_hook(partial(_note, used, number))
         return seen
@@ -184,12 +186,6 @@ def _note(used: set[int], number: int, grad: Tensor | None) -> None:
         used.add(number)
 
 
-def _tensors(seen: Outputs) -> list[Tensor]:
-    """Everything in there, in one order."""
-    head = [tensor for tensor in seen.classifier or () if tensor is not None]
-    return [*seen.feats, seen.last, seen.pooled, seen.logits, *(seen.preacts or ()), *head]
-
-
 @cache
 def _program(compiler: Compiler, name: str, *structure: Hashable) -> Program:
     return Program(compiler, name)
@@ -203,7 +199,7 @@ def _architecture(student: nn.Module) -> tuple[str, Any, Hashable]:
 
 @contextmanager
 def _apart(device: torch.device) -> Iterator[None]:
-    """Gradients on, random numbers put back after, and no word on that exact means fp32."""
+    """Gradients on, random numbers put back after, and no word on that fp32 leaves the tensor cores idle."""
     with (
         torch.random.fork_rng([device] if device.type == "cuda" else []),
         torch.enable_grad(),
@@ -217,5 +213,4 @@ def _cause(error: BaseException) -> str:
     """The first cause, on one line."""
     while error.__cause__ or error.__context__:
         error = cast(BaseException, error.__cause__ or error.__context__)
-    text = " ".join(str(error).split())
-    return text if isinstance(error, CannotCompile) else f"{type(error).__name__}: {text[:200]}"
+    return text(error) if isinstance(error, CannotCompile) else said(error)

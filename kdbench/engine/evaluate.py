@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.distiller import Outputs
-from kdbench.engine.errors import out_of_memory
+from kdbench.engine.errors import OutOfMemory, holds
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
 
@@ -119,10 +119,11 @@ def evaluate(
     found: dict[Lane, dict[str, Tensor]] = {}
     for lane in lanes:
         try:
-            found[lane] = scores(*_answers(lane, test(), fold), teacher)
+            with holds(f"the evaluation of {lane.key}", lane.device):
+                found[lane] = scores(*_answers(lane, test(), fold), teacher)
+        except OutOfMemory:
+            raise
         except Exception as error:  # a stranger's method may raise anything; the others go on
-            if out_of_memory(error):
-                raise
             lane.failure = f"{type(error).__name__} when it was evaluated after epoch {lane.epoch}: {error}"
     for lane, report in zip(found, read(list(found.values())), strict=True):
         lane.report = report

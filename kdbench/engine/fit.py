@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kdbench.distiller import Batch, Outputs
 from kdbench.engine import memory
-from kdbench.engine.errors import OutOfMemory, out_of_memory
+from kdbench.engine.errors import OutOfMemory, holds
 from kdbench.engine.evaluate import Fold, evaluate, predictions
 from kdbench.engine.graph.backend import Machine
 from kdbench.engine.graph.cached_teacher import Resident
@@ -25,6 +25,7 @@ from kdbench.engine.lane import STAGES, Diverged, Lane
 from kdbench.engine.precision import Precision
 from kdbench.engine.teacher_cache.cache import TeacherTable
 from kdbench.engine.teacher_cache.reader import Lesson, widest
+from kdbench.utils.wording import count
 
 
 class Loader(Protocol):
@@ -70,12 +71,18 @@ def fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callabl
     Lanes may stand at different epochs (some resumed): each joins when its own epoch comes.
 
     Raises:
-        OutOfMemory: with the number of lanes that did not fit.
+        OutOfMemory: what did not fit; fewer lanes at once may.
     """
+    with holds(f"the training of {count(len(lanes), 'lane')}", setting.device):
+        _fit(setting, lanes, watch, finish)
+
+
+def _fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callable[[Lane], None]) -> None:
     teacher_says = None
     judge = setting.teacher if setting.judge is None else setting.judge
     if judge is not None:
-        teacher_says = predictions(judge, setting.test(), setting.precision)[0].argmax(dim=1)
+        with holds("the teacher's evaluation", setting.device):
+            teacher_says = predictions(judge, setting.test(), setting.precision)[0].argmax(dim=1)
     captures = None if setting.machine is None else Captures(setting.machine, setting.note, setting.resident)
     exams = None if setting.machine is None else Exams(setting.machine, setting.note, setting.fold)
     for stage in STAGES:
@@ -98,7 +105,8 @@ def fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callabl
                 if lane.failure or lane.done:
                     finish(lane)
                 else:
-                    lane.save()
+                    with holds(f"the checkpoint of {lane.key}", "cpu"):
+                        lane.save()
 
 
 def split(setting: Setting, lanes: Sequence[Lane], free: int | None) -> list[list[Lane]]:
@@ -116,14 +124,15 @@ def split(setting: Setting, lanes: Sequence[Lane], free: int | None) -> list[lis
         needs = [memory.standing(lane) for lane in lanes]
         sizes = [len(lanes)] if free is None else memory.pack(needs, free, memory.CPU_SHARE)
     else:
-        image, label, idx = next(iter(setting.train.epoch(0)))
-        batch = Batch(image, label, idx, torch.tensor(0.0, device=setting.device))
         try:
-            seen = None if setting.teacher is None else look(setting, image)
-            needs = [memory.peak(lane, seen, batch) for lane in lanes]
-        except Exception as error:
-            if out_of_memory(error):
-                raise OutOfMemory(f"one lane does not fit into the memory of {setting.device}") from error
+            with holds("one lane", setting.device):
+                image, label, idx = next(iter(setting.train.epoch(0)))
+                batch = Batch(image, label, idx, torch.tensor(0.0, device=setting.device))
+                seen = None if setting.teacher is None else look(setting, image)
+                needs = [memory.peak(lane, seen, batch) for lane in lanes]
+        except OutOfMemory:
+            raise
+        except Exception:
             return [list(lanes)]  # a method that raises says so when it is trained
         sizes = memory.pack(needs, memory.free(setting.device), memory.SHARE)
     ends = list(accumulate(sizes))
@@ -152,13 +161,14 @@ def train_epoch(
     for number, (image, label, idx, seen) in enumerate(_batches(setting, captured, stage, epoch, show, lesson)):
         going = [lane for lane in alone if not lane.failure]
         for lane in going:
-            # In a first stage lanes may differ in length, so each has its own clock.
+            # In a pre-training stage lanes may differ in length, so each has its own clock.
             progress = torch.tensor((epoch + number / steps) / lane.total, device=setting.device)
             try:
-                lane.step(seen, Batch(image, label, idx, progress))
+                with holds(f"a step of {count(len(lanes), 'lane')}", setting.device):
+                    lane.step(seen, Batch(image, label, idx, progress))
+            except OutOfMemory:
+                raise
             except Exception as error:  # a stranger's method may raise anything; the others go on
-                if out_of_memory(error):
-                    raise OutOfMemory(f"{len(going)} lanes do not fit into the memory of {setting.device}") from error
                 lane.failure = f"{type(error).__name__} in epoch {epoch + 1}: {error}"
         watch.step(len(lanes))
     own = sum(lane.seconds for lane in lanes) - before
@@ -180,42 +190,30 @@ def _batches(
     lesson: Lesson | None,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Outputs | None]]:
     """Batches of an epoch with what the teacher says to each; captured lanes have been trained on them."""
-    try:
-        if captured is not None:
+    if captured is not None:
+        with holds(f"a step of {count(len(captured.lanes), 'lane')}", setting.device):
             yield from captured.epoch(epoch)
-            return
+        return
+    with holds("a batch of training images", setting.device):
         for number, (image, label, idx) in enumerate(setting.train.epoch(epoch, stage=stage)):
-            seen = lesson(number, image) if lesson is not None else None if show is None else show(image)
+            with holds("the teacher", setting.device):
+                seen = lesson(number, image) if lesson is not None else None if show is None else show(image)
             yield image, label, idx, seen
-    except Exception as error:
-        if out_of_memory(error):
-            raise OutOfMemory(f"the teacher does not fit into the memory of {setting.device}") from error
-        raise
 
 
 def _captured(
     captures: Captures, setting: Setting, lanes: Sequence[Lane], stage: str, show: Callable[[Tensor], Outputs] | None
 ) -> Captured | None:
-    try:
+    with holds(f"the captured step of {count(len(lanes), 'lane')}", setting.device):
         return captures.of(setting.train, lanes, stage, show)
-    except Exception as error:
-        if out_of_memory(error):
-            raise OutOfMemory(f"{len(lanes)} lanes do not fit into the memory of {setting.device}") from error
-        raise
 
 
 def _evaluate(setting: Setting, lanes: Sequence[Lane], teacher: Tensor | None, exams: Exams | None) -> None:
-    try:
+    with holds(f"the evaluation of {count(len(lanes), 'lane')}", setting.device):
         if exams is None:
             evaluate(lanes, setting.test, teacher, setting.fold)
         else:
             exams.evaluate(lanes, setting.test, teacher)
-    except Exception as error:
-        if out_of_memory(error):
-            raise OutOfMemory(
-                f"the evaluation of {len(lanes)} lanes does not fit into the memory of {setting.device}"
-            ) from error
-        raise
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,10 @@ class Diverged(Exception):
     """A loss term stopped being finite; the message names the term and the epoch."""
 
 
+class NothingToTrain(ValueError):
+    """A method freezes all that a stage could train; the message names the stage."""
+
+
 class Lane:
     """One student under training.
 
@@ -44,7 +48,12 @@ class Lane:
         path: where the checkpoint lies.
         settings: hash of everything that changes numbers.
         teacher: sha256 of the teacher's weights.
+        data: fingerprint of the data set.
+        plugin: sha256 of the method's file, where it is not kdbench's own.
         compiler: compiles the student's training pass; None: it runs as it is written.
+
+    Raises:
+        NothingToTrain: its pre-training stage trains nothing.
     """
 
     def __init__(
@@ -61,9 +70,11 @@ class Lane:
         device: torch.device,
         precision: Precision,
         compiler: Compiler | None = None,
+        data: str = "",
+        plugin: str = "",
     ) -> None:
         self.key, self.plan, self.path = key, plan, path
-        self.settings, self.teacher = settings, teacher
+        self.belongs = {"settings": settings, "teacher": teacher, "data": data, "plugin": plugin}
         self.device, self.precision = device, precision
         self.student = student.to(device).to(memory_format=torch.channels_last)
         self.compiled = None if compiler is None else compiler.of(self.student)
@@ -91,20 +102,36 @@ class Lane:
         """Whether every epoch of the main stage is behind."""
         return self.stage == "train" and self.epoch >= self.plan.epochs
 
+    @property
+    def trains_student(self) -> bool:
+        """Whether the present stage trains the student's body."""
+        return self.stage == "train" or self.method.pretrain_student
+
+    @property
+    def stage_loss(self) -> Callable[[Outputs, Outputs, Batch], dict[str, Tensor]]:
+        """What the present stage minimises: terms by name."""
+        return self.method.loss if self.stage == "train" else self.method.pretrain_terms
+
     def enter(self, stage: str) -> None:
-        """Begin a stage: what it trains, and a fresh optimizer and loss scale for it."""
+        """Begin a stage: what it trains, and a fresh optimizer and loss scale for it.
+
+        Raises:
+            NothingToTrain: there is nothing.
+        """
         self.stage, self.epoch = stage, 0
         self.train_mode()
         parts: list[nn.Module] = [self.method]
-        if stage == "train" or self.method.pretrain_student:
+        if self.trains_student:
             parts.insert(0, self.student)
         trained = [p for part in parts for p in part.parameters() if p.requires_grad]
+        if not trained:
+            raise NothingToTrain(f"stage {stage!r} has nothing to train: no parameter requires a gradient there")
         self.scaler = self.precision.scaler(self.device)
         self.optimizer = self.plan.optimizer(trained, self.device, fused=self.scaler.enabled)
 
     def train_mode(self) -> None:
         """Modes of the present stage; a student that the stage does not train is in eval mode."""
-        self.student.train(self.stage == "train" or self.method.pretrain_student)
+        self.student.train(self.trains_student)
         self.method.train()
         self.method.on_stage(self.stage)
 
@@ -134,7 +161,7 @@ class Lane:
             the terms, () each, without a graph.
         """
         with self.precision.autocast(self.device):
-            terms = self._terms(teacher, batch)
+            terms = self.stage_loss(*self.look(teacher, batch), batch)
             total = torch.stack([term.float() for term in terms.values()]).sum()
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(total).backward()
@@ -155,13 +182,13 @@ class Lane:
         self._steps += steps
         self._count += steps * images
 
-    def _terms(self, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
-        with torch.set_grad_enabled(self.stage == "train" or self.method.pretrain_student):
+    def look(self, teacher: Outputs | None, batch: Batch) -> tuple[Outputs, Outputs]:
+        """What the present stage's loss is told of a batch: the student's outputs, and the teacher's."""
+        with torch.set_grad_enabled(self.trains_student):
             seen = self._see(batch.image)
         if teacher is None or not self.method.needs_teacher:
-            teacher = detached(seen)  # whatever the company, such a method sees no teacher
-        stage_loss = self.method.loss if self.stage == "train" else self.method.pretrain_terms
-        return stage_loss(seen, teacher, batch)
+            teacher = seen.map(Tensor.detach)  # whatever the company, such a method sees no teacher
+        return seen, teacher
 
     def _see(self, image: Tensor) -> Outputs:
         seen: Outputs = self.student(image) if self.compiled is None else self.compiled(image)
@@ -183,7 +210,7 @@ class Lane:
         if scale is not None and (scale < 1 or self.epoch + 1 == self.total):
             raise Diverged(
                 f"every step of {self._when()} overflowed in fp16, down to a loss scale of {scale:g}, and"
-                " was skipped; try precision bf16 or exact"
+                " was skipped; try precision bf16 or fp32"
             )
         if self.stage == "train":
             self.curve.append({"epoch": self.epoch + 1, "lr": self.rate, "seconds": self.seconds, "terms": means})
@@ -215,7 +242,7 @@ class Lane:
         return means
 
     def _when(self) -> str:
-        return f"epoch {self.epoch + 1}" + ("" if self.stage == "train" else " of the first stage")
+        return f"epoch {self.epoch + 1}" + ("" if self.stage == "train" else " of the pre-training stage")
 
     # -- checkpoints ----------------------------------------------------------------------
 
@@ -226,8 +253,7 @@ class Lane:
     def state(self) -> dict[str, Any]:
         """All that a resumed lane needs."""
         return {
-            "settings": self.settings,
-            "teacher": self.teacher,
+            **self.belongs,
             "stage": self.stage,
             "epoch": self.epoch,
             "student": self.student.state_dict(),
@@ -247,9 +273,13 @@ class Lane:
         Raises:
             checkpoint.CheckpointDamaged, checkpoint.CheckpointForeign: see there.
         """
-        state = checkpoint.load(self.path, settings=self.settings, teacher=self.teacher)
-        if state is None:
-            return False
+        state = checkpoint.load(self.path, self.belongs)
+        if state is not None:
+            self.restore(state)
+        return state is not None
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from what ``state`` gave, perhaps on another device or in another process."""
         self.enter(state["stage"])
         self.student.load_state_dict(state["student"])
         self.method.load_state_dict(state["method"])
@@ -262,7 +292,6 @@ class Lane:
         self.epoch, self.rng = state["epoch"], state["rng"]
         self.curve, self.report = state["curve"], state["report"]
         self.seconds, self.images = state["seconds"], state["images"]
-        return True
 
     # -- what the record needs ------------------------------------------------------------
 
@@ -301,17 +330,3 @@ class Lane:
             self.rng = rng_state(self.device)
         finally:
             set_rng_state(before, self.device)
-
-
-def detached(seen: Outputs) -> Outputs:
-    """The same outputs without a graph."""
-    return Outputs(
-        feats=tuple(feat.detach() for feat in seen.feats),
-        last=seen.last.detach(),
-        pooled=seen.pooled.detach(),
-        logits=seen.logits.detach(),
-        preacts=None if seen.preacts is None else tuple(pre.detach() for pre in seen.preacts),
-        classifier=None
-        if seen.classifier is None
-        else (seen.classifier[0].detach(), None if seen.classifier[1] is None else seen.classifier[1].detach()),
-    )

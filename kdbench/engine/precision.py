@@ -1,4 +1,4 @@
-"""Number formats of a run: ``exact``, ``tf32``, ``fast`` and ``bf16``; and the loss scale that fp16 needs."""
+"""Number formats of a run: ``fp32``, ``tf32``, ``bf16``, ``fp16`` and ``amp``; and the loss scale that fp16 needs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdbench.utils.torch_private import onednn_has_bf16
+from kdbench.engine.torch_private import onednn_has_bf16
+from kdbench.utils.precisions import NAMES, canonical
 
-NAMES = ("exact", "tf32", "fast", "bf16")
+__all__ = ["FIRST_SCALE", "NAMES", "Precision", "Scaler", "canonical", "cpu_has_bf16"]
 
 #: Where a loss scale starts; powers of two cost no rounding. Lower than torch's 65536, with which a run
 #: begins by losing steps where a method's weights are large; without overflows it doubles every 2,000 steps.
@@ -79,25 +80,25 @@ class Scaler:
 
 @dataclass(frozen=True)
 class Precision:
-    """How a run computes. ``exact`` is fp32 and bit-reproducible on the CPU.
+    """How a run computes. ``fp32`` is bit-reproducible on the CPU.
 
-    ``tf32`` (CUDA) rounds the inputs of convolutions and products to 10 bits; ``fast`` computes
-    them in bf16 on the CPU and in fp16 with a loss scale on CUDA; ``bf16`` in bf16 on both, without
-    a scale. Weights, batch-norm statistics and losses are fp32 throughout.
+    ``tf32`` (CUDA) rounds the inputs of convolutions and products to 10 bits; ``bf16`` computes them
+    in bf16, ``fp16`` (CUDA) in fp16 with a loss scale; ``amp`` is fp16 on CUDA and bf16 on the CPU.
+    Weights, batch-norm statistics and losses are fp32 throughout.
     """
 
-    name: str = "exact"
+    name: str = "fp32"
 
     def check(self, device: torch.device) -> None:
         """Refuse what the device cannot do.
 
         Raises:
-            ValueError: unknown name, or tf32 without CUDA.
+            ValueError: unknown name, or tf32 or fp16 without CUDA.
         """
         if self.name not in NAMES:
-            raise ValueError(f"no precision {self.name!r}; there are exact, tf32, fast and bf16")
-        if self.name == "tf32" and device.type != "cuda":
-            raise ValueError("precision tf32 needs a CUDA device; on the CPU there are exact, fast and bf16")
+            raise ValueError(f"no precision {self.name!r}; there are {', '.join(NAMES[:-1])} and {NAMES[-1]}")
+        if self.name in ("tf32", "fp16") and device.type != "cuda":
+            raise ValueError(f"precision {self.name} needs a CUDA device; on the CPU there are fp32, bf16 and amp")
 
     def warning(self, device: torch.device) -> str:
         """A sentence for the user where this is slow on the device; empty where it is not."""
@@ -105,21 +106,21 @@ class Precision:
             return ""
         return (
             f"precision {self.name} computes in bf16, for which this CPU ({torch.backends.cpu.get_cpu_capability()})"
-            " has no instructions: expect it to be much slower than exact, not faster"
+            " has no instructions: expect it to be much slower than fp32, not faster"
         )
 
     def prepare(self, device: torch.device) -> None:
         """Set the process-wide switches."""
         if device.type == "cuda":
-            reduced = self.name != "exact"
+            reduced = self.name != "fp32"
             torch.backends.cuda.matmul.allow_tf32 = reduced
             torch.backends.cudnn.allow_tf32 = reduced
 
     def dtype(self, device: torch.device) -> torch.dtype | None:
         """What convolutions and products are computed in; None: the format of their inputs."""
-        if self.name == "fast":
+        if self.name == "amp":
             return torch.float16 if device.type == "cuda" else torch.bfloat16
-        return torch.bfloat16 if self.name == "bf16" else None
+        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.name)
 
     def autocast(self, device: torch.device) -> AbstractContextManager[object]:
         """The context for forward passes and losses."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kdbench.distiller import Distiller
 
-#: Length of the recipe in which methods state the epochs of their first stage.
+#: Length of the recipe in which methods state the epochs of their pre-training stage.
 REFERENCE_EPOCHS = 240
 
 
@@ -38,13 +38,13 @@ class Plan:
         return epoch >= self.epochs - 5 or (epoch + 1) % self.eval_every == 0
 
     def pretrain_epochs(self, method: Distiller | type[Distiller]) -> int:
-        """Epochs of a method's first stage: stated for 240, scaled with the run, at least one."""
+        """Epochs of a method's pre-training stage: stated for 240, scaled with the run, at least one."""
         if not method.pretrain_epochs:
             return 0
         return max(1, round(method.pretrain_epochs * self.epochs / REFERENCE_EPOCHS))
 
     def pretrain_rate(self, method: Distiller, epoch: int) -> float:
-        """Learning rate of one epoch of the first stage."""
+        """Learning rate of one epoch of the pre-training stage."""
         start = self.lr if method.pretrain_lr is None else method.pretrain_lr
         share = epoch / self.pretrain_epochs(method)
         return start * 0.1 ** sum(share >= drop for drop in method.pretrain_drops)

@@ -1,118 +1,126 @@
-"""Checkpoints of other distillation repositories, read without running code.
+"""Checkpoints of other repositories: which of their tensors are the network.
 
-Understood containers: RepDistiller, multi-granularity and mdistiller's teachers (``model``), SSKD
-(``state_dict``), mdistiller's ``latest``, ``best`` and ``epoch_*`` (a whole distiller: its keys
-start with ``module.student.`` and ``module.teacher.``), plain state dicts, and safetensors.
+Understood: plain state dicts and safetensors; the usual containers (``model``, ``state_dict``, ``net``, ...), with
+or without averaged weights beside (``state_dict_ema``, ``ema``, ...); the prefixes of wrappers (DataParallel,
+torch.compile, SWA with its ``n_averaged``); mdistiller's ``latest``, ``best`` and ``epoch_*`` and kdbench's own kept
+students, whose keys start with ``student.`` and ``teacher.``. Any other prefix, such as a LightningModule's
+``model.``, is found by ``match``.
 """
 
 from __future__ import annotations
 
-import argparse
-import pickle
 import re
-import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from kdbench.models.tapped import Tapped
+from kdbench.models.match import legible, match
+from kdbench.models.safe_load import open_safely
 
-_CONTAINERS = ("model", "state_dict")
-_WRAPPERS = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
-#: Other repositories' names of the classifier, theirs and RepDistiller's.
-_RENAMES = (("classifier.", "classifier.0."), ("fc.", "linear."))
-_SHOWN = 3
+__all__ = ["match", "read_checkpoint"]
+
+_PLAIN = (
+    "model",
+    "state_dict",
+    "model_state_dict",
+    "net",
+    "network",
+    "model_state",
+    "net_state_dict",
+    "weights",
+    "module",
+)
+_AVERAGED = ("state_dict_ema", "model_ema", "ema", "ema_state_dict", "model_ema_state_dict", "ema_model", "ema_net")
+#: An average that lies in the same state dict as the plain weights.
+_AVERAGED_KEY = re.compile(r"(?:\w*_)?ema(?:_\w*)?\.")
+_WRAPPERS = ("module.",)  # of DataParallel and of averaged models, in front of all
+_INNER = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")  # may stand anywhere
+_DEEP = 4  # containers in containers
+_SHOWN = 6
 
 
-def read_checkpoint(file: Path, *, part: Literal["auto", "student", "teacher"] | str = "auto") -> dict[str, Tensor]:
+def read_checkpoint(
+    file: Path,
+    *,
+    part: Literal["auto", "student", "teacher"] | str = "auto",
+    ema: bool = False,
+    prefix: str | None = None,
+    note: Callable[[str], None] | None = None,
+) -> dict[str, Tensor]:
     """State dict of the network in ``file``, on the CPU, wrappers' prefixes taken off.
 
     Args:
         file: .safetensors, or anything that ``torch.save`` wrote.
         part: which network of a distiller's checkpoint; "auto" takes the only one.
+        ema: the averaged weights, where there are averaged and plain ones.
+        prefix: the network's keys start with it; it is taken off, and other keys are left out.
+        note: told in a sentence where one of several was chosen.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it cannot be read, reading it would run code, it holds no state dict, or
-            ``part`` does not say which network is meant.
+        ValueError: it cannot be read, reading it would run code, it holds no state dict, no averaged
+            weights or nothing under ``prefix``, or ``part`` does not say which network is meant.
     """
     if part not in ("auto", "student", "teacher"):
         raise ValueError(f"part={part!r}: it is auto, student or teacher")
     file = Path(file)
-    if not file.is_file():
-        raise FileNotFoundError(f"no checkpoint {file}")
-    content = _open(file)
-    for key in _CONTAINERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
+    say = note or (lambda sentence: None)
+    content, averaged = _container(file, open_safely(file), ema, say)
+    found = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    if not found:
+        raise ValueError(
+            f"{file} holds no state dict, neither at its top nor under {', '.join(_PLAIN[:-1])}{_has(content)}"
+        )
+    state = _unwrap(found)
+    if not averaged:
+        state = _average(file, state, ema, say)
+    return _pick(file, state, part) if prefix is None else _under(file, state, prefix)
+
+
+def _container(file: Path, content: Any, ema: bool, say: Callable[[str], None]) -> tuple[Mapping[Any, Any], bool]:
+    """The innermost known container, and whether it is one of averaged weights."""
+    averaged = False
+    for _ in range(_DEEP):
+        if not isinstance(content, Mapping):
             break
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError(f"{file} holds no state dict, neither at its top nor under {' or '.join(_CONTAINERS)}")
-    return _pick(file, _unwrap(content), part)
+        plain = [key for key in _PLAIN if isinstance(content.get(key), Mapping)]
+        means = [key for key in _AVERAGED if isinstance(content.get(key), Mapping)]
+        if not plain and not means:
+            break
+        chosen = means[0] if means and (ema or not plain) else plain[0]
+        averaged = averaged or chosen in means
+        if others := [key for key in (*plain, *means) if key != chosen]:
+            hint = "; --ema reads the averaged ones" if means and not averaged else ""
+            say(f"{file.name} holds weights under {chosen} and {', '.join(others)}; those of {chosen} are read{hint}")
+        content = content[chosen]
+    return (content if isinstance(content, Mapping) else {}), averaged
 
 
-def match(state: Mapping[str, Tensor], net: Tapped | nn.Module) -> dict[str, Tensor]:
-    """``state`` under the keys of ``net``, ready for its ``load_state_dict``.
-
-    Renames the classifier where the repositories differ, and fills in batch norms' counters,
-    which old versions of torch did not write.
-
-    Raises:
-        ValueError: keys are missing, unexpected or of another shape; how many and which.
-    """
-    inner = net.net if isinstance(net, Tapped) else net
-    name = net.name if isinstance(net, Tapped) else type(net).__name__
-    own = inner.state_dict()
-    renamed = {_rename(key, own): value for key, value in state.items()}
-    for key, value in own.items():
-        if key.endswith("num_batches_tracked"):
-            renamed.setdefault(key, torch.zeros_like(value))
-    complaints = [
-        _complaint("missing", [key for key in own if key not in renamed]),
-        _complaint("unexpected", [key for key in renamed if key not in own]),
-        _complaint(
-            "of another shape",
-            [
-                f"{key} {tuple(renamed[key].shape)} instead of {tuple(value.shape)}"
-                for key, value in own.items()
-                if key in renamed and value.shape != renamed[key].shape
-            ],
-        ),
-    ]
-    if wrong := [complaint for complaint in complaints if complaint]:
-        raise ValueError(f"these weights are not for {name}: {'; '.join(wrong)}")
-    return {key: renamed[key] for key in own}
-
-
-def _open(file: Path) -> Any:
-    if file.suffix == ".safetensors":
-        try:
-            return load_file(file)
-        except SafetensorError as error:
-            raise ValueError(f"{file} is not a safetensors file: {error}") from error
-    try:
-        # RepDistiller's *_last.pth keep their command line. Torch warns of unusual pickles and then refuses them.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings(action="ignore"):
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged archive raises whatever the parser meets
-        asked = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
-        if asked:
-            raise ValueError(
-                f"{file} is refused, because reading it might run code ({asked[1]});"
-                " save its state dict alone and import that"
-            ) from error
-        raise ValueError(f"{file} is not a checkpoint that torch can read without running code") from error
+def _average(file: Path, state: dict[str, Tensor], ema: bool, say: Callable[[str], None]) -> dict[str, Tensor]:
+    """The plain weights of a state dict, or the averaged ones when it has both and they are asked for."""
+    means = {key: value for key, value in state.items() if _AVERAGED_KEY.match(key)}
+    if not means and ema:
+        raise ValueError(
+            f"{file} holds no averaged weights, neither under {', '.join(_AVERAGED[:3])} nor among its keys"
+        )
+    if not means or len(means) == len(state):
+        return state
+    if ema:
+        return means
+    say(f"{file.name} holds plain and averaged weights; the plain ones are read; --ema reads the averaged ones")
+    return {key: value for key, value in state.items() if key not in means}
 
 
 def _unwrap(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Without the prefixes that all keys share because the model was wrapped."""
     plain = dict(state)
-    while prefix := next((p for p in _WRAPPERS if all(key.startswith(p) for key in plain)), None):
+    for inner in _INNER:
+        plain = {key.replace(inner, ""): value for key, value in plain.items()}
+    if len(plain) > 1 and all(key.startswith("module.") for key in plain if key != "n_averaged"):
+        plain.pop("n_averaged", None)  # how many weights AveragedModel has averaged
+    while prefix := next((p for p in _WRAPPERS if plain and all(key.startswith(p) for key in plain)), None):
         plain = {key.removeprefix(prefix): value for key, value in plain.items()}
     return plain
 
@@ -133,17 +141,17 @@ def _pick(file: Path, state: dict[str, Tensor], part: str) -> dict[str, Tensor]:
     return _unwrap({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
 
 
-def _rename(key: str, own: Mapping[str, Tensor]) -> str:
-    for theirs, ours in _RENAMES:
-        other = ours + key.removeprefix(theirs)
-        if key not in own and key.startswith(theirs) and other in own:
-            return other
-    return key
-
-
-def _complaint(what: str, found: Iterable[str]) -> str:
-    found = list(found)
+def _under(file: Path, state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The keys that start with ``prefix``, without it and the point behind it."""
+    whole = prefix if not prefix or prefix.endswith(".") else f"{prefix}."
+    found = {key.removeprefix(whole): value for key, value in state.items() if key.startswith(whole)}
     if not found:
-        return ""
-    more = ", ..." if len(found) > _SHOWN else ""
-    return f"{len(found)} {what} ({', '.join(found[:_SHOWN])}{more})"
+        raise ValueError(f"no key in {file} starts with {whole!r}{_has({key.split('.')[0]: None for key in state})}")
+    return _unwrap(found)
+
+
+def _has(content: Mapping[Any, Any]) -> str:
+    """ "; it has a, b, ..."."""
+    names = [legible(str(key)) for key in list(content)[: _SHOWN + 1]]
+    more = ", ..." if len(names) > _SHOWN else ""
+    return f"; it has {', '.join(names[:_SHOWN])}{more}" if names else ""

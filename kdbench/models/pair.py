@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from kdbench.distiller import Pair
-from kdbench.models.tapped import Tapped, measure, sizes
+from kdbench.models.tapped import Tapped, measure
 
 
 def frozen_head(teacher: Tapped) -> Callable[[Tensor], Tensor]:
@@ -65,8 +65,8 @@ def make_pair(
         if width != num_classes:
             raise ValueError(f"the {side} {model.name} has {width} classes, the data {num_classes}")
     return Pair(
-        student=sizes(shown["student"]),
-        teacher=sizes(shown["teacher"]),
+        student=shown["student"].shapes(),
+        teacher=shown["teacher"].shapes(),
         head=frozen_head(teacher),
         num_classes=num_classes,
         train_labels=train_labels,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol, cast
+from typing import Any, Protocol, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from kdbench.distiller import Outputs, Shapes
+from kdbench.models.layout import keeps_nchw
+from kdbench.models.renormalise import Normalisation, Renormalise
 
 Norms = tuple[tuple[Tensor, Tensor], ...]
 
@@ -31,6 +33,8 @@ class Tapped(nn.Module):
     Attributes:
         name: canonical name, such as "resnet32x4" or "timm/resnet18".
         net: the model itself; its ``state_dict()`` has the published keys.
+        pretrained: SHA-256 of the weights that it started from; "": it began at random.
+        renormalise: turns the images given into the model's own terms; None: they are.
 
     Args:
         net: a network of the zoo, or any model with a ``reader``.
@@ -45,6 +49,9 @@ class Tapped(nn.Module):
         self.name = name
         self._reader = reader
         self._norms = norms
+        self._nchw = False  # whatever it is given
+        self.pretrained = ""
+        self.renormalise: Renormalise | None = None
 
     @property
     def reader(self) -> Reader:
@@ -53,7 +60,24 @@ class Tapped(nn.Module):
 
     def forward(self, image: Tensor) -> Outputs:
         """(B, 3, H, W) normalised images -> taps and logits, of one forward pass."""
+        if self._nchw:
+            image = image.contiguous()
+        if self.renormalise is not None:
+            image = self.renormalise(image)
         return self.reader.tap(image)
+
+    def show_in_own_terms(self, given: Normalisation, own: Normalisation) -> None:
+        """From now on images come normalised as ``given``, and the model, trained with ``own``, sees them so."""
+        self.renormalise = None if given == own else Renormalise(given, own).to(next(self.parameters()).device)
+
+    def to(self, *args: Any, **words: Any) -> Self:
+        """As torch's; a model that cannot be kept channels last stays, and sees every image, in NCHW."""
+        if words.get("memory_format") is torch.channels_last and keeps_nchw(self.net):
+            self._nchw = True
+            del words["memory_format"]
+            if not args and not words:
+                return self
+        return super().to(*args, **words)
 
     def head(self, last: Tensor) -> Tensor:
         """(B, C, H, W) as ``Outputs.last`` -> (B, K) logits."""
@@ -72,7 +96,7 @@ class Tapped(nn.Module):
 
     def shapes(self, image_shape: tuple[int, int, int]) -> Shapes:
         """Sizes of the outputs for images (C, H, W), measured on one forward pass in eval mode."""
-        return sizes(measure(self, image_shape))
+        return measure(self, image_shape).shapes()
 
 
 @contextmanager
@@ -98,12 +122,3 @@ def measure(tapped: Tapped, image_shape: tuple[int, int, int]) -> Outputs:
 def picture(image_shape: tuple[int, int, int]) -> Tensor:
     """(1, C, H, W), always the same values, in [-1, 1]."""
     return torch.arange(math.prod(image_shape), dtype=torch.float64).sin().reshape(1, *image_shape)
-
-
-def sizes(outputs: Outputs) -> Shapes:
-    """Sizes of the taps."""
-
-    def size(feat: Tensor) -> tuple[int, int, int]:
-        return feat.shape[1], feat.shape[2], feat.shape[3]
-
-    return Shapes(tuple(size(feat) for feat in outputs.feats), size(outputs.last), outputs.pooled.shape[1])

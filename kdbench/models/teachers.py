@@ -3,50 +3,52 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from kdbench.models import teacher_card
 from kdbench.models.checkpoints import match, read_checkpoint
+from kdbench.models.renormalise import Normalisation
 from kdbench.models.tapped import Tapped
+from kdbench.models.teacher_card import DataIdentity, TeacherCard, seal
+from kdbench.models.teacher_files import named_weights, tidy, weights_path
 from kdbench.models.zoo import create
 from kdbench.utils import environment
 from kdbench.utils.files import atomic_write
 
-__all__ = ["TeacherCard", "load", "match", "path", "read_checkpoint", "round_half", "store"]
+__all__ = [
+    "DataIdentity",
+    "TeacherCard",
+    "load",
+    "match",
+    "path",
+    "read_card",
+    "read_checkpoint",
+    "reseal",
+    "round_half",
+    "store",
+]
 
-
-class TeacherCard(BaseModel):
-    """What is known of a stored teacher; lies beside its weights as JSON."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
-    dataset: str
-    num_classes: int = Field(ge=1)
-    image_size: int = Field(ge=1)
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")  # of the safetensors file
-    top1: float | None  # percent on the test set, last epoch; None: not measured
-    source: Literal["trained", "imported"]
-    dtype: Literal["float16", "float32"]  # of the file; in memory a teacher is float32
-    recipe: dict[str, Any]
-    origin: str  # file that it was imported from, without its folder
-    kdbench: str  # version that wrote it
-    created: str  # ISO 8601, UTC
+read_card = teacher_card.read
 
 
 def path(folder: Path, dataset: str, name: str, variant: str = "") -> Path:
-    """Where the card lies. It is written last: if it is there, the weights beside it are whole."""
-    of = re.sub(r"[^A-Za-z0-9._+-]", "_", dataset)  # imagefolder:PATH is one folder here, too
+    """Where the card lies. It is written last: if it is there, the weights that it names are whole."""
+    of = dataset
+    if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9_.+-]{0,59}", of):  # imagefolder:PATH is one folder here, and no path
+        slug = re.sub("[^A-Za-z0-9]+", "-", of)[-40:].strip("-")
+        of = f"{slug}-{hashlib.sha256(os.fsencode(dataset)).hexdigest()[:12]}".lstrip("-")
     return folder / of / f"{name.replace('/', '-')}{variant}.json"
 
 
@@ -64,8 +66,16 @@ def store(
     origin: str = "",
     variant: str = "",
     half: bool = True,
+    data: DataIdentity | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    precision: str | None = None,
+    pretrained: str | None = None,
 ) -> TeacherCard:
-    """Write ``<folder>/<dataset>/<name><variant>.safetensors`` and its card; replaces what was there.
+    """Write a teacher's weights, then its card, in the place of what was there.
+
+    The weights' file is named after their hash and the card is renamed into place last: whenever this
+    is stopped, the old teacher is whole or the new one is.
 
     Args:
         folder: root of all teachers.
@@ -80,9 +90,15 @@ def store(
         origin: name of the file that it was imported from.
         variant: suffix that tells it from the data set's main teacher of that name.
         half: round the weights to fp16; call ``round_half`` first to measure what will be stored.
+        data: the images that it was trained or measured on.
+        mean: with ``std`` its own normalisation, one number per channel each.
+        std: see ``mean``.
+        precision: in which ``top1`` was measured.
+        pretrained: hash of the weights that its training started from; "": it began at random.
 
     Raises:
         ValueError: a weight is not finite, or too large for fp16.
+        OSError: there is no room; the old teacher is as it was.
     """
     state = model.net.state_dict() if isinstance(model, Tapped) else model
     dtype = torch.float16 if half else torch.float32
@@ -106,38 +122,60 @@ def store(
         origin=origin,
         kdbench=environment.code()["kdbench"],
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        data=data,
+        mean=None if mean is None else tuple(mean),
+        std=None if std is None else tuple(std),
+        precision=precision,
+        pretrained=pretrained,
     )
     where = path(folder, dataset, name, variant)
-    where.unlink(missing_ok=True)  # an old card must not vouch for new weights
-    with atomic_write(_weights(where)) as file:
+    tidy(where)
+    before = named_weights(where)
+    weights = weights_path(where, card.sha256)
+    with atomic_write(weights) as file:
         file.write(payload)
-    with atomic_write(where, "w") as file:
-        file.write(card.model_dump_json(indent=1) + "\n")
+    card = _write_card(where, card)
+    if before is not None and before != weights:
+        before.unlink(missing_ok=True)
     return card
 
 
-def load(folder: Path, dataset: str, name: str, *, variant: str = "", image_size: int) -> tuple[Tapped, TeacherCard]:
+def load(
+    folder: Path,
+    dataset: str,
+    name: str,
+    *,
+    variant: str = "",
+    image_size: int,
+    normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
+    data: DataIdentity | None = None,
+    note: Callable[[str], None] | None = None,
+) -> tuple[Tapped, TeacherCard]:
     """The stored teacher: float32, eval mode, frozen, on the CPU. Draws no random number.
+
+    Args:
+        folder: root of all teachers.
+        dataset: data set that it is for.
+        name: canonical name of the architecture.
+        variant: as it was stored.
+        image_size: side of the images that it will see.
+        normalisation: mean and std of the images that it will be given; where its own differ, it sees
+            them in its own terms. None: as they come.
+        data: the images here; other ones than it was trained on are refused. None: not compared.
+        note: told in a sentence what an old card cannot say.
 
     Raises:
         FileNotFoundError: there is none, or one of its two files is missing.
-        ValueError: a file is damaged, or the teacher is for another network, data or image size.
+        ValueError: a file is damaged or was edited, or the teacher is for another network, data or image size.
     """
     where = path(folder, dataset, name, variant)
-    weights = _weights(where)
     if not where.is_file():
         raise FileNotFoundError(
             f"no teacher {name} for {dataset} in {folder}; `kdbench teacher train {name}` makes one and"
             " `kdbench teacher import` takes one over"
         )
-    if not weights.is_file():
-        raise FileNotFoundError(f"{where} is there, its weights {weights.name} are not; train or import it anew")
-    try:
-        card = TeacherCard.model_validate_json(where.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        at = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{where} is not a teacher's card: {at + ': ' if at else ''}{first['msg']}") from error
+    tidy(where)
+    card, weights, payload = _read(where, note)
     for what, wanted, found in (
         ("network", name, card.name),
         ("data set", dataset, card.dataset),
@@ -145,7 +183,12 @@ def load(folder: Path, dataset: str, name: str, *, variant: str = "", image_size
     ):
         if wanted != found:
             raise ValueError(f"{where} is a teacher for the {what} {found}, not {wanted}")
-    payload = weights.read_bytes()
+    if data is not None and card.data is not None and (other := card.data.differs(data)):
+        learned = "trained" if card.source == "trained" else "measured"
+        raise ValueError(
+            f"the teacher {name} of {where.parent} was {learned} on other data: {other}; restore the data, choose"
+            " another --out, or remove the teacher"
+        )
     sha256 = hashlib.sha256(payload).hexdigest()
     if sha256 != card.sha256:
         raise ValueError(
@@ -153,13 +196,21 @@ def load(folder: Path, dataset: str, name: str, *, variant: str = "", image_size
             " restore it, or remove both to train anew"
         )
     with torch.random.fork_rng(devices=[]):  # the first weights of the network are overwritten
-        tapped = create(name, card.num_classes, image_size=image_size)
+        tapped = create(name, card.num_classes, image_size=image_size, pretrained=False)
     try:
         state = match(from_bytes(payload), tapped)
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{weights}: {error}") from error
     tapped.net.load_state_dict(state)
+    tapped.pretrained = card.pretrained or ""
+    if normalisation is not None and card.normalisation is not None:
+        tapped.show_in_own_terms(Normalisation.of(*normalisation), card.normalisation)
     return tapped.eval().requires_grad_(False), card
+
+
+def reseal(folder: Path, card: TeacherCard, known: Mapping[str, Any], *, variant: str = "") -> TeacherCard:
+    """Write a card of an older format anew, sealed, with what is ``known`` of the teacher by now, by field."""
+    return _write_card(path(folder, card.dataset, card.name, variant), card.model_copy(update=known))
 
 
 def round_half(tapped: Tapped) -> None:
@@ -180,5 +231,20 @@ def round_half(tapped: Tapped) -> None:
             value.copy_(rounded)
 
 
-def _weights(card: Path) -> Path:
-    return card.with_suffix(".safetensors")
+def _read(where: Path, note: Callable[[str], None] | None) -> tuple[TeacherCard, Path, bytes]:
+    """Card, and path and content of its weights, also while another process replaces the teacher."""
+    for _ in range(2):
+        card = read_card(where, note=note)
+        for weights in (weights_path(where, card.sha256), where.with_suffix(".safetensors")):
+            with suppress(FileNotFoundError):
+                return card, weights, weights.read_bytes()
+    raise FileNotFoundError(
+        f"{where} is there, its weights {weights_path(where, card.sha256).name} are not; train or import it anew"
+    )
+
+
+def _write_card(where: Path, card: TeacherCard) -> TeacherCard:
+    sealed = seal(card)
+    with atomic_write(where, "w") as file:
+        file.write(teacher_card.text(sealed))
+    return sealed

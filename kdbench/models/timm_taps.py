@@ -1,11 +1,13 @@
 """Any timm model as a ``Tapped``: stem, stages and head found by looking once.
 
 What timm gives is not one convention, so every model is tried on a small picture when it is
-built, and refused in a sentence if its head, applied to its last map, is not its own output.
+built, with its norms shaken, and refused in a sentence if its head, applied to its last map, is
+not its own output, or if gradients do not pass.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import timm
@@ -14,28 +16,41 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.distiller import Outputs
+from kdbench.models.pretrained import start
+from kdbench.models.shaken import shaken
 from kdbench.models.tapped import Tapped, evaluating, picture
 
 _STAGES = 4  # taps taken of a model whose blocks all have the same shape
 _STEMS = ("stem", "patch_embed", "conv_stem", "patch_embeds.0")
 
 
+#: Largest distance between a model's logits and those by way of its taps, as a share of the largest logit.
+_CLOSE = 1e-4
+
+
 class Capture:
-    """A forward hook that keeps what its module gave, until asked."""
+    """A forward hook that keeps what its module gave, or what it was given, until asked."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, *, given: bool = False) -> None:
         self.shown: Any = None
-        self.clone = False
-        module.register_forward_hook(self)
+        self.clone, self.given = False, given
+        self.handle = module.register_forward_hook(self)
 
-    def __call__(self, module: nn.Module, args: object, shown: Any) -> None:
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], shown: Any) -> None:
         """What torch calls after the module's forward."""
+        if self.given:
+            shown = args[0] if args else None
         self.shown = shown.clone() if self.clone else shown
 
     def take(self) -> Any:
         """The last output; forgets it, so that no graph is kept alive."""
         shown, self.shown = self.shown, None
         return shown
+
+    def remove(self) -> None:
+        """Unhook it: what nobody takes would keep a graph alive."""
+        self.handle.remove()
+        self.shown = None
 
 
 class TimmReader:
@@ -68,30 +83,31 @@ class TimmReader:
         self.stem_nhwc = False
         self.nhwc = getattr(net, "output_fmt", None) == "NHWC"
         self.tokens = self.fill_grid = False
-        classifier = getattr(self.net, "get_classifier", lambda: None)()
-        if isinstance(classifier, tuple):
-            raise ValueError(f"{name} has a distilled head: two classifiers, of which none gives its logits alone")
-        if not isinstance(classifier, nn.Linear | nn.Conv2d):
-            raise ValueError(f"{name} has no linear classifier: its head is {type(classifier).__name__}")
-        image = picture((3, image_size, image_size)).to(classifier.weight)
-        with evaluating(net):
+        self.given: Capture | None = None  # the input of the last linear layer, where pre_logits is not that
+        self.linear = _linear(net, name)
+        image = picture((3, image_size, image_size)).to(self.linear.weight)
+        with evaluating(net), shaken(net):
             try:
                 logits = net(image)
             except Exception as error:  # whatever the model's own code raises
                 raise ValueError(f"{name} cannot take {image_size}-px images: {_first_line(error)}") from error
+            wanted = (1, len(self.linear.weight))
+            if not isinstance(logits, Tensor) or logits.shape != wanted or not logits.isfinite().all():
+                raise ValueError(f"{name} cannot be tapped: its output is not one finite number for each class")
             try:
                 self._look(image)
-                head = self.head(self.tap(image).last)
+                self._find_pooled(image, logits)
+                self._pass_gradients(image)
             except Exception as error:
                 raise ValueError(f"{name} cannot be tapped: {_first_line(error)}") from error
-        if head.shape != logits.shape or (head - logits).abs().max() > 1e-4 * logits.abs().max():
-            raise ValueError(f"{name} cannot be tapped: its head on its last map does not give its own logits")
 
     def _look(self, image: Tensor) -> None:
         """Decide once, on a trial, how this model is tapped."""
         if not hasattr(self.net, "forward_intermediates"):
             self._hook_stages(image)
         last, maps = self._stages(image)
+        if not maps:
+            raise ValueError("it shows no stages")
         if not isinstance(last, Tensor) or last.dim() not in (3, 4):
             raise ValueError("what its head pools is neither a map nor a row of tokens")
         self.tokens = last.dim() == 3
@@ -120,7 +136,36 @@ class TimmReader:
             said = getattr(modules[path], "output_fmt", None)
             self.stem_nhwc = said == "NHWC" or shown.shape[2] != shown.shape[3]
         if self._stem_map(shown, maps[0]) is None:
+            self.stem.remove()
             self.stem = None
+
+    def _find_pooled(self, image: Tensor, logits: Tensor) -> None:
+        """What the last linear layer takes: timm's ``pre_logits``, or else what a hook on that layer sees."""
+        try:
+            fits = self._gives(image, logits)
+        except Exception:  # a head without pre_logits, or whose pre_logits are no vector
+            fits = False
+        if not fits:
+            self.given = Capture(self.linear, given=True)
+            if not self._gives(image, logits):
+                raise ValueError("its head on its last map is not one linear layer that gives its own logits")
+
+    def _gives(self, image: Tensor, logits: Tensor) -> bool:
+        """Whether taps and head give the model's own logits."""
+        shown = self.tap(image)
+        ways = (shown.logits, self.head(shown.last))
+        near = _CLOSE * logits.abs().max()
+        return all(way.shape == logits.shape and bool((way - logits).abs().max() <= near) for way in ways)
+
+    def _pass_gradients(self, image: Tensor) -> None:
+        """Every tap must have a gradient that nothing behind it has spoilt in place."""
+        with torch.enable_grad():
+            image = image.clone().requires_grad_()
+            shown = self.tap(image)
+            last = shown.last.detach().requires_grad_()
+            seen = (*shown.feats, shown.last, shown.pooled, shown.logits)
+            torch.autograd.grad([tap.float().square().mean() for tap in seen], image)
+            torch.autograd.grad(self.head(last).sum(), last)
 
     def _hook_stages(self, image: Tensor) -> None:
         """For models without ``forward_intermediates``: hooks where ``feature_info`` points."""
@@ -182,15 +227,20 @@ class TimmReader:
         return F.linear(self._pool(last), *self._classifier())
 
     def _pool(self, raw: Tensor) -> Tensor:
-        pooled: Tensor = self.net.forward_head(raw, pre_logits=True)
+        if self.given is not None:
+            self.net.forward_head(raw)
+            pooled: Tensor = self.given.take()
+        else:
+            pooled = self.net.forward_head(raw, pre_logits=True)
         return pooled.flatten(1)
 
     def _classifier(self) -> tuple[Tensor, Tensor | None]:
-        classifier = self.net.get_classifier()
-        return classifier.weight.flatten(1), classifier.bias  # a few are 1x1 convolutions
+        return self.linear.weight.flatten(1), self.linear.bias  # a few are 1x1 convolutions
 
 
-def create(name: str, num_classes: int, *, image_size: int, pretrained: bool) -> Tapped:
+def create(
+    name: str, num_classes: int, *, image_size: int, pretrained: bool, weights: str | Path | None = None
+) -> Tapped:
     """As ``zoo.create``, for a resolved name "timm/..."."""
     arch = name.removeprefix("timm/")
     options: dict[str, Any] = {}
@@ -201,11 +251,30 @@ def create(name: str, num_classes: int, *, image_size: int, pretrained: bool) ->
     if cfg is not None and cfg.fixed_input_size and cfg.input_size[-1] != image_size:
         options["img_size"] = image_size
     try:
-        net = timm.create_model(arch, pretrained=pretrained, num_classes=num_classes, **options)
-    except Exception as error:  # timm's constructors and its downloads raise all kinds
-        what = "timm's weights for it cannot be had" if pretrained else f"it cannot be built for {image_size}-px images"
-        raise ValueError(f"{name}: {what}: {_first_line(error)}") from error
-    return Tapped(net, name, reader=TimmReader(net, name, image_size=image_size))
+        net = timm.create_model(arch, pretrained=False, num_classes=num_classes, **options)
+    except Exception as error:  # timm's constructors raise all kinds
+        raise ValueError(f"{name}: it cannot be built for {image_size}-px images: {_first_line(error)}") from error
+    reader = TimmReader(net, name, image_size=image_size)
+    tapped = Tapped(net, name, reader=reader)
+    if pretrained or weights is not None:
+        tapped.pretrained = start(net, name, num_classes, options, weights)
+    return tapped
+
+
+def _linear(net: nn.Module, name: str) -> nn.Linear | nn.Conv2d:
+    """The one linear layer that a model's classifier is, or holds."""
+    try:
+        classifier = net.get_classifier()  # type: ignore[operator]
+    except Exception:  # AttributeError, or whatever a model says that has no head
+        classifier = None
+    if isinstance(classifier, tuple):
+        raise ValueError(f"{name} has a distilled head: two classifiers, of which none gives its logits alone")
+    inside = classifier.modules() if isinstance(classifier, nn.Module) else ()
+    linear = [module for module in inside if isinstance(module, nn.Linear | nn.Conv2d)]
+    if len(linear) != 1:
+        has = "has none" if classifier is None else f"is {type(classifier).__name__} with {len(linear)} of them"
+        raise ValueError(f"{name} has no linear classifier: its head is to be one linear layer, it {has}")
+    return linear[0]
 
 
 def _first_line(error: Exception) -> str:

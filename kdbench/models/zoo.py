@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
+from pathlib import Path
 
 import timm
 
+from kdbench.models.checkpoints import match, read_checkpoint
 from kdbench.models.nets import mobilenetv2, resnet, resnet_bottleneck, shufflenetv1, shufflenetv2, vgg, wrn
 from kdbench.models.nets._net import DOUBLE, ZOO, timm_name
+from kdbench.models.pretrained import tag, weights_identity
 from kdbench.models.tapped import Tapped
 
 _FAMILIES = (resnet, wrn, vgg, resnet_bottleneck, mobilenetv2, shufflenetv1, shufflenetv2)  # importing enters them
@@ -78,32 +81,72 @@ def _resolve_timm(name: str) -> str:
         if wanted.startswith("cifar_") and plain in _BY_PLAIN:
             return _BY_PLAIN[plain]
         if timm.is_model(wanted.split(".")[0]):
-            return _TIMM + wanted
+            return _TIMM + _with_tag(wanted)
     near = difflib.get_close_matches(arch.lower(), timm.list_models(), n=3)
     some = f"the nearest are {', '.join(near)}" if near else "timm.list_models() has them all"
     raise ValueError(f"timm has no model {name!r}; {some}")
 
 
-def create(name: str, num_classes: int, *, image_size: int = 32, pretrained: bool = False) -> Tapped:
-    """A freshly initialised model (default generator), ready to tap.
+def _with_tag(name: str) -> str:
+    """The name with its tag in small letters.
+
+    Raises:
+        ValueError: timm knows no weights of that tag; the sentence has those that it knows.
+    """
+    arch, dot, wanted = name.partition(".")
+    known = [known.partition(".")[2] for known in timm.models.get_arch_pretrained_cfgs(arch)]
+    if dot and wanted.lower() not in known:
+        raise ValueError(f"timm has no weights {wanted!r} for {arch}; {_tags(arch)}")
+    return arch + dot + wanted.lower()
+
+
+def _tags(arch: str) -> str:
+    known = [name for name in timm.models.get_arch_pretrained_cfgs(arch) if "." in name]
+    return f"there are {', '.join(_TIMM + name for name in known)}" if known else f"timm has none for {arch}"
+
+
+def create(
+    name: str,
+    num_classes: int,
+    *,
+    image_size: int = 32,
+    pretrained: bool | None = None,
+    weights: str | Path | None = None,
+) -> Tapped:
+    """A model, ready to tap: fresh from the default generator, or started from weights.
+
+    A name with a tag, "timm/resnet18.a1_in1k", promises weights, so they are loaded; a head of another
+    number of classes is as fresh as that of the bare name. ``Tapped.pretrained`` says what was loaded.
 
     Args:
         name: as ``resolve`` takes it.
         num_classes: K.
         image_size: side of the square images; zoo networks take any, timm's transformers must know.
-        pretrained: timm models only: start from timm's weights for the name's tag.
+        pretrained: whether to load the weights that the name promises; None: if it promises any. False is
+            for who loads others right after.
+        weights: file to start from in place of the tag's weights, safetensors or what torch saves.
 
     Raises:
+        FileNotFoundError: no such file of weights.
         ValueError: there is no such model, it cannot be built for that size, it cannot be
-            tapped, or its weights cannot be had.
+            tapped, or its weights cannot be had or do not fit.
     """
     name = resolve(name)
     if num_classes < 1:
         raise ValueError(f"{name} needs at least one class, not num_classes={num_classes}")
+    if pretrained and not tag(name) and weights is None:
+        raise ValueError(
+            f"{name} has no pretrained weights; train a teacher or import a checkpoint"
+            if not name.startswith(_TIMM)
+            else f"{name} does not say which of its pretrained weights: {_tags(name.removeprefix(_TIMM))}"
+        )
     if name.startswith(_TIMM):
         from kdbench.models import timm_taps
 
-        return timm_taps.create(name, num_classes, image_size=image_size, pretrained=pretrained)
-    if pretrained:
-        raise ValueError(f"{name} has no pretrained weights; train a teacher or import a checkpoint")
-    return Tapped(timm.create_model(timm_name(name), num_classes=num_classes), name)
+        promised = bool(tag(name)) if pretrained is None else pretrained
+        return timm_taps.create(name, num_classes, image_size=image_size, pretrained=promised, weights=weights)
+    tapped = Tapped(timm.create_model(timm_name(name), num_classes=num_classes), name)
+    if weights is not None:
+        tapped.net.load_state_dict(match(read_checkpoint(Path(weights)), tapped))
+        tapped.pretrained = weights_identity(name, weights)
+    return tapped

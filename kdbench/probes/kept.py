@@ -8,14 +8,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from kdbench import data, models
+from kdbench import data, models, registry
 from kdbench.data import Dataset
 from kdbench.distiller import Distiller
 from kdbench.models import Tapped, teachers
 from kdbench.record import Record
-from kdbench.registry import Spec
-from kdbench.run import group
-from kdbench.run.grid import Cell
 
 
 @lru_cache(maxsize=1)
@@ -46,11 +43,9 @@ def method(one: Record, student: Tapped, images: Dataset, out: Path, state: dict
         image_shape=images.image_shape,
         num_classes=images.num_classes,
         train_labels=images.train_labels,
-        batch_size=one.settings["recipe"]["batch_size"],
+        batch_size=one.settings.recipe["batch_size"],
     )
-    spec = Spec(one.settings["method"])
-    cell = Cell(one.suite, one.dataset, one.teacher, one.student, spec, one.seed, one.epochs, one.quick, one.settings)
-    built = group.build(cell, pair)
+    built = registry.get(one.settings.method).build(pair, **one.settings.hyper)
     built.load_state_dict(state)
     return built
 

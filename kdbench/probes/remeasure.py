@@ -14,9 +14,10 @@ from kdbench import models, record
 from kdbench.data import Dataset
 from kdbench.distiller import Distiller, Outputs
 from kdbench.engine.checkpoint import state_sha256
-from kdbench.engine.evaluate import measure
+from kdbench.engine.evaluate import measure, predictions
 from kdbench.engine.precision import Precision
 from kdbench.models import Tapped
+from kdbench.models import teachers as stored
 from kdbench.probes import kept
 from kdbench.record import Record
 from kdbench.run import session
@@ -67,18 +68,54 @@ def students(out: Path, suites: Sequence[str], data_dir: Path | None, device: st
             yield Verdict(what, "wrong", " ".join(str(error).split()))
 
 
+def teachers(out: Path, data_dir: Path | None, device: str) -> Iterator[Verdict]:
+    """Every kept teacher of an output folder, measured again and compared with its card, one by one.
+
+    Raises:
+        ValueError: no such device.
+    """
+    where = torch.device(session.choose_device(device))
+    torch.set_num_threads(1)
+    for path in sorted((out / "teachers").glob("*/*.json")):
+        what = f"teacher {path.stem} of {path.parent.name}"
+        try:
+            yield Verdict(what, *_teacher(out / "teachers", path, data_dir, where))
+        except (ValueError, OSError, RuntimeError) as error:
+            yield Verdict(what, "wrong", " ".join(str(error).split()))
+
+
+def _teacher(
+    folder: Path, path: Path, data_dir: Path | None, device: torch.device
+) -> tuple[Literal["equal", "close", "wrong"], str]:
+    card = stored.read_card(path)
+    usual = stored.path(folder, card.dataset, card.name)
+    if card.top1 is None or card.normalisation is None:
+        return "equal", "its card says no accuracy" if card.top1 is None else "its card does not say its normalisation"
+    images = kept.images(card.dataset, data_dir, None)
+    net, _ = stored.load(
+        folder, card.dataset, card.name, variant=path.stem.removeprefix(usual.stem), image_size=card.image_size
+    )
+    batches = teaching.test_batches(images, card.normalisation._asdict(), device)
+    net = net.to(device).to(memory_format=torch.channels_last)
+    top1 = measure(*predictions(net, batches, Precision()))["top1"]
+    if top1 == card.top1:
+        return "equal", f"{top1:.2f}%, as on its card"
+    near = abs(top1 - card.top1) <= CLOSE
+    return "close" if near else "wrong", f"{top1:.2f}%, its card has {card.top1:.2f}%"
+
+
 def _compare(what: str, one: Record, path: Path, out: Path, data_dir: Path | None, device: torch.device) -> Verdict:
     """Raises: ValueError, FileNotFoundError: data, teacher or method are not there, or the file does not fit."""
-    images = kept.images(one.dataset, data_dir, one.settings["limit_train"])
-    if images.fingerprint != one.environment["data"]:
+    images = kept.images(one.dataset, data_dir, one.settings.limit_train)
+    if not images.known_as(one.data.get("fingerprint", "")):
         return Verdict(what, "wrong", f"the data {one.dataset} here are not those it was measured on")
     state = load_file(path)
-    student = models.create(one.student, images.num_classes, image_size=images.image_shape[-1])
+    student = models.create(one.student, images.num_classes, image_size=images.image_shape[-1], pretrained=False)
     student.load_state_dict(kept.part(state, "student.", path))
     if state_sha256(student.state_dict()) != one.weights_sha256:
         return Verdict(what, "wrong", f"{path.name} does not hold the weights that the record was measured with")
     method = kept.method(one, student, images, out, kept.part(state, "method.", path)) if one.modified_student else None
-    precision = Precision(one.settings["precision"])
+    precision = Precision(one.settings.precision)
     precision.check(device)
     precision.prepare(device)
     # The memory format that the engine trains in.
@@ -100,8 +137,8 @@ def _compare(what: str, one: Record, path: Path, out: Path, data_dir: Path | Non
 @torch.no_grad()
 def _top1(student: Tapped, method: Distiller | None, one: Record, images: Dataset, device: torch.device) -> float:
     logits, labels = [], []
-    for image, label in teaching.test_batches(images, one.settings["recipe"], device):
-        with Precision(one.settings["precision"]).autocast(device):
+    for image, label in teaching.test_batches(images, one.settings.recipe, device):
+        with Precision(one.settings.precision).autocast(device):
             seen: Outputs = student(image)
             shown = seen.logits if method is None else method.predict(seen)
         logits.append(shown.float())

@@ -1,7 +1,8 @@
 """From a name to a method: the folder methods/, plug-in files, entry points, ``a+b``."""
 
-from kdbench.registry.discovery import ABSENT, broken, get, idea, load_plugin, name_of, names, register
-from kdbench.registry.hyper import Hyper, convert, hyperparameters
+from kdbench.distiller import Hyper
+from kdbench.registry.discovery import ABSENT, broken, get, idea, load_plugin, name_of, names, register, source_sha256
+from kdbench.registry.hyper import convert
 from kdbench.registry.specs import Spec, parse
 
 __all__ = [
@@ -11,11 +12,11 @@ __all__ = [
     "broken",
     "convert",
     "get",
-    "hyperparameters",
     "idea",
     "load_plugin",
     "name_of",
     "names",
     "parse",
     "register",
+    "source_sha256",
 ]

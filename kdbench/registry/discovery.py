@@ -6,6 +6,7 @@ sentence, and asking for it says why.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import re
 import sys
@@ -16,6 +17,7 @@ from importlib import import_module, metadata, util
 from pathlib import Path
 
 from kdbench.distiller import Distiller
+from kdbench.registry.combine import combined
 
 _GROUP = "kdbench.methods"
 _PLUGIN = "kdbench_plugin_"
@@ -51,11 +53,15 @@ def register(cls: type[Distiller]) -> type[Distiller]:
 
 
 def name_of(cls: type[Distiller]) -> str:
-    """The name a class was registered under.
+    """The name a class was registered under; of a combination, those of its components, ``a+b``.
 
     Raises:
         ValueError: it was not.
     """
+    return "+".join(_name_of(part) for part in cls.components())
+
+
+def _name_of(cls: type[Distiller]) -> str:
     for name, known in _classes.items():
         if known is cls:
             return name
@@ -81,13 +87,14 @@ def get(name: str) -> type[Distiller]:
         ValueError: unknown, with the nearest names; or broken or left out, with the reason.
     """
     _discover()
-    if "+" in name:
-        from kdbench.registry.combine import combined
+    parts = sorted(part.strip() for part in name.split("+"))
+    if len(set(parts)) < len(parts):
+        raise ValueError(f"{name!r} names a method twice")
+    found = tuple(_look_up(part) for part in parts)
+    return found[0] if len(found) == 1 else combined(tuple(parts), found)
 
-        parts = [part.strip() for part in name.split("+")]
-        if len(set(parts)) < len(parts):
-            raise ValueError(f"{name!r} names a method twice")
-        return combined(tuple(sorted(parts)), tuple(get(part) for part in sorted(parts)))
+
+def _look_up(name: str) -> type[Distiller]:
     if name in _classes:
         return _classes[name]
     if name in _broken:
@@ -136,6 +143,23 @@ def load_plugin(path: str | Path) -> str:
         _forget(module_name)
         raise ValueError(f"plug-in {file.name} registers no method; put @register above its class")
     return name
+
+
+def source_sha256(name: str) -> str:
+    """sha256 of the file of a method that is not kdbench's own; empty for ours, whose version says it.
+
+    Raises:
+        ValueError: see ``get``.
+    """
+    files = sorted(_file(cls) for cls in get(name).components() if not cls.__module__.startswith("kdbench.methods."))
+    digests = [_sha256(file) for file in files]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest() if digests else ""
+
+
+@cache
+def _sha256(file: str) -> str:
+    """As the file was when it was first asked for: what is imported does not change when the file is edited."""
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if Path(file).is_file() else ""
 
 
 def idea(cls: type[Distiller]) -> str:

@@ -7,8 +7,8 @@ from fnmatch import fnmatchcase
 from itertools import product
 from typing import NamedTuple
 
-from kdbench.registry.discovery import get, names
-from kdbench.registry.hyper import convert, hyperparameters
+from kdbench.registry.discovery import get, name_of, names
+from kdbench.registry.hyper import convert
 
 
 class Spec(NamedTuple):
@@ -57,14 +57,13 @@ def _expand(wanted: str) -> list[str]:
         if not found:
             raise ValueError(f"no method matches {wanted!r}; there are {', '.join(names())}")
         return found
-    get(wanted)  # raises with the nearest names
-    return ["+".join(sorted(part.strip() for part in wanted.split("+")))]
+    return [name_of(get(wanted))]  # raises with the nearest names
 
 
 def _alternatives(name: str, inside: str | None) -> list[tuple[tuple[str, object], ...]]:
     if not inside:
         return [()]
-    known = hyperparameters(get(name))
+    known = get(name).hyperparameters()
     values: dict[str, list[object]] = {}
     key = ""
     for token in re.split(r"[,;]", inside):

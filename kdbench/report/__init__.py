@@ -4,6 +4,16 @@ The only place that loads pandas, matplotlib and scipy. Nothing here trains, and
 knows more than the records say.
 """
 
-from kdbench.report.make import FORMATS, SuiteReport, report
+import os
 
-__all__ = ["FORMATS", "SuiteReport", "report"]
+# Figures are files here, whatever screen the environment names: a wrong name would end the import of matplotlib.
+_BACKEND = os.environ.pop("MPLBACKEND", None)
+import matplotlib  # noqa: E402, F401
+
+if _BACKEND is not None:
+    os.environ["MPLBACKEND"] = _BACKEND
+
+from kdbench.report.cost import Cost  # noqa: E402
+from kdbench.report.make import FORMATS, SuiteReport, report  # noqa: E402
+
+__all__ = ["FORMATS", "Cost", "SuiteReport", "report"]

@@ -9,16 +9,20 @@ from functools import cached_property
 from typing import Literal
 
 from kdbench.record import Record
-from kdbench.report import stats
+from kdbench.report import resample, stats
+from kdbench.report.escape import plain
+from kdbench.report.resample import Rank
 from kdbench.report.select import Pair, Selection
-from kdbench.report.stats import Ari, Gain, Rank, Spread
+from kdbench.report.stats import Ari, Gain, Spread
 
 STUDENT = "student"
 
-Blocks = dict[tuple[str, int], dict[str, float]]  # (pair, seed) -> method -> last-epoch accuracy
+Blocks = dict[tuple[str, int], dict[str, float]]  # (pair, seed) -> method -> accuracy
 
-#: Measured circumstances and costs of a run, averaged per line.
-COSTS = ("train_seconds", "images_per_second", "peak_mem_mb", "extra_train_params", "extra_infer_params")
+#: Which epoch of a run counts: the choice -> a record's field.
+RULES = {"last": "top1_last", "val": "top1_at_best_val", "oracle": "top1_best_test"}
+#: Counted beside the plain student's.
+PARAMETERS = ("extra_train_params", "extra_infer_params")
 QUALITY = ("top5_last", "nll", "ece", "agreement")
 
 
@@ -28,6 +32,8 @@ class Cell:
 
     runs: tuple[Record, ...] = ()  # finished, in the order of the seeds
     refused: tuple[Record, ...] = ()  # failed or unsupported
+    metric: str = "top1_last"  # the accuracy that counts
+    _known: dict[str, Spread | None] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def status(self) -> str:
@@ -37,19 +43,23 @@ class Cell:
         kinds = {record.status for record in self.refused}
         return "failed" if "failed" in kinds else "unsupported" if kinds else "missing"
 
-    def values(self, name: str = "top1_last") -> list[float]:
-        """A number of every finished run that has it and in which it is finite."""
-        found = (getattr(record, name) for record in self.runs)
+    def values(self, name: str = "") -> list[float]:
+        """A number of every finished run that has it and in which it is finite; by default the accuracy."""
+        found = (getattr(record, name or self.metric) for record in self.runs)
         return [value for value in found if value is not None and math.isfinite(value)]
 
-    def spread(self, name: str = "top1_last") -> Spread | None:
+    def spread(self, name: str = "") -> Spread | None:
         """Its mean and spread over the seeds."""
-        values = self.values(name)
-        return stats.spread(values) if values else None
+        if name not in self._known:
+            values = self.values(name)
+            self._known[name] = stats.spread(values) if values else None
+        return self._known[name]
 
+    @cached_property
     def by_seed(self) -> dict[int, float]:
-        """Last-epoch accuracy of each seed."""
-        return {record.seed: record.top1_last for record in self.runs if record.top1_last is not None}
+        """Accuracy of each seed."""
+        found = {record.seed: getattr(record, self.metric) for record in self.runs}
+        return {seed: value for seed, value in found.items() if value is not None and math.isfinite(value)}
 
 
 @dataclass
@@ -61,14 +71,17 @@ class Line:
     provenance: str
     cells: dict[Pair, Cell]
     known: int  # (pair, seed) cells that a complete method would have
+    shared: bool = False  # needs no teacher: a run stands in every column of its student
     rank: Rank | None = None
     gain: Gain | None = None
+    p: float | None = None  # of the gain, corrected for the number of methods
     ari: Ari | None = None  # of the leader over this method
 
-    @property
+    @cached_property
     def shown(self) -> str:
         """The label; a method that was rebuilt from reading alone says so wherever it is named."""
-        return f"{self.label} (reading)" if "reading" in self.provenance else self.label
+        label = plain(self.label, 100)
+        return f"{label} (reading)" if "reading" in self.provenance else label
 
     @property
     def runs(self) -> list[Record]:
@@ -76,11 +89,17 @@ class Line:
         return [record for cell in self.cells.values() for record in cell.runs]
 
     @property
+    def independent(self) -> int:
+        """Number of runs; one that stands in several columns is one."""
+        runs = [(pair, one.seed) for pair, cell in self.cells.items() for one in cell.runs]
+        return len({(student, seed) for (_, student), seed in runs}) if self.shared else len(runs)
+
+    @property
     def complete(self) -> bool:
         """Whether every known cell is finished."""
         return len(self.runs) == self.known
 
-    def mean(self, name: str, pairs: Iterable[Pair] | None = None) -> float | None:
+    def mean(self, name: str = "", pairs: Iterable[Pair] | None = None) -> float | None:
         """Mean over pairs of the mean over seeds; None where nothing was measured."""
         chosen = self.cells if pairs is None else pairs
         means = [found.mean for pair in chosen if (found := self.cells[pair].spread(name)) is not None]
@@ -104,9 +123,13 @@ class Board:
     selection: Selection
     baseline: str
     lines: list[Line]
+    rule: str = "last"  # of `RULES`
     notes: list[str] = field(default_factory=list)
     ranked_pairs: list[Pair] = field(default_factory=list)  # that all ranked methods have
     blocks: Blocks = field(default_factory=dict)  # what the ranking rests on
+    gains: dict[tuple[str, Pair], Gain] = field(default_factory=dict)  # over the baseline, by method and pair
+    cell_p: dict[tuple[str, Pair], float | None] = field(default_factory=dict)  # corrected for the number of cells
+    hidden: list[Line] = field(default_factory=list)  # behind the first ones that were asked for
 
     @property
     def pairs(self) -> list[Pair]:
@@ -128,21 +151,23 @@ class Board:
         """Lines with at least one finished run."""
         return [line for line in self.lines if line.runs]
 
+    @property
+    def everything(self) -> list[Line]:
+        """All lines, those that are not shown last."""
+        return self.lines + self.hidden
+
     def line(self, label: str) -> Line | None:
         """The line of a method."""
-        return next((line for line in self.lines if line.label == label), None)
+        return next((line for line in self.everything if line.label == label), None)
 
-    def cell_gain(self, line: Line, pair: Pair, over: str | None = None) -> Gain | None:
+    def cell_gain(self, line: Line, pair: Pair) -> Gain | None:
         """Paired difference of a method to the baseline on one pair."""
-        base = self.line(over or self.baseline)
-        if base is None or base.label == line.label:
-            return None
-        return stats.gain([_differences(line.cells[pair], base.cells[pair])])
+        return self.gains.get((line.label, pair))
 
     def teacher_top1(self, pair: Pair) -> float | None:
         """The teacher's own accuracy; the selection holds one teacher per pair."""
-        found = [one.teacher_top1 for line in self.lines for one in line.cells[pair].runs]
-        return next((value for value in found if value is not None), None)
+        found = [one.teacher_top1 for line in self.everything for one in line.cells[pair].runs]
+        return next((value for value in found if value is not None and math.isfinite(value)), None)
 
     @cached_property
     def seeds(self) -> tuple[int, int]:
@@ -150,50 +175,99 @@ class Board:
         counts = [len(cell.runs) for line in self.lines for cell in line.cells.values() if cell.runs]
         return (min(counts), max(counts)) if counts else (0, 0)
 
+    @property
+    def independent(self) -> int:
+        """Number of runs behind the table, each counted once."""
+        return sum(line.independent for line in self.lines)
 
-def build(selection: Selection, baseline: str = STUDENT) -> Board:
-    """Every number of a suite's table."""
-    refused = selection.refused
-    known = len(selection.known())
+
+def build(selection: Selection, baseline: str = STUDENT, rule: str = "last", top: int | None = None) -> Board:
+    """Every number of a suite's table.
+
+    Args:
+        selection: the records.
+        baseline: method that gains are measured against.
+        rule: of `RULES`, which epoch counts.
+        top: show so many of the ranked methods, and of those that change the student; all statistics are of all.
+
+    Raises:
+        ValueError: no run has an accuracy by this rule.
+    """
+    known, metric = len(selection.known()), RULES[rule]
+    refused: dict[tuple[str, Pair], list[Record]] = {}
+    for pair, one in selection.refused:
+        refused.setdefault((one.method, pair), []).append(one)
     lines = []
     for method in selection.methods:
-        cells = {
-            pair: Cell(
-                tuple(selection.runs.get((method, pair), ())),
-                tuple(one for one in refused if one.method == method and (one.teacher, one.student) == pair),
-            )
-            for pair in selection.pairs
-        }
+        cells = {}
+        for pair in selection.pairs:
+            runs = selection.runs.get((method, pair), [])
+            cells[pair] = Cell(tuple(runs), tuple(refused.get((method, pair), ())), metric)
         any_record = next(one for cell in cells.values() for one in cell.runs + cell.refused)
         kind: Literal["student", "ranked", "modified"] = (
             "student" if method == STUDENT else "modified" if any_record.modified_student else "ranked"
         )
-        lines.append(Line(method, kind, any_record.provenance, cells, known))
-    board = Board(selection, baseline, lines)
+        shared = method in selection.teacherless
+        lines.append(Line(method, kind, plain(any_record.provenance, 80), cells, known, shared))
+    if rule != "last" and not any(cell.by_seed for line in lines for cell in line.cells.values()):
+        raise ValueError(
+            f"no run of suite {plain(selection.suite, 80)} has an accuracy by the rule {rule!r} ({metric});"
+            " `--select last` ranks by the last epoch"
+        )
+    board = Board(selection, baseline, lines, rule)
     _gains(board)
     _ranks(board, "modified")
     board.ranked_pairs, board.blocks = _ranks(board, "ranked")
     order = {"student": 0, "ranked": 1, "modified": 2}
     board.lines.sort(key=lambda line: (order[line.kind], *_place(line)))
     _relative(board)
+    if top is not None:
+        _cut(board, top)
     return board
 
 
 def _place(line: Line) -> tuple[float, float, float, str]:
     rank = line.rank.mean if line.rank else float("inf")
     gain = line.gain.mean if line.gain else float("-inf")
-    mean = line.mean("top1_last")
+    mean = line.mean()
     return rank, -gain, -(mean if mean is not None else float("-inf")), line.label
+
+
+def _cut(board: Board, top: int) -> None:
+    """Keep the first lines of each class; the baseline stays."""
+    kept: list[Line] = []
+    count: dict[str, int] = {}
+    for line in board.lines:
+        count[line.kind] = count.get(line.kind, 0) + 1
+        if count[line.kind] <= top or line.label == board.baseline:
+            kept.append(line)
+        else:
+            board.hidden.append(line)
+    board.lines = kept
+    if board.hidden:
+        number = len(board.hidden)
+        board.notes.append(
+            f"{number} method{'s' * (number != 1)} behind the best {top} {'are' if number != 1 else 'is'} not shown;"
+            " ranks and corrections count all"
+        )
 
 
 def _gains(board: Board) -> None:
     base = board.line(board.baseline)
     if base is None or not base.runs:
-        board.notes.append(f"no gains are shown: there is no finished run of the baseline {board.baseline}")
+        board.notes.append(f"no gains are shown: there is no finished run of the baseline {plain(board.baseline, 80)}")
         return
-    for line in board.lines:
-        if line is not base:
-            line.gain = stats.gain([_differences(line.cells[pair], base.cells[pair]) for pair in board.pairs])
+    students = [student for _, student in board.pairs]
+    others = [line for line in board.lines if line is not base]
+    for line in others:
+        apart = [differences(line.cells[pair], base.cells[pair]) for pair in board.pairs]
+        line.gain = stats.gain(apart, students)
+        for pair, own in zip(board.pairs, apart, strict=True):
+            if found := stats.gain([own]):
+                board.gains[line.label, pair] = found
+    for line, p in zip(others, stats.holm([line.gain and line.gain.p for line in others]), strict=True):
+        line.p = p
+    board.cell_p = dict(zip(board.gains, stats.holm([one.p for one in board.gains.values()]), strict=True))
 
 
 def _ranks(board: Board, kind: str) -> tuple[list[Pair], Blocks]:
@@ -203,9 +277,9 @@ def _ranks(board: Board, kind: str) -> tuple[list[Pair], Blocks]:
     more methods have every pair they alone are ranked, else all of them on the pairs they share.
     """
     lines = [line for line in board.shown if line.kind == kind]
-    whole = [line for line in lines if all(line.cells[pair].by_seed() for pair in board.pairs)]
+    whole = [line for line in lines if all(line.cells[pair].by_seed for pair in board.pairs)]
     if 2 <= len(whole) < len(lines):
-        partial = ", ".join(line.label for line in lines if line not in whole)
+        partial = ", ".join(line.shown for line in lines if line not in whole)
         board.notes.append(f"not ranked, because they lack a result on some pair: {partial}")
         lines = whole
     if len(lines) < 2:
@@ -213,7 +287,7 @@ def _ranks(board: Board, kind: str) -> tuple[list[Pair], Blocks]:
     blocks: Blocks = {}
     common = []
     for pair in board.pairs:
-        scores = [line.cells[pair].by_seed() for line in lines]
+        scores = [line.cells[pair].by_seed for line in lines]
         seeds = set.intersection(*(set(one) for one in scores))
         if seeds:
             common.append(pair)
@@ -225,12 +299,13 @@ def _ranks(board: Board, kind: str) -> tuple[list[Pair], Blocks]:
         board.notes.append(f"no average rank of the {what}: there is no pair and seed that all of them have finished")
         return [], {}
     if len(common) < len(board.pairs):
-        left = ", ".join(":".join(pair) for pair in board.pairs if pair not in common)
+        left = ", ".join(plain(":".join(pair), 80) for pair in board.pairs if pair not in common)
         board.notes.append(
             f"average rank of the {what} over {len(common)} of {len(board.pairs)} pairs, those that all"
             f" of them have; without {left}"
         )
-    ranks = stats.average_ranks({key: list(found.values()) for key, found in blocks.items()})
+    students = {":".join(pair): pair[1] for pair in common}
+    ranks = resample.average_ranks({key: list(found.values()) for key, found in blocks.items()}, students)
     for line, rank in zip(lines, ranks, strict=True):
         line.rank = rank
     return common, blocks
@@ -252,10 +327,11 @@ def _relative(board: Board) -> None:
             and (c := student.cells[pair].spread())
         ]
         if rows:
-            best, other, plain = zip(*rows, strict=True)
-            line.ari = stats.ari(best, other, plain)
+            best, other, plain_student = zip(*rows, strict=True)
+            line.ari = stats.ari(best, other, plain_student)
 
 
-def _differences(cell: Cell, base: Cell) -> list[float]:
-    own, other = cell.by_seed(), base.by_seed()
-    return [own[seed] - other[seed] for seed in sorted(own.keys() & other.keys())]
+def differences(cell: Cell, base: Cell) -> dict[int, float]:
+    """Seed -> accuracy of one minus that of the other, for the seeds that both have."""
+    own, other = cell.by_seed, base.by_seed
+    return {seed: own[seed] - other[seed] for seed in sorted(own.keys() & other.keys())}

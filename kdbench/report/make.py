@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,16 +12,23 @@ from typing import Any
 from kdbench import record
 from kdbench.record import Record
 from kdbench.report import board as boards
-from kdbench.report import facts, page, style, tables, text
-from kdbench.report.board import STUDENT, Board
+from kdbench.report import compare, cost, facts, latex, page, runs_csv, style, tables, text
+from kdbench.report import select as selecting
+from kdbench.report.board import RULES, STUDENT, Board
+from kdbench.report.cost import Cost
+from kdbench.report.cost_figure import cost as cost_figure
+from kdbench.report.escape import plain
 from kdbench.report.figures import figures
-from kdbench.report.select import select
-from kdbench.report.tables import Table
+from kdbench.report.gather import gather
+from kdbench.report.items import Table
+from kdbench.utils.files import atomic_write
 
 FORMATS = ("csv", "md", "tex", "html", "png", "svg")
 
 PublishedTable = Mapping[tuple[str, str, str], Any]  # (teacher, student, method) -> mean, std, n, source, rule
 PublishedTables = Callable[[str], PublishedTable] | Mapping[str, PublishedTable] | None  # by suite
+
+_TAKEN = {"runs", "teachers", "students", "assistants", "tables", "tuned", "probes", "bench"}  # folders of others
 
 
 @dataclass
@@ -36,87 +45,120 @@ class SuiteReport:
     files: list[Path] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What the caller wants to see."""
+
+    baseline: str
+    methods: list[str] | None  # with the baseline and the plain student
+    pairs: list[str] | None
+    rule: str
+    top: int | None
+    published: PublishedTables
+    costs: Sequence[Cost]
+    formats: Sequence[str]
+
+
 def report(
     out: Path,
     *,
     suites: Sequence[str] | None = None,
     baseline: str = STUDENT,
     methods: Sequence[str] | None = None,
+    pairs: Sequence[str] | None = None,
+    select: str = "last",
+    top: int | None = None,
     published: PublishedTables = None,
+    costs: Sequence[Cost] | None = None,
     formats: Sequence[str] = FORMATS,
 ) -> list[SuiteReport]:
     """Write the leaderboards of an output folder.
 
-    The same records give the same bytes.
+    The same records give the same bytes. Every file is written whole or not at all.
 
     Args:
         out: folder that ``kdbench run`` wrote to.
         suites: which suites; None means all that have records.
         baseline: method that gains are measured against.
-        methods: rows to show; the plain student and the baseline are shown besides.
+        methods: rows to show; the plain student and the baseline are shown besides. None means all.
+        pairs: columns to show, ``teacher:student`` or globs of it. None means all.
+        select: which epoch counts: ``last``, ``val`` (best on the validation split) or ``oracle`` (best on the test
+            set, which flatters and says so).
+        top: show so many of the best methods; ranks and corrections still count all. None shows all.
         published: published numbers of a suite, see ``PublishedTables``.
+        costs: measured costs of methods; without them none are shown.
         formats: files to write, of ``FORMATS``.
 
     Raises:
-        ValueError: no records, or no such suite, method or format.
+        ValueError: no records, or no such suite, method, pair, rule or format; or a choice of none at all.
+        OSError: a file cannot be written; those that were there are whole.
     """
-    unknown = [name for name in formats if name not in FORMATS]
+    if select not in RULES:
+        raise ValueError(f"no rule {select!r} for the epoch that counts; there are {', '.join(RULES)}")
+    if top is not None and top < 1:
+        raise ValueError(f"the best {top} methods cannot be shown; give 1 or more, or nothing for all")
+    kinds = _chosen("format", formats, ", ".join(FORMATS)) or []
+    unknown = [name for name in kinds if name not in FORMATS]
     if unknown:
         raise ValueError(f"no report format {unknown[0]!r}; there are {', '.join(FORMATS)}")
-    records, problems = record.read_all(out / "runs")
-    by_suite = _by_suite(out, records, problems, suites)
-    rows = _rejoin(methods) if methods is not None else None
+    rows = _chosen("method", _rejoin(methods) if methods is not None else None, "all without --methods")
+    columns = _chosen("pair", pairs, "all without --pairs")
+    wanted = _chosen("suite", suites, "all that have records without --suite")
+    records, problems = gather(out / "runs")
+    by_suite = _by_suite(out, records, problems, wanted)
     _check_labels([baseline] if baseline != STUDENT else [], by_suite, "baseline")
     _check_labels(rows or [], by_suite, "method")
     keep = None if rows is None else [*rows, baseline, STUDENT]
-    made = []
+    asked = _Asked(baseline, keep, columns, select, top, published, costs or (), kinds)
+    names, made, misses = _names(by_suite), [], []
     for suite in sorted(by_suite):
         own = [one for one in by_suite[suite] if rows is None or one.method in rows]
         if own:
-            made.append(_suite(out, suite, by_suite[suite], baseline, keep, published, formats))
-    made[0].problems = problems
+            try:
+                made.append(_suite(suite, by_suite[suite], asked))
+            except ValueError as error:  # of pairs or a rule that another suite may well have
+                misses.append(str(error))
+    if not made:
+        raise ValueError(misses[0] if misses else "no suite has runs of all that was asked for")
+    for one in made:
+        _write(one, by_suite[one.suite], out, names[one.suite], asked)
+    made[0].problems = problems + [plain(miss, 600) for miss in misses]
     return made
 
 
-def _suite(
-    out: Path,
-    suite: str,
-    records: Sequence[Record],
-    baseline: str,
-    methods: Sequence[str] | None,
-    published: PublishedTables,
-    formats: Sequence[str],
-) -> SuiteReport:
-    selection = select(records, methods)
-    board = boards.build(selection, baseline)
+def _suite(suite: str, records: Sequence[Record], asked: _Asked) -> SuiteReport:
+    selection = selecting.select(records, asked.methods, asked.pairs)
+    board = boards.build(selection, asked.baseline, asked.rule, asked.top)
     notes = [*selection.notes, *board.notes]
-    papers = _published(suite, published, notes)
-    made = SuiteReport(
-        suite, facts.title(selection), facts.banner(selection), board, tables.all_tables(board, papers), notes
-    )
-    _write(made, records, out, formats)
-    return made
+    papers = _published(suite, asked.published, notes)
+    shown = tables.all_tables(board, papers)
+    measured = cost.tables(board, asked.costs)
+    if not measured:
+        notes.append(cost.UNKNOWN)
+    place = next((number for number, table in enumerate(shown) if table.name == "parameters"), len(shown))
+    shown[place:place] = measured
+    return SuiteReport(suite, facts.title(selection), facts.banner(selection), board, shown, notes)
 
 
-def _write(made: SuiteReport, records: Sequence[Record], out: Path, formats: Sequence[str]) -> None:
-    name = record.safe_name(made.suite)
-    folder = out / name
-    folder.mkdir(parents=True, exist_ok=True)
+def _write(made: SuiteReport, records: Sequence[Record], out: Path, name: str, asked: _Asked) -> None:
+    folder, board, formats = out / name, made.board, asked.formats
     files: dict[Path, bytes] = {}
-    board = made.board
     if "csv" in formats:
-        files[out / f"{name}.csv"] = text.csv(text.long_form(records)).encode()
-        files[folder / "leaderboard.csv"] = text.csv(text.wide_form(board)).encode()
+        files[out / f"{name}.csv"] = _csv(runs_csv.long_form(records))
+        files[folder / "curves.csv"] = runs_csv.curves(records).encode()
+        files[folder / "leaderboard.csv"] = _csv(text.wide_form(board))
+        files[folder / "comparisons.csv"] = _csv(compare.every_two(board))
     if "md" in formats:
         files[folder / "leaderboard.md"] = text.markdown(board, made.tables, made.notes).encode()
     if "tex" in formats:
-        files[folder / "leaderboard.tex"] = text.latex(board, made.tables, made.notes).encode()
+        files[folder / "leaderboard.tex"] = latex.document(board, made.tables, made.notes).encode()
     kinds = [kind for kind in ("png", "svg") if kind in formats]
+    drawn: dict[str, Any] = {}
     if kinds or "html" in formats:
         drawn = figures(board)
-        vectors = {
-            stem: style.render(figure, "svg") for stem, figure in drawn.items() if "svg" in formats or "html" in formats
-        }
+        if (figure := cost_figure(board, asked.costs)) is not None:
+            drawn["cost"] = figure
+        vectors = {stem: style.render(drawn[stem], "svg") for stem in drawn if "svg" in formats or "html" in formats}
         for stem, figure in drawn.items():
             if "svg" in formats:
                 files[folder / f"{stem}.svg"] = vectors[stem]
@@ -125,12 +167,32 @@ def _write(made: SuiteReport, records: Sequence[Record], out: Path, formats: Seq
         if "html" in formats:
             source = {stem: data.decode() for stem, data in vectors.items()}
             files[folder / "leaderboard.html"] = page.render(board, made.tables, source, made.notes).encode()
-        for stem in page.CAPTIONS.keys() - drawn.keys():  # an older report's, of records that are gone
-            for kind in kinds:
-                (folder / f"{stem}.{kind}").unlink(missing_ok=True)
-    for path, data in files.items():
-        path.write_bytes(data)
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:  # all bytes lie beside the old files before the first of these is replaced
+        for path, data in files.items():
+            file = stack.enter_context(atomic_write(path))
+            file.write(data)
+            file.flush()
+    for stem in page.CAPTIONS.keys() - drawn.keys():  # an older report's, of records that are gone
+        for kind in kinds:
+            (folder / f"{stem}.{kind}").unlink(missing_ok=True)
     made.files = sorted(files)
+
+
+def _csv(frame: Any) -> bytes:
+    """Numbers with six digits after the point, so that a diff shows changes and not rounding."""
+    return str(frame.to_csv(index=False, float_format="%.6f", lineterminator="\n")).encode()
+
+
+def _names(suites: Mapping[str, Any]) -> dict[str, str]:
+    """Suite -> its part of a path: safe, and no two alike, also where upper and lower case are one."""
+    names: dict[str, str] = {}
+    for suite in sorted(suites):
+        name = record.safe_name(suite)[:100]
+        if name.lower() in {*(other.lower() for other in names.values()), *_TAKEN}:
+            name += "-" + hashlib.sha256(suite.encode(errors="surrogatepass")).hexdigest()[:8]
+        names[suite] = name
+    return names
 
 
 def _by_suite(
@@ -140,7 +202,7 @@ def _by_suite(
     for one in records:
         found.setdefault(one.suite, []).append(one)
     if not found:
-        damaged = f" ({len(problems)} damaged: {problems[0]})" if problems else ""
+        damaged = f" ({len(problems)} left out: {problems[0]})" if problems else ""
         raise ValueError(
             f"no run records under {out / 'runs'}{damaged}; `kdbench run` makes some, --out names another folder"
         )
@@ -148,16 +210,26 @@ def _by_suite(
         return found
     for name in wanted:
         if name not in found:
-            there = ", ".join(sorted(found))
+            there = ", ".join(plain(one, 80) for one in sorted(found))
             raise ValueError(f"no run records of suite {name!r} under {out / 'runs'}; there are some of {there}")
     return {name: found[name] for name in wanted}
+
+
+def _chosen(what: str, names: Sequence[str] | None, instead: str) -> list[str] | None:
+    """The names that are not empty, each once; None stays None."""
+    if names is None:
+        return None
+    kept = list(dict.fromkeys(name.strip() for name in names if name.strip()))
+    if not kept:
+        raise ValueError(f"no {what} is named in {','.join(names)!r}; there are {instead}")
+    return kept
 
 
 def _check_labels(labels: Sequence[str], by_suite: Mapping[str, Sequence[Record]], what: str) -> None:
     there = sorted({one.method for records in by_suite.values() for one in records})
     for label in labels:
         if label not in there:
-            raise ValueError(f"no runs of {what} {label!r}; there are {', '.join(there)}")
+            raise ValueError(f"no runs of {what} {label!r}; there are {', '.join(plain(one, 80) for one in there)}")
 
 
 def _rejoin(methods: Sequence[str]) -> list[str]:
@@ -168,7 +240,7 @@ def _rejoin(methods: Sequence[str]) -> list[str]:
             labels[-1] += f",{part}"
         else:
             labels.append(part.strip())
-    return [label for label in labels if label]
+    return labels
 
 
 def _published(suite: str, published: PublishedTables, notes: list[str]) -> PublishedTable:

@@ -1,4 +1,4 @@
-"""One HTML page that needs nothing but itself: sortable tables, figures inline, no network."""
+"""One HTML page that needs nothing but itself: tables to sort and filter, figures inline, no network."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import re
 from collections.abc import Mapping, Sequence
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from kdbench.report import facts
 from kdbench.report.board import Board
+from kdbench.report.escape import by_line, plain
+from kdbench.report.items import CLASS_TITLES, Item, Table
 from kdbench.report.stats import colour_limit
-from kdbench.report.tables import Table
 
 CAPTIONS = {
     "leaderboard": "Accuracy per method and pair",
@@ -34,6 +36,7 @@ def render(board: Board, tables: Sequence[Table], drawings: Mapping[str, str], n
     environment = Environment(
         loader=PackageLoader("kdbench.report", "."),
         autoescape=True,
+        finalize=_visible,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -51,8 +54,24 @@ def render(board: Board, tables: Sequence[Table], drawings: Mapping[str, str], n
         captions=CAPTIONS,
         notes=notes,
         environment=facts.environment(board),
+        head_lines=lambda head: by_line(head, plain),
+        classes=CLASS_TITLES,
+        number=number,
         tint=lambda shade: tint(shade, limit),
     )
+
+
+def _visible(value: object) -> object:
+    """What a template puts into the page: visible text on one line, which the autoescape makes harmless."""
+    return plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def number(item: Item) -> Markup | str:
+    """A cell's text; what follows a mean is set small, so that more pairs stand side by side."""
+    if item.spread is None:
+        return item.text
+    mean = f"{item.spread.mean:.2f}"
+    return Markup("{}<small>{}</small>").format(mean, plain(item.text.removeprefix(mean)))
 
 
 def tint(shade: float | None, limit: float) -> str:
@@ -65,12 +84,14 @@ def tint(shade: float | None, limit: float) -> str:
 
 
 def inline(name: str, source: str) -> str:
-    """An SVG document as part of a page: no prologue, no metadata, names of its own."""
+    """An SVG document as part of a page: no prologue, no metadata, names of its own, hundredths of a point."""
     svg = source[source.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", svg)
     svg = re.sub(r'(?<=\sid=")', f"{name}-", svg)
     svg = re.sub(r'(?<=href="#)|(?<=url\(#)', f"{name}-", svg)
+    svg = re.sub(r'\s(?:d|x|y)="[^"]*"|translate\([^)]*\)', _rounded, svg)
+    svg = re.sub(r"\n\s*", "\n", svg)
     head = f'<svg role="img" aria-label="{CAPTIONS[name]}"'
     return re.sub(
         r'<svg(?P<rest>[^>]*?)\swidth="[^"]*"(?P<more>[^>]*)>',
@@ -78,3 +99,7 @@ def inline(name: str, source: str) -> str:
         svg,
         count=1,
     )
+
+
+def _rounded(found: re.Match[str]) -> str:
+    return re.sub(r"(\.\d\d)\d+", r"\1", found[0])

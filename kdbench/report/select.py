@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 from kdbench.record import Record, settings_hash
-
-Pair = tuple[str, str]  # teacher, student
+from kdbench.report import teacherless
+from kdbench.report.escape import plain
+from kdbench.report.teacherless import Pair, Runs
 
 # Set per method, per pair or per run; all other settings are the protocol of the whole table.
 _OWN = {"seed", "method", "hyper", "teacher", "student", "assistant"}
@@ -28,82 +30,98 @@ class Selection:
     epochs: int
     quick: bool
     limit_train: int | None
-    runs: dict[tuple[str, Pair], list[Record]]  # finished, by method and pair, in the order of the seeds
-    refused: list[Record]  # failed or unsupported
+    runs: Runs  # finished
+    refused: list[tuple[Pair, Record]]  # failed or unsupported, with the column that they stand in
     notes: list[str] = field(default_factory=list)  # what was left out, and why
+    teacherless: frozenset[str] = frozenset()  # methods whose runs stand in every column of their student
 
     @property
     def pairs(self) -> list[Pair]:
         """Every pair that any record is about."""
-        refused = {(one.teacher, one.student) for one in self.refused}
-        return sorted({pair for _, pair in self.runs} | refused)
+        return sorted({pair for _, pair in self.runs} | {pair for pair, _ in self.refused})
 
     @property
     def methods(self) -> list[str]:
         """Every method that any record is about, ``student`` first."""
-        found = {method for method, _ in self.runs} | {one.method for one in self.refused}
+        found = {method for method, _ in self.runs} | {one.method for _, one in self.refused}
         return sorted(found, key=lambda name: (name != "student", name))
 
     @property
     def finished(self) -> list[Record]:
-        """All finished records."""
+        """All finished records; one that stands in two columns is there twice."""
         return [record for key in sorted(self.runs) for record in self.runs[key]]
 
     def known(self) -> set[tuple[Pair, int]]:
         """(pair, seed) of every cell that any method has a record of: what a complete method would have."""
-        everything = self.finished + self.refused
-        return {((one.teacher, one.student), one.seed) for one in everything}
+        finished = {(pair, one.seed) for (_, pair), cell in self.runs.items() for one in cell}
+        return finished | {(pair, one.seed) for pair, one in self.refused}
 
 
-def select(records: Sequence[Record], methods: Sequence[str] | None = None) -> Selection:
+def select(
+    records: Sequence[Record], methods: Sequence[str] | None = None, pairs: Sequence[str] | None = None
+) -> Selection:
     """Choose what can be compared among the records of one suite.
 
     Args:
         records: all records of the suite, at least one.
         methods: rows to keep; None keeps all.
+        pairs: columns to keep, ``teacher:student`` or globs of it; None keeps all.
 
     Raises:
-        ValueError: none of these methods is there.
-
+        ValueError: none of these methods or pairs is there.
     """
     notes: list[str] = []
-    everything = records = _one_protocol(records, notes)
-    if methods is not None:
-        records = [record for record in records if record.method in methods]
-        if not records:
-            there = sorted({record.method for record in everything})
-            suite = everything[0].suite
-            raise ValueError(f"suite {suite} has no runs of {', '.join(methods)}; it has {', '.join(there)}")
-    done = [record for record in records if record.status == "done"]
-    refused = [record for record in records if record.status != "done"]
-    done = [record for part in _split(done, _pair) for record in _one_teacher(part, notes)]
-    runs: dict[tuple[str, Pair], list[Record]] = {}
-    for part in _split(done, lambda record: (record.method, _pair(record))):
+    suite = plain(records[0].suite, 80)
+    asked = [one for one in records if pairs is None or _wanted(_pair(one), pairs)]
+    if not asked:
+        there = sorted({plain(one.pair, 80) for one in records})
+        raise ValueError(f"suite {suite} has no runs on {', '.join(pairs or ())}; it has runs on {', '.join(there)}")
+    everything = _one_protocol(records, asked, notes)
+    kept = [one for one in everything if methods is None or one.method in methods]
+    if not kept:
+        there = sorted({plain(one.method, 80) for one in everything})
+        raise ValueError(f"suite {suite} has no runs of {', '.join(methods or ())}; it has {', '.join(there)}")
+    alone = teacherless.methods(everything)
+    done = [one for one in kept if one.status == "done"]
+    done = [one for part in _split(done, _pair) for one in _one_teacher(part, alone, notes)]
+    runs: Runs = {}
+    for part in _split(done, lambda one: (one.method, _pair(one))):
         cell = _one_setting(part, notes)
         runs[cell[0].method, _pair(cell[0])] = cell
+    runs, refused = teacherless.share(runs, [one for one in kept if one.status != "done"], alone)
+    runs = {key: cell for key, cell in runs.items() if pairs is None or _wanted(key[1], pairs)}
     over = {(method, pair, one.seed) for (method, pair), cell in runs.items() for one in cell}
-    refused = [one for one in refused if (one.method, _pair(one), one.seed) not in over]
-    refused.sort(key=lambda one: (one.method, _pair(one), one.seed, one.settings_hash))
-    first = (done or refused)[0]
-    versions = sorted({_version(record) for cell in runs.values() for record in cell})
+    refused = [
+        (pair, one)
+        for pair, one in refused
+        if (one.method, pair, one.seed) not in over and (pairs is None or _wanted(pair, pairs))
+    ]
+    refused.sort(key=lambda item: (item[1].method, item[0], item[1].seed, item[1].settings_hash))
+    first = (done or kept)[0]
+    versions = sorted({version(one) for cell in runs.values() for one in cell})
     if len(versions) > 1:
-        notes.append(f"the runs were made with different versions of the code: {', '.join(versions)}")
+        notes.append(f"the runs were made with different versions of the code: {_some(versions)}")
     return Selection(
         first.suite,
         first.dataset,
         first.convention,
         first.epochs,
         first.quick,
-        first.settings.get("limit_train"),
+        first.settings.limit_train,
         runs,
         refused,
         notes,
+        alone,
     )
 
 
 def protocol(record: Record) -> dict[str, Any]:
-    """Settings that all rows and columns of a table must share, nested keys joined with a dot."""
-    settings = {name: value for name, value in record.settings.items() if name not in _OWN}
+    """What all rows and columns of a table must share, nested keys joined with a dot.
+
+    All settings but those of a method, a pair or a run; the length of the run, the data set by its fingerprint
+    (where the record has one) and the convention. Records of different protocols never stand in one table.
+    """
+    settings = {name: value for name, value in record.settings.facts().items() if name not in _OWN}
     settings |= {
         "epochs": record.epochs,
         "quick": record.quick,
@@ -111,12 +129,35 @@ def protocol(record: Record) -> dict[str, Any]:
         "convention": record.convention,
     }
     flat = _flat(settings)
-    flat.pop("recipe.lr", None)  # light students have another rate
+    flat.pop("recipe.lr", None)  # light students have another rate: see `side`
+    if record.data:
+        flat["data"] = str(record.data.get("fingerprint") or settings_hash(record.data))
     return flat
 
 
-def _one_protocol(records: Sequence[Record], notes: list[str]) -> list[Record]:
-    groups = _split(records, lambda record: settings_hash(protocol(record)))
+def side(record: Record) -> dict[str, Any]:
+    """What all runs on one pair must share besides the protocol: the teacher as it saw, and the learning rate."""
+    recipe = record.settings.recipe
+    return {
+        "teacher_sha256": record.teacher_sha256,
+        "teacher_normalisation": record.teacher_normalisation or (recipe.get("mean"), recipe.get("std")),
+        "recipe.lr": teacherless.rate(record),
+    }
+
+
+def version(record: Record) -> str:
+    """``0.1.0 0123456789ab``: the code that made a record."""
+    return " ".join(plain(record.code[part], 40) for part in ("kdbench", "git") if part in record.code)
+
+
+def _wanted(pair: Pair, patterns: Sequence[str]) -> bool:
+    return any(pattern == "all" or fnmatchcase(":".join(pair), pattern) for pattern in patterns)
+
+
+def _one_protocol(records: Sequence[Record], asked: Sequence[Record], notes: list[str]) -> list[Record]:
+    """Records of the most complete protocol among those asked for; the others are named."""
+    keys = {id(one): settings_hash(protocol(one)) for one in records}
+    groups = _split(asked, lambda one: keys[id(one)])
     finished = {id(group): sum(one.status == "done" for one in group) for group in groups}
     groups.sort(
         key=lambda group: (
@@ -124,41 +165,53 @@ def _one_protocol(records: Sequence[Record], notes: list[str]) -> list[Record]:
             group[0].quick,
             -finished[id(group)],
             -group[0].epochs,
-            settings_hash(protocol(group[0])),
+            keys[id(group[0])],
         )
     )
     chosen = groups[0]
     for other in groups[1:]:
         notes.append(
-            f"left out {_count(other)} with other settings ({_difference(protocol(other[0]), protocol(chosen[0]))}):"
-            f" {_names(other)}; rows of one table share all settings but the method's own"
+            f"left out {_count(other)} of another protocol ({_difference(protocol(other[0]), protocol(chosen[0]))}):"
+            f" {_names(other)}; rows of one table share all settings but the method's own, and the data"
         )
-    return chosen
+    return [one for one in records if keys[id(one)] == keys[id(chosen[0])]]
 
 
-def _one_teacher(records: list[Record], notes: list[str]) -> list[Record]:
-    """Runs on a pair with one teacher and one learning rate."""
-    groups = _split(records, lambda one: (one.teacher_sha256, str(one.settings.get("recipe", {}).get("lr"))))
+def _one_teacher(records: list[Record], alone: frozenset[str], notes: list[str]) -> list[Record]:
+    """Runs on a pair with one teacher and one learning rate; a method without a teacher has the rate alone."""
+    taught = [one for one in records if one.method not in alone]
+    groups = _split(taught or records, lambda one: settings_hash(side(one)) if taught else teacherless.rate(one))
     chosen, others = _most_complete(groups)
+    if taught:
+        rate, sha256 = teacherless.rate(chosen[0]), chosen[0].teacher_sha256
+        free = _split((one for one in records if one.method in alone), teacherless.rate)
+        chosen = chosen + [
+            teacherless.without(one, sha256) for part in free if teacherless.rate(part[0]) == rate for one in part
+        ]
+        others = others + [part for part in free if teacherless.rate(part[0]) != rate]
     for other in others:
-        sha256 = other[0].teacher_sha256
-        same = sha256 == chosen[0].teacher_sha256
-        why = "another learning rate" if same else f"another teacher (sha256 {sha256[:8] or 'unknown'})"
-        notes.append(f"left out {_count(other)} on {chosen[0].pair} with {why}: {_names(other)}")
+        given, kept = side(other[0]), side(chosen[0])
+        why = "another learning rate"
+        if other[0].method not in alone and given["teacher_sha256"] != kept["teacher_sha256"]:
+            why = f"another teacher (sha256 {plain(given['teacher_sha256'][:8]) or 'unknown'})"
+        elif other[0].method not in alone and given["recipe.lr"] == kept["recipe.lr"]:
+            why = "another normalisation of the teacher's images"
+        notes.append(f"left out {_count(other)} on {plain(chosen[0].pair, 80)} with {why}: {_names(other)}")
     return chosen
 
 
 def _one_setting(records: list[Record], notes: list[str]) -> list[Record]:
     """Runs of a method on a pair that differ by the seed alone, one for each seed."""
-    own = {id(one): {name: value for name, value in one.settings.items() if name != "seed"} for one in records}
+    own = {id(one): one.settings.facts() | {"seed": None, "plugin": one.plugin_sha256} for one in records}
     chosen, others = _most_complete(_split(records, lambda one: settings_hash(own[id(one)])))
+    where = f"{plain(chosen[0].method, 60)} on {plain(chosen[0].pair, 80)}"
     for other in others:
         what = _difference(_flat(own[id(other[0])]), _flat(own[id(chosen[0])]))
-        notes.append(f"left out {_count(other)} of {chosen[0].method} on {chosen[0].pair} with other settings ({what})")
+        notes.append(f"left out {_count(other)} of {where} with other settings ({what})")
     once: dict[int, Record] = {}
     for one in sorted(chosen, key=lambda one: (one.seed, one.finished, one.checksum)):
         if one.seed in once:
-            notes.append(f"seed {one.seed} of {one.method} on {one.pair} is there twice; the later record is used")
+            notes.append(f"seed {one.seed} of {where} is there twice; the later record is used")
         once[one.seed] = one
     return list(once.values())
 
@@ -185,29 +238,32 @@ def _count(records: Sequence[Record]) -> str:
 
 
 def _names(records: Sequence[Record]) -> str:
-    names = sorted({one.method for one in records})
+    return _some(sorted({plain(one.method, 60) for one in records}))
+
+
+def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 def _difference(given: dict[str, Any], kept: dict[str, Any]) -> str:
     """``epochs 2, not 240``."""
     parts = [
-        f"{name} {given.get(name)}, not {kept.get(name)}"
+        f"{plain(name, 60)} {_value(given, name)}, not {_value(kept, name)}"
         for name in sorted(given.keys() | kept.keys())
         if given.get(name) != kept.get(name) and name != "quick"
     ] or ["quick"]
     return "; ".join(parts[:4]) + ("; ..." if len(parts) > 4 else "")
 
 
+def _value(settings: dict[str, Any], name: str) -> str:
+    return plain(settings[name], 40) if name in settings else "unknown"
+
+
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in settings.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             flat |= {f"{name}.{inner}": found for inner, found in _flat(value).items()}
         else:
             flat[name] = value
     return flat
-
-
-def _version(record: Record) -> str:
-    return " ".join(str(record.code[part]) for part in ("kdbench", "git") if part in record.code)

@@ -1,6 +1,8 @@
-"""The statistics of a table: means, paired intervals, average ranks, relative improvement.
+"""The statistics of a table: means, paired intervals, relative improvement, tests over many methods.
 
-Methods of one seed share initial weights and batches, so every comparison here is paired by (pair, seed).
+Methods of one seed share initial weights and batches, so every comparison is paired by seed. Runs of one student
+and seed share more: a method without a teacher is one run in all columns of that student. So the unit that varies by
+chance is a *block*, a student with a seed, and never a pair with a seed.
 """
 
 from __future__ import annotations
@@ -14,8 +16,6 @@ from numpy.typing import NDArray
 from scipy import stats
 
 LEVEL = 0.95
-RESAMPLES = 2000
-FEWEST_BLOCKS = 4  # resampling fewer shows next to no spread, which is not certainty
 SMALLEST_GAIN = 0.1  # percentage points; a relative improvement over less is noise divided by noise
 
 Array = NDArray[np.float64]
@@ -31,26 +31,15 @@ class Spread(NamedTuple):
 
 
 class Gain(NamedTuple):
-    """Mean paired difference with its 95% interval; None where the seeds are too few."""
+    """Mean paired difference with its 95% interval and p value; None where the seeds are too few or all agree."""
 
     mean: float
     low: float | None
     high: float | None
+    p: float | None
     pairs: int
-    runs: int
-
-    @property
-    def sure(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
-
-
-class Rank(NamedTuple):
-    """Average rank over pairs, 1 is best, with its bootstrap interval."""
-
-    mean: float
-    low: float | None
-    high: float | None
+    runs: int  # paired runs, over all pairs
+    blocks: int  # students with a seed: what is independent of each other
 
 
 class Ari(NamedTuple):
@@ -67,66 +56,67 @@ def spread(values: Sequence[float]) -> Spread:
     if n < 2:
         return Spread(float(values[0]), None, n, None)
     std = float(np.std(values, ddof=1))
-    return Spread(float(np.mean(values)), std, n, float(_quantile(n - 1)) * std / math.sqrt(n))
+    return Spread(float(np.mean(values)), std, n, float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * std / math.sqrt(n))
 
 
-def gain(differences: Sequence[Sequence[float]]) -> Gain | None:
+def gain(differences: Sequence[Mapping[int, float]], students: Sequence[str] | None = None) -> Gain | None:
     """Mean over pairs of the mean paired difference over seeds.
 
-    The pairs are the suite's and fixed, the seeds are drawn: the interval comes from the variance of the
-    differences within pairs, pooled. For one pair it is the paired t interval.
+    The pairs are the suite's and fixed, the seeds are drawn. All pairs of a student with one seed are one block,
+    whose differences are averaged before their spread is taken; the variance between blocks of a student is pooled
+    over the students. For one pair this is the paired t interval.
 
     Args:
-        differences: for each pair, method minus baseline for each seed that both have; empty ones are skipped.
-
-    """
-    groups = [np.asarray(group, dtype=float) for group in differences if len(group)]
-    if not groups:
-        return None
-    runs = sum(map(len, groups))
-    mean = float(np.mean([group.mean() for group in groups]))
-    free = runs - len(groups)
-    if not free:
-        return Gain(mean, None, None, len(groups), runs)
-    pooled = sum(float(((group - group.mean()) ** 2).sum()) for group in groups) / free
-    error = math.sqrt(pooled * sum(1 / len(group) for group in groups)) / len(groups)
-    half = float(_quantile(free)) * error
-    return Gain(mean, mean - half, mean + half, len(groups), runs)
-
-
-def average_ranks(blocks: Mapping[tuple[str, int], Sequence[float]], resamples: int = RESAMPLES) -> list[Rank]:
-    """Rank of each method on each pair by its mean over seeds, averaged over pairs.
-
-    Args:
-        blocks: (pair, seed) -> accuracy of every method, always in the same order.
-        resamples: how often the blocks are drawn anew for the interval; the draw is seeded.
+        differences: for each pair, seed -> method minus baseline; empty ones are skipped.
+        students: the student of each pair; None says that all differ.
 
     Returns:
-        One per method; without interval where the blocks are fewer than four.
-
+        None without any difference.
     """
-    keys = sorted(blocks)
-    scores = np.array([blocks[key] for key in keys], dtype=float)  # (blocks, methods)
-    pairs = sorted({pair for pair, _ in keys})
-    member = np.array([[pair == key[0] for key in keys] for pair in pairs], dtype=float)  # (pairs, blocks)
-    whole = _mean_ranks(np.ones((1, len(keys))), member, scores)[0]
-    if len(keys) < FEWEST_BLOCKS:
-        return [Rank(float(mean), None, None) for mean in whole]
-    draw = np.random.default_rng(0).multinomial(len(keys), np.full(len(keys), 1 / len(keys)), size=resamples)
-    drawn = _mean_ranks(draw.astype(float), member, scores)
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    return [Rank(float(m), float(a), float(b)) for m, a, b in zip(whole, low, high, strict=True)]
+    names = students or [str(number) for number in range(len(differences))]
+    groups: dict[str, list[Mapping[int, float]]] = {}
+    for student, group in zip(names, differences, strict=True):
+        if group:
+            groups.setdefault(student, []).append(group)
+    pairs = sum(map(len, groups.values()))
+    if not pairs:
+        return None
+    mean = sum(_mean(group) for own in groups.values() for group in own) / pairs
+    runs = sum(len(group) for own in groups.values() for group in own)
+    squares, free, weight, blocks = 0.0, 0, 0.0, 0
+    for own in groups.values():
+        rest: dict[int, float] = {}
+        for group in own:
+            middle = _mean(group)
+            for seed, value in group.items():
+                rest[seed] = rest.get(seed, 0.0) + (value - middle) / len(own)
+        squares += sum(value * value for value in rest.values())
+        free += len(rest) - 1
+        blocks += len(rest)
+        weight += (len(own) / pairs) ** 2 / len(rest)
+    error = math.sqrt(squares / free * weight) if free else 0.0
+    if error < 1e-9:  # nothing is repeated, or all seeds agree to the last bit: no spread to measure with
+        return Gain(mean, None, None, None, pairs, runs, blocks)
+    half = float(stats.t.ppf((1 + LEVEL) / 2, free)) * error
+    return Gain(mean, mean - half, mean + half, 2 * float(stats.t.sf(abs(mean) / error, free)), pairs, runs, blocks)
 
 
-def _mean_ranks(counts: Array, member: Array, scores: Array) -> Array:
-    """(draws, blocks), (pairs, blocks), (blocks, methods) -> (draws, methods)."""
-    weight = counts[:, None, :] * member[None]  # (draws, pairs, blocks)
-    total = weight.sum(axis=2)  # (draws, pairs)
-    means = (weight @ scores) / np.maximum(total, 1)[..., None]
-    # Sums in another order differ in the last bits; equal accuracies must stay ties.
-    ranks = stats.rankdata(-means.round(9), axis=2)
-    drawn = (total > 0)[..., None]
-    return (ranks * drawn).sum(axis=1) / drawn.sum(axis=1)
+def _mean(group: Mapping[int, float]) -> float:
+    return sum(group.values()) / len(group)
+
+
+def holm(found: Sequence[float | None]) -> list[float | None]:
+    """p values corrected for their number (Holm, 1979): each may be compared with 5% as if it stood alone.
+
+    Those that are None are not counted and stay None.
+    """
+    order = sorted((p, place) for place, p in enumerate(found) if p is not None)
+    corrected: list[float | None] = [None] * len(found)
+    largest = 0.0
+    for number, (p, place) in enumerate(order):
+        largest = max(largest, min(1.0, p * (len(order) - number)))
+        corrected[place] = largest
+    return corrected
 
 
 def ari(best: Sequence[float], other: Sequence[float], student: Sequence[float]) -> Ari:
@@ -147,7 +137,7 @@ def ari(best: Sequence[float], other: Sequence[float], student: Sequence[float])
 def friedman(ranked: Sequence[Sequence[float]]) -> float | None:
     """p value of "all methods are alike" from (blocks, methods); None where it is not defined."""
     scores = np.asarray(ranked, dtype=float)
-    if scores.shape[0] < 2 or scores.shape[1] < 3:
+    if scores.ndim < 2 or scores.shape[0] < 2 or scores.shape[1] < 3:
         return None
     with np.errstate(invalid="ignore", divide="ignore"):
         p = float(stats.friedmanchisquare(*scores.T).pvalue)
@@ -166,7 +156,3 @@ def colour_limit(gains: Sequence[float]) -> float:
     if not len(sizes):
         return 1.0
     return max(min(float(np.quantile(sizes, 0.95)), 3 * float(np.median(sizes))), 0.5)
-
-
-def _quantile(free: int) -> float:
-    return float(stats.t.ppf((1 + LEVEL) / 2, free))

@@ -1,73 +1,48 @@
-"""The board as tables of text; every writer (Markdown, LaTeX, HTML, terminal) prints these same tables."""
+"""The board as tables of text."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
-from kdbench.report.board import Board, Cell, Line
-from kdbench.report.select import Pair
-from kdbench.report.stats import Gain, Rank, Spread
-
-TEACHER = "teacher"
-NONE = "-"
-
-
-@dataclass(frozen=True)
-class Item:
-    """One cell of a table."""
-
-    text: str
-    value: float | str | None = None  # what it is sorted by; None goes last
-    shade: float | None = None  # gain over the baseline, for the colour
-    best: bool = False  # of its column
-    title: str = ""  # more words, where there is room for them
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row; ``kind`` is ``teacher``, ``student``, ``ranked``, ``modified`` or empty."""
-
-    items: tuple[Item, ...]
-    kind: str = ""
-
-
-@dataclass
-class Table:
-    """A header, rows and the sentences below them. Columns from ``first_pair`` on are pairs."""
-
-    name: str
-    title: str
-    header: list[str]  # two lines where there is a line break
-    rows: list[Row]
-    notes: list[str] = field(default_factory=list)
-    first_pair: int | None = None
-
-
-class Footnotes:
-    """Sentences with their numbers; one sentence has one number."""
-
-    def __init__(self) -> None:
-        self.numbers: dict[str, int] = {}
-
-    def mark(self, sentence: str) -> str:
-        """`` [2]``."""
-        return f" [{self.numbers.setdefault(sentence, len(self.numbers) + 1)}]"
-
-    def sentences(self) -> list[str]:
-        """``[1] ...``, in order."""
-        return [f"[{number}] {sentence}" for sentence, number in self.numbers.items()]
+from kdbench.report import facts
+from kdbench.report.board import PARAMETERS, RULES, Board, Cell, Line
+from kdbench.report.certainty import differences, significance
+from kdbench.report.escape import plain
+from kdbench.report.explain import explain
+from kdbench.report.items import (
+    LONGEST_REASON,
+    NONE,
+    TEACHER,
+    Footnotes,
+    Item,
+    Row,
+    Table,
+    count,
+    gain_item,
+    number,
+    one_line,
+    p_words,
+    pair_name,
+    rank_item,
+    spread_item,
+    sure,
+)
+from kdbench.report.select import Pair, version
+from kdbench.report.stats import Gain
 
 
 def all_tables(board: Board, published: Mapping[tuple[str, str, str], Any]) -> list[Table]:
     """Every table that has something to say, the leaderboard first."""
     made = [
         leaderboard(board),
-        oracle(board),
+        differences(board),
+        significance(board),
+        oracle(board) if board.rule != "oracle" else Table("oracle", "", [], []),
         reproduction(board, published),
         quality(board),
-        costs(board),
+        parameters(board),
         settings(board),
         failures(board),
     ]
@@ -75,43 +50,50 @@ def all_tables(board: Board, published: Mapping[tuple[str, str, str], Any]) -> l
 
 
 def leaderboard(board: Board) -> Table:
-    """Rank, gain and last-epoch accuracy of every method and pair."""
+    """Rank, gain and accuracy of every method and pair."""
     notes = Footnotes()
-    best = _best(board, "top1_last")
+    best = _best(board, "")
     rows = [_teacher_row(board)] if any(board.teacher_top1(pair) is not None for pair in board.pairs) else []
     for line in board.lines:
         items = [
             Item(line.shown, line.label.lower(), title=line.provenance),
             rank_item(line.rank),
-            gain_item(line.gain, line.label == board.baseline),
+            gain_item(line.gain, line.label == board.baseline, line.p),
             _coverage(line),
         ]
         for pair in board.pairs:
+            item = _cell(line, line.cells[pair], "", notes, best.get(pair, {}))
             gain = board.cell_gain(line, pair)
-            item = _cell(line, line.cells[pair], "top1_last", notes, best=line.label in best.get(pair, ()))
-            items.append(Item(item.text, item.value, gain.mean if gain else None, item.best, _words(gain, board)))
+            words = _words(board, line, pair, gain)
+            certain = sure(board.cell_p.get((line.label, pair)))
+            items.append(replace(item, shade=gain.mean if gain else None, title=words, sure=certain))
         rows.append(Row(tuple(items), line.kind))
-    header = ["method", "avg. rank", f"gain over {board.baseline}", "cells", *map(pair_name, board.pairs)]
-    table = Table("leaderboard", "Accuracy of the last epoch", header, rows, _explain(board), first_pair=4)
+    base = plain(board.baseline, 60)
+    header = ["method", "avg. rank", f"gain over {base}", "cells", *map(pair_name, board.pairs)]
+    rule = facts.RULE_WORDS[board.rule]
+    table = Table("leaderboard", f"Accuracy of the {rule}", header, rows, explain(board), first_pair=4)
     table.notes += notes.sentences()
+    table.caption = (
+        f"Top-1 (%) on {plain(board.selection.dataset, 40)}, {rule}; mean and standard deviation,"
+        f" {facts.seeds(board)}. Best mean in bold, second best underlined"
+    )
+    table.caption += f"; *: differs from {base} (Holm)." if any(i.sure for r in rows for i in r.items) else "."
     return table
 
 
 def oracle(board: Board) -> Table:
     """Best test epoch, and how much choosing it flatters."""
-    best = _best(board, "top1_best_test")
+    metric = RULES["oracle"]
+    best = _best(board, metric)
     rows = []
     for line in board.shown:
-        cells = [
-            _cell(line, line.cells[pair], "top1_best_test", None, best=line.label in best.get(pair, ()))
-            for pair in board.pairs
-        ]
+        cells = [_cell(line, line.cells[pair], metric, None, best.get(pair, {})) for pair in board.pairs]
         gain = line.selection_optimism
         flat = Item(f"{gain:+.2f}", gain) if gain is not None else Item(NONE)
         rows.append(Row((Item(line.shown, line.label.lower()), flat, *cells), line.kind))
     words = [
         "The epoch is chosen on the test set, which flatters; no rank rests on it."
-        " `selection optimism`: points that it adds to the last epoch, mean over runs."
+        " Selection optimism: points that it adds to the last epoch, mean over runs."
     ]
     return Table(
         "oracle",
@@ -120,6 +102,7 @@ def oracle(board: Board) -> Table:
         rows,
         words,
         first_pair=2,
+        caption=f"ORACLE: top-1 (%) of the best test epoch; choosing it there flatters. {facts.seeds(board)}.",
     )
 
 
@@ -131,24 +114,23 @@ def reproduction(board: Board, published: Mapping[tuple[str, str, str], Any]) ->
         return table
     for line in board.shown:
         for pair in board.pairs:
-            paper, last = published.get((*pair, line.label)), line.cells[pair].spread()
-            if paper is None or last is None:
-                continue
-            name = "top1_best_test" if paper.rule == "best_test" else "top1_last"
+            paper, last = published.get((*pair, line.label)), line.cells[pair].spread(RULES["last"])
+            name = RULES["oracle"] if paper is not None and paper.rule == "best_test" else RULES["last"]
             own = line.cells[pair].spread(name)
-            assert own is not None
+            if paper is None or last is None or own is None:
+                continue
             delta = own.mean - paper.mean
             table.rows.append(
                 Row(
                     (
                         Item(line.shown, line.label.lower()),
                         Item(one_line(pair), one_line(pair)),
-                        Item(_number(paper.mean, paper.std, paper.n), paper.mean),
+                        Item(number(paper.mean, paper.std, paper.n), paper.mean),
                         spread_item(own),
                         Item(f"{delta:+.2f}", delta, shade=delta),
-                        Item(paper.rule.replace("_", " ")),
+                        Item(plain(paper.rule, 40).replace("_", " ")),
                         spread_item(last),
-                        Item(paper.source),
+                        Item(plain(paper.source, 120)),
                     ),
                     line.kind,
                 )
@@ -157,8 +139,12 @@ def reproduction(board: Board, published: Mapping[tuple[str, str, str], Any]) ->
         sources = sorted({f"{row.items[-1].text}, {row.items[5].text} epoch" for row in table.rows})
         table.notes.append(f"Reported: {'; '.join(sources)}.")
         table.notes.append(
-            "`reproduced` follows the epoch rule of the paper's number, so that like is compared with"
-            " like; the ranking above uses the last epoch."
+            "Reproduced follows the epoch rule of the paper's number, so that like is compared with"
+            f" like; the ranking above uses the {facts.RULE_WORDS[board.rule]}."
+        )
+        table.caption = (
+            "Reported and reproduced top-1 (%), under the paper's choice of the epoch."
+            f" Reported: {plain('; '.join(sources), 200)}."
         )
     return table
 
@@ -172,31 +158,22 @@ def quality(board: Board) -> Table:
         ["method", *names.values()],
         _means(board, names, digits=2),
         [
-            "Last epoch, mean over seeds and the method's own pairs. Agreement: share of test images on which student"
-            " and teacher say the same."
+            f"Last epoch, mean over {facts.seeds(board)} and the method's own pairs. Agreement: share of test images on"
+            " which student and teacher say the same."
         ],
+        caption=f"Beyond top-1: last epoch, mean over seeds and pairs, {facts.seeds(board)}.",
     )
 
 
-def costs(board: Board) -> Table:
-    """Time, memory and parameters."""
-    names = {
-        "train_seconds": "train (s)",
-        "images_per_second": "images/s",
-        "peak_mem_mb": "memory (MB)",
-        "extra_train_params": "extra parameters\ntraining",
-        "extra_infer_params": "extra parameters\ninference",
-    }
-    rows = _means(board, names, digits=0)
+def parameters(board: Board) -> Table:
+    """What a method adds to the student."""
+    names = dict(zip(PARAMETERS, ("training", "inference"), strict=True))
     return Table(
-        "cost",
-        "Cost of a run",
+        "parameters",
+        "Extra parameters",
         ["method", *names.values()],
-        rows,
-        [
-            "Mean over seeds and the method's own pairs. Lanes that trained side by side shared the machine, so seconds"
-            " compare methods of one run, not machines. Parameters are counted beside the plain student's."
-        ],
+        _means(board, names, digits=0),
+        ["Counted beside the plain student's; mean over the method's own pairs."],
     )
 
 
@@ -206,11 +183,11 @@ def settings(board: Board) -> Table:
     for line in board.shown:
         kept: dict[str, list[str]] = {}
         for run in line.runs:
-            for name, value in run.settings.get("hyper", {}).items():
-                text = f"{value:g}" if isinstance(value, float) else str(value)
-                if text not in kept.setdefault(name, []):
-                    kept[name].append(text)
-        words = ", ".join(f"{name}={' or '.join(values)}" for name, values in sorted(kept.items()))
+            for name, value in run.settings.hyper.items():
+                text = f"{value:g}" if isinstance(value, float) else plain(value, 40)
+                if text not in kept.setdefault(plain(name, 40), []):
+                    kept[plain(name, 40)].append(text)
+        words = plain(", ".join(f"{name}={' or '.join(values[:12])}" for name, values in sorted(kept.items())), 600)
         rows.append(Row((Item(line.shown, line.label.lower()), Item(line.provenance), Item(words or NONE)), line.kind))
     return Table("settings", "Methods as they were run", ["method", "made from", "hyper-parameters"], rows)
 
@@ -218,8 +195,9 @@ def settings(board: Board) -> Table:
 def failures(board: Board) -> Table:
     """Failed and refused cells with their sentences."""
     seeds: dict[tuple[str, str, str, str], list[int]] = {}
-    for one in board.selection.refused:
-        key = (one.method, one_line((one.teacher, one.student)), one.status, one.reason)
+    for one in {id(one): one for _, one in board.selection.refused}.values():
+        reason = plain(one.reason, LONGEST_REASON)
+        key = (plain(one.method, 100), one_line((one.teacher, one.student)), one.status, reason)
         seeds.setdefault(key, []).append(one.seed)
     rows = [
         Row((Item(method), Item(pair), Item(", ".join(map(str, sorted(found)))), Item(status), Item(reason)))
@@ -228,51 +206,19 @@ def failures(board: Board) -> Table:
     return Table("failures", "Cells without a result", ["method", "pair", "seeds", "status", "why"], rows)
 
 
-def pair_name(pair: Pair) -> str:
-    """Two lines: teacher, arrow and student."""
-    return f"{pair[0]}\n→ {pair[1]}"
-
-
-def one_line(pair: Pair) -> str:
-    """``teacher → student``."""
-    return f"{pair[0]} → {pair[1]}"
-
-
-def spread_item(found: Spread | None) -> Item:
-    """``73.50 ± 0.28 (5)``."""
-    return Item(_number(found.mean, found.std, found.n), found.mean) if found else Item(NONE)
-
-
-def rank_item(rank: Rank | None) -> Item:
-    """``1.5 [1.0, 2.3]``."""
-    if rank is None:
-        return Item(NONE)
-    return Item(f"{rank.mean:.2f}" + (f" [{rank.low:.1f}, {rank.high:.1f}]" if rank.low is not None else ""), rank.mean)
-
-
-def gain_item(gain: Gain | None, is_baseline: bool = False) -> Item:
-    """``+1.20 [+0.90, +1.50]``."""
-    if gain is None:
-        return Item("baseline" if is_baseline else NONE)
-    text = f"{gain.mean:+.2f}" + (f" [{gain.low:+.2f}, {gain.high:+.2f}]" if gain.low is not None else "")
-    return Item(text, gain.mean, shade=gain.mean)
-
-
-def _number(mean: float, std: float | None, n: int | None) -> str:
-    return f"{mean:.2f}" + (f" ± {std:.2f}" if std is not None else "") + (f" ({n})" if n is not None else "")
-
-
-def _cell(line: Line, cell: Cell, name: str, notes: Footnotes | None, *, best: bool) -> Item:
+def _cell(line: Line, cell: Cell, name: str, notes: Footnotes | None, places: Mapping[str, int]) -> Item:
     if cell.status == "missing":
         return Item(NONE)
     marks = ""
     if notes is not None:
         for one in {record.reason: record for record in cell.refused}.values():
-            marks += notes.mark(f"{line.label} on {one_line((one.teacher, one.student))}: {one.reason}")
+            where = one_line((one.teacher, one.student))
+            marks += notes.mark(f"{plain(line.label, 100)} on {where}: {plain(one.reason, LONGEST_REASON)}")
     found = cell.spread(name)
     if found is None:
-        return Item(("n/a" if cell.status == "unsupported" else "failed") + marks)
-    return Item(_number(*found[:3]) + marks, found.mean, best=best)
+        return Item({"unsupported": "n/a", "failed": "failed"}.get(cell.status, NONE) + marks)
+    place = places.get(line.label)
+    return Item(number(*found[:3]) + marks, found.mean, best=place == 1, second=place == 2, spread=found)
 
 
 def _teacher_row(board: Board) -> Row:
@@ -282,17 +228,22 @@ def _teacher_row(board: Board) -> Row:
 
 
 def _coverage(line: Line) -> Item:
-    return Item(f"{len(line.runs)}/{line.known}", len(line.runs) / line.known if line.known else None)
+    """``9/9``, and how many runs these are where a run stands in several columns."""
+    text = f"{len(line.runs)}/{line.known}"
+    if line.independent != len(line.runs):
+        text += f" ({count(line.independent, 'run')})"
+    return Item(text, len(line.runs) / line.known if line.known else None)
 
 
-def _best(board: Board, name: str) -> dict[Pair, set[str]]:
-    """Labels of the best ranked lines of each pair; none where there is nothing to compare."""
-    best: dict[Pair, set[str]] = {}
+def _best(board: Board, name: str) -> dict[Pair, dict[str, int]]:
+    """For each pair the ranked lines in first and second place, as far as two digits tell; none for a single line."""
+    best: dict[Pair, dict[str, int]] = {}
+    ranked = [line for line in board.everything if line.kind == "ranked"]
     for pair in board.pairs:
-        means = {line.label: found.mean for line in board.ranked if (found := line.cells[pair].spread(name))}
+        means = {line.label: round(found.mean, 2) for line in ranked if (found := line.cells[pair].spread(name))}
         if len(means) > 1:
-            top = max(means.values())
-            best[pair] = {label for label, mean in means.items() if mean == top}
+            order = sorted(set(means.values()), reverse=True)[:2]
+            best[pair] = {label: order.index(mean) + 1 for label, mean in means.items() if mean in order}
     return best
 
 
@@ -306,49 +257,21 @@ def _means(board: Board, names: Mapping[str, str], digits: int) -> list[Row]:
     return rows
 
 
-def _words(gain: Gain | None, board: Board) -> str:
-    if gain is None:
-        return ""
-    return f"{gain_item(gain).text} over {board.baseline}, {gain.runs} paired run{'s' * (gain.runs != 1)}"
-
-
-def _pairs(count: int) -> str:
-    return f"{count} pair{'s' * (count != 1)}"
-
-
-def _has_interval(board: Board) -> bool:
-    return any(line.rank is not None and line.rank.low is not None for line in board.compared)
-
-
-def _explain(board: Board) -> list[str]:
-    words = ["Top-1 in percent on the test set after the last epoch: mean ± standard deviation (number of seeds)."]
-    if any(line.gain for line in board.lines):
-        sure = any(line.gain and line.gain.low is not None for line in board.lines)
-        interval = "; 95% interval for these pairs, from the spread over seeds" if sure else ""
-        words.append(
-            f"Gain over {board.baseline}: mean over the method's own pairs of the paired differences, seed by"
-            f" seed, in points{interval}."
-        )
-    if board.compared:
-        interval = "; 95% bootstrap interval over blocks of pair and seed" if _has_interval(board) else ""
-        words.append(f"Average rank over {_pairs(len(board.ranked_pairs))}, 1 is best{interval}.")
-    aris = [line for line in board.compared if line.ari]
-    if aris:
-        leader = board.compared[0].shown
-        said = []
-        for line in aris:
-            if line.ari is not None and line.ari.value is not None:
-                left = f" (without {_pairs(line.ari.excluded)})" if line.ari.excluded else ""
-                said.append(f"{line.shown} {line.ari.value:.0f}%{left}")
-        undefined = [line.shown for line in aris if line.ari is not None and line.ari.value is None]
-        if undefined:
-            said.append(f"undefined for {', '.join(undefined)}")
-        words.append(
-            f"Average relative improvement of {leader} over: {', '.join(said)}. Pairs on which a method gains"
-            " less than 0.1 points over the plain student cannot be divided by and are left out."
-        )
-    if any(line.kind == "modified" for line in board.lines):
-        words.append("Methods that change the student at inference are a class of their own, below the others.")
-    if any("reading" in line.provenance for line in board.lines):
-        words.append("(reading): rebuilt from the paper's text alone, without the authors' code.")
-    return words
+def _words(board: Board, line: Line, pair: Pair, gain: Gain | None) -> str:
+    """The facts behind a cell."""
+    cell, said = line.cells[pair], []
+    if gain is not None:
+        p = board.cell_p.get((line.label, pair))
+        corrected = f", p = {p_words(p)} (Holm)" if p is not None else ""
+        runs = count(gain.runs, "paired run")
+        said.append(f"{gain_item(gain).text} over {plain(board.baseline, 60)}, {runs}{corrected}")
+    if cell.runs:
+        first = cell.runs[0]
+        said.append("seeds " + ", ".join(f"{seed}: {value:.2f}" for seed, value in [*cell.by_seed.items()][:10]))
+        if line.shared:
+            said.append("needs no teacher: the same run in every column of this student")
+        best = cell.spread(RULES["oracle"])
+        if best is not None and board.rule != "oracle":
+            said.append(f"best test epoch {best.mean:.2f}")
+        said.append(f"settings {plain(first.settings_hash, 16)}, code {version(first)}, {plain(first.finished[:10])}")
+    return "; ".join(said)

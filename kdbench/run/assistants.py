@@ -41,16 +41,20 @@ def network(method: str, student: str) -> tuple[str, str] | None:
         return None
     by, how = asked
     if how != "double":
-        raise Refused(f"{method} asks for an assistant {how!r}; there is 'double', the student at twice its width")
+        raise Refused(
+            f"{method} asks for a teacher assistant {how!r}; there is 'double', the student at twice its width"
+        )
     try:
         maker = registry.get(by)
         if maker.assistant is not None or maker.modifies_student():
-            raise ValueError(f"{by} cannot distil an assistant: it changes the network or needs an assistant itself")
+            raise ValueError(
+                f"{by} cannot distil a teacher assistant: it changes the network or needs a teacher assistant itself"
+            )
         from kdbench import models
 
         return by, models.double(student)
     except ValueError as error:
-        raise Refused(f"{method} has no assistant for {student}: {error}") from error
+        raise Refused(f"{method} has no teacher assistant for {student}: {error}") from error
 
 
 def of(cells: Iterable[Cell]) -> list[Cell]:
@@ -77,7 +81,7 @@ def find(out: Path, pupil: Cell, card: TeacherCard, images: Dataset) -> tuple[Ta
         Refused: there is none for this student, or its own method refused it.
         ValueError: it failed, a file is damaged or gone, or it comes from another teacher.
     """
-    network(pupil.spec.name, pupil.student)
+    network(pupil.method, pupil.student)
     cell = pupil.assistant
     assert cell is not None
     where = grid.files(folder(out), cell)
@@ -85,17 +89,17 @@ def find(out: Path, pupil: Cell, card: TeacherCard, images: Dataset) -> tuple[Ta
     if not where.record.is_file():
         made = record.read(where.failed) if where.failed.is_file() else None
         if made is not None and made.status == "unsupported":
-            raise Refused(f"its assistant, {cell}, cannot be had: {made.reason}")
+            raise Refused(f"its teacher assistant, {cell}, cannot be had: {made.reason}")
         reason = made.reason if made is not None else "it has no record"
-        raise ValueError(f"its assistant, {cell}, failed: {reason} (--retry-failed tries again)")
+        raise ValueError(f"its teacher assistant, {cell}, failed: {reason} (--retry-failed tries again)")
     try:
         made = record.read(where.record)
     except record.RecordDamaged as error:
-        raise ValueError(f"the assistant's record is damaged: {error}; {anew}") from error
+        raise ValueError(f"the teacher assistant's record is damaged: {error}; {anew}") from error
     if made.teacher_sha256 != card.sha256:
         raise ValueError(
-            f"the assistant {cell} was distilled from another teacher {cell.teacher} ({made.teacher_sha256[:8]},"
-            f" here {card.sha256[:8]}); restore that teacher, or {anew}"
+            f"the teacher assistant {cell} was distilled from another teacher {cell.teacher}"
+            f" ({made.teacher_sha256[:8]}, here {card.sha256[:8]}); restore that teacher, or {anew}"
         )
     tapped = _network(where.student, cell.student, images, anew)
     from kdbench.engine.checkpoint import state_sha256
@@ -103,7 +107,7 @@ def find(out: Path, pupil: Cell, card: TeacherCard, images: Dataset) -> tuple[Ta
     sha256 = state_sha256(tapped.state_dict())
     if sha256 != made.weights_sha256:
         raise ValueError(
-            f"{where.student} is not the assistant of its record: sha256 {sha256[:12]}, the record has"
+            f"{where.student} is not the teacher assistant of its record: sha256 {sha256[:12]}, the record has"
             f" {made.weights_sha256[:12]}; restore it, or {anew}"
         )
     return tapped.eval().requires_grad_(False), sha256
@@ -117,12 +121,14 @@ def _network(weights: Path, name: str, images: Dataset, anew: str) -> Tapped:
     from kdbench import models
 
     with torch.random.fork_rng(devices=[]):  # the first weights of the network are overwritten
-        tapped = models.create(name, images.num_classes, image_size=images.image_shape[-1])
+        tapped = models.create(name, images.num_classes, image_size=images.image_shape[-1], pretrained=False)
     try:
         state = from_bytes(weights.read_bytes())
         tapped.load_state_dict({key.removeprefix("student."): value for key, value in state.items()})
     except FileNotFoundError:
-        raise ValueError(f"the assistant's weights {weights} are gone; restore them, or {anew}") from None
+        raise ValueError(f"the teacher assistant's weights {weights} are gone; restore them, or {anew}") from None
     except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"the assistant's weights {weights} do not fit: {error}; restore them, or {anew}") from error
+        raise ValueError(
+            f"the teacher assistant's weights {weights} do not fit: {error}; restore them, or {anew}"
+        ) from error
     return tapped

@@ -41,7 +41,7 @@ def sentences(job: Job, todo: Sequence[Cell]) -> list[str]:
         )
     if helpers:
         networks = dict.fromkeys(f"{cell.student} of {cell.teacher}" for cell in helpers)
-        said.append(f"trained first, and counted in: {count(len(helpers), 'assistant')}, {', '.join(networks)}")
+        said.append(f"trained first, and counted in: {count(len(helpers), 'teacher assistant')}, {', '.join(networks)}")
     return said + missing
 
 
@@ -50,7 +50,7 @@ def _teachers(job: Job, todo: Sequence[Cell]) -> dict[str, int]:
     from kdbench.run import teachers as teaching
 
     found = {}
-    for name in dict.fromkeys(cell.teacher for cell in todo):
+    for name in dict.fromkeys(cell.teacher for cell in todo if cell.teacher):
         wanted = teaching.recipe(job.suite, name, job.request.epochs, job.request.limit_train)
         if teaching.there(job.request.out / "teachers", job.suite, name, wanted) is None:
             found[name] = int(wanted["epochs"])
@@ -64,10 +64,12 @@ def _from_records(job: Job) -> dict[tuple[str, str], float]:
     for folder in sorted(folders):
         if folder.is_dir():
             for one in record.read_all(folder)[0]:
-                comparable = one.settings["limit_train"] == job.request.limit_train
+                comparable = one.settings.limit_train == job.request.limit_train
                 same_device = str(one.environment.get("device", "")).split(":")[0] == job.device.split(":")[0]
-                if one.status == "done" and one.train_seconds and comparable and same_device:
-                    found.setdefault((one.pair, one.method), []).append(one.train_seconds / one.epochs)
+                if one.status == "done" and one.group_seconds and one.group_lanes and comparable and same_device:
+                    found.setdefault((one.pair, one.method), []).append(
+                        one.group_seconds / one.group_lanes / one.epochs
+                    )
     return {key: median(values) for key, values in found.items()}
 
 
@@ -96,7 +98,7 @@ def _from_steps(job: Job, cells: Sequence[Cell], teachers: dict[str, int], image
 
     def step(name: str, learns: bool) -> float:
         if (name, learns) not in timed:
-            net = models.create(name, job.suite.num_classes, image_size=size).to(device).train(learns)
+            net = models.create(name, job.suite.num_classes, image_size=size, pretrained=False).to(device).train(learns)
             image = torch.randn(batch, 3, size, size, device=device)
             for _ in range(2):  # the first one warms up
                 started = time.perf_counter()
@@ -115,7 +117,8 @@ def _from_steps(job: Job, cells: Sequence[Cell], teachers: dict[str, int], image
     for group in grid.groups(cells):
         lanes = sum(step(cell.student, True) for cell in group)
         teacher = group[0].assistant.student if group[0].assistant else group[0].teacher
-        seconds += steps * group[0].epochs * (step(teacher, False) * _asked(job, group, kept) + lanes)
+        asked = step(teacher, False) * _asked(job, group, kept) if teacher else 0.0
+        seconds += steps * group[0].epochs * (asked + lanes)
     return seconds
 
 
@@ -128,8 +131,8 @@ def _asked(job: Job, group: Sequence[Cell], kept: dict[str, float]) -> float:
     from kdbench.engine.teacher_cache.cache import count_views
     from kdbench.run import teacher_cache as tables
 
-    first, recipe = group[0], group[0].settings["recipe"]
-    methods = [registry.get(cell.spec.name) for cell in group]
+    first, recipe = group[0], group[0].recipe
+    methods = [registry.get(cell.method) for cell in group]
     reads = [method.reads for method in methods if method.needs_teacher]
     if not reads:
         return 0.0
@@ -138,7 +141,9 @@ def _asked(job: Job, group: Sequence[Cell], kept: dict[str, float]) -> float:
     views = count_views(recipe["crop_padding"], recipe["flip"])
     if first.teacher not in kept:
         widest = max(reads, key=READS.index)
-        there = tables.kept_share(job.request, job.suite.dataset, first.teacher, recipe["batch_size"], widest)
+        there = tables.kept_share(
+            job.request.out, job.suite.dataset, first.teacher, job.request.precision, recipe["batch_size"], widest
+        )
         seeds = {cell.seed for cell in job.cells if cell.teacher == first.teacher}
         if there is None and first.epochs * len(seeds) <= views / 2:
             return 1.0  # no table is begun

@@ -2,53 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kdbench import record
-from kdbench.registry import Spec, get, hyperparameters
+from kdbench import record, registry
+from kdbench.record import Record, Settings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cell:
-    """One run that was asked for: a method on a pair with a seed, and all that sets its numbers."""
+    """One run that was asked for: the settings that set its numbers, and what it is called.
 
-    suite: str
-    dataset: str
-    teacher: str
-    student: str
-    spec: Spec
-    seed: int
-    epochs: int
+    Two cells are equal when their settings are: ``kd`` and ``kd[tau=4]`` are one.
+    """
+
+    settings: Settings
+    label: str  # the method as tables show it
     quick: bool  # shorter than the suite's recipe, or on a part of the training set
-    settings: Mapping[str, Any] = field(hash=False, compare=False)
     #: The cell of the network that teaches in the teacher's place, see ``kdbench.run.assistants``.
-    assistant: Cell | None = field(default=None, hash=False, compare=False)
+    assistant: Cell | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, one: Record) -> Cell:
+        """The cell whose record this is."""
+        return cls(one.settings, one.method, one.quick)
 
     @property
-    def label(self) -> str:
-        """The method as tables show it: its name and what was set beside it."""
-        inside = ",".join(
-            f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in self.spec.hyper
-        )
-        return f"{self.spec.name}[{inside}]" if inside else self.spec.name
+    def suite(self) -> str:
+        """Name of the suite."""
+        return self.settings.suite
+
+    @property
+    def method(self) -> str:
+        """Registered name."""
+        return self.settings.method
+
+    @property
+    def teacher(self) -> str:
+        """The teacher's network; empty where the method needs none."""
+        return self.settings.teacher
+
+    @property
+    def student(self) -> str:
+        """The student's network."""
+        return self.settings.student
 
     @property
     def pair(self) -> str:
-        """``teacher:student``."""
-        return f"{self.teacher}:{self.student}"
+        """``teacher:student``, or the student alone where the method needs no teacher."""
+        return self.settings.pair
 
     @property
+    def seed(self) -> int:
+        """Of all random numbers."""
+        return self.settings.seed
+
+    @property
+    def epochs(self) -> int:
+        """Length of the main stage."""
+        return self.settings.epochs
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """How the student is trained."""
+        return self.settings.recipe
+
+    @cached_property
     def hash(self) -> str:
         """8 hex digits over the settings."""
-        return record.settings_hash(dict(self.settings))
+        return self.settings.hash
 
-    @property
-    def hyper(self) -> dict[str, Any]:
-        """Every hyper-parameter of the method, defaults included."""
-        return dict(self.settings["hyper"])
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Cell) and self.settings == other.settings
+
+    def __hash__(self) -> int:
+        return hash(self.hash)
 
     def __str__(self) -> str:
         return f"{self.label} on {self.pair}, seed {self.seed}"
@@ -69,54 +100,14 @@ def files(out: Path, cell: Cell) -> Files:
     """The paths of a cell."""
     folder = record.runs_folder(out, cell.suite, cell.teacher, cell.student)
     stem = record.cell_stem(cell.label, cell.seed, cell.hash)
-    student = out / "students" / cell.suite / folder.name / f"{stem}.safetensors"
+    within = folder.relative_to(out / "runs")
     return Files(
         folder / f"{stem}.json",
-        folder / f"{stem}.failed.json",
+        folder / f"{stem}{record.FAILED_SUFFIX}",
         folder / f"{stem}.ckpt",
-        folder / f"{stem}.lock",
-        student,
+        out / ".locks" / within / f"{stem}.lock",
+        out / "students" / within / f"{stem}.safetensors",
     )
-
-
-def settings(
-    *,
-    suite: str,
-    dataset: str,
-    teacher: str,
-    student: str,
-    spec: Spec,
-    seed: int,
-    epochs: int,
-    convention: Mapping[str, Any],
-    recipe: Mapping[str, Any],
-    limit_train: int | None,
-    precision: str,
-    compile: bool = False,
-) -> dict[str, Any]:
-    """Everything that sets a cell's numbers; its hash names the record.
-
-    ``compile`` is named only where it is on, so that records from before it was there keep their hash.
-
-    Hyper-parameters: the signature's defaults, over them the suite's convention, over that
-    what the user wrote beside the name.
-    """
-    known = hyperparameters(get(spec.name))
-    hyper = {name: found.default for name, found in known.items()} | dict(convention) | dict(spec.hyper)
-    found = {
-        "suite": suite,
-        "dataset": dataset,
-        "teacher": teacher,
-        "student": student,
-        "method": spec.name,
-        "hyper": hyper,
-        "seed": seed,
-        "epochs": epochs,
-        "recipe": dict(recipe),
-        "limit_train": limit_train,
-        "precision": precision,
-    }
-    return found | {"compile": True} if compile else found
 
 
 def state(out: Path, cell: Cell) -> str:
@@ -126,23 +117,23 @@ def state(out: Path, cell: Cell) -> str:
         return "done"
     if where.checkpoint.exists():
         return "running"
-    if where.failed.exists():
-        try:
-            return record.read(where.failed).status
-        except record.RecordDamaged:
-            return "failed"
-    return "missing"
+    try:
+        return record.read(where.failed).status
+    except FileNotFoundError:
+        return "missing"
+    except record.RecordDamaged:
+        return "failed"
 
 
 def groups(cells: Iterable[Cell]) -> list[list[Cell]]:
     """Cells that can share a teacher pass: same teacher, or assistant, seed and views of the images."""
     found: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in cells:
-        method = get(cell.spec.name)
+        method, own = registry.get(cell.method), cell.settings
         helped = (method.assistant, cell.student) if method.assistant else ()
         # Students of one teacher may differ in learning rate and still share its batches.
-        recipe = sorted((name, str(value)) for name, value in cell.settings["recipe"].items() if name != "lr")
-        key = (cell.suite, cell.dataset, cell.teacher, cell.seed, cell.epochs, method.views, helped, tuple(recipe))
+        recipe = sorted((name, str(value)) for name, value in own.recipe.items() if name != "lr")
+        key = (own.suite, own.dataset, own.teacher, own.seed, own.epochs, method.views, helped, tuple(recipe))
         found.setdefault(key, []).append(cell)
     return list(found.values())
 

@@ -1,401 +1,291 @@
-"""Cells that share a teacher pass: locked, built, resumed, trained side by side and written down."""
+"""Cells that share a teacher pass, from facts to records: claimed, taught, built, trained side by side, written down.
+
+``run_group`` is a function of facts that can be sent to another process, and returns records; while it works it
+emits events. It never prints.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 
-from kdbench import models, record, registry
+from kdbench import models, registry
 from kdbench.data import Dataset, Loader
-from kdbench.distiller import Distiller, Pair
 from kdbench.engine import fit as engine
-from kdbench.engine.checkpoint import CheckpointDamaged, CheckpointForeign
-from kdbench.engine.compiled import CannotCompile, Compiler
-from kdbench.engine.errors import out_of_memory
+from kdbench.engine.compiled import Compiler
+from kdbench.engine.errors import OutOfMemory, holds, release
 from kdbench.engine.graph.backend import machine_for
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
-from kdbench.engine.schedule import Plan
 from kdbench.models import Tapped
 from kdbench.models.teachers import TeacherCard
-from kdbench.registry.combine import Combined
-from kdbench.run import assistants, grid
-from kdbench.run import teacher_cache as tables
-from kdbench.run import teachers as teaching
+from kdbench.run import assistants, grid, teacher_cache, teachers
+from kdbench.run.claims import claimed
 from kdbench.run.grid import Cell
-from kdbench.run.ledger import keep_student, make_record
-from kdbench.run.outcome import Outcome, Stop, Watcher
-from kdbench.run.session import Job
+from kdbench.run.identity import in_the_way
+from kdbench.run.lanes import Maker, behind, epochs
+from kdbench.run.ledger import Ledger
+from kdbench.run.outcome import Done, Emit, GroupBegins, Note, Skipped, Stop, Teller, one_line
+from kdbench.suites import Suite
 from kdbench.utils import environment
 from kdbench.utils.seeding import stable_seed
+from kdbench.utils.wording import count
 
 
-class Group:
-    """Cells of one teacher, seed and kind of batch.
+@dataclass(frozen=True)
+class Work:
+    """All that a group's training depends on; plain facts, so that any process can do it."""
 
-    ``assisting``: they are assistants, which have a folder of their own, and another run's are waited for.
+    suite: Suite
+    cells: tuple[Cell, ...]  # of one teacher, seed and kind of batch, see ``grid.groups``
+    out: Path
+    device: str
+    precision: str
+    data_dir: Path | None = None
+    epochs: int | None = None  # as asked for; the length of a short teacher follows from it
+    limit_train: int | None = None
+    lanes: int | None = None
+    graphs: str = "auto"
+    table: str = "auto"  # the teacher's kept outputs
+    compile: bool = False
+    force: bool = False
+    fail_fast: bool = False
+    assisting: bool = False  # the cells are assistants: in a folder of their own, and another run's are waited for
+    visits: int = 0  # how often the whole run looks at every image with this teacher
+    replaced: frozenset[Path] = field(default_factory=frozenset)  # records that --force will write anew
+
+    @property
+    def records(self) -> Path:
+        """The folder of the cells' records."""
+        return assistants.folder(self.out) if self.assisting else self.out
+
+
+def run_group(work: Work, emit: Emit, images: Dataset | None = None) -> Done:
+    """Train the cells of a group that are nobody else's and not there yet.
+
+    Whatever one cell does, the others go on; a cell that fails says why in what is returned. ``images`` spares the
+    loading where the caller has them.
+
+    Raises:
+        ValueError: the data are not there.
+        KeyboardInterrupt: everything up to the last full epoch is on disk.
     """
+    done = Done()
+    try:
+        _Group(work, emit, images or teachers.images(work.suite, work.data_dir, work.limit_train), done).run()
+    except Stop as stop:
+        done.stopped = str(stop)
+    except OSError as error:
+        done.stopped = disk_trouble(work.out, error)
+    return done
 
-    def __init__(
-        self, job: Job, images: Dataset, cells: list[Cell], watch: Watcher, outcome: Outcome, *, assisting: bool = False
-    ) -> None:
-        self.job, self.images, self.cells, self.watch, self.outcome = job, images, cells, watch, outcome
-        self.device = torch.device(job.device)
-        self.precision = Precision(job.request.precision)
+
+def disk_trouble(out: Path, error: OSError) -> str:
+    """What to say when a file cannot be read or written."""
+    what = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else one_line(error)
+    return f"cannot go on in {out}: {what}; what was finished is kept, repeat the command when that is mended"
+
+
+class _Group:
+    def __init__(self, work: Work, emit: Emit, images: Dataset, done: Done) -> None:
+        self.work, self.emit, self.images, self.done = work, emit, images, done
+        self.device = torch.device(work.device)
+        self.precision = Precision(work.precision)
         self.precision.prepare(self.device)
-        self.compiler = Compiler(self.device) if job.request.compile else None
-        self.assisting = assisting
-        self.out = assistants.folder(job.request.out) if assisting else job.request.out
+        self.first = work.cells[0]
+        self.teller = Teller(emit)
+        self.ledger = Ledger(
+            work.records,
+            work.device,
+            images.image_shape,
+            images.identity.model_dump(mode="json"),
+            done,
+            emit,
+            fail_fast=work.fail_fast,
+        )
+        compiler = Compiler(self.device) if work.compile else None
+        self.maker = Maker(work.records, images, self.device, self.precision, compiler, self.ledger, emit)
         self.judge: Tapped | None = None  # the suite's teacher, where an assistant teaches
-        self.assistant = ""  # sha256 of its weights
-        if assisting:  # locks are waited for, so every process takes them in the same order
-            self.cells = sorted(cells, key=lambda cell: grid.files(self.out, cell).record)
-        first = cells[0]
-        self.suite, self.seed, self.epochs = job.suite, first.seed, first.epochs
-        self.recipe = dict(first.settings["recipe"])
 
     def run(self) -> None:
-        """Lock the cells, get the teacher, train."""
-        with ExitStack() as locks:
-            mine = [cell for cell in self.cells if self._lock(cell, locks)]
-            mine = [cell for cell in mine if self._anew(cell) or self._still_missing(cell)]
+        work = self.work
+        anew = work.force and not work.assisting  # assistants, like teachers, are kept
+        with claimed(work.records, work.cells, self.done, self.emit, force=anew, wait=work.assisting) as mine:
             if not mine:
                 return
-            try:
-                teacher, card = self._teacher(mine[0].teacher)
-            except (teaching.TeacherFailed, ValueError) as error:
-                for cell in mine:
-                    self._fail(cell, str(error), keep=False)
-                return
-            self._check_same_teacher(mine, card)
-            mine = [cell for cell in mine if cell not in self.outcome.failed]
-            if mine and registry.get(mine[0].spec.name).assistant:
-                found = self._find_assistant(mine, card)
+            teacher = None
+            if self.first.teacher:
+                found = self._teacher(mine)
                 if found is None:
                     return
-                self.judge, teacher = teacher, found
-            self._chunk(mine, teacher, card)
+                teacher, self.ledger.card = found
+            for cell in mine:
+                if why := in_the_way(work.records, cell, self.ledger.data, self.ledger.card, work.replaced):
+                    self.ledger.fail(cell, why, keep=False)
+            mine = [cell for cell in mine if not self.done.ended(cell)]
+            if mine and registry.get(self.first.method).assistant:
+                assistant = self._assistant(mine)
+                if assistant is None:
+                    return
+                self.judge, teacher = teacher, assistant
+            most = work.lanes or max(1, len(mine))
+            for start in range(0, len(mine), most):
+                self._chunk(mine[start : start + most], teacher)
 
-    def _find_assistant(self, cells: list[Cell], card: TeacherCard) -> Tapped | None:
-        """Who teaches these cells in the teacher's place; None when there is nobody, which each cell says."""
+    def _teacher(self, cells: Sequence[Cell]) -> tuple[Tapped, TeacherCard] | None:
+        """The suite's teacher, trained first where there is none; None when it cannot be had, which each cell says."""
+        work, name = self.work, self.first.teacher
+        wanted = teachers.recipe(work.suite, name, work.epochs, work.limit_train)
+        if steps := teachers.steps(work.out / "teachers", work.suite, name, wanted, len(self.images.train_labels)):
+            self.emit(GroupBegins(f"teacher {name}", steps))
         try:
-            found, self.assistant = assistants.find(self.out, cells[0], card, self.images)
+            return teachers.get(
+                work.out / "teachers",
+                work.suite,
+                name,
+                self.images,
+                wanted,
+                device=self.device,
+                watch=self.teller,
+                note=self.teller.note,
+                graphs=work.graphs,
+            )
+        except OSError:
+            raise
+        except Exception as error:  # a network of the user's may raise anything
+            plain = isinstance(error, teachers.TeacherFailed | ValueError)
+            why = one_line(error) if plain else f"{type(error).__name__}: {one_line(error)}"
+            for cell in cells:
+                self.ledger.fail(cell, why if plain else f"no teacher {name}: {why}", keep=False)
+            return None
+
+    def _assistant(self, cells: Sequence[Cell]) -> Tapped | None:
+        """Who teaches these cells in the teacher's place; None when there is nobody, which each cell says."""
+        assert self.ledger.card is not None
+        try:
+            found, self.ledger.assistant = assistants.find(self.work.out, cells[0], self.ledger.card, self.images)
             return found
         except ValueError as error:
             for cell in cells:
                 if isinstance(error, assistants.Refused):
-                    self._refuse(cell, str(error), card)
+                    self.ledger.refuse(cell, error)
                 else:
-                    self._fail(cell, str(error), keep=False)
+                    self.ledger.fail(cell, error, keep=False)
             return None
 
-    def _lock(self, cell: Cell, locks: ExitStack) -> bool:
-        path = grid.files(self.out, cell).lock
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
+    def _chunk(self, cells: Sequence[Cell], teacher: Tapped | None) -> None:
+        """Halves when the memory does not hold the cells; one that does not fit alone fails, and only it."""
+        error = self._fits(cells, teacher)
+        if error is None:
+            return
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        left = [cell for cell in cells if not self.done.ended(cell)]
+        if len(cells) == 1:
+            for cell in left:
+                self.ledger.fail(cell, f"out of memory: {error}; one lane alone is too large for it", keep=False)
+        elif left:
+            half = max(1, len(left) // 2)
+            self.emit(Note(f"{error}; going on with half of them at once (--lanes {half} begins there)"))
+            self._chunk(left[:half], teacher)
+            self._chunk(left[half:], teacher)
+
+    def _fits(self, cells: Sequence[Cell], teacher: Tapped | None) -> str | None:
+        """Train; the sentence of an error of memory. Nothing of the failed attempt lives on when this returns."""
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            if self.assisting:
-                self.watch.note(f"another kdbench run is training the assistant {cell}; waiting for it")
-                lock.acquire()
-                locks.callback(lock.release)
-                return True
-            self.outcome.elsewhere.append(cell)
-            self.watch.cell(cell, "elsewhere", "another kdbench run on this folder is training it")
-            return False
-        locks.callback(path.unlink, missing_ok=True)
-        locks.callback(lock.release)
-        return True
+            with holds(f"a group of {count(len(cells), 'lane')}", self.device):
+                self._together(cells, teacher)
+        except OutOfMemory as error:
+            release(error)
+            return one_line(error)
+        return None
 
-    def _anew(self, cell: Cell) -> bool:
-        """With --force a cell starts from the beginning; assistants, like teachers, are kept."""
-        if self.job.request.force and not self.assisting:
-            grid.files(self.out, cell).checkpoint.unlink(missing_ok=True)
-            return True
-        return False
-
-    def _still_missing(self, cell: Cell) -> bool:
-        """Another process may have finished it before the lock was ours."""
-        if grid.files(self.out, cell).record.exists():
-            self.outcome.done.append(cell)
-            return False
-        return True
-
-    def _teacher(self, name: str) -> tuple[Tapped, TeacherCard]:
-        wanted = teaching.recipe(self.suite, name, self.job.request.epochs, self.job.request.limit_train)
-        if steps := teacher_steps(self.job, self.images, name):
-            self.watch.group(f"teacher {name}", steps)
-        return teaching.get(
-            self.job.request.out / "teachers",
-            self.suite,
-            name,
-            self.images,
-            wanted,
-            device=self.device,
-            watch=self.watch,
-            note=self.watch.note,
-            graphs=self.job.request.graphs,
-        )
-
-    def _check_same_teacher(self, cells: Sequence[Cell], card: TeacherCard) -> None:
-        """Rows of one table share a teacher: a record of another one is in the way."""
-        forced = self.job.cells if self.job.request.force else []
-        replaced = {grid.files(self.out, cell).record for cell in forced}
-        for cell in cells:
-            folder = grid.files(self.out, cell).record.parent
-            for path in sorted(folder.glob("*.json")):
-                if path.name.endswith(".failed.json") or path in replaced:
-                    continue
-                try:
-                    other = record.read(path)
-                except record.RecordDamaged:
-                    continue
-                same_kind = other.quick == cell.quick and other.epochs == cell.epochs
-                if same_kind and other.teacher_sha256 and other.teacher_sha256 != card.sha256:
-                    self._fail(
-                        cell,
-                        f"{path.name} was measured with another teacher {cell.teacher}"
-                        f" ({other.teacher_sha256[:8]}, here {card.sha256[:8]}); rows of one table share a"
-                        " teacher: choose another --out or restore that teacher",
-                        keep=False,
-                    )
-                    break
-
-    def _chunk(self, cells: list[Cell], teacher: Tapped, card: TeacherCard) -> None:
-        """At most ``--lanes`` cells at once; halves when the memory does not hold them."""
-        most = self.job.request.lanes or max(1, len(cells))
-        for start in range(0, len(cells), most):
-            part = cells[start : start + most]
-            try:
-                self._together(part, teacher, card)
-            except engine.OutOfMemory as error:
-                left = [
-                    cell
-                    for cell in part
-                    if cell not in self.outcome.done
-                    and cell not in self.outcome.failed
-                    and cell not in self.outcome.unsupported
-                ]
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
-                if self.job.request.lanes is not None or len(left) < 2:
-                    fewer = max(1, len(left) // 2)
-                    advice = f"try --lanes {fewer}" if len(left) > 1 else "one lane alone is too large for it"
-                    raise Stop(f"out of memory: {error}; {advice} (what was trained is kept)") from error
-                self.watch.note(f"{error}; going on with half of them at once")
-                half = len(left) // 2
-                self._chunk(left[:half], teacher, card)
-                self._chunk(left[half:], teacher, card)
-
-    def _together(self, cells: list[Cell], teacher: Tapped, card: TeacherCard) -> None:
+    def _together(self, cells: Sequence[Cell], teacher: Tapped | None) -> None:
         """Train cells side by side on one teacher pass."""
-        lanes: dict[Lane, Cell] = {}
-        for cell in cells:
-            lane = self._lane(cell, teacher, card)
-            if lane is not None:
-                lanes[lane] = cell
+        work, first = self.work, self.first
+        taught_by = self.ledger.assistant or (self.ledger.card.sha256 if self.ledger.card else "")
+        lanes = self.maker.lanes(cells, teacher, taught_by)
         if not lanes:
             return
-        views = next(iter(lanes)).method.views
-        loader = teaching.make_loader(
-            self.images, self.recipe, seed=stable_seed(self.seed, "data"), device=self.device, views=views
+        loader = teachers.make_loader(
+            self.images,
+            first.recipe,
+            seed=stable_seed(first.seed, "data"),
+            device=self.device,
+            views=next(iter(lanes)).method.views,
         )
-        shown = models.fold(teacher).to(self.device)
-        test = teaching.test_batches(self.images, self.recipe, self.device)
+        test = teachers.test_batches(self.images, first.recipe, self.device)
         setting = engine.Setting(
-            shown,
+            None if teacher is None else models.fold(teacher).to(self.device),
             loader,
             lambda: test,
             self.device,
             self.precision,
             judge=None if self.judge is None else models.fold(self.judge).to(self.device),
-            machine=machine_for(self.device, self.job.request.graphs),
-            note=self.watch.note,
+            machine=machine_for(self.device, work.graphs),
+            note=self.teller.note,
             fold=models.fold,
         )
-        self._compile(lanes, loader)
-        ahead = sum(epochs(cell) - _behind(lane) for lane, cell in lanes.items()) * len(loader)
-        self.watch.skip(sum(epochs(cell) for cell in cells) * len(loader) - ahead)
-        first = cells[0]
-        who = f"{first.assistant.student} after {first.teacher}" if first.assistant else first.teacher
-        self.watch.group(f"{'assistants of ' if self.assisting else ''}{who}, seed {first.seed}", ahead)
-        teacher.to(self.device)  # the methods read its head where it is
-        done_already = [lane for lane in lanes if lane.done]
-        for lane in done_already:  # killed between the last epoch and the record
-            self._finish(lane, lanes[lane], card)
+        self.maker.compile(lanes, loader)
+        ahead = sum(epochs(cell) - behind(lane) for lane, cell in lanes.items()) * len(loader)
+        self.emit(Skipped(sum(epochs(cell) for cell in cells) * len(loader) - ahead))
+        self.emit(GroupBegins(self._title(), ahead))
+        if teacher is not None:
+            teacher.to(self.device)  # the methods read its head where it is
+        for lane in [lane for lane in lanes if lane.done]:  # killed between the last epoch and the record
+            self.ledger.finish(lane, lanes[lane])
         left = [lane for lane in lanes if not lane.done]
         if left:
-            seeds = {cell.seed for cell in self.job.cells if cell.teacher == first.teacher}
-            with tables.taught(
-                self.job.request,
-                shown.name,
-                self.images,
-                self.recipe,
-                setting,
-                loader,
-                left,
-                # An assistant teaches these cells and no others: to keep what it says does not pay.
-                visits=0 if self.judge is not None else self.epochs * len(seeds),
-                note=self.watch.note,
-            ) as lent:
-                for part in self._parts(lent, left):
-                    engine.fit(lent, part, self.watch, finish=lambda lane: self._finish(lane, lanes[lane], card))
+            self._train(setting, loader, left, lanes)
 
-    def _compile(self, lanes: dict[Lane, Cell], loader: Loader) -> None:
-        """With --compile, compile the lanes' students before any clock runs; takes out those that cannot be."""
-        if self.compiler is None:
-            return
-        image, *_ = next(iter(loader.epoch(0)))
-        last = len(loader.labels) - (len(loader) - 1) * loader.batch_size
-        images = {len(some): some for some in (image, image[: last * loader.num_views])}
-        for lane, cell in list(lanes.items()):
-            try:
-                if not lane.done:
-                    self.compiler.prepare(lane.student, list(images.values()), self.precision, self.watch.note)
-            except CannotCompile as error:
-                del lanes[lane]
-                self._fail(cell, str(error), keep=False)
-            except Exception as error:
-                if out_of_memory(error):
-                    raise engine.OutOfMemory(f"{cell.student} does not fit into the memory of {self.device}") from error
-                raise
+    def _train(self, setting: engine.Setting, loader: Loader, left: list[Lane], lanes: dict[Lane, Cell]) -> None:
+        work = self.work
+        with teacher_cache.taught(
+            work.out,
+            self.first.assistant.student if self.first.assistant else self.first.teacher,
+            self.images,
+            self.first.recipe,
+            setting,
+            loader,
+            left,
+            # An assistant teaches these cells and no others: to keep what it says does not pay.
+            visits=0 if self.judge is not None else work.visits,
+            note=self.teller.note,
+            switch=work.table,
+        ) as lent:
+            for part in self._parts(lent, left):
+                self.ledger.together |= {lanes[lane]: part for lane in part}
+                engine.fit(lent, part, self.teller, finish=lambda lane: self.ledger.finish(lane, lanes[lane]))
 
     def _parts(self, setting: engine.Setting, lanes: list[Lane]) -> list[list[Lane]]:
         """Lanes that train at once: as many as the memory holds, where --lanes does not say."""
-        if self.job.request.lanes is not None:
+        if self.work.lanes is not None:
             return [lanes]
         parts = engine.split(setting, lanes, environment.free_memory())
         if len(parts) > 1:
-            self.watch.note(f"the memory of {self.device} holds {max(map(len, parts))} of {len(lanes)} lanes at once")
+            most = max(map(len, parts))
+            self.emit(Note(f"the memory of {self.device} holds {most} of {len(lanes)} lanes at once"))
         return parts
 
-    def _lane(self, cell: Cell, teacher: Tapped, card: TeacherCard) -> Lane | None:
-        """The cell's lane, resumed where a checkpoint lies; None when it cannot be trained."""
-        size = self.images.image_shape[-1]
-        where = grid.files(self.out, cell)
-        try:
-            # Common random numbers: methods of one seed start from the same student.
-            torch.manual_seed(stable_seed(cell.seed, "student", cell.student))
-            student = models.create(cell.student, self.images.num_classes, image_size=size)
-            pair = models.make_pair(
-                student,
-                teacher,
-                image_shape=self.images.image_shape,
-                num_classes=self.images.num_classes,
-                train_labels=self.images.train_labels,
-                batch_size=self.recipe["batch_size"],
-            )
-            torch.manual_seed(stable_seed(cell.seed, "method", cell.student))
-            method = build(cell, pair)
-        except ValueError as error:
-            self._refuse(cell, str(error), card)
-            return None
-        except Exception as error:  # a stranger's method may raise anything; the others go on
-            self._fail(cell, f"the method could not be built: {type(error).__name__}: {error}", card=card)
-            return None
-        recipe = cell.settings["recipe"]
-        plan = Plan(
-            cell.epochs,
-            recipe["lr"],
-            recipe["momentum"],
-            recipe["nesterov"],
-            recipe["weight_decay"],
-            tuple(recipe["milestones"]),
-            recipe["gamma"],
-            recipe["eval_every"],
+    def _title(self) -> str:
+        first = self.first
+        who = f"{first.assistant.student} after {first.teacher}" if first.assistant else first.teacher
+        return f"{'teacher assistants of ' if self.work.assisting else ''}{who or 'no teacher'}, seed {first.seed}"
+
+
+def works(
+    cells: Iterable[Cell], common: Work, *, seeds: dict[str, int] | None = None, assisting: bool = False
+) -> list[Work]:
+    """The groups of these cells as pieces of work; ``common`` has what all share, its cells are not looked at."""
+    return [
+        replace(
+            common,
+            cells=tuple(group),
+            assisting=assisting,
+            visits=group[0].epochs * (seeds or {}).get(group[0].teacher, 1),
         )
-        lane = Lane(
-            str(cell),
-            student,
-            method,
-            plan,
-            seed=stable_seed(cell.seed, "lane", cell.student),
-            path=where.checkpoint,
-            settings=cell.hash,
-            teacher=self.assistant or card.sha256,
-            device=self.device,
-            precision=self.precision,
-            compiler=self.compiler,
-        )
-        try:
-            if lane.resume():
-                self.watch.note(f"{cell}: going on after epoch {lane.epoch} of {lane.total}")
-        except CheckpointDamaged as error:
-            aside = where.checkpoint.with_suffix(".ckpt.damaged")
-            os.replace(where.checkpoint, aside)
-            self.watch.note(f"{error}; put aside as {aside.name}, the cell starts anew")
-        except CheckpointForeign as error:
-            self._fail(cell, str(error), keep=False)
-            return None
-        return lane
-
-    def _finish(self, lane: Lane, cell: Cell, card: TeacherCard) -> None:
-        """Write what a lane has become; its record's existence means done."""
-        if lane.failure:
-            self._fail(cell, lane.failure, card=card, lane=lane)
-            return
-        where = grid.files(self.out, cell)
-        keep_student(lane, where.student)
-        made = make_record(self.job, self.images, cell, lane, card, assistant=self.assistant)
-        record.write(made, where.record)
-        where.failed.unlink(missing_ok=True)
-        where.checkpoint.unlink(missing_ok=True)
-        self.outcome.done.append(cell)
-        self.watch.cell(cell, "done", f"{made.top1_last:.2f}%")
-
-    def _fail(
-        self, cell: Cell, reason: str, *, card: TeacherCard | None = None, lane: Lane | None = None, keep: bool = True
-    ) -> None:
-        """A cell that cannot be finished. ``keep`` writes it down, so that the report can say why."""
-        if keep:
-            where = grid.files(self.out, cell)
-            made = make_record(self.job, self.images, cell, lane, card, status="failed", reason=reason)
-            record.write(made, where.failed)
-            where.checkpoint.unlink(missing_ok=True)
-        self.outcome.failed[cell] = reason
-        self.watch.cell(cell, "failed", reason)
-        if self.job.request.fail_fast:
-            raise Stop(f"{cell} failed: {reason} (--fail-fast)")
-
-    def _refuse(self, cell: Cell, reason: str, card: TeacherCard) -> None:
-        where = grid.files(self.out, cell)
-        made = make_record(self.job, self.images, cell, None, card, status="unsupported", reason=reason)
-        record.write(made, where.failed)
-        self.outcome.unsupported.append(cell)
-        self.watch.cell(cell, "unsupported", reason)
-
-
-def build(cell: Cell, pair: Pair) -> Distiller:
-    """The cell's method with its hyper-parameters.
-
-    Raises:
-        ValueError: it cannot serve the pair.
-    """
-    cls = registry.get(cell.spec.name)
-    if issubclass(cls, Combined):
-        return cls.build(pair, **cell.hyper)
-    return cls(pair, **cell.hyper)
-
-
-def _behind(lane: Lane) -> int:
-    """Epochs that a resumed lane has behind it."""
-    return lane.epoch + (lane.pretrain_total if lane.stage == "train" else 0)
-
-
-def epochs(cell: Cell) -> int:
-    """Epochs of all stages of one cell."""
-    plan = Plan(cell.epochs, cell.settings["recipe"]["lr"])
-    return cell.epochs + plan.pretrain_epochs(registry.get(cell.spec.name))
-
-
-def teacher_steps(job: Job, images: Dataset, name: str) -> int:
-    """Batches that a teacher's own training takes; 0 when it is stored."""
-    wanted = teaching.recipe(job.suite, name, job.request.epochs, job.request.limit_train)
-    if teaching.there(job.request.out / "teachers", job.suite, name, wanted) is not None:
-        return 0
-    return int(wanted["epochs"]) * -(-len(images.train_labels) // wanted["batch_size"])
+        for group in grid.groups(cells)
+    ]

@@ -1,31 +1,167 @@
-"""What a run tells its user while it goes on, and what became of it."""
+"""What a run tells while it goes on, and what became of it. All of it can be sent between processes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from kdbench.engine import fit as engine
+from kdbench.engine.errors import printable, text
+from kdbench.engine.lane import Lane
+from kdbench.record import Record
 from kdbench.run.grid import Cell
 
 
-class Watcher(engine.Watcher, Protocol):
-    """What a run tells its user."""
+@dataclass(frozen=True)
+class Note:
+    """Something worth a line."""
 
-    def note(self, sentence: str) -> None:
-        """Something worth a line."""
+    sentence: str
+
+
+@dataclass(frozen=True)
+class GroupBegins:
+    """Lanes begin, with so many (lanes x batches) ahead of them."""
+
+    title: str
+    lane_steps: int
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """So many were trained in an earlier run or will not be trained."""
+
+    lane_steps: int
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """A batch has been through so many lanes."""
+
+    lanes: int
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far one lane is."""
+
+    key: str
+    epoch: int
+    total: int  # epochs of the present stage
+    done: bool
+    failure: str | None
+    seconds: float = 0.0
+    rate: float = 0.0
+    terms: dict[str, float] = field(default_factory=dict)
+    top1: float | None = None
+
+    @classmethod
+    def of(cls, lane: Lane) -> Standing:
+        """That of a lane at the end of an epoch."""
+        last = lane.curve[-1] if lane.curve else {}
+        now = (lane.key, lane.epoch, lane.total, lane.done, lane.failure, lane.seconds)
+        return cls(*now, last.get("lr", 0.0), dict(last.get("terms", {})), last.get("top1"))
+
+
+@dataclass(frozen=True)
+class EpochEnded:
+    """An epoch of these lanes is finished."""
+
+    stage: str
+    lanes: tuple[Standing, ...]
+
+
+@dataclass(frozen=True)
+class CellEnded:
+    """A cell is done, failed, unsupported, or trained elsewhere."""
+
+    cell: Cell
+    status: str
+    sentence: str
+
+
+Event = Note | GroupBegins | Skipped | Stepped | EpochEnded | CellEnded
+Emit = Callable[[Event], None]
+
+
+class Watcher(Protocol):
+    """Who hears of a run, in this process."""
 
     def begin(self, lane_steps: int) -> None:
         """The run begins; so many (lanes x batches) are ahead of it."""
 
+    def note(self, sentence: str) -> None:
+        """See ``Note``."""
+
     def group(self, title: str, lane_steps: int) -> None:
-        """A group of lanes begins, with so many of them."""
+        """See ``GroupBegins``."""
 
     def skip(self, lane_steps: int) -> None:
-        """So many were trained in an earlier run or will not be trained."""
+        """See ``Skipped``."""
+
+    def step(self, lanes: int) -> None:
+        """See ``Stepped``."""
+
+    def epoch(self, stage: str, lanes: Sequence[Standing]) -> None:
+        """See ``EpochEnded``."""
 
     def cell(self, cell: Cell, status: str, sentence: str) -> None:
-        """A cell is done, failed or unsupported."""
+        """See ``CellEnded``."""
+
+
+def tell(watch: Watcher, event: Event) -> None:
+    """Hand an event to who listens."""
+    match event:
+        case Note(sentence):
+            watch.note(sentence)
+        case GroupBegins(title, lane_steps):
+            watch.group(title, lane_steps)
+        case Skipped(lane_steps):
+            watch.skip(lane_steps)
+        case Stepped(lanes):
+            watch.step(lanes)
+        case EpochEnded(stage, standing):
+            watch.epoch(stage, standing)
+        case CellEnded(cell, status, sentence):
+            watch.cell(cell, status, sentence)
+
+
+@dataclass(frozen=True)
+class Teller:
+    """The engine's watcher: what it is told becomes events."""
+
+    emit: Emit
+
+    def note(self, sentence: str) -> None:
+        """Something worth a line."""
+        self.emit(Note(sentence))
+
+    def step(self, lanes: int) -> None:
+        """A batch has been through ``lanes`` lanes."""
+        self.emit(Stepped(lanes))
+
+    def epoch(self, stage: str, lanes: Sequence[Lane]) -> None:
+        """An epoch of these lanes is finished, evaluated and saved."""
+        self.emit(EpochEnded(stage, tuple(map(Standing.of, lanes))))
+
+
+@dataclass
+class Done:
+    """What came of one group of cells."""
+
+    records: dict[Cell, Record] = field(default_factory=dict)  # written by it
+    found: list[Cell] = field(default_factory=list)  # finished by another process before the lock was ours
+    failed: dict[Cell, str] = field(default_factory=dict)  # every failure, written down or not
+    elsewhere: list[Cell] = field(default_factory=list)  # another process has them
+    stopped: str = ""  # the sentence with which the whole run must end (disk full, --fail-fast)
+
+    def of(self, status: str) -> list[Cell]:
+        """Cells whose record says so."""
+        return [cell for cell, one in self.records.items() if one.status == status]
+
+    def ended(self, cell: Cell) -> bool:
+        """Whether nothing is left to do for a cell."""
+        return cell in self.records or cell in self.failed or cell in self.found or cell in self.elsewhere
 
 
 @dataclass
@@ -37,6 +173,13 @@ class Outcome:
     failed: dict[Cell, str] = field(default_factory=dict)
     elsewhere: list[Cell] = field(default_factory=list)  # another process has them
 
+    def add(self, group: Done) -> None:
+        """Count in what came of a group."""
+        self.done += [*group.found, *group.of("done")]
+        self.unsupported += group.of("unsupported")
+        self.failed |= group.failed
+        self.elsewhere += group.elsewhere
+
     @property
     def exit_code(self) -> int:
         """0: every asked cell is there or refused by its method; 1: some is missing."""
@@ -45,4 +188,9 @@ class Outcome:
 
 
 class Stop(Exception):
-    """The run ends early with this sentence (--fail-fast, out of memory, disk full)."""
+    """The run ends early with this sentence (--fail-fast, disk full)."""
+
+
+def one_line(reason: object) -> str:
+    """A sentence, or what an error says, as one printable line; never raises."""
+    return text(reason) if isinstance(reason, BaseException) else printable(str(reason))

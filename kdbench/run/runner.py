@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from kdbench import data, record
+from kdbench import record
 from kdbench.data import Dataset
-from kdbench.run import assistants, grid
-from kdbench.run import teachers as teaching
+from kdbench.run import assistants, grid, teachers
 from kdbench.run.grid import Cell
-from kdbench.run.group import Group, epochs, teacher_steps
-from kdbench.run.outcome import Outcome, Stop, Watcher
+from kdbench.run.group import Work, disk_trouble, run_group, works
+from kdbench.run.identity import changed_plugin
+from kdbench.run.lanes import epochs
+from kdbench.run.outcome import Emit, Outcome, Stop, Watcher, tell
 from kdbench.run.session import Job
 from kdbench.utils.files import check_writable
 
@@ -27,33 +29,76 @@ def run(job: Job, watch: Watcher) -> Outcome:
         KeyboardInterrupt: everything up to the last full epoch is on disk.
     """
     outcome = Outcome()
+    emit: Emit = partial(tell, watch)
     todo = _todo(job, watch, outcome)
     if not todo:
         return outcome
-    check_writable(job.request.out)
+    request = job.request
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    whole = teaching.images(job.suite, job.request.data_dir)
-    limit = job.request.limit_train
-    helpers = assistants.missing(job.request.out, todo, retry_failed=job.request.retry_failed)
+    images = teachers.images(job.suite, request.data_dir, request.limit_train)
+    for sentence in images.notes:
+        watch.note(sentence)
+    watch.note(f"data {images.name}: {images.identity.describe()}")
+    check_writable(request.out)
+    helpers = assistants.missing(request.out, todo, retry_failed=request.retry_failed)
+    watch.begin(_ahead(job, images, [*helpers, *todo]))
+    common = _common(job)
     try:
-        images = whole if limit is None else data.limit(whole, limit)
-        ahead = sum(epochs(cell) for cell in [*helpers, *todo]) * _steps(images, todo[0])
-        watch.begin(ahead + sum(teacher_steps(job, images, name) for name in {cell.teacher for cell in todo}))
-        for group in grid.groups(helpers):
-            Group(job, images, group, watch, Outcome(), assisting=True).run()
-        for group in grid.groups(todo):
-            Group(job, images, group, watch, outcome).run()
+        for work in works(helpers, common, assisting=True):
+            _one(work, emit, images, Outcome())
+        for work in works(todo, common, seeds=_seeds(job)):
+            _one(work, emit, images, outcome)
     except OSError as error:
-        raise Stop(
-            f"cannot write to {job.request.out}: {error.strerror or error};"
-            " what was finished is kept, repeat the command when there is room"
-        ) from error
+        raise Stop(disk_trouble(request.out, error)) from error
     return outcome
 
 
-def _steps(images: Dataset, cell: Cell) -> int:
-    """Batches of one epoch."""
-    return -(-len(images.train_labels) // cell.settings["recipe"]["batch_size"])
+def _one(work: Work, emit: Emit, images: Dataset, outcome: Outcome) -> None:
+    done = run_group(work, emit, images)
+    outcome.add(done)
+    if done.stopped:
+        raise Stop(done.stopped)
+
+
+def _common(job: Job) -> Work:
+    """What all groups of a job share."""
+    request = job.request
+    forced = job.cells if request.force else []
+    return Work(
+        suite=job.suite,
+        cells=(),
+        out=request.out,
+        device=job.device,
+        precision=request.precision,
+        data_dir=request.data_dir,
+        epochs=request.epochs,
+        limit_train=request.limit_train,
+        lanes=request.lanes,
+        graphs=request.graphs,
+        table=request.table,
+        compile=request.compile,
+        force=request.force,
+        fail_fast=request.fail_fast,
+        replaced=frozenset(grid.files(request.out, cell).record for cell in forced),
+    )
+
+
+def _seeds(job: Job) -> dict[str, int]:
+    """Number of seeds that are asked for of each teacher."""
+    found: dict[str, set[int]] = {}
+    for cell in job.cells:
+        found.setdefault(cell.teacher, set()).add(cell.seed)
+    return {teacher: len(seeds) for teacher, seeds in found.items()}
+
+
+def _ahead(job: Job, images: Dataset, cells: list[Cell]) -> int:
+    """Steps of all lanes and of teachers that must be trained first."""
+    count, folder = len(images.train_labels), job.request.out / "teachers"
+    steps = sum(epochs(cell) * -(-count // cell.recipe["batch_size"]) for cell in cells)
+    for name in {cell.teacher for cell in cells if cell.teacher}:
+        wanted = teachers.recipe(job.suite, name, job.request.epochs, job.request.limit_train)
+        steps += teachers.steps(folder, job.suite, name, wanted, count)
+    return steps
 
 
 def _todo(job: Job, watch: Watcher, outcome: Outcome) -> list[Cell]:
@@ -65,11 +110,14 @@ def _todo(job: Job, watch: Watcher, outcome: Outcome) -> list[Cell]:
             todo.append(cell)
         elif state == "done":
             try:
-                record.read(where.record)
-                outcome.done.append(cell)
+                why = changed_plugin(record.read(where.record), cell)
             except record.RecordDamaged as error:
-                outcome.failed[cell] = f"{error}; --force trains the cell anew"
-                watch.cell(cell, "failed", outcome.failed[cell])
+                why = f"{error}; --force trains the cell anew"
+            if why:
+                outcome.failed[cell] = why
+                watch.cell(cell, "failed", why)
+            else:
+                outcome.done.append(cell)
         elif state == "failed" and not job.request.retry_failed:
             reason = _reason(where.failed)
             outcome.failed[cell] = reason

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench import registry, suites
+from kdbench.record import Assistant, Settings
 from kdbench.run import assistants, grid
 from kdbench.run.grid import Cell
 from kdbench.suites import Convention, Suite
@@ -31,7 +32,7 @@ class Request:
     out: Path = Path("results")
     data_dir: Path | None = None
     device: str = AUTO
-    precision: str = "exact"
+    precision: str = "fp32"
     lanes: int | None = None
     graphs: str = AUTO
     table: str = AUTO
@@ -93,12 +94,13 @@ def resolve(request: Request) -> Job:
     if slow := precision.warning(torch.device(device)):
         notes.append(slow)
     convention = suites.convention(suite.convention)
-    cells = [
+    made = (
         _cell(suite, convention, teacher, student, spec, seed, epochs, request)
         for seed in seeds
         for teacher, student in pairs
         for spec in specs
-    ]
+    )
+    cells = list(dict.fromkeys(made))  # one cell under two names; one without teacher on many pairs
     if request.shard:
         cells = grid.shard(cells, *_shard(request.shard))
     return Job(request, suite, device, cells, notes)
@@ -115,50 +117,47 @@ def _cell(
     request: Request,
 ) -> Cell:
     """One cell, with that of its assistant if its method has one."""
-    quick = epochs < suite.recipe.epochs or request.limit_train is not None
-    own = _settings(suite, convention, teacher, student, spec, seed, epochs, request)
-    assistant = None
+    method = registry.get(spec.name)
+    known = method.hyperparameters()
+    usual: dict[str, Any] = {name: found.default for name, found in known.items()}
+    usual |= convention.hyper(spec.name, f"{teacher}:{student}", known)
+    said = {name: value for name, value in spec.hyper if value != usual[name]}
+    recipe = suite.recipe.model_dump(mode="json", exclude={"epochs", "light", "light_lr", "lr", "milestones"})
+    recipe |= {"lr": suite.recipe.lr_for(student), "milestones": list(suite.recipe.milestones_for(epochs))}
+    assistant = assisted = None
     try:
         named = assistants.network(spec.name, student)
     except assistants.Refused:  # the runner asks again, and writes it down for the table
-        own["assistant"] = None
+        pass
     else:
         if named is not None:
             by, network = named
             assistant = _cell(suite, convention, teacher, network, registry.Spec(by), seed, epochs, request)
-            own["assistant"] = {"student": network, "method": by, "hyper": assistant.hyper}
-    return Cell(suite.name, suite.dataset, teacher, student, spec, seed, epochs, quick, own, assistant)
-
-
-def _settings(
-    suite: Suite,
-    convention: Convention,
-    teacher: str,
-    student: str,
-    spec: registry.Spec,
-    seed: int,
-    epochs: int,
-    request: Request,
-) -> dict[str, Any]:
-    known = registry.hyperparameters(registry.get(spec.name))
-    weights = convention.hyper(spec.name, f"{teacher}:{student}", known)
-    recipe = suite.recipe
-    own = recipe.model_dump(exclude={"epochs", "light", "light_lr", "lr", "milestones"})
-    own |= {"lr": recipe.lr_for(student), "milestones": list(recipe.milestones_for(epochs))}
-    return grid.settings(
+            assisted = Assistant(student=network, method=by, hyper=assistant.settings.hyper)
+    settings = Settings(
         suite=suite.name,
         dataset=suite.dataset,
-        teacher=teacher,
+        convention=suite.convention,
+        teacher=teacher if method.needs_teacher else "",
         student=student,
-        spec=spec,
+        method=spec.name,
+        hyper=usual | said,
         seed=seed,
         epochs=epochs,
-        convention=weights,
-        recipe=own,
+        recipe=recipe,
         limit_train=request.limit_train,
         precision=request.precision,
         compile=request.compile,
+        assistant=assisted,
     )
+    quick = epochs < suite.recipe.epochs or request.limit_train is not None
+    return Cell(settings, _label(spec.name, said), quick, assistant)
+
+
+def _label(name: str, said: Mapping[str, Any]) -> str:
+    """The method as tables show it: its name, and beside it what was set otherwise than the suite has it."""
+    inside = ",".join(f"{key}={f'{value:g}' if isinstance(value, float) else value}" for key, value in said.items())
+    return f"{name}[{inside}]" if inside else name
 
 
 def choose_device(wanted: str) -> str:

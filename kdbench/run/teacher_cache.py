@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kdbench.data import Dataset, Loader
+from kdbench.data import Dataset, Loader, safe_name
 from kdbench.distiller import READS
 from kdbench.engine import fit as engine
 from kdbench.engine import memory
@@ -24,19 +24,18 @@ from kdbench.engine.graph.cached_teacher import resident
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
 from kdbench.engine.teacher_cache.cache import Place, TeacherTable, Unfit, count_views, parts_of
-from kdbench.run.session import Request
 from kdbench.utils import environment
 
 #: Share of the device's free memory that a table may take; the lanes have the rest.
 ON_DEVICE = 0.5
 #: How far a kept answer may be from the live one on CUDA, by precision: the rounding of the inputs of
 #: products (11 bits in tf32 and fp16, 8 in bf16) with room for another order of sums. Not verified on hardware.
-TOLERANCE = {"exact": 1e-4, "tf32": 1e-2, "fast": 1e-2, "bf16": 5e-2}
+TOLERANCE = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 1e-2, "amp": 1e-2, "bf16": 5e-2}
 
 
 @contextmanager
 def taught(
-    request: Request,
+    out: Path,
     name: str,
     images: Dataset,
     recipe: Mapping[str, Any],
@@ -46,6 +45,7 @@ def taught(
     *,
     visits: int,
     note: Callable[[str], None],
+    switch: str = "auto",
 ) -> Iterator[engine.Setting]:
     """The setting, with a table where one is there or pays.
 
@@ -53,18 +53,20 @@ def taught(
     often (``visits``: epochs times seeds) than half the number of its views.
 
     Args:
+        out: tables lie in its folder ``tables``.
         name: the teacher's, for the folder.
+        switch: "off" for none at all.
     """
     lanes = [lane for lane in lanes if lane.method.needs_teacher]
     below = [lane.method.reads for lane in lanes if lane.method.reads in READS[:-1]]
     # In a loop whose teacher must be live for some lane, what it says is kept for methods to come; a
     # captured step keeps nothing.
     useful = len(below) == len(lanes) if setting.machine is not None else True
-    if request.table == "off" or not lanes or setting.teacher is None or loader.views or not useful:
+    if switch == "off" or not lanes or setting.teacher is None or loader.views or not useful:
         yield setting
         return
     pays = visits > count_views(loader.crop_padding, loader.flip) / 2
-    place = where(request.out, name, images, recipe, setting.teacher, setting.precision, setting.device)
+    place = where(out, name, images, recipe, setting.teacher, setting.precision, setting.device)
     with ExitStack() as opened:
         try:
             table = TeacherTable.opened(
@@ -92,16 +94,24 @@ def _lend(setting: engine.Setting, table: TeacherTable, reads: str, opened: Exit
     return replace(setting, table=table, resident=opened.enter_context(resident(table, reads, setting.machine, room)))
 
 
-def kept_share(request: Request, dataset: str, name: str, batch_size: int, reads: str) -> float | None:
+def kept_share(out: Path, dataset: str, name: str, precision: str, batch_size: int, reads: str) -> float | None:
     """Share of its entries that the fullest table of a teacher of this name has; None where there is none.
 
     For an estimate: neither the teacher's weights nor the entries are looked at.
+
+    Args:
+        out: as ``taught``.
+        dataset: its name.
+        name: the teacher's.
+        precision: its name; tables of another one do not count.
+        batch_size: images of a batch; as precision.
+        reads: what must be kept, as ``Distiller.reads``.
     """
     shares = []
-    for header in (request.out / "tables").glob(f"{dataset}-{name.replace('/', '_')}-*/table.json"):
+    for header in (out / "tables").glob(f"{safe_name(dataset)}-{name.replace('/', '_')}-*/table.json"):
         try:
             found = json.loads(header.read_text(encoding="utf-8"))
-            same = found["facts"]["precision"] == request.precision and found["facts"]["batch_size"] == batch_size
+            same = found["facts"]["precision"] == precision and found["facts"]["batch_size"] == batch_size
             sums = [np.fromfile(header.with_name(f"{part}.sums"), np.uint32) for part in parts_of(reads)]
         except (OSError, ValueError, KeyError, TypeError):
             continue
@@ -143,4 +153,4 @@ def where(
             "instructions": torch.backends.cpu.get_cpu_capability(),
         }
     tolerance = TOLERANCE[precision.name] if device.type == "cuda" else 0.0
-    return Place(out / "tables", f"{images.name}-{name.replace('/', '_')}", facts, tolerance)
+    return Place(out / "tables", f"{safe_name(images.name)}-{name.replace('/', '_')}", facts, tolerance)

@@ -24,7 +24,7 @@ from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
 from kdbench.engine.schedule import Plan
 from kdbench.models import Tapped, teachers
-from kdbench.models.teachers import TeacherCard
+from kdbench.models.teachers import DataIdentity, TeacherCard
 from kdbench.suites import Suite
 from kdbench.utils.seeding import stable_seed
 from kdbench.utils.wording import count
@@ -37,8 +37,8 @@ class TeacherFailed(Exception):
     """The teacher could not be trained; its cells cannot run."""
 
 
-def images(suite: Suite, data_dir: Path | None) -> Dataset:
-    """The suite's data.
+def images(suite: Suite, data_dir: Path | None, limit: int | None = None) -> Dataset:
+    """The suite's data; of the training images the first ``limit`` where one is given.
 
     Raises:
         ValueError: they are not there, or not what the suite says they are.
@@ -50,7 +50,7 @@ def images(suite: Suite, data_dir: Path | None) -> Dataset:
             f"suite {suite.name} says num_classes = {said[0]} and image_size = {said[1]}, but {suite.dataset} has"
             f" {here[0]} classes and images of {here[1]} px; correct the suite, or --set both"
         )
-    return found
+    return found if limit is None else sets.limit(found, limit)
 
 
 def recipe(suite: Suite, name: str, epochs: int | None, limit_train: int | None) -> dict[str, Any]:
@@ -82,6 +82,13 @@ def there(folder: Path, suite: Suite, name: str, wanted: dict[str, Any]) -> str 
         if teachers.path(folder, suite.dataset, name, suffix).exists():
             return suffix
     return None
+
+
+def steps(folder: Path, suite: Suite, name: str, wanted: dict[str, Any], images: int) -> int:
+    """Batches that a teacher's own training takes; 0 when it is stored."""
+    if there(folder, suite, name, wanted) is not None:
+        return 0
+    return int(wanted["epochs"]) * -(-images // wanted["batch_size"])
 
 
 def get(
@@ -118,7 +125,39 @@ def get(
             stored = suffix
     finally:
         held.release()
-    return teachers.load(folder, suite.dataset, name, variant=stored, image_size=data.image_shape[-1])
+    return teachers.load(
+        folder,
+        suite.dataset,
+        name,
+        variant=stored,
+        image_size=data.image_shape[-1],
+        normalisation=(suite.recipe.mean, suite.recipe.std),
+        # A short look on a part of the images may have the teacher of all of them.
+        data=identity(data, part=wanted["limit_train"] is not None and not stored),
+        note=_once(note),
+    )
+
+
+def identity(data: Dataset, *, part: bool = False) -> DataIdentity:
+    """Which data these are; ``part``: some of the training images, so only what is not of them is compared."""
+    counts = {"train": len(data.train_labels), "test": len(data.test_labels)}
+    if part:
+        del counts["train"]
+    return DataIdentity(fingerprint=None if part else data.fingerprint, classes=data.classes, counts=counts)
+
+
+_told: set[str] = set()
+
+
+def _once(note: Callable[[str], None]) -> Callable[[str], None]:
+    """A teacher is loaded for every group of cells; what there is to say of it is said once."""
+
+    def say(sentence: str) -> None:
+        if sentence not in _told:
+            _told.add(sentence)
+            note(sentence)
+
+    return say
 
 
 def train(
@@ -146,6 +185,8 @@ def train(
     size = data.image_shape[-1]
     torch.manual_seed(stable_seed(seed, "teacher", name))
     net = models.create(name, data.num_classes, image_size=size)
+    if net.pretrained:
+        note(f"teacher {name} starts from its pretrained weights ({net.pretrained[:8]})")
     pair = models.make_pair(
         net,
         net,
@@ -164,7 +205,7 @@ def train(
         wanted["gamma"],
         eval_every=wanted["epochs"],
     )
-    text = json.dumps(wanted, sort_keys=True) + data.fingerprint
+    text = json.dumps(wanted, sort_keys=True) + data.fingerprint + net.pretrained
     checkpoint = teachers.path(folder, suite.dataset, name, variant(wanted)).with_suffix(".ckpt")
     lane = Lane(
         f"teacher {name}",
@@ -212,6 +253,11 @@ def train(
         top1=top1,
         source="trained",
         recipe={k: v for k, v in wanted.items() if k != "quick"},
+        data=identity(data),
+        mean=wanted["mean"],
+        std=wanted["std"],
+        precision=Precision().name,
+        pretrained=net.pretrained,
     )
     checkpoint.unlink(missing_ok=True)
     note(f"teacher {name}: {top1:.2f}% on the test set, kept in {checkpoint.parent}")

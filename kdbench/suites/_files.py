@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -30,6 +31,25 @@ def find(kind: str, name: str, known: Iterable[str], prefix: str = "") -> tuple[
     if name not in known:
         raise ValueError(f"no {kind} {name!r}; {nearest(name, known)}, or give the path of a .toml file")
     return HOME / f"{prefix}{name}.toml", HOME
+
+
+def anchored(dataset: str, home: Path | None = None) -> str:
+    """``imagefolder:pets@32`` with the path from ``home`` on, the current folder where None; other words as they are.
+
+    So the word means the same wherever a later command is started.
+    """
+    kind, colon, rest = dataset.partition(":")
+    if kind != "imagefolder" or not colon:
+        return dataset
+    where, at, size = rest.rpartition("@")
+    if not at or "/" in size:  # no size
+        where, at, size = rest, "", ""
+    if not where.strip() or "\0" in where:
+        return dataset  # refused when the data are read
+    path = os.path.join(home or os.curdir, os.path.expanduser(where))
+    # ``..`` is followed as the system does; other links stay as they are written.
+    path = os.path.realpath(path) if os.pardir in Path(path).parts else os.path.abspath(path)
+    return f"{kind}:{path}{at}{size}"
 
 
 def read(file: Traversable) -> dict[str, Any]:

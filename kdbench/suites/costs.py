@@ -20,6 +20,7 @@ EXPENSIVE: dict[str, str] = {
     "dskd": "auxiliary branches of 3x3 convolutions on every shallow stage are a third of the student's arithmetic",
     "ft": "translator and paraphraser are three 3x3 convolutions each, half as much arithmetic as the student's",
     "kdsvd": "singular vectors of every image's maps",
+    "mgd": "two 3x3 convolutions of the teacher's width generate its last map",
     "mlkd": "a second view of every image goes through the student",
     "reviewkd": "3x3 convolutions to the teacher's width at every stage",
     "semckd": "a projector with a 3x3 convolution for each pair of a student's and a teacher's stage",

@@ -14,10 +14,11 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from kdbench.suites._files import HOME, find, nearest, read, sentence
+from kdbench.suites._files import HOME, anchored, find, nearest, read, sentence
 from kdbench.suites.convention import convention_names
 
 Rule = Literal["last", "best_test"]
+_TIMM = "timm/"  # prefix of timm's models
 
 
 def _pair(text: str) -> str:
@@ -47,7 +48,7 @@ class Recipe(BaseModel):
     batch_size: Annotated[int, Field(ge=2)]
     lr: Positive
     light_lr: Positive  # of students and teachers that ``light`` matches
-    light: tuple[str, ...] = ("MobileNet*", "Shuffle*")  # glob patterns of model names
+    light: tuple[str, ...] = ("MobileNet*", "Shuffle*")  # glob patterns of bare names, see lr_for
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = False
     weight_decay: NotNegative = 5e-4
@@ -69,23 +70,25 @@ class Recipe(BaseModel):
         return self
 
     def lr_for(self, model: str) -> float:
-        """Starting learning rate of a model: ``light_lr`` for the light ones."""
-        return self.light_lr if any(fnmatchcase(model, pattern) for pattern in self.light) else self.lr
+        """Starting learning rate of a model: ``light_lr`` for the light ones.
+
+        A pattern of ``light`` is held against the bare name, in which neither case nor the prefix and the
+        tag of a timm model count: "MobileNet*" means timm/mobilenetv2_100.ra_in1k, too. It may also be
+        written with them: "timm/*" means timm's models only.
+        """
+        light = any(fnmatchcase(name, pattern.lower()) for pattern in self.light for name in _spellings(model))
+        return self.light_lr if light else self.lr
 
     def milestones_for(self, epochs: int) -> tuple[int, ...]:
         """Milestones of a run of another length, in proportion: 240 -> 24 gives 15, 18, 21."""
         return _scaled(self.milestones, self.epochs, epochs)
 
-    def factor(self, epoch: int, epochs: int) -> float:
-        """What the starting rate is multiplied by in ``epoch``, counted from 1, of ``epochs``.
-
-        Epoch m is the last before milestone m lowers it: 150 of 240 is 1, 151 is gamma.
-        """
-        return self.gamma ** sum(epoch > milestone for milestone in self.milestones_for(epochs))
-
 
 class Suite(BaseModel):
-    """One comparison. ``teacher`` is its recipe for teachers: what its TOML table leaves out is as in ``recipe``."""
+    """One comparison. ``teacher`` is its recipe for teachers: what its TOML table leaves out is as in ``recipe``.
+
+    The path of ``dataset = "imagefolder:PATH@SIZE"`` starts from the folder of the TOML file.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -98,7 +101,6 @@ class Suite(BaseModel):
     pairs: tuple[tuple[str, str], ...]  # teacher, student
     recipe: Recipe
     teacher: Recipe
-    selection: Rule = "last"  # the epoch that ranks
     default_methods: tuple[str, ...]
     default_seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0, 1, 2)
     published: str | None = None  # CSV file beside the suite's
@@ -132,11 +134,16 @@ class Suite(BaseModel):
             raise ValueError("published and published_rule go together")
         return self
 
+    def lr_for(self, model: str, *, role: Literal["student", "teacher"] = "student") -> float:
+        """Starting learning rate that this suite trains a model with, in that role; for whoever shows it."""
+        return (self.recipe if role == "student" else self.teacher).lr_for(model)
+
     def set(self, key: str, value: str) -> Suite:
         """A copy with one setting changed: ``set("recipe.lr", "0.1")``, for ``--set recipe.lr=0.1``.
 
         Lists are written with commas. The teacher's recipe does not follow the student's, save
         for mean and std, which they share; ``teacher.epochs`` moves its milestones in proportion.
+        The path of an image folder starts from the current folder here.
 
         Raises:
             ValueError: no such setting, or a value that will not do.
@@ -160,6 +167,8 @@ class Suite(BaseModel):
         raw = self.model_dump()
         for home in ("recipe", "teacher") if field in ("mean", "std") else (table,):
             (raw[home] if home else raw)[field] = new
+        if key == "dataset" and isinstance(new, str):
+            raw["dataset"] = anchored(new)
         if key == "teacher.epochs" and isinstance(new, int):
             raw["teacher"]["milestones"] = self.teacher.milestones_for(max(1, new))
         try:
@@ -200,6 +209,8 @@ def load(name: str) -> Suite:
     raw = read(file)
     if isinstance(home, Path) and str(raw.get("convention", "")).endswith(".toml"):
         raw["convention"] = str(home / raw["convention"])  # one that lies beside the user's suite
+    if isinstance(home, Path) and isinstance(raw.get("dataset"), str):
+        raw["dataset"] = anchored(raw["dataset"], home)
     try:
         suite = Suite.model_validate(raw)
     except ValidationError as error:
@@ -233,6 +244,16 @@ def published(suite: Suite) -> dict[tuple[str, str, str], Published]:
         }
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(f"the published table {suite.published} of suite {suite.name}: {error}") from error
+
+
+def _spellings(model: str) -> set[str]:
+    """ "timm/ResNet18.a1_in1k" -> itself, timm/resnet18 and resnet18, all in small letters.
+
+    A dot in a name that is not timm's, as in ShuffleV2_1.5, begins no tag.
+    """
+    whole = model.lower()
+    untagged = whole.split(".")[0] if whole.startswith(_TIMM) else whole
+    return {whole, untagged, untagged.removeprefix(_TIMM).removeprefix("cifar_")}
 
 
 def _scaled(milestones: Sequence[int], stated_for: int, epochs: int) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from kdbench.terminal import console
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Has the teacher, and no run of it yet.")
 @click.option("--data-dir", type=click.Path(path_type=Path), envvar="KDBENCH_DATA", help="Where CIFAR-100 lies.")
-@click.option("--precision", default="fast", show_default=True, help="As for `kdbench run`.")
+@click.option("--precision", default="amp", show_default=True, help="As for `kdbench run`.")
 def main(*, out: Path, data_dir: Path | None, precision: str) -> None:
     """Run the acceptance on CUDA and say whether its gate is met (exit code 0) or not (1)."""
     from kdbench.run.runner import Stop

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 
 from kdbench import registry, suites
+from kdbench.distiller import Distiller
 
 _EVIDENCE = {
     "authors' code": "loss and every gradient equal the authors' released code on stored cases",
@@ -23,13 +25,13 @@ def card(name: str, pair: str | None = None) -> list[Section]:
         ValueError: there is no such method or model.
     """
     cls = registry.get(name)
-    name = "+".join(sorted(part.strip() for part in name.split("+")))
+    name, parts = registry.name_of(cls), cls.components()
     apart = ", ranked apart: the evaluated network is not the plain student" if cls.modifies_student() else ""
-    evidence = _EVIDENCE[cls.provenance] if "+" not in name else "the weakest of its parts"
+    evidence = _EVIDENCE[cls.provenance] if len(parts) == 1 else "the weakest of its parts"
     sections: list[Section] = [
-        (name, [idea(part) for part in name.split("+")]),
-        ("formula", _formula(name)),
-        ("citation", [registry.get(part).reference for part in name.split("+")]),
+        (name, [registry.idea(part) for part in parts]),
+        ("formula", _formula(parts)),
+        ("citation", [part.reference for part in parts]),
         ("family", [cls.family + apart]),
         ("provenance", [f"{cls.provenance}: {evidence}"]),
     ]
@@ -39,12 +41,12 @@ def card(name: str, pair: str | None = None) -> list[Section]:
     if cls.pretrain_epochs:
         trained = "student and method" if cls.pretrain_student else "the method's own modules"
         stage = f"{cls.pretrain_epochs} of 240 epochs (scaled with the run), trains {trained}"
-        sections.append(("first stage", [stage]))
+        sections.append(("pre-training stage", [stage]))
     if cls.assistant:
         by, _ = cls.assistant
         sections.append(
             (
-                "assistant",
+                "teacher assistant",
                 [
                     f"learns from the student's network at twice its width, distilled from the teacher by {by} (with"
                     f" the suite's weights for {by}); trained once per teacher, student and seed and shared by all"
@@ -64,17 +66,20 @@ def idea(name: str) -> str:
     return registry.idea(registry.get(name))
 
 
-def _formula(name: str) -> list[str]:
-    parts = name.split("+")
-    said = [" ".join((inspect.getdoc(registry.get(part)) or "").split("\n\n")[0].split()) for part in parts]
+def _formula(parts: Sequence[type[Distiller]]) -> list[str]:
+    said = [" ".join((inspect.getdoc(part) or "").split("\n\n")[0].split()) for part in parts]
     if len(parts) == 1:
         return said
     together = ["the terms of all parts, added; cross-entropy and KD count once, at the weights below"]
-    return together + [f"{part}: {formula}" for part, formula in zip(parts, said, strict=True)]
+    names = [registry.name_of(part) for part in parts]
+    for name, part in zip(names, parts, strict=True):
+        taken = [other for other in part.absorbs if other in names]
+        together += [f"{name} changes the loss of {other}, which is not added again" for other in taken]
+    return together + [f"{registry.name_of(part)}: {formula}" for part, formula in zip(parts, said, strict=True)]
 
 
 def _hyper(name: str) -> list[str]:
-    known = registry.hyperparameters(registry.get(name))
+    known = registry.get(name).hyperparameters()
     lines = []
     for key, hyper in known.items():
         others = []

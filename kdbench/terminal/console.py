@@ -16,8 +16,8 @@ from rich.text import Text
 from kdbench.utils.wording import count, duration
 
 if TYPE_CHECKING:
-    from kdbench.engine.lane import Lane
     from kdbench.run.grid import Cell
+    from kdbench.run.outcome import Standing
 
 #: Seconds between two lines where there is no terminal.
 QUIET = 10.0
@@ -110,12 +110,12 @@ class Progress:
         if self.whole is not None:
             self.bars.advance(self.whole, lane_steps)
 
-    def epoch(self, stage: str, lanes: Sequence[Lane]) -> None:
+    def epoch(self, stage: str, lanes: Sequence[Standing]) -> None:
         """An epoch of these lanes is finished."""
         first = next((lane for lane in lanes if not lane.failure), lanes[0])
-        at = f"epoch {first.epoch}/{first.total}" if first.epoch else "first stage finished"
+        at = f"epoch {first.epoch}/{first.total}" if first.epoch else "pre-training stage finished"
         if stage == "pretrain":
-            at = f"first stage, {at}"
+            at = f"pre-training stage, {at}"
         more = f"{at}, {count(len(lanes), 'lane')}"
         if self.live and self.part is not None:
             self.bars.update(self.part, more=more)

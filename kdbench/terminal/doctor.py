@@ -73,8 +73,8 @@ def _precision() -> Finding:
 
     slow = Precision("bf16").warning(torch.device("cpu"))
     if slow:
-        return Finding("precision", f"{slow}; on the CPU, fast is bf16", "note")
-    return Finding("precision", "exact, fast and bf16 on the CPU", "ok")
+        return Finding("precision", f"{slow}; on the CPU, amp is bf16", "note")
+    return Finding("precision", "fp32, bf16 and amp on the CPU", "ok")
 
 
 def _folders(out: Path) -> list[Finding]:

@@ -36,7 +36,7 @@ DEVICE = click.option("--device", default="auto", show_default=True, help="cpu, 
 
 PRECISION = click.option(
     "--precision",
-    default="exact",
+    default="fp32",
     show_default=True,
-    help="exact (fp32), tf32 (CUDA), fast (fp16 on CUDA, bf16 on the CPU) or bf16.",
+    help="fp32, tf32 (CUDA), bf16, fp16 (CUDA) or amp (fp16 on CUDA, bf16 on the CPU).",
 )

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from rich import box
 from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
+from kdbench.report.escape import terminal
+from kdbench.report.items import Item, Row, Table
 from kdbench.report.make import SuiteReport
-from kdbench.report.tables import Item, Row, Table
 
 _STYLES = {"teacher": "dim", "student": "dim", "modified": "italic"}
 _SHOWN = ("leaderboard", "oracle", "reproduction", "cost", "failures")
@@ -22,21 +25,40 @@ _MOST_ROWS = 24
 def print_report(report: SuiteReport, console: Console) -> None:
     """Print the tables, notes and files of one suite."""
     console.print()
-    console.print(Text(report.title, style="bold"))
+    console.print(_text(report.title, console, "bold"))
     if report.banner:
-        console.print(Text(report.banner, style="bold yellow"))
+        console.print(_text(report.banner, console, "bold yellow"))
     for table in report.tables:
         if table.name in _SHOWN:
-            _print_table(table, console)
+            _print_table(_for_screen(table, console.encoding), console)
     for note in report.notes:
-        console.print(Text(f"note: {note}", style="yellow"), soft_wrap=True)
+        console.print(_text(f"note: {note}", console, "yellow"), soft_wrap=True)
     for problem in report.problems:
-        console.print(Text(f"left out: {problem}", style="red"), soft_wrap=True)
+        console.print(_text(f"left out: {problem}", console, "red"), soft_wrap=True)
     for line in _files(report.files):
-        console.print(Text(line, style="dim"), soft_wrap=True)
+        console.print(_text(line, console, "dim"), soft_wrap=True)
+
+
+def _text(words: str, console: Console, style: str) -> Text:
+    return Text(terminal(words, console.encoding), style=style)
+
+
+def _for_screen(table: Table, encoding: str) -> Table:
+    """The table in signs that the screen has."""
+    return replace(
+        table,
+        title=terminal(table.title, encoding),
+        header=["\n".join(terminal(line, encoding) for line in head.split("\n")) for head in table.header],
+        rows=[
+            Row(tuple(replace(item, text=terminal(item.text, encoding)) for item in row.items), row.kind)
+            for row in table.rows
+        ],
+        notes=[terminal(note, encoding) for note in table.notes],
+    )
 
 
 def _print_table(table: Table, console: Console) -> None:
+    cut: Literal["ellipsis", "crop"] = "ellipsis" if terminal("…", console.encoding) == "…" else "crop"
     rows = table.rows[:_MOST_ROWS] if table.first_pair is None else table.rows
     for number, columns in enumerate(_parts(table, rows, console.width)):
         title = table.title if not number else f"{table.title}, more pairs"
@@ -49,7 +71,7 @@ def _print_table(table: Table, console: Console) -> None:
                 Text(table.header[column]),
                 justify="left" if left else "right",
                 no_wrap=not last,
-                overflow="fold" if last else "ellipsis",
+                overflow="fold" if last else cut,
                 vertical="bottom" if not words else "top",
             )
         before = rows[0].kind
@@ -96,7 +118,7 @@ def _parts(table: Table, rows: Sequence[Row], width: int) -> list[list[int]]:
 
 
 def _cell(item: Item) -> Text:
-    return Text(item.text, style="bold green" if item.best else "")
+    return Text(item.text, style="bold green" if item.best else "underline" if item.second else "")
 
 
 def _files(files: Sequence[Path]) -> list[str]:

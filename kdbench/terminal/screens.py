@@ -44,17 +44,23 @@ def show_plan(job: Job, screen: Console) -> None:
     length = count(job.cells[0].epochs, "epoch")
     screen.print(f"suite {job.suite.name}, data {job.suite.dataset}, {length}, device {job.device}", markup=False)
     labels = list(dict.fromkeys(cell.label for cell in job.cells))
-    pairs = list(dict.fromkeys((cell.teacher, cell.student) for cell in job.cells))
+    named = dict.fromkeys((cell.teacher, cell.student) for cell in job.cells if cell.teacher)
+    taught = {student for _, student in named}
+    alone = {("", cell.student): None for cell in job.cells if cell.student not in taught}
+    pairs = [*named, *alone]
     marks: dict[tuple[str, str, str], str] = {}
     for cell, state in states.items():
-        key = (cell.label, cell.teacher, cell.student)
-        marks[key] = marks.get(key, "") + _LETTERS[state]
+        # A method without a teacher is one cell for all pairs of a student, and stands in each of their columns.
+        for teacher, student in pairs:
+            if student == cell.student and cell.teacher in ("", teacher):
+                key = (cell.label, teacher, student)
+                marks[key] = marks.get(key, "") + _LETTERS[state]
     widest = max(len("method"), *map(len, labels))
     for part in _abreast(pairs, screen.width - widest - 3, max(map(len, marks.values()))):
         table = _table("method")
         table.columns[0].no_wrap = True
         for teacher, student in part:
-            table.add_column(f"{teacher}\n→ {student}", no_wrap=True)
+            table.add_column(f"{teacher or 'no teacher'}\n→ {student}", no_wrap=True)
         for label in labels:
             table.add_row(escape(label), *(marks.get((label, *pair), "") for pair in part))
         screen.print(table)
@@ -186,7 +192,7 @@ def show_status(folder: Path, screen: Console) -> int:
     problems: list[str] = []
     ways: list[str] = []
     pairs = [(path, "") for path in sorted(runs.glob("*/*"))]
-    pairs += [(path, " (assistant)") for path in sorted((assistants.folder(folder) / "runs").glob("*/*"))]
+    pairs += [(path, " (teacher assistant)") for path in sorted((assistants.folder(folder) / "runs").glob("*/*"))]
     for pair, what in pairs:
         if not pair.is_dir():
             continue
@@ -224,25 +230,31 @@ def _way(path: Path) -> str:
         state = checkpoint.peek(path)
     except checkpoint.CheckpointDamaged as error:
         return f"{path.stem}: {error}"
-    stage = "" if state["stage"] == "train" else " of the first stage"
+    stage = "" if state["stage"] == "train" else " of the pre-training stage"
     return f"{path.stem}: {count(state['epoch'], 'epoch')}{stage} trained"
 
 
 def show_eval(folder: Path, chosen: Sequence[str], data_dir: Path | None, device: str, screen: Console) -> int:
-    """Kept students measured again, one line each; 1 when one is not what its record says."""
+    """Kept students and teachers measured again, one line each; 1 when one is not what its record or card says."""
     from kdbench.probes import remeasure
 
-    verdicts: Counter[str] = Counter()
-    for one in remeasure.students(folder, chosen, data_dir, device):
-        verdicts[one.verdict] += 1
-        colour = {"equal": "green", "close": "yellow", "wrong": "red"}[one.verdict]
-        screen.print(f"[{colour}]{one.verdict:>5}[/] {escape(one.what)}: {escape(one.sentence)}")
-    total = sum(verdicts.values())
-    screen.print(
-        f"{verdicts['equal']} of {count(total, 'kept student')} equal to the record"
-        + "".join(f", {verdicts[word]} {word}" for word in ("close", "wrong") if verdicts[word])
-    )
-    return 1 if verdicts["wrong"] else 0
+    wrong = False
+    for noun, whose, found in (
+        ("kept student", "the record", remeasure.students(folder, chosen, data_dir, device)),
+        ("teacher", "the card", remeasure.teachers(folder, data_dir, device)),
+    ):
+        verdicts: Counter[str] = Counter()
+        for one in found:
+            verdicts[one.verdict] += 1
+            colour = {"equal": "green", "close": "yellow", "wrong": "red"}[one.verdict]
+            screen.print(f"[{colour}]{one.verdict:>5}[/] {escape(one.what)}: {escape(one.sentence)}")
+        if total := sum(verdicts.values()):
+            screen.print(
+                f"{verdicts['equal']} of {count(total, noun)} equal to {whose}"
+                + "".join(f", {verdicts[word]} {word}" for word in ("close", "wrong") if verdicts[word])
+            )
+        wrong |= bool(verdicts["wrong"])
+    return 1 if wrong else 0
 
 
 # -- check, doctor ------------------------------------------------------------------------

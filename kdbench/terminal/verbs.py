@@ -15,9 +15,10 @@ from kdbench.engine.evaluate import measure, predictions
 from kdbench.engine.precision import Precision
 from kdbench.engine.teacher_cache.cache import TeacherTable
 from kdbench.models import teachers
-from kdbench.run import runner, session
+from kdbench.run import normalisation, runner, session
 from kdbench.run import teacher_cache as tables
 from kdbench.run import teachers as teaching
+from kdbench.run.outcome import Teller, tell
 from kdbench.suites import Suite
 from kdbench.terminal import console
 
@@ -52,7 +53,16 @@ def train(
     with console.Progress(screen) as watch:
         watch.group(f"teacher {name}", wanted["epochs"] * -(-len(images.train_labels) // wanted["batch_size"]))
         try:
-            teaching.get(out / "teachers", chosen, name, images, wanted, device=where, watch=watch, note=watch.note)
+            teaching.get(
+                out / "teachers",
+                chosen,
+                name,
+                images,
+                wanted,
+                device=where,
+                watch=Teller(partial(tell, watch)),
+                note=watch.note,
+            )
         except teaching.TeacherFailed as error:
             raise ValueError(str(error)) from error
     return 0
@@ -70,18 +80,30 @@ def import_(
     data_dir: Path | None,
     out: Path,
     device: str,
+    ema: bool = False,
+    prefix: str | None = None,
+    trained_with: str = "auto",
 ) -> int:
-    """Take over a checkpoint as the teacher of a suite's data set."""
+    """Take over a checkpoint as the teacher of a suite's data set.
+
+    ``ema`` and ``prefix`` as for ``read_checkpoint``; ``trained_with`` is the normalisation that the
+    network was trained with, as ``normalisation.asked`` reads it.
+    """
     chosen, where = _setting(suite, device)
     name = models.resolve(name)
     stored = teachers.path(out / "teachers", chosen.dataset, name)
     if stored.exists() and not replace:
         raise ValueError(f"{stored} is there already, and records may rest on it; --replace puts this one in its place")
-    net = models.create(name, chosen.num_classes, image_size=chosen.image_size)
-    state = teachers.match(teachers.read_checkpoint(file, part=part), net)
-    net.net.load_state_dict(state)
+    say = partial(screen.print, markup=False)
+    net = models.create(name, chosen.num_classes, image_size=chosen.image_size, pretrained=False)
+    read = teachers.read_checkpoint(file, part=part, ema=ema, prefix=prefix, note=say)
+    net.net.load_state_dict(teachers.match(read, net, note=say))
+    wanted = normalisation.asked(trained_with, name, chosen)
     runner.check_writable(out)
-    top1 = None if no_verify else _top1(net, chosen, teaching.images(chosen, data_dir), where)
+    images = None if no_verify else teaching.images(chosen, data_dir)
+    own = normalisation.choose(net, wanted, chosen, images, where, say)
+    net.show_in_own_terms(normalisation.of(chosen), own)
+    top1 = None if images is None else _top1(net, chosen, images, where)
     card = teachers.store(
         out / "teachers",
         net,
@@ -94,6 +116,10 @@ def import_(
         origin=file.name,
         half=False,
         recipe={},
+        data=None if images is None else teaching.identity(images),
+        mean=own.mean,
+        std=own.std,
+        precision=None if images is None else Precision().name,
     )
     measured = "accuracy not measured (--no-verify)" if top1 is None else f"{top1:.2f}% on the test set"
     screen.print(f"teacher {name} for {chosen.dataset}: {measured}, sha256 {card.sha256[:12]}")
@@ -104,12 +130,24 @@ def verify(screen: Console, *, name: str, suite: str, data_dir: Path | None, out
     """Check hash and shapes, measure again, compare with the card."""
     chosen, where = _setting(suite, device)
     name = models.resolve(name)
-    net, card = teachers.load(out / "teachers", chosen.dataset, name, image_size=chosen.image_size)
-    top1 = _top1(net, chosen, teaching.images(chosen, data_dir), where)
+    given = normalisation.of(chosen)
+    # Whether there is one at all is said before data are fetched for it.
+    teachers.load(out / "teachers", chosen.dataset, name, image_size=chosen.image_size)
+    images = teaching.images(chosen, data_dir)
+    seen = teaching.identity(images)
+    net, card = teachers.load(
+        out / "teachers", chosen.dataset, name, image_size=chosen.image_size, normalisation=given, data=seen
+    )
+    top1 = _top1(net, chosen, images, where)
     screen.print(f"teacher {name} for {chosen.dataset}: sha256 as on its card, {top1:.2f}% on the test set")
     if card.top1 is not None and abs(card.top1 - top1) > TOLERANCE:
         screen.print(f"[red]but its card says {card.top1:.2f}%[/]: other data, or another preprocessing")
         return 1
+    if not card.sealed:
+        own = card.normalisation or given
+        known = {"top1": top1, "data": seen, "mean": own.mean, "std": own.std, "precision": Precision().name}
+        teachers.reseal(out / "teachers", card, known)
+        screen.print(f"its card, of kdbench {card.kdbench}, is sealed now", markup=False)
     return 0
 
 
@@ -134,8 +172,17 @@ def table(
     if slow := exactly.warning(where):
         screen.print(slow, markup=False)
     runner.check_writable(out)
-    net, _ = teachers.load(out / "teachers", chosen.dataset, name, image_size=chosen.image_size)
+    teachers.load(out / "teachers", chosen.dataset, name, image_size=chosen.image_size)
     images, recipe = teaching.images(chosen, data_dir), chosen.recipe.model_dump()
+    net, _ = teachers.load(
+        out / "teachers",
+        chosen.dataset,
+        name,
+        image_size=chosen.image_size,
+        normalisation=normalisation.of(chosen),
+        data=teaching.identity(images),
+        note=partial(screen.print, markup=False),
+    )
     loader = teaching.make_loader(images, recipe, seed=0, device=where)
     setting = engine.Setting(models.fold(net).to(where), loader, lambda: [], where, exactly)
     assert setting.teacher is not None
@@ -163,7 +210,6 @@ def _setting(suite: str, device: str) -> tuple[Suite, torch.device]:
 
 
 def _top1(net: models.Tapped, suite: Suite, images: data.Dataset, device: torch.device) -> float:
-    recipe = suite.teacher.model_dump()
-    batches = teaching.test_batches(images, recipe, device)
+    batches = teaching.test_batches(images, suite.teacher.model_dump(), device)
     net = net.eval().to(device).to(memory_format=torch.channels_last)
     return measure(*predictions(net, batches, Precision()))["top1"]

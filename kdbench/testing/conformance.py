@@ -11,8 +11,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from kdbench import registry
-from kdbench.distiller import Distiller
+from kdbench.distiller import FACTORS, Distiller, Hyper, Pair
 from kdbench.testing.one_batch import (
     check_bf16_stays_finite,
     check_loss_compiles_whole,
@@ -26,7 +25,7 @@ from kdbench.testing.one_batch import (
     check_time_is_read_from_progress,
     check_two_classes_work,
 )
-from kdbench.testing.toys import TOYS, Broken, Problem, Toy, build, refusal, require, said, seeded, served
+from kdbench.testing.toys import TOYS, Broken, Problem, Toy, refusal, require, said, seeded, served
 from kdbench.testing.training import (
     check_alone_as_in_company,
     check_every_parameter_is_trained,
@@ -87,12 +86,28 @@ def check_distiller(
 
 
 def variant(cls: type[Distiller], **hyper: Any) -> type[Distiller]:
-    """The same method with other defaults, to be checked as a class of its own."""
+    """The same method, or combination, with other defaults, to be checked as a class of its own.
 
-    def init(self: Distiller, pair: Any, **given: Any) -> None:
-        cls.__init__(self, pair, **{**hyper, **given})
+    Raises:
+        ValueError: it has no hyper-parameter of such a name.
+    """
+    known = cls.hyperparameters()
+    if strange := [name for name in hyper if name not in known]:
+        raise ValueError(f"{cls.__name__} has no hyper-parameter {', '.join(strange)}; it has {', '.join(known)}")
 
-    return type(cls.__name__, (cls,), {"__init__": init, "__module__": cls.__module__, "__doc__": cls.__doc__})
+    class Variant(cls):  # type: ignore[misc, valid-type]
+        @classmethod
+        def hyperparameters(klass) -> dict[str, Hyper]:
+            return {name: own._replace(default=hyper.get(name, own.default)) for name, own in known.items()}
+
+        @classmethod
+        def build(klass, pair: Pair, **given: Any) -> Distiller:
+            made: Distiller = super().build(pair, **{**hyper, **given})
+            return made
+
+    Variant.__name__, Variant.__qualname__ = cls.__name__, cls.__qualname__
+    Variant.__module__, Variant.__doc__ = cls.__module__, cls.__doc__
+    return Variant
 
 
 def check_a_toy_pair_is_served(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
@@ -116,15 +131,15 @@ def check_it_says_where_it_comes_from(cls: type[Distiller], toys: Sequence[Toy] 
 
 
 def check_class_attributes_agree(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
-    """Views are known, and what is said of a first stage fits together."""
+    """Views are known, and what is said of a pre-training stage fits together."""
     require(isinstance(cls.views, tuple), f"`views` must be a tuple of names, not {cls.views!r}")
     strange = [view for view in cls.views if view not in VIEWS]
     require(not strange, f"`views` names {', '.join(strange)}; there are {', '.join(VIEWS)}")
     require(cls.pretrain_epochs >= 0, f"`pretrain_epochs` is {cls.pretrain_epochs}; 0 means no such stage")
-    overridden = cls.pretrain_terms is not Distiller.pretrain_terms
+    overridden = any(part.pretrain_terms is not Distiller.pretrain_terms for part in cls.components())
     if cls.pretrain_epochs:
         require(overridden, "`pretrain_epochs` is set but `pretrain_terms` is not written")
-    elif not hasattr(cls, "part_classes"):  # a combination always has one
+    else:
         settings = ("pretrain_student", "pretrain_lr", "pretrain_drops")
         unused = [name for name in settings if getattr(cls, name) != getattr(Distiller, name)]
         unused += ["pretrain_terms"] * overridden
@@ -139,26 +154,61 @@ def check_class_attributes_agree(cls: type[Distiller], toys: Sequence[Toy] = TOY
 
 def check_hyperparameters_are_keywords_with_defaults(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
     """Every hyper-parameter is keyword-only and has a default that the command line can change."""
-    if not hasattr(cls, "part_classes"):
-        _, _, *rest = inspect.signature(cls.__init__).parameters.values()  # self, pair
+    for part in cls.components():
+        _, _, *rest = inspect.signature(part.__init__).parameters.values()  # self, pair
         loose = [p.name for p in rest if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD)]
         require(not loose, f"hyper-parameters must be keyword-only; put `*` before {', '.join(loose)}")
         bare = [p.name for p in rest if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
         require(not bare, f"{', '.join(bare)} needs a default, the paper's value")
-    known = registry.hyperparameters(cls)
+    known = cls.hyperparameters()
     odd = [name for name, hyper in known.items() if not isinstance(hyper.default, bool | int | float | str)]
     require(not odd, f"the default of {', '.join(odd)} must be a number, a bool or a string: the command line sets it")
 
 
 def check_hyperparameters_arrive(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
     """It takes every hyper-parameter that it names, and passes the common ones on to the base class."""
-    known = registry.hyperparameters(cls)
+    known = cls.hyperparameters()
     pair = Problem(served(cls, toys)[0]).pair
-    build(cls, pair, **{name: hyper.default for name, hyper in known.items()})
+    cls.build(pair, **{name: hyper.default for name, hyper in known.items()})
     given = {name: value for name, value in (("ce_weight", 0.25), ("kd_weight", 0.75), ("tau", 3.0)) if name in known}
-    method = build(cls, pair, **given)
+    method = cls.build(pair, **given)
     lost = [name for name, value in given.items() if getattr(method, name) != value]
     require(not lost, f"{', '.join(lost)} is taken but not passed on; call super().__init__(pair, **common)")
+
+
+def check_names_of_the_contract_are_free(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
+    """What an instance keeps has names of its own, not those of the contract's methods and class attributes."""
+    method = cls.build(Problem(served(cls, toys)[0]).pair)
+    tensors = (dict(method.named_parameters(recurse=False)), dict(method.named_buffers(recurse=False)))
+    kept = (vars(method), *tensors, dict(method.named_children()))
+    contract = {name for name in vars(Distiller) if not name.startswith("__")} - {"reads"}  # which __init__ may set
+    taken = [name for names in kept for name in names if name in contract]
+    require(not taken, f"self.{', self.'.join(taken)} is set, a name of the contract, which hides it; take another")
+
+
+def check_tuning_has_its_candidates(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
+    """Tuning has six candidates to build, the values in force among them, or is told that there is nothing to tune."""
+    for part in cls.components():
+        found, nothing = part.search_space({}), part.search is not None and not part.search
+        require(
+            len(found) == (1 if nothing else len(FACTORS)),
+            f"tuning has {len(found)} candidate(s) for {part.__name__}, not {len(FACTORS)}, because the default of"
+            f" {part.main_weight} is 0; name another weight, or say `search = {{}}` where there is nothing to tune",
+        )
+    found, known = cls.search_space({}), cls.hyperparameters()
+    now = [{name: known[name].default for name in one} for one in found]
+    require(all(one not in found[:at] for at, one in enumerate(found)), f"candidates for tuning are the same: {found}")
+    require(any(map(dict.__eq__, found, now)), f"the values in force are no candidate for tuning: {found}")
+    for one, base in zip(found, now, strict=True):
+        odd = [name for name, value in one.items() if type(value) is not type(base[name])]
+        require(not odd, f"the candidate {one} for tuning has another type of {', '.join(odd)} than the default")
+    pair = Problem(served(cls, toys)[0]).pair
+    for one in cls.search_space({}):
+        try:
+            cls.build(pair, **one)
+        except ValueError as error:
+            text = f"the candidate {one} for tuning is refused: {said(error, cls)}; give six that work in `search`"
+            raise Broken(text) from error
 
 
 CHECKS: tuple[Check, ...] = (
@@ -167,6 +217,8 @@ CHECKS: tuple[Check, ...] = (
     check_hyperparameters_are_keywords_with_defaults,
     check_a_toy_pair_is_served,
     check_hyperparameters_arrive,
+    check_names_of_the_contract_are_free,
+    check_tuning_has_its_candidates,
     check_terms_are_finite_scalars,
     check_tail_batch_works,
     check_two_classes_work,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.distiller import Distiller, Pair
-from kdbench.utils.torch_private import MODULE_ATTRIBUTES
+from kdbench.engine.torch_private import MODULE_ATTRIBUTES
 
 _DEPTH = 6
 

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdbench import registry
 from kdbench.distiller import READS, Batch, Distiller
+from kdbench.engine.torch_private import depends_on_values
 from kdbench.testing.strays import Strays, on_meta
-from kdbench.testing.toys import TOYS, B, Broken, Problem, Toy, differing, each, require, said, served
+from kdbench.testing.toys import TOYS, B, Broken, Problem, Toy, differing, require, said, served
 from kdbench.testing.trainee import Trainee
-from kdbench.utils.torch_private import depends_on_values
 
 
 def check_terms_are_finite_scalars(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
@@ -27,7 +26,7 @@ def check_terms_are_finite_scalars(cls: type[Distiller], toys: Sequence[Toy] = T
             batch = trainee.some_batch()
             if stage == "train":
                 own = trainee.method.terms(*trainee.method.transform(*trainee.look(batch)), batch)
-                common = registry.hyperparameters(cls)
+                common = cls.hyperparameters()
                 taken = [name for name in ("ce", "kd") if name in own and f"{name}_weight" in common]
                 require(not taken, f"terms() returns {', '.join(taken)}, a name of the base class; take another")
             _sound(trainee.terms(batch), f"in stage {stage!r} on the toy pair {toy.name!r}")
@@ -65,8 +64,8 @@ def _step(trainee: Trainee, batch: Batch, where: str) -> None:
     require(not bad, f"the gradient of {', '.join(bad[:3])} is not finite {where}")
 
 
-def _each_stage(cls: type[Distiller], problem: Problem, where: str) -> None:
-    trainee = Trainee(problem, cls)
+def _each_stage(cls: type[Distiller], problem: Problem, where: str, precision: str = "") -> None:
+    trainee = Trainee(problem, cls, precision=precision)
     for stage in trainee.stages:
         trainee.enter(stage)
         _step(trainee, trainee.some_batch(), where)
@@ -92,8 +91,7 @@ def check_two_classes_work(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> 
 
 def check_bf16_stays_finite(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
     """Terms and gradients are finite under bf16 autocast, where maps are bf16 and logits float."""
-    with torch.autocast("cpu", torch.bfloat16):
-        _each_stage(cls, Problem(served(cls, toys)[0]), "under bf16 autocast")
+    _each_stage(cls, Problem(served(cls, toys)[0]), "under bf16 autocast", precision="bf16")
 
 
 def check_sure_logits_stay_finite(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
@@ -140,7 +138,7 @@ def check_reads_no_more_than_declared(cls: type[Distiller], toys: Sequence[Toy] 
             continue
         batch, saved = trainee.some_batch(), trainee.save()
         student, teacher = trainee.look(batch)
-        blind = each(teacher, lambda t: torch.full_like(t, torch.nan))
+        blind = teacher.map(lambda t: torch.full_like(t, torch.nan))
         blind = blind._replace(logits=teacher.logits, classifier=teacher.classifier)
         if reads == "pooled":
             blind = blind._replace(pooled=teacher.pooled)

@@ -14,8 +14,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from kdbench.engine.torch_private import TorchDispatchMode
 from kdbench.testing.host_constants import HostConstants
-from kdbench.utils.torch_private import TorchDispatchMode
 
 _ATEN = torch.ops.aten
 

@@ -1,8 +1,6 @@
-"""Toy problems for the conformance kit: tiny networks, 27 images, and the engine's way of training.
+"""Toy problems for the conformance kit: tiny networks and 27 images, in batches as the engine makes them.
 
-Nothing here is a benchmark. The loop keeps to the letter what the engine promises a method: stages,
-``on_stage`` after every ``train()``, random numbers of one's own, maps in channels-last memory, a short batch
-at the end of an epoch.
+Nothing here is a benchmark. As in training, maps lie in channels-last memory and an epoch ends in a short batch.
 """
 
 from __future__ import annotations
@@ -10,17 +8,17 @@ from __future__ import annotations
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.distiller import Batch, Distiller, Outputs, Pair, Shapes
+from kdbench.distiller import Batch, Distiller, Outputs, Pair
 
 N, B, SIDE = 27, 8, 16  # three whole batches and one of three images; px
 EPOCHS = {"pretrain": 2, "train": 2}
@@ -131,8 +129,8 @@ class Problem:
         teacher = self.show(self.image[:2])
         _, *norms = (norm for norm in self.teacher.modules() if isinstance(norm, nn.BatchNorm2d))
         self.pair = Pair(
-            shapes(student),
-            shapes(teacher),
+            student.shapes(),
+            teacher.shapes(),
             lambda last: self.teacher.fc(last.mean(dim=(2, 3))),
             num_classes,
             self.label.clone(),
@@ -167,18 +165,6 @@ class Problem:
             yield Batch(image, self.label[idx], idx.repeat(views), progress)
 
 
-def shapes(seen: Outputs) -> Shapes:
-    """Sizes of one side's outputs."""
-    sizes = tuple((f.shape[1], f.shape[2], f.shape[3]) for f in seen.feats)
-    return Shapes(sizes, (seen.last.shape[1], seen.last.shape[2], seen.last.shape[3]), seen.pooled.shape[1])
-
-
-def build(cls: type[Distiller], pair: Pair, **hyper: Any) -> Distiller:
-    """An instance, also of a combination."""
-    maker: Callable[..., Distiller] = getattr(cls, "build", cls)
-    return maker(pair, **hyper)
-
-
 def refusal(cls: type[Distiller], toy: Toy) -> str:
     """The method's sentence about a pair it cannot serve; empty when it can."""
     return _refusal(cls, toy)  # type: ignore[arg-type]  # mypy doubts that a class of modules can be hashed
@@ -188,7 +174,7 @@ def refusal(cls: type[Distiller], toy: Toy) -> str:
 def _refusal(cls: type[Distiller], toy: Toy) -> str:
     try:
         with seeded(0):
-            build(cls, Problem(toy).pair)
+            cls.build(Problem(toy).pair)
     except ValueError as error:
         return " ".join(str(error).split()) or "ValueError without a sentence"
     return ""
@@ -210,28 +196,6 @@ def differing(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[st
 
 def _same(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and bool(torch.allclose(one, other, rtol=0, atol=0, equal_nan=True))
-
-
-def each(seen: Outputs, change: Callable[[Tensor], Tensor]) -> Outputs:
-    """The same outputs with ``change`` applied to every tensor."""
-    return Outputs(
-        tuple(map(change, seen.feats)),
-        change(seen.last),
-        change(seen.pooled),
-        change(seen.logits),
-        None if seen.preacts is None else tuple(map(change, seen.preacts)),
-        None
-        if seen.classifier is None
-        else (change(seen.classifier[0]), None if seen.classifier[1] is None else change(seen.classifier[1])),
-    )
-
-
-def tensors(seen: Outputs, side: str) -> dict[str, Tensor]:
-    """Every tensor of one side's outputs, by a name for messages."""
-    named = {f"{side}.feats[{i}]": f for i, f in enumerate(seen.feats)}
-    named |= {f"{side}.preacts[{i}]": f for i, f in enumerate(seen.preacts or ())}
-    named |= {f"{side}.classifier[{i}]": t for i, t in enumerate(seen.classifier or ()) if t is not None}
-    return named | {f"{side}.last": seen.last, f"{side}.pooled": seen.pooled, f"{side}.logits": seen.logits}
 
 
 @contextmanager

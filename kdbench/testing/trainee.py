@@ -1,64 +1,110 @@
-"""One student under training on a toy problem, as the engine trains it."""
+"""A method under training on a toy problem: an engine's lane, and the batches and the teacher that it needs."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from kdbench.distiller import Batch, Distiller, Outputs
-from kdbench.testing.toys import EPOCHS, LR, B, Problem, build, each, seeded
+from kdbench.engine import checkpoint
+from kdbench.engine.evaluate import answer, in_eval_mode
+from kdbench.engine.lane import Lane, NothingToTrain
+from kdbench.engine.precision import Precision
+from kdbench.engine.schedule import Plan
+from kdbench.testing.toys import EPOCHS, LR, B, Broken, Problem, seeded
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Course(Plan):
+    """The kit's recipe: as many epochs of a first stage as of the main one, both at a small rate."""
+
+    def pretrain_epochs(self, method: Distiller | type[Distiller]) -> int:
+        """Of a first stage, where there is one; enough of them to be cut in the middle."""
+        return EPOCHS["pretrain"] if method.pretrain_epochs else 0
+
+    def pretrain_rate(self, method: Distiller, epoch: int) -> float:
+        """That of the main stage, whatever the method asks for: toy networks are narrow."""
+        return self.lr
 
 
 class Trainee:
-    """Student, method, optimizer and random numbers of their own: what the engine calls a lane."""
+    """A lane of the engine with its problem; what it does to a method is what the engine does.
 
-    def __init__(self, problem: Problem, cls: type[Distiller], *, seed: int = 0) -> None:
+    Args:
+        problem: networks, images and labels.
+        cls: the method.
+        seed: of the student's and the method's first weights and of the lane's random numbers.
+        precision: the lane's number format.
+
+    Raises:
+        Broken: the method's first stage trains nothing.
+    """
+
+    def __init__(self, problem: Problem, cls: type[Distiller], *, seed: int = 0, precision: str = "") -> None:
         self.problem = problem
-        with seeded(seed):
-            self.student = problem.student()
-            self.method = build(cls, problem.pair)
-            self.rng = torch.get_rng_state()
-        self.views = 1 + len(cls.views)
         self.stages = ["pretrain", "train"] if cls.pretrain_epochs else ["train"]
-        self.enter(self.stages[0])
+        with seeded(seed):
+            self.student, method = problem.student(), cls.build(problem.pair)
+        with _said():
+            self.lane = Lane(
+                cls.__name__,
+                self.student,
+                method,
+                Course(EPOCHS["train"], LR),
+                seed=1000 + seed,
+                path=Path(),  # nothing is written: ``save`` gives bytes
+                settings="",
+                teacher="",
+                device=CPU,
+                precision=Precision(precision) if precision else Precision(),
+            )
+        self.lane.start_epoch()
 
     @property
-    def trains_student(self) -> bool:
-        """Whether the present stage trains the student's body."""
-        return self.stage == "train" or self.method.pretrain_student
+    def method(self) -> Distiller:
+        """The loss module under training."""
+        return self.lane.method
+
+    @property
+    def stage(self) -> str:
+        """The present one."""
+        return self.lane.stage
 
     @property
     def stage_loss(self) -> Callable[[Outputs, Outputs, Batch], dict[str, Tensor]]:
         """What the present stage minimises."""
-        return self.method.loss if self.stage == "train" else self.method.pretrain_terms
+        return self.lane.stage_loss
 
     @property
     def done(self) -> bool:
         """Whether every epoch is behind."""
-        return self.stage == "train" and self.epoch >= EPOCHS["train"]
+        return self.lane.done
+
+    def own_rng(self) -> AbstractContextManager[None]:
+        """torch's default generator holds the trainee's numbers inside, and the caller's after."""
+        return self.lane.own_rng()
 
     def enter(self, stage: str) -> None:
-        """Begin a stage with a fresh optimizer."""
-        self.stage, self.epoch = stage, 0
-        self.train_mode()
-        trained = [p for p in self.method.parameters() if p.requires_grad]
-        if self.trains_student:
-            trained += self.student.parameters()
-        self.optimizer = torch.optim.SGD(trained, lr=LR, momentum=0.9, weight_decay=5e-4) if trained else None
+        """Begin a stage with a fresh optimizer.
 
-    def train_mode(self) -> None:
-        """Modes of the present stage."""
-        self.student.train(self.trains_student)
-        self.method.train()
-        self.method.on_stage(self.stage)
+        Raises:
+            Broken: the stage trains nothing.
+        """
+        with _said():
+            self.lane.enter(stage)
+        self.lane.start_epoch()
 
     def batches(self, *, stray: bool = False) -> Iterator[Batch]:
-        """The present epoch's."""
-        return self.problem.batches(self.epoch, EPOCHS[self.stage], self.views, stray=stray)
+        """The present epoch's, with every view that the method asks for."""
+        views = 1 + len(self.method.views)
+        return self.problem.batches(self.lane.epoch, self.lane.total, views, stray=stray)
 
     def some_batch(self) -> Batch:
         """A whole batch in the middle of the stage, when every warm-up has begun."""
@@ -66,38 +112,32 @@ class Trainee:
 
     def look(self, batch: Batch) -> tuple[Outputs, Outputs]:
         """What student and teacher show on a batch; a method that needs no teacher sees none."""
-        with torch.set_grad_enabled(self.trains_student):
-            student: Outputs = self.student(batch.image)
-        student = student._replace(logits=student.logits.float())
-        teacher = self.problem.show(batch.image) if self.method.needs_teacher else each(student, torch.Tensor.detach)
-        return student, teacher
+        with self.lane.precision.autocast(CPU):
+            return self.lane.look(self._teacher(batch), batch)
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """The present stage's loss on a batch, with random numbers of the trainee's own."""
-        with self.own_rng():
+        with self.own_rng(), self.lane.precision.autocast(CPU):
             return self.stage_loss(*self.look(batch), batch)
 
     def step(self, batch: Batch) -> None:
         """One step of the optimizer."""
-        with self.own_rng():
-            total = torch.stack([term.float() for term in self.stage_loss(*self.look(batch), batch).values()]).sum()
-            if self.optimizer is None:
-                return
-            self.optimizer.zero_grad(set_to_none=True)
-            total.backward()
-            self.optimizer.step()
+        self.lane.step(self._teacher(batch), batch)
 
     def end_epoch(self) -> None:
-        """Evaluate, as the engine does, and go on to the next epoch or stage."""
-        if self.stage == "train":
-            self.student.eval()
-            self.method.eval()
-            with torch.no_grad():
-                self.method.predict(self.student(self.problem.image[:B]))
-            self.train_mode()
-        self.epoch += 1
-        if self.stage == "pretrain" and self.epoch >= EPOCHS["pretrain"]:
-            self.enter("train")
+        """Close the epoch and evaluate, as the engine does; go on to the next epoch or stage.
+
+        Raises:
+            Diverged: a term was not finite.
+            Broken: the next stage trains nothing.
+        """
+        evaluated = self.stage == "train"
+        with _said():
+            self.lane.end_epoch(0.0)
+        if evaluated:
+            with in_eval_mode([self.lane]):
+                answer(self.lane, self.student, self.problem.image[:B])
+        self.lane.start_epoch()
 
     def wander(self, stage: str) -> None:
         """More than an epoch on other batches in each stage up to ``stage``: whatever it keeps becomes another."""
@@ -107,42 +147,13 @@ class Trainee:
                 self.step(batch)
 
     def save(self) -> bytes:
-        """The checkpoint, as a file would hold it."""
-        assert self.optimizer is not None
-        file = io.BytesIO()
-        torch.save(
-            {
-                "stage": self.stage,
-                "epoch": self.epoch,
-                "rng": self.rng,
-                "student": self.student.state_dict(),
-                "method": self.method.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-            },
-            file,
-        )
-        return file.getvalue()
+        """The checkpoint, as its file would hold it."""
+        return checkpoint.pack(self.lane.state())
 
     def load(self, saved: bytes) -> None:
         """Continue from a checkpoint."""
-        state = torch.load(io.BytesIO(saved), weights_only=True)
-        self.enter(state["stage"])
-        assert self.optimizer is not None
-        self.epoch, self.rng = state["epoch"], state["rng"]
-        self.student.load_state_dict(state["student"])
-        self.method.load_state_dict(state["method"])
-        self.optimizer.load_state_dict(state["optimizer"])
-
-    @contextmanager
-    def own_rng(self) -> Iterator[None]:
-        """torch's default generator holds the trainee's numbers inside, and the caller's after."""
-        before = torch.get_rng_state()
-        torch.set_rng_state(self.rng)
-        try:
-            yield
-            self.rng = torch.get_rng_state()
-        finally:
-            torch.set_rng_state(before)
+        self.lane.restore(checkpoint.unpack(saved, "of the kit"))
+        self.lane.start_epoch()
 
     def everything(self) -> dict[str, Tensor]:
         """Copies of all that training leaves behind: state_dicts, and parameters and buffers outside them."""
@@ -151,3 +162,18 @@ class Trainee:
             for found in (module.named_parameters(), module.named_buffers()):
                 kept |= {f"{side} {name}": tensor.detach().clone() for name, tensor in found}
         return kept
+
+    def _teacher(self, batch: Batch) -> Outputs | None:
+        if not self.method.needs_teacher:
+            return None
+        with self.lane.precision.autocast(CPU):
+            return self.problem.show(batch.image)
+
+
+@contextmanager
+def _said() -> Iterator[None]:
+    """A stage without anything to train, as a sentence of the kit."""
+    try:
+        yield
+    except NothingToTrain as error:
+        raise Broken(f"{error}; is something detached or frozen?") from None

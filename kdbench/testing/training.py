@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from kdbench.distiller import Batch, Distiller
+from kdbench.engine.lane import Diverged
 from kdbench.testing.hidden_state import loose_state, plain_tensors
-from kdbench.testing.toys import TOYS, Problem, Toy, build, differing, each, require, served, tensors
+from kdbench.testing.toys import TOYS, Broken, Problem, Toy, differing, require, served
 from kdbench.testing.trainee import Trainee
 
 
@@ -62,7 +63,10 @@ def _first(cls: type[Distiller], toys: Sequence[Toy]) -> History:
 def check_it_trains(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
     """It goes through every stage on every toy pair, and state and student stay finite."""
     for toy in served(cls, toys):
-        end = history(cls, toy).end
+        try:
+            end = history(cls, toy).end
+        except Diverged as error:
+            raise Broken(f"in training on the toy pair {toy.name!r} the loss is not finite: {error}") from error
         bad = [name for name, tensor in end.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
         require(not bad, f"after training on the toy pair {toy.name!r}, {', '.join(bad[:3])} is not finite")
 
@@ -101,7 +105,7 @@ def check_teacher_is_used_as_declared(cls: type[Distiller], toys: Sequence[Toy] 
         trainee.enter(stage)
         batch = trainee.some_batch()
         student, teacher = trainee.look(batch)
-        swapped = each(teacher, lambda t: t.roll(1, 0) * 1.5)._replace(classifier=teacher.classifier)
+        swapped = teacher.map(lambda t: t.roll(1, 0) * 1.5)._replace(classifier=teacher.classifier)
         saved = trainee.save()
         with trainee.own_rng():
             one = trainee.stage_loss(student, teacher, batch)
@@ -121,7 +125,8 @@ def check_teacher_is_left_alone(cls: type[Distiller], toys: Sequence[Toy] = TOYS
             trainee.enter(stage)
             batch = trainee.some_batch()
             student, teacher = trainee.look(batch)
-            shown = tensors(student, "student") | tensors(teacher, "teacher")
+            sides = (("student", student), ("teacher", teacher))
+            shown = {f"{side}.{path}": t for side, of in sides for path, t in of.tensors().items()}
             shown |= {"batch.image": batch.image, "batch.label": batch.label, "batch.idx": batch.idx}
             copies = {name: tensor.detach().clone() for name, tensor in shown.items()}
             with trainee.own_rng():
@@ -137,12 +142,13 @@ def check_every_parameter_is_trained(cls: type[Distiller], toys: Sequence[Toy] =
     """Every parameter gets a gradient in the stage that trains it."""
     for toy in served(cls, toys):
         told = history(cls, toy)
-        fresh = build(cls, told.problem.pair)
+        fresh = cls.build(told.problem.pair)
         meant = {name for name, p in fresh.named_parameters() if p.requires_grad}
         for stage, names in told.trainable.items():
             if stage == "pretrain":
                 require(
-                    names or cls.pretrain_student, "on_stage('pretrain') leaves nothing for the first stage to train"
+                    names or cls.pretrain_student,
+                    "on_stage('pretrain') leaves nothing for the pre-training stage to train",
                 )
         never = sorted(meant - set().union(*told.reached.values()))
         require(not never, f"{', '.join(never[:4])} never gets a gradient; use it, or leave it out")

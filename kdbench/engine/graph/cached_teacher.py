@@ -18,6 +18,7 @@ from torch import Tensor
 from kdbench.distiller import Outputs
 from kdbench.engine.graph.backend import Machine
 from kdbench.engine.teacher_cache.cache import TeacherTable, Unfit, parts_of
+from kdbench.utils.plan import BatchPlan
 
 #: Epochs after which new answers are written to the files.
 FLUSH_EVERY = 20
@@ -62,14 +63,14 @@ class Resident:
         """Whether a batch of ``size`` images is answered from here, not by the live teacher."""
         return size == self.table.batch or self.table.tail_alike
 
-    def outputs(self, idx: Tensor, dy: Tensor, dx: Tensor, flip: Tensor) -> Outputs:
-        """The teacher's outputs on parts of a plan, (B,) each, which ``ready`` has been told of."""
-        rows = self.table.rows_of(idx, dy, dx, flip)
+    def outputs(self, plan: BatchPlan) -> Outputs:
+        """The teacher's outputs on part of a plan, (B,), which ``ready`` has been told of."""
+        rows = self.table.rows_of(plan)
         return self.table.outputs({name: kept.index_select(0, rows) for name, kept in self._kept.items()})
 
-    def ready(self, idx: Tensor, dy: Tensor, dx: Tensor, flip: Tensor) -> None:
-        """Have the answers to parts of a plan, (N,) each: the coming epoch's. Waits for the device."""
-        rows = self.table.rows_of(idx, dy, dx, flip)
+    def ready(self, plan: BatchPlan) -> None:
+        """Have the answers to a plan, (N,): the coming epoch's. Waits for the device."""
+        rows = self.table.rows_of(plan)
         absent = rows[~self._there[rows]]
         if len(absent):
             step = self._pass or self._rehearsed(absent)

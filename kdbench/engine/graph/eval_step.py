@@ -25,11 +25,11 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from kdbench.engine.errors import first_cause, out_of_memory
+from kdbench.engine.errors import OutOfMemory, holds
 from kdbench.engine.evaluate import Batches, Fold, answer, evaluate, in_eval_mode, read, scores
 from kdbench.engine.graph.backend import Machine
 from kdbench.engine.graph.rollback import undone
-from kdbench.engine.graph.train_step import REHEARSALS, CannotCapture
+from kdbench.engine.graph.train_step import REHEARSALS, CannotCapture, capturable
 from kdbench.engine.lane import Lane
 
 
@@ -80,7 +80,8 @@ class Exam:
             for size in dict.fromkeys(self._sizes if self._nets else ()):
                 self._passes[size] = partial(self._pass, size)
                 if machine.captures:
-                    self._passes[size] = _captured(machine, self._passes[size])
+                    with capturable("the graph of the evaluation", device):
+                        self._passes[size] = machine.record(self._passes[size])[0]
 
     @property
     def lanes(self) -> list[Lane]:
@@ -129,17 +130,12 @@ class Exam:
             CannotCapture: making it needs the host.
         """
         found = []
-        try:
-            with self._machine.aside():
-                for size in dict.fromkeys(self._sizes):
-                    self._number.fill_(self._sizes.index(size))
-                    self._batch(size)  # the first use may start libraries
-                    with self._machine.strict():
-                        found.append(self._batch(size)[1])
-        except Exception as error:
-            if out_of_memory(error):
-                raise
-            raise CannotCapture(first_cause(error)) from error
+        with capturable("a batch of test images", self._test.labels.device), self._machine.aside():
+            for size in dict.fromkeys(self._sizes):
+                self._number.fill_(self._sizes.index(size))
+                self._batch(size)  # the first use may start libraries
+                with self._machine.strict():
+                    found.append(self._batch(size)[1])
         return found
 
     def _rehearse(self, lane: Lane, pictures: Sequence[Tensor]) -> None:
@@ -148,7 +144,7 @@ class Exam:
         Raises:
             CannotCapture: it does what a repeated pass must not.
         """
-        try:
+        with capturable(f"the evaluation of {lane.key}", lane.device):  # ``evaluate`` says what else it is
             net = lane.student if self._fold is None else self._fold(lane.student)
             with undone(lane) as replaced, self._machine.aside():
                 before = lane.rng
@@ -158,10 +154,6 @@ class Exam:
                         with lane.own_rng(), self._machine.strict() if last else nullcontext():
                             found = answer(lane, net, image)
                 drew = any(not torch.equal(before[name], lane.rng[name]) for name in before)
-        except Exception as error:  # a stranger's method may raise anything; ``evaluate`` says so
-            if out_of_memory(error):
-                raise
-            raise CannotCapture(first_cause(error)) from error
         if replaced:
             raise CannotCapture(f"every pass puts something new into {replaced[0]}, where a graph has the old")
         if drew:
@@ -198,25 +190,15 @@ class Exams:
         why = "its test images come as a stream"
         if isinstance(test, Placed):
             try:
-                made = Exam(test, lanes, fold=self._fold, machine=self._machine.apart(), note=self._note)
+                with holds("the evaluation", test.labels.device):
+                    made = Exam(test, lanes, fold=self._fold, machine=self._machine.apart(), note=self._note)
                 return made if made.lanes else None
             except CannotCapture as error:
                 why = str(error)
-            except Exception as error:
-                if not out_of_memory(error):
-                    raise
+            except OutOfMemory:
                 why = "the memory does not hold it"
         self._note(f"this group is evaluated without a CUDA graph: {why}")
         return None
-
-
-def _captured(machine: Machine, what: Callable[[], object]) -> Callable[[], object]:
-    try:
-        return machine.record(what)[0]
-    except Exception as error:
-        if out_of_memory(error):
-            raise
-        raise CannotCapture(first_cause(error)) from error
 
 
 def _tensors(net: nn.Module) -> chain[Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kdbench.engine.lane import Lane
 from kdbench.engine.schedule import fill_momentum
-from kdbench.utils.torch_private import MODULE_ATTRIBUTES, own_tensors
+from kdbench.engine.torch_private import MODULE_ATTRIBUTES, own_tensors
 
 Held = dict[tuple[str, str], tuple[dict[str, Any], Any]]
 

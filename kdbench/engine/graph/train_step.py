@@ -15,7 +15,7 @@ bits of the eager loop; on CUDA it is captured (``machine.Graphs``).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -24,11 +24,13 @@ import torch
 from torch import Tensor
 
 from kdbench.distiller import Batch, Outputs
-from kdbench.engine.errors import first_cause, out_of_memory
+from kdbench.engine.errors import OutOfMemory, first_cause, holds
 from kdbench.engine.graph.backend import Machine, host_draws
 from kdbench.engine.graph.cached_teacher import Resident
 from kdbench.engine.graph.rollback import undone
 from kdbench.engine.lane import Lane
+from kdbench.utils.plan import BatchPlan
+from kdbench.utils.wording import count
 
 #: Steps before a capture, as torch asks for: libraries start, kernels are chosen.
 REHEARSALS = 3
@@ -43,12 +45,12 @@ class Planned(Protocol):
 
     def __len__(self) -> int: ...
 
-    def plan(self, epoch: int, stage: str = "train") -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(N,) each: order, row, column and flip."""
+    def plan(self, epoch: int, stage: str = "train") -> BatchPlan:
+        """All draws of an epoch."""
         ...
 
-    def gather(self, idx: Tensor, dy: Tensor, dx: Tensor, flip: Tensor) -> Tensor:
-        """A batch of images from parts of a plan."""
+    def gather(self, plan: BatchPlan) -> Tensor:
+        """A batch of images from part of a plan."""
         ...
 
 
@@ -63,6 +65,23 @@ class Shown(NamedTuple):
 
 class CannotCapture(Exception):
     """Why a lane's step cannot be repeated without the host."""
+
+
+@contextmanager
+def capturable(what: str, device: torch.device) -> Iterator[None]:
+    """What goes wrong inside is either that ``what`` does not fit into the memory, or says why there is no capture.
+
+    Raises:
+        OutOfMemory: the one.
+        CannotCapture: the other.
+    """
+    try:
+        with holds(what, device):
+            yield
+    except (OutOfMemory, CannotCapture):
+        raise
+    except Exception as error:  # a stranger's method may raise anything
+        raise CannotCapture(first_cause(error)) from error
 
 
 @dataclass
@@ -104,10 +123,10 @@ class Captured:
     ) -> None:
         self.loader, self.stage, self._show, self._machine = loader, stage, show, machine
         self._kept = None if show is None else kept
-        device = loader.labels.device
+        self._device = device = loader.labels.device
         images, b = len(loader.labels), loader.batch_size
         self._sizes = [min(b, images - first) for first in range(0, len(loader) * b, b)]  # by step
-        self._plan = tuple(torch.empty_like(part) for part in loader.plan(0, stage))
+        self._plan = loader.plan(0, stage).each(torch.empty_like)
         self._number = torch.zeros(1, dtype=torch.int64, device=device)
         self._places = torch.arange(b, device=device)
         self._tracks = {lane: _Track(lane, torch.zeros(len(self._sizes), device=device)) for lane in lanes}
@@ -157,11 +176,11 @@ class Captured:
 
     def _data(self, size: int) -> Shown:
         at = self._number * self.loader.batch_size + self._places[:size]
-        idx, dy, dx, flip = (part.index_select(0, at) for part in self._plan)
-        image, label = self.loader.gather(idx, dy, dx, flip), self.loader.labels.index_select(0, idx)
+        plan = self._plan.each(lambda part: part.index_select(0, at))
+        image, label = self.loader.gather(plan), self.loader.labels.index_select(0, plan.order)
         if self._kept is not None and self._kept.covers(size):
-            return Shown(image, label, idx, self._kept.outputs(idx, dy, dx, flip))
-        return Shown(image, label, idx, None if self._show is None else self._show(image))
+            return Shown(image, label, plan.order, self._kept.outputs(plan))
+        return Shown(image, label, plan.order, None if self._show is None else self._show(image))
 
     def _train(self, track: _Track, shown: Shown, size: int) -> None:
         progress = track.progress.index_select(0, self._number)[0]
@@ -179,9 +198,9 @@ class Captured:
         steps = len(self._sizes)
         if self._kept is not None:
             asked = sum(size for size in self._sizes if self._kept.covers(size))  # a shorter batch is the last
-            self._kept.ready(*(part[:asked] for part in self._plan))
+            self._kept.ready(self._plan.part(0, asked))
         for track in self._tracks.values():
-            # In a first stage lanes may differ in length, so each has its own clock.
+            # In a pre-training stage lanes may differ in length, so each has its own clock.
             ahead = [(epoch + number / steps) / track.lane.total for number in range(steps)]
             track.progress.copy_(torch.tensor(ahead))
 
@@ -202,18 +221,13 @@ class Captured:
             CannotCapture: making a batch needs the host.
         """
         found = {}
-        try:
-            with self._machine.aside():
-                for size in dict.fromkeys(self._sizes):
-                    number = self._sizes.index(size)
-                    self._number.fill_(number)
-                    self._data(size)  # the first use may start libraries
-                    with self._machine.strict():
-                        found[size] = number, self._data(size)
-        except Exception as error:
-            if out_of_memory(error):
-                raise
-            raise CannotCapture(first_cause(error)) from error
+        with capturable("a batch with the teacher's outputs", self._device), self._machine.aside():
+            for size in dict.fromkeys(self._sizes):
+                number = self._sizes.index(size)
+                self._number.fill_(number)
+                self._data(size)  # the first use may start libraries
+                with self._machine.strict():
+                    found[size] = number, self._data(size)
         return found
 
     def _rehearse(self, track: _Track, seen: dict[int, tuple[int, Shown]]) -> None:
@@ -223,27 +237,21 @@ class Captured:
             CannotCapture: the lane does what a repeated step must not.
         """
         lane, machine, rng = track.lane, self._machine, track.lane.rng
-        try:
-            with undone(lane) as replaced, machine.aside():
-                for size, (number, shown) in seen.items():
-                    self._number.fill_(number)
-                    for attempt in range(REHEARSALS):
-                        last = attempt == REHEARSALS - 1
-                        with lane.own_rng(), machine.strict() if last else nullcontext():
-                            self._train(track, shown, size)
-                drew = host_draws(rng, lane.rng)
-        except Exception as error:  # a stranger's method may raise anything
-            if out_of_memory(error):
-                raise
-            raise CannotCapture(first_cause(error)) from error
+        with capturable(f"a step of {lane.key}", self._device), undone(lane) as replaced, machine.aside():
+            for size, (number, shown) in seen.items():
+                self._number.fill_(number)
+                for attempt in range(REHEARSALS):
+                    last = attempt == REHEARSALS - 1
+                    with lane.own_rng(), machine.strict() if last else nullcontext():
+                        self._train(track, shown, size)
+            drew = host_draws(rng, lane.rng)
         if replaced:
             raise CannotCapture(f"every step puts something new into {replaced[0]}, where a graph has the old")
         if drew:
             raise CannotCapture("the method draws random numbers on the CPU")
 
-    def _leave_out(self, lane: Lane, error: Exception, note: Callable[[str], None]) -> None:
+    def _leave_out(self, lane: Lane, why: CannotCapture, note: Callable[[str], None]) -> None:
         del self._tracks[lane]
-        why = str(error) if isinstance(error, CannotCapture) else first_cause(error)
         note(f"{lane.key} runs beside the graph, step by step: {why}")
 
     def _record_all(self, note: Callable[[str], None]) -> None:
@@ -251,30 +259,23 @@ class Captured:
         try:
             self._record(self.lanes)
             return
-        except Exception as error:
-            if out_of_memory(error):
-                raise
+        except CannotCapture:
+            pass
         for lane in self.lanes:
             try:
                 self._record([lane])
-            except Exception as error:
-                if out_of_memory(error):
-                    raise
+            except CannotCapture as error:
                 self._leave_out(lane, error, note)
-        try:
-            self._record(self.lanes)
-        except Exception as error:
-            if out_of_memory(error):
-                raise
-            raise CannotCapture(first_cause(error)) from error
+        self._record(self.lanes)
 
     def _record(self, lanes: Sequence[Lane]) -> None:
         everyone, self._graphs = self._tracks, {}
         self._tracks = {lane: everyone[lane] for lane in lanes}
         try:
-            self._machine.dice(lanes)
-            for size in dict.fromkeys(self._sizes):
-                self._graphs[size] = self._machine.record(partial(self._step, size))
+            with capturable(f"the graph of {count(len(lanes), 'lane')}", self._device):
+                self._machine.dice(lanes)
+                for size in dict.fromkeys(self._sizes):
+                    self._graphs[size] = self._machine.record(partial(self._step, size))
         finally:
             self._tracks = everyone
             for lane in lanes:

@@ -28,6 +28,7 @@ from torch import Tensor
 from kdbench.distiller import READS, Outputs
 from kdbench.engine.teacher_cache.place import FORMAT, Ints, Loader, Place, Unfit, count_views, parts_of
 from kdbench.engine.teacher_cache.rows import Rows
+from kdbench.utils.plan import BatchPlan
 
 #: Entries that are compared with the live teacher, to the bit, whenever a table is opened.
 CHECKED = 100
@@ -229,12 +230,12 @@ class TeacherTable:
 
     def rows(self, epoch: int) -> Ints:
         """(N,) the entries that an epoch of the main stage asks for, in its order."""
-        return self.rows_of(*self.loader.plan(epoch, "train")).cpu().numpy()
+        return self.rows_of(self.loader.plan(epoch, "train")).cpu().numpy()
 
-    def rows_of(self, idx: Tensor, dy: Tensor, dx: Tensor, flip: Tensor) -> Tensor:
-        """(N,) int64 the entries of parts of a plan, (N,) each, on their device."""
-        view = dy * (2 * self.loader.crop_padding + 1) + dx
-        return idx * self.views + (view * 2 + flip if self.loader.flip else view)
+    def rows_of(self, plan: BatchPlan) -> Tensor:
+        """(N,) int64 the entries of a plan or part of one, on its device."""
+        view = plan.row * (2 * self.loader.crop_padding + 1) + plan.column
+        return plan.order * self.views + (view * 2 + plan.flip if self.loader.flip else view)
 
     def image_of(self, rows: Tensor) -> Tensor:
         """(B, 3, H, W) the views of (B,) entries, on their device: the inverse of ``rows_of``."""
@@ -242,7 +243,7 @@ class TeacherTable:
         flip = view % 2 == 1 if self.loader.flip else torch.zeros_like(view, dtype=torch.bool)
         crop = view // 2 if self.loader.flip else view
         side = 2 * self.loader.crop_padding + 1
-        return self.loader.gather(idx, crop // side, crop % side, flip)
+        return self.loader.gather(BatchPlan(idx, crop // side, crop % side, flip))
 
     def alike(self, one: Tensor, other: Tensor) -> bool:
         """Whether two answers of the same teacher are the same."""
@@ -274,11 +275,8 @@ class TeacherTable:
         def blind(like: Tensor) -> Tensor:
             return torch.full((), torch.nan, dtype=like.dtype, device=like.device).expand(b, *like.shape[1:])
 
-        preacts = None if example.preacts is None else tuple(map(blind, example.preacts))
-        pooled = found["pooled"] if "pooled" in found else blind(example.pooled)
-        return Outputs(
-            tuple(map(blind, example.feats)), blind(example.last), pooled, found["logits"], preacts, example.classifier
-        )
+        whole = example._replace(classifier=None).map(blind)._replace(classifier=example.classifier)
+        return whole._replace(logits=found["logits"], pooled=found.get("pooled", whole.pooled))
 
     def empty(self, name: str, count: int) -> Tensor:
         """(count, D) room on the device for entries of a part, as they are kept."""

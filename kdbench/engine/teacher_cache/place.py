@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdbench.distiller import READS
+from kdbench.utils.plan import BatchPlan
 
 FORMAT = 1
 
@@ -30,12 +31,12 @@ class Loader(Protocol):
     views: tuple[str, ...]
     labels: Tensor
 
-    def plan(self, epoch: int, stage: str = "train") -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(N,) each: order, row, column and flip."""
+    def plan(self, epoch: int, stage: str = "train") -> BatchPlan:
+        """All draws of an epoch."""
         ...
 
-    def gather(self, idx: Tensor, dy: Tensor, dx: Tensor, flip: Tensor) -> Tensor:
-        """Images from parts of a plan."""
+    def gather(self, plan: BatchPlan) -> Tensor:
+        """Images from part of a plan."""
         ...
 
 

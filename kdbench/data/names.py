@@ -1,0 +1,72 @@
+"""The word that names a data set: ``imagefolder:PATH@SIZE`` taken apart, made absolute, made a folder's name."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+#: Pixels to which the pictures of a folder are cut unless told.
+USUAL_SIZE = 64
+_LEAST = 8
+
+
+class ImageFolder(NamedTuple):
+    """``imagefolder:PATH@SIZE``."""
+
+    path: Path  # absolute
+    size: int  # pixels
+
+    def __str__(self) -> str:
+        return f"imagefolder:{self.path}@{self.size}"
+
+
+def image_folder(word: str) -> ImageFolder | None:
+    """The folder that a word names, from the current folder on; None: it names another kind of data set.
+
+    What follows the last ``@`` is the size, unless there is a ``/`` in it.
+
+    Raises:
+        ValueError: no folder, or a size that is none.
+    """
+    kind, colon, rest = word.partition(":")
+    if kind != "imagefolder" or not colon:
+        return None
+    where, at, size = rest.rpartition("@")
+    if not at or "/" in size:
+        where, size = rest, str(USUAL_SIZE)
+    if not where.strip() or "\0" in where:
+        raise ValueError(f"{word!r} names no folder; write imagefolder:PATH@{USUAL_SIZE}")
+    if not re.fullmatch("[0-9]{1,5}", size, re.ASCII) or int(size) < _LEAST:
+        raise ValueError(f"{word!r}: the size after @ is a number of pixels from {_LEAST} up, not {size!r}")
+    return ImageFolder(Path(_absolute(where)), int(size))
+
+
+def canonical(word: str) -> str:
+    """The word as it is kept: a folder's path is absolute, its size is there."""
+    return str(image_folder(word) or word)
+
+
+def safe_name(word: str) -> str:
+    """What a data set is called among the files of an output folder: one name, never a path, no two alike.
+
+    ``cifar100`` stays; of ``imagefolder:../../..`` it is the folder's last name and 12 digits of a hash of the whole.
+    """
+    try:
+        found = image_folder(word)
+    except ValueError:
+        found = None
+    whole = str(found or word)
+    if re.fullmatch("[A-Za-z0-9][A-Za-z0-9_.+-]{0,59}", whole):
+        return whole
+    last = f"imagefolder-{found.path.name}-{found.size}" if found else whole
+    slug = re.sub("[^A-Za-z0-9]+", "-", last).strip("-")[:40].rstrip("-") or "data"
+    return f"{slug}-{hashlib.sha256(os.fsencode(whole)).hexdigest()[:12]}"
+
+
+def _absolute(path: str) -> str:
+    """From the current folder on; ``..`` is followed as the system does, and other links are left as they are."""
+    path = os.path.expanduser(path)
+    return os.path.realpath(path) if ".." in Path(path).parts else os.path.abspath(path)

@@ -1,0 +1,153 @@
+"""From a cell to a lane: student, method and recipe, resumed where a checkpoint lies."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdbench import models, registry
+from kdbench.data import Dataset, Loader
+from kdbench.engine.checkpoint import CheckpointDamaged, CheckpointForeign
+from kdbench.engine.compiled import CannotCompile, Compiler
+from kdbench.engine.errors import OutOfMemory, holds, said
+from kdbench.engine.lane import Lane
+from kdbench.engine.precision import Precision
+from kdbench.engine.schedule import Plan
+from kdbench.models import Tapped
+from kdbench.run import grid
+from kdbench.run.grid import Cell
+from kdbench.run.ledger import Ledger
+from kdbench.run.outcome import Emit, Note
+from kdbench.utils.seeding import stable_seed
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes lanes of cells that learn from one teacher. A cell that has none is in the ledger, with the reason."""
+
+    out: Path
+    images: Dataset
+    device: torch.device
+    precision: Precision
+    compiler: Compiler | None
+    ledger: Ledger
+    emit: Emit
+
+    def lanes(self, cells: Sequence[Cell], teacher: Tapped | None, taught_by: str) -> dict[Lane, Cell]:
+        """Those that can be trained. ``teacher`` is None where no cell needs one; ``taught_by``: sha256 of it."""
+        found = {}
+        for cell in cells:
+            lane = self._lane(cell, teacher, taught_by)
+            if lane is not None:
+                found[lane] = cell
+        return found
+
+    def _lane(self, cell: Cell, teacher: Tapped | None, taught_by: str) -> Lane | None:
+        try:
+            with holds(f"{cell.student} for {cell}", self.device):
+                lane = self._built(cell, teacher, taught_by)
+        except OutOfMemory:
+            raise
+        except ValueError as error:
+            self.ledger.refuse(cell, error)
+            return None
+        except Exception as error:  # a stranger's network or method may raise anything; the others go on
+            self.ledger.fail(cell, f"the cell could not be built: {said(error)}")
+            return None
+        return self._resumed(cell, lane)
+
+    def _built(self, cell: Cell, teacher: Tapped | None, taught_by: str) -> Lane:
+        """Raises: ValueError: the method cannot serve the pair."""
+        size, recipe = self.images.image_shape[-1], cell.recipe
+        # Common random numbers: methods of one seed start from the same student.
+        torch.manual_seed(stable_seed(cell.seed, "student", cell.student))
+        student = models.create(cell.student, self.images.num_classes, image_size=size)
+        pair = models.make_pair(
+            student,
+            student if teacher is None else teacher,
+            image_shape=self.images.image_shape,
+            num_classes=self.images.num_classes,
+            train_labels=self.images.train_labels,
+            batch_size=recipe["batch_size"],
+        )
+        torch.manual_seed(stable_seed(cell.seed, "method", cell.student))
+        method = registry.get(cell.method).build(pair, **cell.settings.hyper)
+        return Lane(
+            str(cell),
+            student,
+            method,
+            plan(cell.epochs, recipe),
+            seed=stable_seed(cell.seed, "lane", cell.student),
+            path=grid.files(self.out, cell).checkpoint,
+            settings=cell.hash,
+            teacher=taught_by,
+            device=self.device,
+            precision=self.precision,
+            compiler=self.compiler,
+            data=self.images.fingerprint,
+            plugin=registry.source_sha256(cell.method),
+        )
+
+    def _resumed(self, cell: Cell, lane: Lane) -> Lane | None:
+        where = grid.files(self.out, cell)
+        try:
+            if lane.resume():
+                self.emit(Note(f"{cell}: going on after epoch {lane.epoch} of {lane.total}"))
+        except CheckpointDamaged as error:
+            aside = where.checkpoint.with_suffix(".ckpt.damaged")
+            os.replace(where.checkpoint, aside)
+            self.emit(Note(f"{error}; put aside as {aside.name}, the cell starts anew"))
+        except CheckpointForeign as error:
+            if error.what != "data":
+                self.ledger.fail(cell, error, keep=False)
+                return None
+            where.checkpoint.unlink(missing_ok=True)
+            self.emit(Note(f"{cell}: what was trained of it saw other data; it starts anew"))
+        return lane
+
+    def _note(self, sentence: str) -> None:
+        self.emit(Note(sentence))
+
+    def compile(self, lanes: dict[Lane, Cell], loader: Loader) -> None:
+        """With --compile, compile the lanes' students before any clock runs; takes out those that cannot be."""
+        if self.compiler is None:
+            return
+        image, *_ = next(iter(loader.epoch(0)))
+        last = len(loader.labels) - (len(loader) - 1) * loader.batch_size
+        images = {len(some): some for some in (image, image[: last * loader.num_views])}
+        for lane, cell in list(lanes.items()):
+            try:
+                if not lane.done:
+                    self.compiler.prepare(lane.student, list(images.values()), self.precision, self._note)
+            except CannotCompile as error:
+                del lanes[lane]
+                self.ledger.fail(cell, error, keep=False)
+
+
+def plan(epochs: int, recipe: Mapping[str, Any]) -> Plan:
+    """The engine's plan of a recipe."""
+    return Plan(
+        epochs,
+        recipe["lr"],
+        recipe["momentum"],
+        recipe["nesterov"],
+        recipe["weight_decay"],
+        tuple(recipe["milestones"]),
+        recipe["gamma"],
+        recipe["eval_every"],
+    )
+
+
+def behind(lane: Lane) -> int:
+    """Epochs that a resumed lane has behind it."""
+    return lane.epoch + (lane.pretrain_total if lane.stage == "train" else 0)
+
+
+def epochs(cell: Cell) -> int:
+    """Epochs of all stages of one cell."""
+    return cell.epochs + Plan(cell.epochs, cell.recipe["lr"]).pretrain_epochs(registry.get(cell.method))

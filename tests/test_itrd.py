@@ -1,0 +1,120 @@
+"""ITRD equals the authors' code, and stays finite where that is not."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from toys import batch, outputs, pair
+
+from golden import Case, cases
+from kdbench import Outputs
+from kdbench.registry import get
+
+
+@cases("itrd")
+def test_golden(case: Case) -> None:
+    case.open()
+    hyper = case.meta["hyper"]
+    student, teacher = case.outputs("student"), case.outputs("teacher")
+    method = get("itrd")(
+        case.pair(student, teacher),
+        lambda_corr=hyper["lambda_corr"],
+        lambda_mutual=hyper["lambda_mutual"],
+        alpha=hyper["alpha_it"],
+    )
+    renamed = case.load(method, lambda name: name.replace("embed.linear", "embed"))
+    terms = method.terms(student, teacher, case.batch())
+    case.check(
+        sum(terms.values()),
+        method,
+        renamed,
+        correlation=terms["correlation"] / hyper["lambda_corr"],
+        mutual=terms["mutual"] / hyper["lambda_mutual"],
+    )
+
+
+def vectors(kind: str, d_s: int, d_t: int, b: int = 8) -> tuple[Outputs, Outputs]:
+    """Pooled vectors in float32; ``kind`` names what is wrong with them."""
+    rng = torch.Generator().manual_seed(1)
+
+    def blank(pooled: Tensor) -> Outputs:
+        last = pooled[:, :, None, None]
+        return Outputs((last,), last, pooled, torch.zeros(len(pooled), 5))
+
+    s, t = (torch.randn(b, d, generator=rng) for d in (d_s, d_t))
+    if kind == "dead teacher dimension":
+        t[:, 1] = 0.5
+    if kind == "all-zero student":
+        s = torch.zeros_like(s)
+    if kind == "all-zero teacher":
+        t = torch.zeros_like(t)
+    if kind.startswith("identical samples"):
+        s, t = s[:1].expand_as(s).clone(), t[:1].expand_as(t).clone()
+    if kind == "zero samples":
+        s[0], t[-1] = 0, 0
+    if kind == "all zero":
+        s, t = torch.zeros_like(s), torch.zeros_like(t)
+    if kind.endswith("size 1e3"):
+        s, t = s * 1e3, t * 1e3
+    return blank(s.requires_grad_(True)), blank(t)
+
+
+KINDS = [
+    "random",
+    "dead teacher dimension",
+    "all-zero student",
+    "all-zero teacher",
+    "all zero",
+    "identical samples",
+    "identical samples, size 1e3",
+    "zero samples",
+    "size 1e3",
+]
+
+
+def given(student: Outputs, teacher: Outputs) -> object:
+    shown = teacher._replace(classifier=(torch.zeros(5, 1), torch.zeros(5)))
+    return pair(student, shown)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("widths", [(6, 6), (6, 9)], ids=["equal", "unequal"])
+@pytest.mark.parametrize("b", [1, 2, 8])
+def test_finite_whatever_the_vectors(kind: str, widths: tuple[int, int], b: int) -> None:
+    student, teacher = vectors(kind, *widths, b=b)
+    method = get("itrd")(given(student, teacher))
+    with torch.no_grad():
+        method.embed.weight[0], method.embed.bias[0] = 0, 0  # a dimension of the embedding that is always 0
+    terms = method.terms(student, teacher, batch(len(student.pooled)))
+    assert all(term.isfinite() for term in terms.values()), terms
+    sum(terms.values()).backward()
+    for leaf in (student.pooled, *method.parameters()):
+        assert leaf.grad is not None
+        assert leaf.grad.isfinite().all()
+        assert leaf.grad.abs().max() < 1e4
+    if b == 1:
+        assert terms["correlation"] == 0
+
+
+def test_a_dead_dimension_counts_as_uncorrelated() -> None:
+    student, teacher = vectors("all-zero teacher", 6, 9)
+    method = get("itrd")(given(student, teacher), lambda_corr=1.0)
+    assert method.terms(student, teacher, batch(8))["correlation"].item() == pytest.approx(math.log2(9))
+
+
+def test_a_perfect_match_is_bounded_by_the_batch() -> None:
+    student, _ = vectors("random", 6, 6)
+    method = get("itrd")(given(student, student), lambda_corr=1.0, alpha=1.5)
+    nn.init.eye_(method.embed.weight)
+    best = math.log2(6) - 3 * math.log2(8)
+    assert method.terms(student, student, batch(8))["correlation"].item() == pytest.approx(best, rel=1e-4)
+
+
+def test_kd_stands_beside_it_where_the_convention_says_so() -> None:
+    student, teacher = outputs((3, 4, 4)), outputs((4, 4, 4), seed=1)
+    names = [
+        set(get("itrd")(pair(student, teacher), kd_weight=w).double().loss(student, teacher, batch()))
+        for w in (0.0, 1.0)
+    ]
+    assert names == [{"ce", "correlation", "mutual"}, {"ce", "kd", "correlation", "mutual"}]

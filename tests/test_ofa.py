@@ -1,0 +1,158 @@
+"""OFA-KD equals the released code: both terms, every gradient of the exits, every running statistic."""
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from hard_logits import finite, hard
+from toys import Shape, batch, outputs, pair
+
+from golden import Case, cases
+from kdbench.methods.ofa import Norm
+from kdbench.registry import get
+
+FOUR = ((3, 8, 8), (4, 8, 8), (5, 4, 4), (6, 2, 2), (8, 2, 2))
+
+
+def rename(name: str) -> str:
+    """head.2.sep1.bn2.weight -> heads.1.0.6.weight; what follows the blocks has their number as its place."""
+    index = {"dw1": 0, "pw1": 1, "bn1": 2, "dw2": 4, "pw2": 5, "bn2": 6}
+    _, stage, *layer, kind = name.split(".")
+    head = f"heads.{int(stage) - 1}"
+    if layer[0].startswith("sep"):
+        return f"{head}.{int(layer[0][3:]) - 1}.{index[layer[1]]}.{kind}"
+    blocks = max(4 - int(stage), 1)
+    return f"{head}.{0 if layer[0] == 'conv' else blocks + 2}.{kind}"
+
+
+@cases("ofa")
+def test_golden(case: Case) -> None:
+    case.open()
+    hyper = case.meta["hyper"]
+    student, teacher = case.outputs("student"), case.outputs("teacher")
+    # The case has no pooled vectors; the width of the exits is the larger of theirs.
+    b, stages = len(student.pooled), len(student.feats)
+    student = student._replace(
+        pooled=torch.zeros(b, hyper["head_width"], dtype=case.dtype),
+        feats=(*student.feats, *[torch.zeros(b, 1, 1, 1, dtype=case.dtype)] * (5 - stages)),  # four stages as released
+    )
+    method = get("ofa")(
+        case.pair(student, teacher),
+        eps="/".join(map(str, hyper["eps"])),
+        w_ofa=hyper["ofa_loss_weight"],
+        w_kd=hyper["kd_loss_weight"],
+        temperature=hyper["temperature"],
+        stages="/".join(map(str, hyper["stages"])),
+    )
+
+    def place(name: str) -> str:
+        """As ``rename``, where some stages have no exit."""
+        stage = int(name.split(".")[1])
+        return re.sub(r"heads\.\d+", f"heads.{hyper['stages'].index(stage)}", rename(name))
+
+    renamed = case.load(method, place)
+    assert len(renamed) == len(list(method.parameters()))
+    logits, heads = method.terms(student, teacher, case.batch()).values()
+    weighed = {"logits": (logits, hyper["kd_loss_weight"]), "heads": (heads, hyper["ofa_loss_weight"])}
+    parts = {name: term / weight for name, (term, weight) in weighed.items() if weight}
+    case.check(logits + heads, method, renamed, **parts)
+    case.check_buffers(method, place)
+
+
+@hard
+@pytest.mark.parametrize("eps", ["1", "1.5/1/1.2"])
+def test_finite_in_float32(name: str, eps: str) -> None:
+    finite(lambda p: get("ofa")(p, eps=eps), name)
+
+
+def test_one_image_whose_map_shrinks_to_one_position_is_served() -> None:
+    """Batch norm has no statistic there: the running ones serve, and stay."""
+    student, teacher = outputs(*FOUR, b=1, grad=True), outputs((4, 4, 4), b=1, seed=1)
+    method = get("ofa")(pair(student, teacher)).double()
+    terms = method.terms(student, teacher, batch(1))
+    (terms["logits"] + terms["heads"]).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters())
+    norm, x = Norm(3).double(), torch.randn(1, 3, 1, 1, dtype=torch.float64)
+    torch.testing.assert_close(norm(x), x, rtol=1e-4, atol=0)
+    assert not norm.running_mean.any()
+    two = torch.randn(2, 3, 1, 1, dtype=torch.float64)
+    torch.testing.assert_close(norm(two), torch.nn.BatchNorm2d(3).double()(two))
+
+
+@pytest.mark.parametrize("maps", [((4, 4, 4), (5, 4, 4)), ((4, 9, 9), (5, 7, 7), (6, 5, 5), (7, 3, 3)), FOUR])
+def test_an_exit_after_every_stage_whatever_their_number(maps: tuple[Shape, ...]) -> None:
+    student, teacher = outputs(*maps, grad=True), outputs((4, 4, 4), seed=1)
+    method = get("ofa")(pair(student, teacher)).double()
+    terms = method.terms(student, teacher, batch())
+    assert len(method.heads) == len(maps) - 1  # type: ignore[arg-type]
+    terms["heads"].backward()
+    assert [feat.grad is not None for feat in student.feats] == [False] + [True] * (len(maps) - 1)
+
+
+def test_eps_one_is_soft_cross_entropy_and_more_leans_to_the_label() -> None:
+    student, teacher = outputs((4, 4, 4), (4, 4, 4)), outputs((4, 4, 4), seed=1)
+    made, given = pair(student, teacher), batch()
+
+    def logits(**hyper: Any) -> torch.Tensor:
+        return get("ofa")(made, **hyper).double().terms(student, teacher, given)["logits"]
+
+    soft = -(teacher.logits.softmax(1) * student.logits.log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(logits(), soft)
+    p, hot = teacher.logits.softmax(1), torch.nn.functional.one_hot(given.label, 5)
+    want = -(((p + hot) ** 1.4 - hot) * student.logits.log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(logits(eps="1.4"), want)
+    torch.testing.assert_close(logits(eps="1/1.4"), want)
+    torch.testing.assert_close(logits(w_kd=3.0), 3 * soft)
+
+
+def test_the_exits_begin_as_released() -> None:
+    torch.manual_seed(0)
+    wide = outputs((3, 4, 4), (64, 4, 4), (64, 4, 4), k=50)
+    first, second = get("ofa")(pair(wide, outputs((80, 4, 4), k=50))).heads  # type: ignore[misc]
+    depthwise, pointwise = first[0][0].weight, first[0][5].weight
+    assert depthwise.std().item() == pytest.approx((2 / 9 / 64) ** 0.5, rel=0.1)
+    assert pointwise.std().item() == pytest.approx((2 / 80) ** 0.5, rel=0.1)  # by what goes out
+    assert second[-1].weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert not any(head[-1].bias.any() for head in (first, second))
+    assert not second[0].bias.any()
+
+
+def test_stages_can_be_chosen() -> None:
+    student, teacher = outputs(*FOUR, grad=True), outputs((4, 4, 4), seed=1)
+    method = get("ofa")(pair(student, teacher), stages="1/4", eps="1/1.2/1.4").double()
+    method.terms(student, teacher, batch())["heads"].backward()
+    assert [feat.grad is not None for feat in student.feats] == [False, True, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("hyper", "words"),
+    [
+        ({"eps": "1/1"}, "one number from 0 on, or 5"),
+        ({"eps": "-1"}, "from 0 on"),
+        ({"eps": "nan"}, "from 0 on"),
+        ({"eps": "inf"}, "from 0 on"),
+        ({"eps": ""}, "one number"),
+        ({"eps": "high"}, "eps='high'"),
+        ({"stages": "5"}, "has 4 stages"),
+        ({"stages": "0"}, "has 4 stages"),
+        ({"stages": "1.5"}, "has 4 stages"),
+        ({"stages": "last"}, "stages='last'"),
+    ],
+)
+def test_what_cannot_be_is_refused(hyper: dict[str, Any], words: str) -> None:
+    student = outputs(*FOUR)
+    with pytest.raises(ValueError, match=words):
+        get("ofa")(pair(student, student), **hyper)
+
+
+def test_a_net_without_stages_is_refused() -> None:
+    student = outputs((4, 4, 4))
+    with pytest.raises(ValueError, match="0 stages"):
+        get("ofa")(pair(student, student))
+
+
+def test_there_is_no_kd_term_beside_it() -> None:
+    assert "kd_weight" not in get("ofa").hyperparameters()
+    student, teacher = outputs(*FOUR), outputs((4, 4, 4), seed=1)
+    assert set(get("ofa")(pair(student, teacher)).double().loss(student, teacher, batch())) == {"ce", "logits", "heads"}
