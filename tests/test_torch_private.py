@@ -16,6 +16,8 @@ from torch.overrides import TorchFunctionMode
 import kdbench
 from kdbench.engine import torch_private
 
+pytestmark = pytest.mark.core
+
 PACKAGE = Path(kdbench.__file__).parent
 HOME = "engine/torch_private.py"
 
