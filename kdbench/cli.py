@@ -9,6 +9,7 @@ import click
 
 from kdbench.terminal.guard import Ended, Interruptible, sentences
 from kdbench.terminal.options import CHOSEN, DATA, DEVICE, FOLDER, OUT, PLUGIN, PRECISION, WHOLE, argument, option
+from kdbench.terminal.teacher_group import teacher
 from kdbench.version import __version__
 
 
@@ -122,11 +123,30 @@ def load_plugins(plugins: tuple[str, ...]) -> list[str]:
 @main.command()
 @CHOSEN
 @option("--methods", "-m", help="Only these rows (comma separated labels).")
+@option("--pairs", "-p", help="Only these columns: globs over TEACHER:STUDENT, comma separated.")
+@option("--top", type=int, metavar="N", help="Only the N best rows, the baseline and the teacher.")
+@option(
+    "--select",
+    type=click.Choice(["last", "val", "oracle"]),
+    default="last",
+    show_default=True,
+    help="The epoch that ranks: the last, the best on the validation split, or the best on the test set (an oracle).",
+)
 @option("--baseline", default="student", show_default=True, help="Row that gains are measured against.")
 @option("--formats", default="csv,md,tex,html,png,svg", show_default=True, help="Files to write.")
 @OUT
 @sentences
-def report(*, out: Path, chosen: tuple[str, ...], methods: str | None, baseline: str, formats: str) -> int:
+def report(
+    *,
+    out: Path,
+    chosen: tuple[str, ...],
+    methods: str | None,
+    pairs: str | None,
+    top: int | None,
+    select: str,
+    baseline: str,
+    formats: str,
+) -> int:
     """Leaderboards: terminal, CSV, Markdown, LaTeX, HTML, plots."""
     from kdbench import report as reporting
     from kdbench import suites
@@ -134,13 +154,19 @@ def report(*, out: Path, chosen: tuple[str, ...], methods: str | None, baseline:
     from kdbench.terminal.report import print_report
 
     screen = console.out()
+    rows, unread = costs.rows()
+    if unread:
+        screen.print(f"no costs are shown: {unread}", markup=False)
     reports = reporting.report(
         out,
         suites=list(chosen) or None,
         baseline=baseline,
-        methods=methods.split(",") if methods else None,
+        methods=None if methods is None else methods.split(","),
+        pairs=None if pairs is None else pairs.split(","),
+        top=top,
+        select=select,
         published={name: suites.published(suites.load(name)) for name in suites.names()},
-        costs=costs.rows(),
+        costs=rows,
         formats=tuple(part.strip() for part in formats.split(",") if part.strip()),
     )
     for one in reports:
@@ -288,102 +314,4 @@ def bench(**words: Any) -> int:
     return 0
 
 
-@main.group()
-def teacher() -> None:
-    """Teachers: train, import published checkpoints, verify."""
-
-
-@teacher.command("train")
-@argument("name")
-@option("--suite", "-s", default="auto", show_default=True, help="Whose data set and recipe.")
-@option("--epochs", type=WHOLE, help="Default: the suite's recipe for teachers.")
-@DATA
-@OUT
-@DEVICE
-@sentences
-def teacher_train(**words: Any) -> int:
-    """Train the teacher NAME with a suite's recipe and keep it."""
-    from kdbench.terminal import console
-    from kdbench.terminal import verbs as teacher_verbs
-
-    return teacher_verbs.train(console.out(), **words)
-
-
-@teacher.command("import")
-@argument("file", type=FOLDER)
-@option("--name", required=True, help="The network it is, e.g. resnet32x4.")
-@option("--suite", "-s", default="auto", show_default=True, help="Whose data set it was trained on.")
-@option(
-    "--part",
-    type=click.Choice(["auto", "student", "teacher"]),
-    default="auto",
-    show_default=True,
-    help="Which network of a checkpoint that holds two.",
-)
-@option("--ema", is_flag=True, help="Read the averaged weights, where there are plain and averaged ones.")
-@option("--prefix", help="What the keys of the network start with, where it lies among others.")
-@option(
-    "--normalisation",
-    "trained_with",
-    default="auto",
-    show_default=True,
-    help="What it was trained with: suite, timm (as timm trains it) or numbers, .5,.5,.5/.25,.25,.25; auto: see below.",
-)
-@option("--no-verify", is_flag=True, help="Do not measure the accuracy (the card then says so).")
-@option("--replace", is_flag=True, help="Put it in the place of a teacher that is there.")
-@DATA
-@OUT
-@DEVICE
-@sentences
-def teacher_import(**words: Any) -> int:
-    """Take over a published checkpoint; never runs code from it.
-
-    FILE is RepDistiller's or mdistiller's container, a Lightning checkpoint, a state dict, a safetensors file, a
-    student that kdbench kept. A teacher goes on seeing images in the normalisation that it was trained with; where
-    timm's for the network is not the suite's, some training images show which it was.
-    """
-    from kdbench.terminal import console
-    from kdbench.terminal import verbs as teacher_verbs
-
-    return teacher_verbs.import_(console.out(), **words)
-
-
-@teacher.command("table")
-@argument("name")
-@option("--suite", "-s", default="auto", show_default=True, help="Whose data set, crops and flips.")
-@option(
-    "--keep",
-    type=click.Choice(["logits", "pooled"]),
-    default="logits",
-    show_default=True,
-    help="pooled: the pooled vectors, too, which relation and contrastive methods read.",
-)
-@option("--precision", default="fp32", show_default=True, help="That of the runs to come.")
-@DATA
-@OUT
-@DEVICE
-@sentences
-def teacher_table(**words: Any) -> int:
-    """Ask a kept teacher about every view ahead.
-
-    Later runs on the same device take its answers for every crop and flip from the table and need no pass of it.
-    """
-    from kdbench.terminal import console
-    from kdbench.terminal import verbs as teacher_verbs
-
-    return teacher_verbs.table(console.out(), **words)
-
-
-@teacher.command("verify")
-@argument("name")
-@option("--suite", "-s", default="auto", show_default=True, help="Whose data set and recipe.")
-@DATA
-@OUT
-@DEVICE
-@sentences
-def teacher_verify(**words: Any) -> int:
-    """Check a kept teacher's hash, measure it again."""
-    from kdbench.terminal import console
-    from kdbench.terminal import verbs as teacher_verbs
-
-    return teacher_verbs.verify(console.out(), **words)
+main.add_command(teacher)

@@ -10,6 +10,8 @@ import kdbench
 from kdbench import Distiller, registry
 from kdbench.testing import CHECKS, Check
 
+pytestmark = pytest.mark.core
+
 METHODS = Path(kdbench.__file__).parent / "methods"
 
 

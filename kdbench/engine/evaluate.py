@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from kdbench.engine.errors import Failed
 from kdbench.engine.guard import Guard
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
+from kdbench.engine.torch_private import versions
 
 ECE_BINS = 15
 
@@ -79,10 +81,10 @@ def answer(lane: Lane, net: nn.Module, image: Tensor) -> Tensor:
     Raises:
         Failed: it changed the images, which others are evaluated on.
     """
-    before = image._version
+    before = versions([image])
     with lane.precision.autocast(image.device):
         logits = lane.method.predict(net(image.detach())).float()
-    if image._version != before:
+    if versions([image]) != before:
         raise Failed("the network changed the test images, which others are evaluated on")
     return logits
 
@@ -93,6 +95,17 @@ def eval_mode(lane: Lane) -> None:
     lane.method.eval()
 
 
+@contextmanager
+def in_eval_mode(lane: Lane) -> Iterator[None]:
+    """A lane in eval mode inside, without gradients; in the modes of its stage after."""
+    eval_mode(lane)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        lane.train_mode()
+
+
 def when(lane: Lane) -> str:
     """For the sentence of a lane that fails."""
     return f" when it was evaluated after epoch {lane.epoch}"
@@ -101,13 +114,11 @@ def when(lane: Lane) -> str:
 def _answers(lane: Lane, batches: Batches, fold: Fold | None) -> tuple[Tensor, Tensor]:
     """(N, K) logits and (N,) labels."""
     logits, labels = [], []
-    eval_mode(lane)
-    with torch.no_grad(), lane.own_rng():
+    with in_eval_mode(lane), lane.own_rng():
         net = lane.student if fold is None else fold(lane.student)
         for image, label in batches:
             logits.append(answer(lane, net, image))
             labels.append(label)
-    lane.train_mode()
     return torch.cat(logits), torch.cat(labels)
 
 

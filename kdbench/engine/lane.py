@@ -79,7 +79,7 @@ class Lane:
         self.belongs = {"settings": settings, "teacher": teacher, "data": data, "plugin": plugin}
         self.device, self.precision = device, precision
         with holds(f"the student of {key}", device):
-            self.student = channels_last(student.to(device))
+            self.student = student.to(device).to(memory_format=torch.channels_last)
             self.compiled = None if compiler is None else compiler.of(self.student)
             self.method = method.to(device)
         self.curve: list[dict[str, Any]] = []
@@ -390,8 +390,11 @@ class Lane:
             self.rng = rng_state(self.device)
         finally:
             set_rng_state(before, self.device)
+<<<<<<< HEAD
 
 
 def channels_last(net: nn.Module) -> nn.Module:
     """The module with its images' kind of tensors, (N, C, H, W), in the memory format that the engine trains in."""
     return net._apply(lambda t: t.to(memory_format=torch.channels_last) if t.ndim == 4 else t)
+=======
+>>>>>>> eng

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.distiller import Outputs
+from kdbench.engine.torch_private import versions
 
 #: Bytes of a tensor on the CPU that are compared after every lane.
 SMALL = 8192
@@ -42,21 +43,8 @@ class Shown(NamedTuple):
     def lent(self) -> Shown:
         """Aliases without a graph: what is done to the tensor objects, not to their values, stays with who did it."""
         alias = _aliases()
-        teacher = None if self.teacher is None else outputs(self.teacher, alias)
+        teacher = None if self.teacher is None else self.teacher.map(alias)
         return Shown(alias(self.image), alias(self.label), alias(self.idx), teacher)
-
-
-def outputs(seen: Outputs, change: Callable[[Tensor], Tensor]) -> Outputs:
-    """The same outputs with ``change`` applied to every tensor."""
-    weight, bias = seen.classifier or (None, None)
-    return Outputs(
-        feats=tuple(map(change, seen.feats)),
-        last=change(seen.last),
-        pooled=change(seen.pooled),
-        logits=change(seen.logits),
-        preacts=None if seen.preacts is None else tuple(map(change, seen.preacts)),
-        classifier=None if weight is None else (change(weight), None if bias is None else change(bias)),
-    )
 
 
 def tensors_of(module: nn.Module) -> list[Tensor]:
@@ -116,7 +104,7 @@ class Lasting:
         self._versions = self._look()
 
     def _look(self) -> list[int]:
-        return [tensor._version for tensor in self._tensors]
+        return versions(self._tensors)
 
 
 class Passing:
@@ -131,15 +119,17 @@ class Passing:
         self.shown = shown
         self._named = list(shown.named())
         # A part of a larger tensor has its version counter: what is done to the whole is seen, too.
-        self._versions = [tensor._version for _, tensor in self._named]
+        self._tensors = [tensor for _, tensor in self._named]
+        self._versions = versions(self._tensors)
         self._sum = _sum_of_all if thorough else _sum
         looked = [(what, tensor) for what, tensor in self._named if thorough or _small(tensor)]
         self._sums = [(what, tensor, self._sum(tensor)) for what, tensor in looked]
 
     def changed(self) -> list[str]:
         """Names of what is not as it was."""
-        pairs = zip(self._named, self._versions, strict=True)
-        found = [what for (what, tensor), old in pairs if tensor._version != old]
+        found = []
+        if (now := versions(self._tensors)) != self._versions:
+            found = [what for (what, _), old, new in zip(self._named, self._versions, now, strict=True) if old != new]
         found += [what for what, tensor, old in self._sums if self._sum(tensor) != old]
         return list(dict.fromkeys(found))
 

@@ -5,32 +5,37 @@ from __future__ import annotations
 import builtins
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as module_state
-from torch.utils._python_dispatch import _pop_mode
+from torch.backends import cuda, cudnn, mkldnn, opt_einsum
 
 from kdbench import distiller
+from kdbench.engine import torch_private
 from kdbench.engine.fact import Fact, identical
 
-_C: Any = torch._C
+_MATMUL = cuda.matmul
+_FILLING: Any = importlib.import_module("torch.utils.deterministic")  # a module with a property
 
-#: Switches with a getter and a setter in torch's core, by what they are called in a sentence.
-_SWITCHES = {
-    "cuDNN's switches": ("cudnn_enabled", "cudnn_benchmark", "cudnn_deterministic"),
-    "the precision of matrix products": (
-        "cublas_allow_fp16_reduced_precision_reduction",
-        "cublas_allow_bf16_reduced_precision_reduction",
-        "cublas_allow_fp16_accumulation",
-        "cpu_allow_fp16_reduced_precision_reduction",
-        "math_sdp_allow_fp16_bf16_reduction",
-    ),
-    "oneDNN's switches": ("mkldnn_enabled", "mkldnn_deterministic", "nnpack_enabled"),
+#: Attributes that are switches, by what they are called in a sentence; not every torch has each.
+_SWITCHES: dict[str, list[tuple[Any, str]]] = {
+    "cuDNN's switches": [(cudnn, name) for name in ("enabled", "benchmark", "deterministic")],
+    "the precision of half products": [
+        (_MATMUL, f"allow_{name}")
+        for name in ("fp16_reduced_precision_reduction", "bf16_reduced_precision_reduction", "fp16_accumulation")
+    ],
+    "oneDNN's switches": [(mkldnn, name) for name in ("enabled", "deterministic")],
 }
+
+#: Owners of ``fp32_precision``, the general before the special.
+_FORMATS: list[Any] = [
+    torch.backends,
+    *(cudnn, _MATMUL, getattr(cudnn, "conv", None), getattr(cudnn, "rnn", None)),
+    *(mkldnn, *(getattr(mkldnn, name, None) for name in ("matmul", "conv", "rnn"))),
+]
 
 #: Owners of what all code calls.
 _OWNERS: tuple[Any, ...] = (
@@ -47,94 +52,51 @@ _OWNERS: tuple[Any, ...] = (
 )
 
 
-def _fp32_formats() -> list[tuple[str, str]]:
-    """What torch has a format of fp32 products for: (backend, operation)."""
-    found = []
-    for backend in ("generic", "cuda", "mkldnn"):
-        for operation in ("all", "matmul", "conv", "rnn"):
-            try:
-                _C._get_fp32_precision_getter(backend, operation)
-                found.append((backend, operation))
-            except (AttributeError, RuntimeError):
-                pass
-    return found
+def _get(switches: Sequence[tuple[Any, str]]) -> list[Any]:
+    return [getattr(owner, name) for owner, name in switches]
 
 
-_FORMATS = _fp32_formats()
+def _put(switches: Sequence[tuple[Any, str]], before: Sequence[Any]) -> None:
+    for (owner, name), value in zip(switches, before, strict=True):
+        if getattr(owner, name) != value:
+            setattr(owner, name, value)
 
 
-def _formats() -> tuple[Any, ...]:
+def _has(owner: Any, name: str) -> bool:
     try:
-        common = torch.get_float32_matmul_precision()
-    except RuntimeError:  # the old and the new way of setting it disagree
-        common = ""
-    return common, *(_C._get_fp32_precision_getter(*one) for one in _FORMATS)
+        getattr(owner, name)
+    except (AttributeError, RuntimeError, AssertionError):
+        return False
+    return owner is not None
 
 
-def _put_formats(before: tuple[Any, ...]) -> None:
-    if before[0]:
-        torch.set_float32_matmul_precision(before[0])
-    for one, value in zip(_FORMATS, before[1:], strict=True):
-        if _C._get_fp32_precision_getter(*one) != value:
-            _C._set_fp32_precision_setter(*one, value)
-
-
-def _switches(names: tuple[str, ...]) -> tuple[Any, ...]:
-    return tuple(getattr(_C, f"_get_{name}")() for name in names)
-
-
-def _put_switches(names: tuple[str, ...], before: tuple[Any, ...]) -> None:
-    for name, value in zip(names, before, strict=True):
-        getattr(_C, f"_set_{name}")(*(value if isinstance(value, tuple) else (value,)))
-
-
-def _deterministic() -> tuple[Any, ...]:
-    return (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-        _C._get_deterministic_fill_uninitialized_memory(),
-    )
-
-
-def _put_deterministic(before: tuple[Any, ...]) -> None:
-    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-    _C._set_deterministic_fill_uninitialized_memory(before[2])
-
-
-def _gradients() -> tuple[Any, ...]:
+def _gradients() -> tuple[bool, ...]:
     return (
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),
         torch.is_anomaly_enabled(),
         torch.is_anomaly_check_nan_enabled(),
-        _C._is_multithreading_enabled(),
-        _C._autograd._saved_tensors_hooks_is_enabled(),
     )
 
 
 _ended: list[object] = []  # modes that undo what a method left behind: they last as long as they are held
 
 
-def _put_gradients(before: tuple[Any, ...]) -> None:
-    grad, inference, anomaly, check, threads, saved = before
+def _put_gradients(before: tuple[bool, ...]) -> None:
+    grad, inference, anomaly, check = before
     if torch.is_inference_mode_enabled() != inference:
-        _ended.append(_C._InferenceMode(inference))
-    torch._C._set_grad_enabled(grad)
-    torch.set_anomaly_enabled(anomaly, check)
-    _C._set_multithreading_enabled(threads)
-    if saved:
-        _C._autograd._saved_tensors_hooks_enable()
-
-
-def _saved_hooks() -> tuple[Any, ...]:
-    return tuple(_C._autograd._top_saved_tensors_default_hooks(True) or ())
+        mode = torch.inference_mode(inference)
+        mode.__enter__()
+        _ended.append(mode)
+    torch.set_grad_enabled(grad)
+    torch.autograd.set_detect_anomaly(anomaly, check_nan=check)
 
 
 def _put_saved_hooks(before: tuple[Any, ...]) -> None:
     for _ in range(100):
-        if identical(_saved_hooks(), before):
+        if identical(torch_private.saved_tensor_hooks(), before):
             return
-        _C._autograd._pop_saved_tensors_default_hooks()
+        torch_private.pop_saved_tensor_hooks()
 
 
 def _autocast() -> tuple[Any, ...]:
@@ -155,39 +117,29 @@ def _put_autocast(before: tuple[Any, ...]) -> None:
         torch.set_autocast_dtype(kind, dtype)
 
 
-_DEVICE = vars(torch)["_GLOBAL_DEVICE_CONTEXT"]
+def _deterministic() -> tuple[bool, ...]:
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        _FILLING.fill_uninitialized_memory,
+    )
 
 
-def _modes() -> tuple[Any, ...]:
-    device = getattr(_DEVICE, "device_context", None)
-    functions = (_C._get_function_stack_at(at) for at in range(_C._len_torch_function_stack()))
-    return device, _C._len_torch_dispatch_stack(), *functions
+def _put_deterministic(before: tuple[bool, ...]) -> None:
+    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+    _FILLING.fill_uninitialized_memory = before[2]
 
 
-def _put_modes(before: tuple[Any, ...]) -> None:
-    device, dispatched, *functions = before
-    if _modes()[0] is not device:
-        torch.set_default_device(None if device is None else device.device)
-    while _C._len_torch_dispatch_stack() > dispatched:
-        _pop_mode()
-    if not identical(_modes()[2:], functions):
-        while _C._len_torch_function_stack():
-            _C._pop_torch_function_stack()
-        for mode in functions:
-            _C._push_on_torch_function_stack(mode)
+def _same_modes(before: torch_private.Modes, now: torch_private.Modes) -> bool:
+    return before[:2] == now[:2] and identical(before.functions, now.functions)
 
 
-def _hooks() -> list[Any]:
-    owners = [module_state, importlib.import_module("torch.optim.optimizer")]
-    named = (pair for owner in owners for pair in vars(owner).items())
-    return [value for name, value in named if name.startswith("_global_") and isinstance(value, dict)]
+def _hooks() -> list[tuple[Any, ...]]:
+    return [tuple(hooks.items()) for hooks in torch_private.GLOBAL_HOOKS]
 
 
-_HOOKS = _hooks()
-
-
-def _put_hooks(before: tuple[tuple[Any, ...], ...]) -> None:
-    for hooks, items in zip(_HOOKS, before, strict=True):
+def _put_hooks(before: list[tuple[Any, ...]]) -> None:
+    for hooks, items in zip(torch_private.GLOBAL_HOOKS, before, strict=True):
         hooks.clear()
         hooks.update(items)
 
@@ -204,24 +156,19 @@ def _put_tiny(before: bool) -> None:
     torch.set_flush_denormal(not before)
 
 
-def _attention() -> tuple[Any, ...]:
-    return tuple(getattr(_C, f"_get_{kind}_sdp_enabled")() for kind in _ATTENTION)
+_ATTENTION: list[tuple[Callable[[], bool], Callable[[bool], None]]] = [
+    (getattr(cuda, f"{kind}_sdp_enabled"), getattr(cuda, f"enable_{kind}_sdp"))
+    for kind in ("flash", "mem_efficient", "math", "cudnn")
+]
 
 
-_ATTENTION = [kind for kind in ("flash", "mem_efficient", "math", "cudnn") if hasattr(_C, f"_get_{kind}_sdp_enabled")]
+def _attention() -> list[bool]:
+    return [enabled() for enabled, _ in _ATTENTION]
 
 
-def _put_attention(before: tuple[Any, ...]) -> None:
-    for kind, value in zip(_ATTENTION, before, strict=True):
-        getattr(_C, f"_set_sdp_use_{kind}")(value)
-
-
-def _einsum() -> tuple[Any, ...]:
-    return torch.backends.opt_einsum.enabled, torch.backends.opt_einsum.strategy
-
-
-def _put_einsum(before: tuple[Any, ...]) -> None:
-    torch.backends.opt_einsum.enabled, torch.backends.opt_einsum.strategy = before
+def _put_attention(before: list[bool]) -> None:
+    for (_, enable), value in zip(_ATTENTION, before, strict=True):
+        enable(value)
 
 
 def _cuda() -> tuple[Any, ...]:
@@ -238,22 +185,23 @@ def _put_cuda(before: tuple[Any, ...]) -> None:
 
 def cheap() -> list[Fact]:
     """What is looked at after every call."""
+    formats = [(owner, "fp32_precision") for owner in _FORMATS if _has(owner, "fp32_precision")]
     found = [
         Fact("the number of threads", torch.get_num_threads, torch.set_num_threads),
         Fact("the default dtype", torch.get_default_dtype, torch.set_default_dtype),
         Fact("the gradient mode", _gradients, _put_gradients),
-        Fact("the hooks on saved tensors", _saved_hooks, _put_saved_hooks, identical),
+        Fact("the hooks on saved tensors", torch_private.saved_tensor_hooks, _put_saved_hooks, identical),
         Fact("autocast", _autocast, _put_autocast),
         Fact("the choice of deterministic algorithms", _deterministic, _put_deterministic),
-        Fact("the precision of fp32 products", _formats, _put_formats),
-        Fact("torch's modes", _modes, _put_modes, identical),
-        Fact("the hooks on all modules", lambda: tuple(tuple(one.items()) for one in _HOOKS), _put_hooks),
+        Fact("the precision of fp32 products", partial(_get, formats), partial(_put, formats)),
+        Fact("torch's modes", torch_private.modes, torch_private.put_modes, _same_modes),
+        Fact("the hooks on all modules", _hooks, _put_hooks),
         Fact("the rounding of tiny numbers", _tiny, _put_tiny),
         Fact("the choice of attention kernels", _attention, _put_attention),
     ]
-    for what, names in _SWITCHES.items():
-        known = tuple(name for name in names if hasattr(_C, f"_get_{name}") and hasattr(_C, f"_set_{name}"))
-        found.append(Fact(what, partial(_switches, known), partial(_put_switches, known)))
+    for what, switches in _SWITCHES.items():
+        known = [(owner, name) for owner, name in switches if _has(owner, name)]
+        found.append(Fact(what, partial(_get, known), partial(_put, known)))
     if torch.cuda.is_available():
         found.append(Fact("the CUDA device in use", _cuda, _put_cuda))
     return found
@@ -261,8 +209,9 @@ def cheap() -> list[Fact]:
 
 def dear() -> list[Fact]:
     """What is looked at when an epoch begins."""
+    einsum = [(opt_einsum, "enabled"), (opt_einsum, "strategy")]
     return [
-        Fact("the order of sums in einsum", _einsum, _put_einsum),
+        Fact("the order of sums in einsum", partial(_get, einsum), partial(_put, einsum)),
         Fact("what torch, Python or kdbench calls by a name", _names, _put_names, _same_names),
     ]
 

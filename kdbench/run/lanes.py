@@ -16,7 +16,10 @@ from kdbench.data import Dataset, Loader
 from kdbench.distiller import Distiller
 from kdbench.engine.checkpoint import CheckpointDamaged, CheckpointForeign
 from kdbench.engine.compiled import CannotCompile, Compiler
+<<<<<<< HEAD
 from kdbench.engine.errors import OutOfMemory, holds, said, text
+=======
+>>>>>>> eng
 from kdbench.engine.guard import NotBuilt, built
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
@@ -52,6 +55,7 @@ class Maker:
                 found[lane] = cell
         return found
 
+<<<<<<< HEAD
     def reach(self, teacher: Tapped | None) -> Lasting:
         """What methods can reach of what all share."""
         named = {"the training labels": [self.images.train_labels]}
@@ -61,10 +65,18 @@ class Maker:
         try:
             with holds(f"{cell.student} for {cell}", self.device):
                 student, method = self._built(cell, teacher, shared)
+=======
+    def _lane(self, cell: Cell, teacher: Tapped | None, taught_by: str) -> Lane | None:
+        shared = [reach(self.images, teacher)]
+        try:
+            make = partial(self._built, cell, teacher, taught_by)
+            lane = built(f"{cell.student} for {cell}", make, device=self.device, shared=shared)
+>>>>>>> eng
         except ValueError as error:
             self.ledger.refuse(cell, error)
             return None
         except NotBuilt as error:
+<<<<<<< HEAD
             self.ledger.fail(cell, f"the method could not be built: {text(error)}")
             return None
         except OutOfMemory:
@@ -77,6 +89,11 @@ class Maker:
         except (ValueError, NotBuilt) as error:
             self.ledger.fail(cell, f"its training cannot begin: {text(error)}")
             return None
+=======
+            self.ledger.fail(cell, f"the cell could not be built: {error}")
+            return None
+        return self._resumed(cell, lane, shared)
+>>>>>>> eng
 
     def _built(self, cell: Cell, teacher: Tapped | None, shared: Sequence[Lasting]) -> tuple[Tapped, Distiller]:
         """Raises: ValueError: the method cannot serve the pair; NotBuilt: it raised something else."""
@@ -117,10 +134,19 @@ class Maker:
             data=self.images.fingerprint,
             plugin=registry.source_sha256(cell.method),
         )
+<<<<<<< HEAD
         lane = built(str(cell), make, device=self.device, shared=shared)
         passing = (CheckpointDamaged, CheckpointForeign, OSError)
         try:
             if built(str(cell), lane.resume, device=self.device, shared=shared, passing=passing):
+=======
+
+    def _resumed(self, cell: Cell, lane: Lane, shared: list[Lasting]) -> Lane | None:
+        where = grid.files(self.out, cell)
+        ours = CheckpointDamaged, CheckpointForeign, OSError
+        try:
+            if built(f"the checkpoint of {cell}", lane.resume, device=self.device, shared=shared, passing=ours):
+>>>>>>> eng
                 self.emit(Note(f"{cell}: going on after epoch {lane.epoch} of {lane.total}"))
         except CheckpointDamaged as error:
             aside = where.checkpoint.with_suffix(".ckpt.damaged")
@@ -132,6 +158,9 @@ class Maker:
                 return None
             where.checkpoint.unlink(missing_ok=True)
             self.emit(Note(f"{cell}: what was trained of it saw other data; it starts anew"))
+        except (ValueError, NotBuilt) as error:
+            self.ledger.fail(cell, f"its training cannot go on: {error}", keep=False)
+            return None
         return lane
 
     def _note(self, sentence: str) -> None:
@@ -151,6 +180,12 @@ class Maker:
             except CannotCompile as error:
                 del lanes[lane]
                 self.ledger.fail(cell, error, keep=False)
+
+
+def reach(images: Dataset, teacher: Tapped | None) -> Lasting:
+    """What the methods of a group can reach of what all share, with a copy of it."""
+    weights = [] if teacher is None else tensors_of(teacher)
+    return Lasting({"the teacher's weights": weights, "the training labels": [images.train_labels]})
 
 
 def plan(epochs: int, recipe: Mapping[str, Any]) -> Plan:

@@ -117,6 +117,8 @@ def _cell(
     request: Request,
 ) -> Cell:
     """One cell, with that of its assistant if its method has one."""
+    from kdbench import models
+
     method = registry.get(spec.name)
     known = method.hyperparameters()
     usual: dict[str, Any] = {name: found.default for name, found in known.items()}
@@ -149,6 +151,7 @@ def _cell(
         precision=request.precision,
         compile=request.compile,
         assistant=assisted,
+        pretrained=models.weights_identity(student),
     )
     quick = epochs < suite.recipe.epochs or request.limit_train is not None
     return Cell(settings, _label(spec.name, said), quick, assistant)

@@ -6,14 +6,14 @@ from kdbench.report.cost import Cost
 from kdbench.suites import costs
 
 
-def rows() -> list[Cost]:
-    """One row for each method that was measured; none where the table is not there.
-
-    Raises:
-        ValueError: the table cannot be read.
-    """
+def rows() -> tuple[list[Cost], str]:
+    """One row for each method that was measured, and a sentence where the table cannot be read: a report goes on."""
     if not costs.TABLE.is_file():
-        return []
+        return [], ""
+    try:
+        measured = costs.load()
+    except ValueError as error:
+        return [], str(error)
     return [
         Cost(
             method=one.method,
@@ -24,5 +24,5 @@ def rows() -> list[Cost]:
             params=one.extra_train_params,
             macs=one.extra_macs,
         )
-        for one in costs.load().values()
-    ]
+        for one in measured.values()
+    ], ""

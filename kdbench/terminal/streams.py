@@ -125,11 +125,24 @@ class Stream:
 
     def _lose(self, why: str) -> None:
         self.lost = f"cannot write to {self._name}: {why}"
-        with suppress(Exception):  # what is still in buffers must not raise when Python ends
-            fd = self._to.fileno()
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, fd)
-            os.close(null)
+
+    def end(self) -> None:
+        """What is still in buffers must not raise when Python ends."""
+        if self.lost is not None:
+            with suppress(Exception):
+                fd = self._to.fileno()
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, fd)
+                os.close(null)
+
+    def close(self) -> None:
+        """Others write here, too: it stays open."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is the stream's behind, save for its bytes, which have no plain signs."""
+        if name in ("buffer", "detach", "_to"):
+            raise AttributeError(f"{type(self).__name__} has no {name}")
+        return getattr(self._to, name)
 
     def isatty(self) -> bool:
         """Whether it is a terminal."""
@@ -143,18 +156,6 @@ class Stream:
         if self._to is None:
             raise OSError("there is no such stream")
         return int(self._to.fileno())
-
-    def writable(self) -> bool:
-        """As of any text stream."""
-        return True
-
-    def readable(self) -> bool:
-        """As of any text stream."""
-        return False
-
-    def seekable(self) -> bool:
-        """As of any text stream."""
-        return False
 
 
 def standard(*, stderr: bool = False) -> Stream:
@@ -178,6 +179,7 @@ def unbreakable() -> Iterator[tuple[Stream, Stream]]:
         for stream in now:
             with suppress(ReaderGone):
                 stream.flush()
+            stream.end()
         sys.stdout, sys.stderr = before
 
 

@@ -150,8 +150,12 @@ class Trainee:
         with _said():
             self.lane.end_epoch(0.0)
         if evaluated:
+<<<<<<< HEAD
             eval_mode(self.lane)
             with torch.no_grad():
+=======
+            with in_eval_mode(self.lane):
+>>>>>>> eng
                 answer(self.lane, self.student, self.problem.image[:B])
             self.lane.train_mode()
         self.lane.start_epoch()

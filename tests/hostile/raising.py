@@ -75,7 +75,7 @@ PLACES = {
     "loss": " in epoch 1",
     "transform": " in epoch 1",
     "terms": " in epoch 1",
-    "pretrain_terms": " in epoch 1 of the first stage",
+    "pretrain_terms": " in epoch 1 of the pre-training stage",
     "backward": " in epoch 1",
     "on_stage": " when it was evaluated after epoch 1",
     "predict": " when it was evaluated after epoch 1",
