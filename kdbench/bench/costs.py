@@ -186,9 +186,8 @@ def latency(lane: Lane, n: int, batch: int) -> tuple[float, float]:
     from kdbench.engine import evaluate
 
     found = []
-    evaluate.eval_mode(lane)
-    net = models.fold(cast(models.Tapped, lane.student))
-    with torch.no_grad():
+    with evaluate.in_eval_mode(lane):
+        net = models.fold(cast(models.Tapped, lane.student))
         for size in (1, batch):
             image = torch.randn(size, 3, SIDE, SIDE).to(lane.device, memory_format=torch.channels_last)
 
@@ -197,7 +196,6 @@ def latency(lane: Lane, n: int, batch: int) -> tuple[float, float]:
 
             answer()
             found.append(1000 * median(timed(answer, lane.device).cost for _ in range(max(n, FEWEST))))
-    lane.train_mode()
     return found[0], found[1]
 
 
