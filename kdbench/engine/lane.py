@@ -390,11 +390,3 @@ class Lane:
             self.rng = rng_state(self.device)
         finally:
             set_rng_state(before, self.device)
-<<<<<<< HEAD
-
-
-def channels_last(net: nn.Module) -> nn.Module:
-    """The module with its images' kind of tensors, (N, C, H, W), in the memory format that the engine trains in."""
-    return net._apply(lambda t: t.to(memory_format=torch.channels_last) if t.ndim == 4 else t)
-=======
->>>>>>> eng

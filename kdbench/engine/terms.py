@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""What a loss gives: named scalars."""
-=======
 """What a method may give back as its loss."""
->>>>>>> eng
 
 from __future__ import annotations
 

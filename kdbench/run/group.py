@@ -140,7 +140,7 @@ class _Group:
         work, name = self.work, self.first.teacher
         wanted = teachers.recipe(work.suite, name, work.epochs, work.limit_train)
         if steps := teachers.steps(work.out / "teachers", work.suite, name, wanted, len(self.images.train_labels)):
-            self.emit(GroupBegins(f"teacher {name}", steps, wanted["batch_size"]))
+            self.emit(GroupBegins(f"teacher {name}", steps))
         try:
             return teachers.get(
                 work.out / "teachers",
@@ -232,14 +232,10 @@ class _Group:
         self.maker.compile(lanes, loader)
         ahead = sum(epochs(cell) - behind(lane) for lane, cell in lanes.items()) * len(loader)
         self.emit(Skipped(sum(epochs(cell) for cell in cells) * len(loader) - ahead))
-        self.emit(GroupBegins(self._title(), ahead, first.recipe["batch_size"]))
+        self.emit(GroupBegins(self._title(), ahead))
         if teacher is not None:
             teacher.to(self.device)  # the methods read its head where it is
-<<<<<<< HEAD
-        setting = replace(setting, lasting=self.maker.reach(teacher))
-=======
         setting = replace(setting, lasting=reach(self.images, teacher))
->>>>>>> eng
         for lane in [lane for lane in lanes if lane.done]:  # killed between the last epoch and the record
             engine.keep(setting, lane, lambda lane: self.ledger.finish(lane, lanes[lane]))
         left = [lane for lane in lanes if not lane.done]

@@ -13,13 +13,8 @@ import torch
 
 from kdbench import models, registry
 from kdbench.data import Dataset, Loader
-from kdbench.distiller import Distiller
 from kdbench.engine.checkpoint import CheckpointDamaged, CheckpointForeign
 from kdbench.engine.compiled import CannotCompile, Compiler
-<<<<<<< HEAD
-from kdbench.engine.errors import OutOfMemory, holds, said, text
-=======
->>>>>>> eng
 from kdbench.engine.guard import NotBuilt, built
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
@@ -47,56 +42,28 @@ class Maker:
 
     def lanes(self, cells: Sequence[Cell], teacher: Tapped | None, taught_by: str) -> dict[Lane, Cell]:
         """Those that can be trained. ``teacher`` is None where no cell needs one; ``taught_by``: sha256 of it."""
-        shared = [self.reach(teacher)]
         found = {}
         for cell in cells:
-            lane = self._lane(cell, teacher, taught_by, shared)
+            lane = self._lane(cell, teacher, taught_by)
             if lane is not None:
                 found[lane] = cell
         return found
 
-<<<<<<< HEAD
-    def reach(self, teacher: Tapped | None) -> Lasting:
-        """What methods can reach of what all share."""
-        named = {"the training labels": [self.images.train_labels]}
-        return Lasting(named if teacher is None else {"the teacher's weights": tensors_of(teacher)} | named)
-
-    def _lane(self, cell: Cell, teacher: Tapped | None, taught_by: str, shared: Sequence[Lasting]) -> Lane | None:
-        try:
-            with holds(f"{cell.student} for {cell}", self.device):
-                student, method = self._built(cell, teacher, shared)
-=======
     def _lane(self, cell: Cell, teacher: Tapped | None, taught_by: str) -> Lane | None:
         shared = [reach(self.images, teacher)]
         try:
             make = partial(self._built, cell, teacher, taught_by)
             lane = built(f"{cell.student} for {cell}", make, device=self.device, shared=shared)
->>>>>>> eng
         except ValueError as error:
             self.ledger.refuse(cell, error)
             return None
         except NotBuilt as error:
-<<<<<<< HEAD
-            self.ledger.fail(cell, f"the method could not be built: {text(error)}")
-            return None
-        except OutOfMemory:
-            raise
-        except Exception as error:  # a network of the user's or of timm's may raise anything; the others go on
-            self.ledger.fail(cell, f"the student could not be built: {said(error)}")
-            return None
-        try:
-            return self._entered(cell, student, method, taught_by, shared)
-        except (ValueError, NotBuilt) as error:
-            self.ledger.fail(cell, f"its training cannot begin: {text(error)}")
-            return None
-=======
             self.ledger.fail(cell, f"the cell could not be built: {error}")
             return None
         return self._resumed(cell, lane, shared)
->>>>>>> eng
 
-    def _built(self, cell: Cell, teacher: Tapped | None, shared: Sequence[Lasting]) -> tuple[Tapped, Distiller]:
-        """Raises: ValueError: the method cannot serve the pair; NotBuilt: it raised something else."""
+    def _built(self, cell: Cell, teacher: Tapped | None, taught_by: str) -> Lane:
+        """Raises: ValueError: the method cannot serve the pair."""
         size, recipe = self.images.image_shape[-1], cell.recipe
         # Common random numbers: methods of one seed start from the same student.
         torch.manual_seed(stable_seed(cell.seed, "student", cell.student))
@@ -110,22 +77,14 @@ class Maker:
             batch_size=recipe["batch_size"],
         )
         torch.manual_seed(stable_seed(cell.seed, "method", cell.student))
-        make = partial(registry.get(cell.method).build, pair, **cell.settings.hyper)
-        return student, built(str(cell), make, shared=shared)
-
-    def _entered(
-        self, cell: Cell, student: Tapped, method: Distiller, taught_by: str, shared: Sequence[Lasting]
-    ) -> Lane | None:
-        """The lane, where a checkpoint lies as far as that."""
-        where = grid.files(self.out, cell)
-        make = partial(
-            Lane,
+        method = registry.get(cell.method).build(pair, **cell.settings.hyper)
+        return Lane(
             str(cell),
             student,
             method,
-            plan(cell.epochs, cell.recipe),
+            plan(cell.epochs, recipe),
             seed=stable_seed(cell.seed, "lane", cell.student),
-            path=where.checkpoint,
+            path=grid.files(self.out, cell).checkpoint,
             settings=cell.hash,
             teacher=taught_by,
             device=self.device,
@@ -134,19 +93,12 @@ class Maker:
             data=self.images.fingerprint,
             plugin=registry.source_sha256(cell.method),
         )
-<<<<<<< HEAD
-        lane = built(str(cell), make, device=self.device, shared=shared)
-        passing = (CheckpointDamaged, CheckpointForeign, OSError)
-        try:
-            if built(str(cell), lane.resume, device=self.device, shared=shared, passing=passing):
-=======
 
     def _resumed(self, cell: Cell, lane: Lane, shared: list[Lasting]) -> Lane | None:
         where = grid.files(self.out, cell)
         ours = CheckpointDamaged, CheckpointForeign, OSError
         try:
             if built(f"the checkpoint of {cell}", lane.resume, device=self.device, shared=shared, passing=ours):
->>>>>>> eng
                 self.emit(Note(f"{cell}: going on after epoch {lane.epoch} of {lane.total}"))
         except CheckpointDamaged as error:
             aside = where.checkpoint.with_suffix(".ckpt.damaged")
