@@ -160,7 +160,7 @@ def report(
         methods=None if methods is None else methods.split(","),
         pairs=None if pairs is None else pairs.split(","),
         top=top,
-        select=select,  # type: ignore[arg-type]  # click has checked it
+        select=select,
         published={name: suites.published(suites.load(name)) for name in suites.names()},
         costs=costs.rows(),
         formats=tuple(part.strip() for part in formats.split(",") if part.strip()),
