@@ -73,10 +73,9 @@ def _expand(wanted: str) -> list[str]:
 
 
 def _alternatives(name: str, inside: str | None) -> list[tuple[tuple[str, object], ...]]:
-    if inside is None:
+    if not (inside or "").strip():
         return [()]
-    if not inside.strip():
-        raise ValueError(f"nothing stands in the brackets of {quoted(f'{name}[]')}; write {name} or {name}[key=value]")
+    assert inside is not None
     cls = get(name)
     known = cls.hyperparameters()
     values: dict[str, list[object]] = {}
