@@ -9,7 +9,7 @@ import click
 
 from kdbench.terminal.guard import Ended, Interruptible, sentences
 from kdbench.terminal.options import CHOSEN, DATA, DEVICE, FOLDER, OUT, PLUGIN, PRECISION, WHOLE, argument, option
-from kdbench.terminal.teacher_group import teacher
+from kdbench.terminal.teacher import teacher
 from kdbench.version import __version__
 
 

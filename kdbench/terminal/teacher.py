@@ -1,4 +1,4 @@
-"""`kdbench teacher ...` as click parses it."""
+"""`kdbench teacher`: its words; what they do is in ``verbs``, which loads torch."""
 
 from __future__ import annotations
 
