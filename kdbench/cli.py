@@ -97,11 +97,12 @@ def run(*, plugins: tuple[str, ...], dry_run: bool, **words: Any) -> int:
         screens.show_plan(job, out)
         return 1 if broken else 0
     from kdbench.run import runner
+    from kdbench.run.outcome import Stop
 
     with console.Progress(out) as watch:
         try:
             outcome = runner.run(job, watch)
-        except runner.Stop as stop:
+        except Stop as stop:
             raise Ended(str(stop)) from stop
     screens.show_outcome(job, outcome, out)
     return outcome.exit_code or (1 if broken else 0)

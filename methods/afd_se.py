@@ -30,7 +30,8 @@ class ChannelAttention(nn.Module):
 def unit(feat: Tensor, eps: float) -> Tensor:
     """(B, C, H, W) -> (B, C, H W), every channel's map of (nearly) unit length."""
     maps = feat.flatten(2)
-    return maps / (maps.norm(dim=2, keepdim=True) + eps)
+    scaled: Tensor = maps / (maps.norm(dim=2, keepdim=True) + eps)
+    return scaled
 
 
 @register

@@ -141,4 +141,5 @@ class CRD(Distiller):
         # The gradient is taken at once: a graph that kept the bank would forbid its update before backward.
         grad, (loss, z_now) = torch.func.grad_and_value(value, has_aux=True)(v.detach())
         z.copy_(z_now)
-        return loss + ((v - v.detach()) * grad).sum()  # that value, and that gradient for v
+        attached: Tensor = loss + ((v - v.detach()) * grad).sum()  # that value, and that gradient for v
+        return attached

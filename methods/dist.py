@@ -17,7 +17,8 @@ def pearson(a: Tensor, b: Tensor) -> Tensor:
     """(N, M) each -> (N,), correlation of the rows; 0 where a row is constant."""
     a, b = a - a.mean(dim=1, keepdim=True), b - b.mean(dim=1, keepdim=True)
     norms = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)
-    return (a * b).sum(dim=1) / (norms + 1e-8)
+    correlation: Tensor = (a * b).sum(dim=1) / (norms + 1e-8)
+    return correlation
 
 
 @full_precision

@@ -17,7 +17,8 @@ def cosine_kernel(x: Tensor) -> Tensor:
     length = torch.linalg.vector_norm(x, dim=1)
     inverse = 1 / (length + 1e-6).masked_fill(length == 0, torch.inf)  # a row of zeros gets no gradient
     cosine = gram(x) * (inverse[:, None] * inverse)
-    return ((cosine + 1) / 2).clamp_min(1e-12)
+    shares: Tensor = ((cosine + 1) / 2).clamp_min(1e-12)
+    return shares
 
 
 def student_t_kernel(x: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from kdbench.methods._layers import full_precision
 def unit(x: Tensor, eps: float) -> Tensor:
     """(B, D) -> x / (|x| + eps) by rows; a row of zeros stays, and gets no gradient."""
     norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    return x / (norm + eps).masked_fill(norm == 0, torch.inf)
+    scaled: Tensor = x / (norm + eps).masked_fill(norm == 0, torch.inf)
+    return scaled
 
 
 @full_precision

@@ -118,7 +118,8 @@ class SemCKD(Distiller):
         for project, (f_s, f_t) in zip(self.projectors, couples, strict=True):
             ours, theirs = meet(f_s, f_t)
             columns.append(distance(project(ours), theirs))
-        return torch.stack(columns, dim=1).unflatten(1, (len(self.query), len(self.key)))
+        table: Tensor = torch.stack(columns, dim=1).unflatten(1, (len(self.query), len(self.key)))
+        return table
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         if len(batch.label) != self.width:

@@ -99,7 +99,7 @@ HOSTED: dict[str, Costume] = {
     "asarray": lambda x, b: x[:2] * torch.asarray([[1.0], [2.0]], device=x.device),
     "asarray by keyword": lambda x, b: x[:2] * torch.asarray(obj=ROWS, device=x.device)[:, None],
     "new_tensor": lambda x, b: x * x.new_tensor(2.0),
-    "new": lambda x, b: x[:2] * x.new([[1.0], [2.0]]),  # type: ignore[attr-defined]
+    "new": lambda x, b: x[:2] * x.new([[1.0], [2.0]]),
     "Tensor": lambda x, b: x[:2] * torch.Tensor([[1.0], [2.0]]).to(x.device),
     "FloatTensor": lambda x, b: x[:2] * torch.FloatTensor([[1.0], [2.0]]).to(x.device),
     "from_numpy": lambda x, b: x[torch.from_numpy(ROWS).to(x.device)],
@@ -145,7 +145,7 @@ RIGHT: dict[str, Costume] = {
     "on the device": lambda x, b: x * torch.linspace(0, 1, x.shape[1], device=x.device) + x.new_zeros(x.shape),
     "scalar_tensor": lambda x, b: x * torch.scalar_tensor(2.0, device=x.device),
     "as_tensor of a tensor": lambda x, b: torch.as_tensor(x) + torch.asarray(x.detach()),
-    "new of a size": lambda x, b: x + 0 * x.new(x.shape).fill_(1.0),  # type: ignore[attr-defined]
+    "new of a size": lambda x, b: x + 0 * x.new(x.shape).fill_(1.0),
     "indices": lambda x, b: x[0] + x[-1, 0] + x[:, None, ..., 0] + x[np.int64(1)],
     "indices on the device": lambda x, b: x[b.label % len(x)] + x[:, torch.arange(1, device=x.device)],
     "number put": lambda x, b: _put(x, 0, 1.0) + _put(x, (slice(None), 0), 1) + _put(x, ..., 0.0),

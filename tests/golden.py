@@ -8,7 +8,9 @@ compares the loss, every gradient and every buffer. The data lie beside the chec
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "shared" / "golden"
 _SMALLEST = 1e-12
 
 
-def cases(method: str, *names: str) -> Any:
+def cases(method: str, *names: str) -> pytest.MarkDecorator:
     """``@cases("at")`` parametrises a test over all (or the named) cases of a folder, as ``case``."""
     folder = FOLDER / method
     found = sorted(file.stem for file in folder.glob("*.json")) if folder.is_dir() else []
@@ -185,6 +187,11 @@ class Case:
             kind, _, name = full.partition(".")
             if kind == "buffer_after" and name not in skip:
                 self.same(own[rename(name)], value, f"buffer {name}")
+
+
+def total(terms: Mapping[str, Tensor]) -> Tensor:
+    """The sum that is minimised, in the order of the terms."""
+    return reduce(add, terms.values())
 
 
 def shapes(outputs: Outputs) -> Shapes:

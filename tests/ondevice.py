@@ -189,14 +189,14 @@ def steps(
     )
     setting, watch = Setting(teacher, data, lambda: [], device, one.precision), Watch(device)
     show = partial(look, setting) if one.method.needs_teacher else None
-    losses = one._terms
+    losses = one.terms
 
     def noted(*given: Any) -> dict[str, Tensor]:
         found = losses(*given)
         watch.terms |= {name: term.dtype for name, term in found.items()}
         return found
 
-    one._terms = noted  # type: ignore[assignment, method-assign]
+    one.terms = noted  # type: ignore[assignment, method-assign]
     while True:
         one.start_epoch()
         captured = Captured(data, [one], one.stage, show=show, machine=Still(), note=watch.note)

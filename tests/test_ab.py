@@ -5,7 +5,7 @@ import torch
 
 from golden import Case, cases, shapes
 from kdbench import Outputs, Pair
-from kdbench.registry import get
+from kdbench.methods.ab import AB
 
 
 def rename(name: str) -> str:
@@ -19,7 +19,7 @@ def test_golden(case: Case) -> None:
         o._replace(preacts=o.feats, feats=tuple(f.relu() for f in o.feats))
         for o in (case.outputs("student"), case.outputs("teacher"))
     )
-    method = get("ab")(case.pair(student, teacher), margin=case.meta["hyper"]["margin"])
+    method = AB(case.pair(student, teacher), margin=case.meta["hyper"]["margin"])
     renamed = case.load(method, rename)
     method.train()
     method.on_stage("pretrain")
@@ -34,7 +34,7 @@ def outputs(*sizes: tuple[int, int]) -> Outputs:
 
 def build(student: Outputs, teacher: Outputs) -> torch.nn.Module:
     pair = Pair(shapes(student), shapes(teacher), lambda x: x, 5, torch.zeros(8, dtype=torch.int64), 2)
-    return get("ab")(pair)
+    return AB(pair)
 
 
 def test_a_model_without_preacts_is_read_after_its_relus() -> None:

@@ -9,7 +9,7 @@ from toys import batch, outputs, pair
 
 from golden import Case, cases
 from kdbench import kl
-from kdbench.methods.abkd import divergence
+from kdbench.methods.abkd import ABKD, divergence
 from kdbench.registry import get
 
 EXPONENTS = [
@@ -33,16 +33,14 @@ def test_golden(case: Case) -> None:
     student, teacher = case.outputs("student"), case.outputs("teacher")
     # Where the two cancel, the release has 1 / alpha for 1 / alpha^2.
     weight = hyper["alpha"] if hyper["alpha"] and hyper["alpha"] + hyper["beta"] == 0 else 1.0
-    method = get("abkd")(
-        case.pair(student, teacher), alpha=hyper["alpha"], beta=hyper["beta"], weight=weight, tau=hyper["T"]
-    )
+    method = ABKD(case.pair(student, teacher), alpha=hyper["alpha"], beta=hyper["beta"], weight=weight, tau=hyper["T"])
     case.check(method.terms(student, teacher, case.batch())["divergence"])
 
 
 @hard
 @exponents
 def test_finite_in_float32(name: str, alpha: float, beta: float) -> None:
-    (found,) = finite(lambda p: get("abkd")(p, alpha=alpha, beta=beta), name).values()
+    (found,) = finite(lambda p: ABKD(p, alpha=alpha, beta=beta), name).values()
     if name.startswith("identical,") or name == "all zero":
         assert found.abs() < 1e-3
 
@@ -83,7 +81,7 @@ def test_weight_and_no_kd_term_beside_it() -> None:
     student, teacher = outputs((4, 4, 4)), outputs((4, 4, 4), seed=1)
 
     def loss(**hyper: Any) -> dict[str, torch.Tensor]:
-        return get("abkd")(pair(student, teacher), **hyper).loss(student, teacher, batch())
+        return ABKD(pair(student, teacher), **hyper).loss(student, teacher, batch())
 
     assert set(loss()) == {"ce", "divergence"}
     torch.testing.assert_close(loss(weight=8.0)["divergence"] * 4, loss()["divergence"])

@@ -5,7 +5,7 @@ import torch
 
 from golden import Case, cases, shapes
 from kdbench import Outputs, Pair
-from kdbench.registry import get
+from kdbench.methods.afd_se import AFDSE
 
 
 def rename(name: str) -> str:
@@ -18,7 +18,7 @@ def test_golden(case: Case) -> None:
     case.open()
     student, teacher = case.outputs("student"), case.outputs("teacher")
     hyper = case.meta["hyper"]
-    method = get("afd_se")(case.pair(student, teacher), beta=1.0, ratio=hyper["att_f"], eps=hyper["eps"])
+    method = AFDSE(case.pair(student, teacher), beta=1.0, ratio=hyper["att_f"], eps=hyper["eps"])
     renamed = case.load(method, rename)
     case.check(method.terms(student, teacher, case.batch())["channels"], method, renamed)
 
@@ -30,4 +30,4 @@ def test_unequal_stages_are_refused() -> None:
 
     pair = Pair(sizes(4), sizes(2), lambda x: x, 5, torch.zeros(8, dtype=torch.int64), 2)
     with pytest.raises(ValueError, match="equal shapes"):
-        get("afd_se")(pair)
+        AFDSE(pair)

@@ -45,7 +45,7 @@ def job(out: Path, methods: str = NAMES, **words: object) -> Job:
 def run(out: Path, methods: str = NAMES, **words: object) -> tuple[Outcome, Notes]:
     torch.set_num_threads(1)
     watch = Notes()
-    return runner.run(job(out, methods, **words), watch), watch  # type: ignore[arg-type]
+    return runner.run(job(out, methods, **words), watch), watch
 
 
 def records(folder: Path) -> dict[str, record.Record]:
@@ -96,7 +96,7 @@ def test_agreement_is_with_the_suites_teacher(tmp_path: Path, monkeypatch: pytes
 
     def spy(setting: group.engine.Setting, lanes: list[Lane], *rest: object, **named: object) -> None:
         seen.append((lanes[0].key, setting))
-        fit(setting, lanes, *rest, **named)  # type: ignore[arg-type]
+        fit(setting, lanes, *rest, **named)
 
     monkeypatch.setattr(group.engine, "fit", spy)
     assert run(tmp_path, "hkd")[0].exit_code == 0
@@ -109,7 +109,7 @@ def test_agreement_is_with_the_suites_teacher(tmp_path: Path, monkeypatch: pytes
     assert helped.teacher is not None
     assert helped.judge(image).pooled.shape[1] == 64  # resnet14
     assert helped.teacher(image).pooled.shape[1] == 128  # resnet8_double
-    assert torch.equal(helped.judge(image).logits, assisting.teacher(image).logits)  # type: ignore[misc]
+    assert torch.equal(helped.judge(image).logits, assisting.teacher(image).logits)
 
 
 def test_a_method_alone_has_the_numbers_of_company(whole: Path, tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_an_assistant_that_another_run_trains_is_waited_for(tmp_path: Path) -> N
             watch.notes.append(sentence)
 
     watch.note = note  # type: ignore[method-assign]
-    assert runner.run(job(tmp_path), watch).exit_code == 0  # type: ignore[arg-type]
+    assert runner.run(job(tmp_path), watch).exit_code == 0
     assert watch.notes
 
 

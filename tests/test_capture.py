@@ -145,7 +145,7 @@ def odd(kind: str, folder: Path) -> Lane:
         one.student,
         teacher(),
         image_shape=(3, 8, 8),
-        num_classes=10,  # type: ignore[arg-type]
+        num_classes=10,
         train_labels=torch.zeros(IMAGES, dtype=torch.int64),
         batch_size=BATCH,
     )

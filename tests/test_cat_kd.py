@@ -5,8 +5,7 @@ import torch
 
 from golden import Case, cases, shapes
 from kdbench import Batch, Outputs, Pair
-from kdbench.methods.cat_kd import class_maps
-from kdbench.registry import get
+from kdbench.methods.cat_kd import CATKD, class_maps
 
 
 def outputs(case: Case, side: str) -> Outputs:
@@ -23,7 +22,7 @@ def test_golden(case: Case) -> None:
     cams, k = hyper["cams"], student.last.shape[1]
     # Asked for some, theirs moves one class less of the highest, and of 100 classes one more of the lowest.
     some = {} if not cams else {"top": cams - 1} if hyper["strategy"] == 0 else {"bottom": k - (99 - cams)}
-    method = get("cat_kd")(
+    method = CATKD(
         case.pair(student, teacher),
         beta=hyper["weight"],
         resolution=hyper["resolution"],
@@ -55,7 +54,7 @@ def test_the_lowest_classes_are_those_of_the_negated_logits() -> None:
     batch = Batch(torch.zeros(3, 3, 1, 1), torch.zeros(3, dtype=torch.int64), torch.arange(3), torch.tensor(0.5))
 
     def loss(logits: torch.Tensor, **hyper: int) -> torch.Tensor:
-        return get("cat_kd")(pair, **hyper).terms(student, teacher._replace(logits=logits), batch)["cat"]
+        return CATKD(pair, **hyper).terms(student, teacher._replace(logits=logits), batch)["cat"]
 
     torch.testing.assert_close(loss(teacher.logits, bottom=2), loss(-teacher.logits, top=2))
     torch.testing.assert_close(loss(teacher.logits, bottom=6), loss(teacher.logits))
@@ -69,7 +68,7 @@ def test_what_cannot_be_served_is_refused() -> None:
     pair = Pair(sizes, sizes, lambda x: x, 5, torch.zeros(8, dtype=torch.int64), 2)
     for hyper, words in (({"top": 6}, "top=6"), ({"bottom": 6}, "bottom=6"), ({"top": 1, "bottom": 1}, "take one")):
         with pytest.raises(ValueError, match=words):
-            get("cat_kd")(pair, **hyper)
+            CATKD(pair, **hyper)
     wider = Pair(sizes._replace(pooled=9), sizes, lambda x: x, 5, torch.zeros(8, dtype=torch.int64), 2)
     with pytest.raises(ValueError, match="3 channels become 9"):
-        get("cat_kd")(wider)
+        CATKD(wider)

@@ -5,13 +5,14 @@ import torch
 import torch.nn.functional as F
 from toys import batch, outputs, pair
 
-from kdbench.registry import get
+from golden import total
+from kdbench.methods.confidence_penalty import ConfidencePenalty
 
 
 def test_formula() -> None:
     student, seen = outputs((3, 8, 8), (4, 4, 4), grad=True), batch()
-    method = get("confidence_penalty")(pair(student, student), beta=0.3)
-    ours = sum(method.loss(student, student, seen).values())
+    method = ConfidencePenalty(pair(student, student), beta=0.3)
+    ours = total(method.loss(student, student, seen))
     entropy = torch.distributions.Categorical(logits=student.logits).entropy().mean()
     theirs = F.cross_entropy(student.logits, seen.label) - 0.3 * entropy
     torch.testing.assert_close(ours, theirs)
@@ -21,7 +22,7 @@ def test_formula() -> None:
 
 def test_even_and_certain_predictions() -> None:
     student, seen = outputs((3, 8, 8), (4, 4, 4)), batch()
-    method = get("confidence_penalty")(pair(student, student))
+    method = ConfidencePenalty(pair(student, student))
     even = student._replace(logits=torch.zeros(6, 5))
     assert method.terms(even, even, seen)["penalty"].item() == pytest.approx(-0.1 * torch.tensor(5.0).log().item())
     certain = torch.full((6, 5), -1e4)

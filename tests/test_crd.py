@@ -7,10 +7,10 @@ import pytest
 import torch
 from toys import batch, outputs, pair
 
-from golden import Case, cases
+from golden import Case, cases, total
 from kdbench import Batch, Distiller
 from kdbench.methods._layers import distinct, draws_for
-from kdbench.registry import get
+from kdbench.methods.crd import CRD
 
 
 def rename(name: str) -> str:
@@ -20,14 +20,14 @@ def rename(name: str) -> str:
 def made(labels: torch.Tensor, b: int = 6, **hyper: Any) -> Distiller:
     student, teacher = outputs((3, 8, 8), (4, 4, 4), b=b), outputs((3, 8, 8), (7, 4, 4), b=b, seed=1)
     torch.manual_seed(0)
-    return get("crd")(pair(student, teacher, train_labels=labels), **{"feat_dim": 8, "nce_k": 5, **hyper}).double()
+    return CRD(pair(student, teacher, train_labels=labels), **{"feat_dim": 8, "nce_k": 5, **hyper}).double()
 
 
 @cases("crd")
 def test_golden(case: Case) -> None:
     case.open()
     student, teacher, hyper = case.outputs("student"), case.outputs("teacher"), case.meta["hyper"]
-    method = get("crd")(
+    method = CRD(
         case.pair(student, teacher, train_labels=torch.arange(hyper["n_data"]) % 4),
         feat_dim=hyper["embed_dim"],
         nce_k=hyper["K"],
@@ -43,7 +43,7 @@ def test_golden(case: Case) -> None:
     terms = method.compare(student.pooled, teacher.pooled, idx, case["in.contrast_indices"])
     assert list(terms) == ["contrast_student", "contrast_teacher"]
     case.check(
-        sum(terms.values()),
+        total(terms),
         method,
         renamed,
         student_term=terms["contrast_student"],
@@ -174,7 +174,7 @@ def test_it_compiles_as_one_graph() -> None:
     grads = []
     for compare in (eager.compare, torch.compile(compiled.compare, fullgraph=True, backend="aot_eager")):
         terms = compare(pooled, teacher.pooled.float(), idx, contrast)
-        grads.append(torch.autograd.grad(sum(terms.values()), pooled)[0])
+        grads.append(torch.autograd.grad(total(terms), pooled)[0])
     torch.testing.assert_close(*grads)
     torch.testing.assert_close(dict(compiled.named_buffers()), dict(eager.named_buffers()))
     terms = torch.compile(compiled.terms, fullgraph=True, backend="aot_eager")(student, teacher, batch())

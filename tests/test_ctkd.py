@@ -6,7 +6,8 @@ import pytest
 import torch
 from logits import batch_of, bears, each_kind, hard, pair_of, shown
 
-from golden import Case, cases
+from golden import Case, cases, total
+from kdbench.methods.ctkd import CTKD
 from kdbench.registry import get
 
 
@@ -16,7 +17,7 @@ def test_golden(case: Case) -> None:
     hyper = case.meta["hyper"]
     student, teacher = case.outputs("student"), case.outputs("teacher")
     weights = {key: hyper[key] for key in ("alpha", "beta") if key in hyper}
-    method = get("ctkd")(
+    method = CTKD(
         case.pair(student, teacher),
         base=hyper["base"],
         weight=1.0,
@@ -31,7 +32,7 @@ def test_golden(case: Case) -> None:
     batch = case.batch(progress=(hyper["epoch"] - 0.5) / 240)
     assert method.strength(batch.progress).item() == pytest.approx(hyper["lambda"], rel=1e-12)
     case.same(method.temperature(batch.progress)[None], case["aux.tau"], "tau")
-    case.check(sum(method.terms(student, teacher, batch).values()), method, renamed)
+    case.check(total(method.terms(student, teacher, batch)), method, renamed)
 
 
 @each_kind
@@ -50,7 +51,7 @@ def test_finite_whatever_the_logits(kind: str, base: str, theta: float) -> None:
 def test_theta_climbs_while_the_student_descends() -> None:
     student, teacher = shown(*hard("random")[:2])
     batch = batch_of(hard("random")[2])
-    method = get("ctkd")(pair_of(student, teacher)).double()
+    method = CTKD(pair_of(student, teacher)).double()
     loss = method.terms(student, teacher, batch)["soft"]
     loss.backward()
     assert method.theta.grad is not None
@@ -61,7 +62,7 @@ def test_theta_climbs_while_the_student_descends() -> None:
 
 def test_lambda_goes_in_steps_of_an_epoch_from_nothing_to_one() -> None:
     for loops in (10, 240):
-        method = get("ctkd")(pair_of(*shown(*hard("random")[:2])), loops=loops)
+        method = CTKD(pair_of(*shown(*hard("random")[:2])), loops=loops)
         for epoch in range(1, 241):
             wanted = -0.5 * (1 - math.cos(math.pi * min(epoch, loops) / loops))
             for step in (0.0, 0.5, 0.99):  # the first step of an epoch too, which float32 may put into the one before
@@ -70,7 +71,7 @@ def test_lambda_goes_in_steps_of_an_epoch_from_nothing_to_one() -> None:
 
 
 def test_theta_is_one_more_parameter_and_decays_as_the_rest() -> None:
-    method = get("ctkd")(pair_of(*shown(*hard("random")[:2])))
+    method = CTKD(pair_of(*shown(*hard("random")[:2])))
     assert [(name, p.requires_grad) for name, p in method.named_parameters()] == [("theta", True)]
 
 
@@ -78,7 +79,7 @@ def test_there_is_no_kd_term_beside_it_and_no_fixed_temperature() -> None:
     assert not {"kd_weight", "tau"} & set(get("ctkd").hyperparameters())
     s, t, label = hard("random")
     student, teacher = shown(s, t)
-    named = get("ctkd")(pair_of(student, teacher)).loss(student, teacher, batch_of(label))
+    named = CTKD(pair_of(student, teacher)).loss(student, teacher, batch_of(label))
     assert set(named) == {"ce", "soft"}
     ce = torch.nn.functional.cross_entropy(s, label)
     torch.testing.assert_close(named["ce"], 0.1 * ce)
@@ -86,4 +87,4 @@ def test_there_is_no_kd_term_beside_it_and_no_fixed_temperature() -> None:
 
 def test_an_unknown_base_is_refused() -> None:
     with pytest.raises(ValueError, match="base='nkd' is no loss"):
-        get("ctkd")(pair_of(*shown(*hard("random")[:2])), base="nkd")
+        CTKD(pair_of(*shown(*hard("random")[:2])), base="nkd")

@@ -230,7 +230,7 @@ def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("the CIFAR-100 images (../shared/data) are not here")
     sys.path.insert(0, str(SHARED))
     try:
-        import unpack  # type: ignore[import-not-found]
+        import unpack
     finally:
         sys.path.remove(str(SHARED))
     home = tmp_path_factory.mktemp("official")

@@ -30,6 +30,7 @@ from kdbench.engine.graph.backend import Eager
 from kdbench.engine.graph.cached_teacher import resident
 from kdbench.engine.graph.train_step import Captures
 from kdbench.methods._layers import full_precision
+from kdbench.methods.kd import KD
 from kdbench.testing import variant
 from kdbench.testing.one_batch import check_tensors_follow_the_device
 from kdbench.testing.toys import ALIKE, TWIN, UNLIKE, Broken, Problem, Toy, served
@@ -134,7 +135,7 @@ def test_every_network_stays_on_the_device(student: str) -> None:
     pair = models.make_pair(
         net, teacher, image_shape=(3, 32, 32), num_classes=10, train_labels=torch.arange(20) % 10, batch_size=BATCH
     )
-    one = lane_of(net, registry.get("kd")(pair))
+    one = lane_of(net, KD(pair))
     with place(CUDA):
         settle(one, CUDA, "amp")
         watch = steps(one, move(teacher, CUDA), 32, sizes=(BATCH,))

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from toys import batch, outputs, pair
 
+from golden import total
+from kdbench.methods.dskd import DSKD
 from kdbench.registry import get
 
 STUDENT = outputs((3, 16, 16), (4, 16, 16), (5, 8, 8), (6, 4, 4), grad=True)
@@ -14,7 +16,7 @@ TEACHER, SEEN = outputs((3, 16, 16), (9, 2, 2), seed=1), batch()
 @pytest.mark.parametrize("favour", ["lagging", "leading"])
 @pytest.mark.parametrize("aux_ce", [0.0, 0.5])
 def test_formula(favour: str, aux_ce: float) -> None:
-    method = get("dskd")(
+    method = DSKD(
         pair(STUDENT, TEACHER),
         gamma=3.0,
         tau_w=2.0,
@@ -25,7 +27,7 @@ def test_formula(favour: str, aux_ce: float) -> None:
         ce_weight=0.9,
         kd_weight=0.8,
     ).double()
-    ours = sum(method.loss(STUDENT, TEACHER, SEEN).values())
+    ours = total(method.loss(STUDENT, TEACHER, SEEN))
 
     def divergence(z: torch.Tensor) -> torch.Tensor:
         p = torch.softmax(TEACHER.logits / 3, dim=1)
@@ -50,22 +52,22 @@ def test_formula(favour: str, aux_ce: float) -> None:
 
 def test_weights_sum_to_the_number_of_shallow_stages_and_favour_a_side() -> None:
     losses = torch.tensor([1.0, 3.0, 2.0], requires_grad=True)
-    lagging = get("dskd")(pair(STUDENT, TEACHER)).weights(losses)
-    leading = get("dskd")(pair(STUDENT, TEACHER), favour="leading").weights(losses)
+    lagging = DSKD(pair(STUDENT, TEACHER)).weights(losses)
+    leading = DSKD(pair(STUDENT, TEACHER), favour="leading").weights(losses)
     for weights in (lagging, leading):
         assert weights.sum().item() == pytest.approx(3)
         assert not weights.requires_grad
     assert lagging.argmax() == 1
     assert leading.argmax() == 0
-    even = get("dskd")(pair(STUDENT, TEACHER), tau_w=1e6).weights(losses)
+    even = DSKD(pair(STUDENT, TEACHER), tau_w=1e6).weights(losses)
     torch.testing.assert_close(even, torch.ones(3), atol=1e-4, rtol=0)
 
 
 def test_branches_end_at_the_deepest_stages_side_and_the_stem_has_none() -> None:
-    method = get("dskd")(pair(STUDENT, TEACHER)).double()
+    method = DSKD(pair(STUDENT, TEACHER)).double()
     shown = [branch(tap)[0] for branch, tap in zip(method.branches, STUDENT.feats[1:3], strict=True)]
     assert [g.shape for g in shown] == [(6, 9, 4, 4)] * 2
-    sum(method.terms(STUDENT, TEACHER, SEEN).values()).backward()
+    total(method.terms(STUDENT, TEACHER, SEEN)).backward()
     assert all(p.grad is not None for p in method.parameters())
 
 
@@ -73,16 +75,16 @@ def test_branches_end_at_the_deepest_stages_side_and_the_stem_has_none() -> None
 def test_any_side_can_be_served(side: int) -> None:
     student = outputs((3, 9, 9), (4, 9, 9), (4, side, side), (6, side, side))
     for teacher in (TEACHER, outputs((3, 9, 9), (9, 9, 9), seed=2), outputs((3, 9, 9), (9, 1, 1), seed=2)):
-        terms = get("dskd")(pair(student, teacher)).double().terms(student, teacher, SEEN)
+        terms = DSKD(pair(student, teacher)).double().terms(student, teacher, SEEN)
         assert all(term.isfinite() for term in terms.values())
 
 
 def test_what_cannot_be_served_is_refused() -> None:
     shallow = outputs((3, 8, 8), (4, 4, 4))
     with pytest.raises(ValueError, match="one stage only"):
-        get("dskd")(pair(shallow, TEACHER))
+        DSKD(pair(shallow, TEACHER))
     with pytest.raises(ValueError, match="neither"):
-        get("dskd")(pair(STUDENT, TEACHER), favour="both")
+        DSKD(pair(STUDENT, TEACHER), favour="both")
 
 
 def test_it_says_that_it_is_a_reading() -> None:

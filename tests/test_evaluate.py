@@ -306,7 +306,7 @@ def odd(kind: str, folder: Path) -> Lane:
         if kind == "draws":
             return student.logits + 0 * torch.rand_like(student.logits)
         if kind == "replaces":
-            one.method.seen = student.logits  # type: ignore[assignment]
+            one.method.seen = student.logits
         if kind == "elsewhere":
             return student.logits + torch.zeros(10)
         return student.logits

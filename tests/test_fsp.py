@@ -5,14 +5,14 @@ import torch
 
 from golden import Case, cases, shapes
 from kdbench import Outputs, Pair
-from kdbench.registry import get
+from kdbench.methods.fsp import FSP
 
 
 @cases("fsp")
 def test_golden(case: Case) -> None:
     case.open()
     student, teacher = case.outputs("student"), case.outputs("teacher")
-    method = get("fsp")(case.pair(student, teacher))
+    method = FSP(case.pair(student, teacher))
     case.check(method.pretrain_terms(student, teacher, case.batch())["flow"])
     assert method.terms(student, teacher, case.batch()) == {}
 
@@ -24,4 +24,4 @@ def test_unequal_channels_are_refused() -> None:
 
     pair = Pair(sizes(4), sizes(8), lambda x: x, 5, torch.zeros(8, dtype=torch.int64), 2)
     with pytest.raises(ValueError, match=r"student has \[4, 4\], the teacher \[4, 8\]"):
-        get("fsp")(pair)
+        FSP(pair)

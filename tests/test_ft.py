@@ -7,7 +7,7 @@ import torch
 
 from golden import Case, cases, shapes
 from kdbench import Outputs, Pair
-from kdbench.registry import get
+from kdbench.methods.ft import FT
 
 
 def rename(name: str) -> str:
@@ -28,7 +28,7 @@ def test_golden(case: Case) -> None:
         return
     assert (hyper["translator_bn"], hyper["paraphraser_bn"]) == (True, False), "the class has one design"
     student = case.outputs("student")
-    method = get("ft")(case.pair(student, teacher), beta=1.0, k=hyper["k"])
+    method = FT(case.pair(student, teacher), beta=1.0, k=hyper["k"])
     renamed = case.load(method, rename)
     method.train()
     method.on_stage("train")
@@ -40,7 +40,7 @@ def test_golden(case: Case) -> None:
 def first_stage(case: Case) -> None:
     """The case trains the paraphraser, on the teacher alone."""
     teacher = case.outputs("teacher")
-    method = get("ft")(case.pair(teacher, teacher), k=case.meta["hyper"]["k"])
+    method = FT(case.pair(teacher, teacher), k=case.meta["hyper"]["k"])
     renamed = case.load(method, rename)
     method.on_stage("pretrain")
     case.check(method.pretrain_terms(teacher, teacher, None)["reconstruction"], method, renamed)  # uses no batch
@@ -52,4 +52,4 @@ def test_a_factor_without_channels_is_refused() -> None:
     sizes = shapes(Outputs(feats, feats[-1], torch.zeros(2, 4), torch.zeros(2, 5)))
     pair = Pair(sizes, sizes, lambda x: x, 5, torch.zeros(8, dtype=torch.int64), 2)
     with pytest.raises(ValueError, match="take at least"):
-        get("ft")(pair, k=0.1)
+        FT(pair, k=0.1)

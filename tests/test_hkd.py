@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from toys import batch, outputs, pair
 
+from golden import total
 from kdbench import Batch, Outputs
-from kdbench.registry import get
+from kdbench.methods.hkd import HKD
 
 TAPS = ((3, 4, 4), (5, 4, 4), (6, 2, 2), (7, 2, 2))
 WIDE = ((6, 4, 4), (10, 4, 4), (12, 2, 2), (14, 2, 2))
@@ -39,7 +40,7 @@ def divergence(f_s: Tensor, f_t: Tensor) -> Tensor:
 @pytest.mark.parametrize(("progress", "epoch"), [(0.0, 0), (0.9 / 240, 0), (1 / 240, 1), (7 / 240, 7), (0.5, 120)])
 def test_formula(progress: float, epoch: int) -> None:
     student, teacher = outputs(*TAPS, grad=True), outputs(*WIDE, seed=1)
-    method = get("hkd")(pair(student, teacher), beta=2.0)
+    method = HKD(pair(student, teacher), beta=2.0)
     terms = method.terms(student, teacher, at(progress))
     w = 100 * 0.7**epoch
     stages = sum(divergence(s, t) for s, t in zip(student.feats[1:], teacher.feats[1:], strict=True))
@@ -59,7 +60,7 @@ def test_formula(progress: float, epoch: int) -> None:
 def test_every_epoch_of_a_run_has_its_own_weight() -> None:
     """In float32, e / 240 * 240 may fall short of e: the first batch must not belong to the epoch before."""
     student, teacher = outputs(*TAPS), outputs(*WIDE, seed=1)
-    method = get("hkd")(pair(student, teacher))
+    method = HKD(pair(student, teacher))
     steps, whole = 782, method.terms(student, teacher, at(0.0))["stages"]
     for epoch in (*range(30), 63, 125, 126, 239):
         of_epoch = [method.terms(student, teacher, at((epoch + n / steps) / 240))["stages"] for n in (0, 1, steps - 1)]
@@ -77,7 +78,7 @@ def test_zeros_give_finite_gradients(zero: slice) -> None:
     dead = Outputs(tuple(x[:-1]), x[-2], x[-1], student.logits.float())
     feats = tuple(f.float() for f in teacher.feats)
     seen = Outputs(feats, feats[-1], teacher.pooled.float(), teacher.logits.float())
-    loss = sum(get("hkd")(pair(student, teacher)).terms(dead, seen, at(0.0)).values())
+    loss = total(HKD(pair(student, teacher)).terms(dead, seen, at(0.0)))
     assert isinstance(loss, Tensor)
     loss.backward()
     assert loss.isfinite()

@@ -4,9 +4,8 @@ import pytest
 import torch
 from toys import batch, outputs, pair
 
-from golden import Case, cases
-from kdbench.methods.hkd_port import flow
-from kdbench.registry import get
+from golden import Case, cases, total
+from kdbench.methods.hkd_port import HKDPort, flow
 
 
 @cases("hkd")
@@ -16,7 +15,7 @@ def test_golden(case: Case) -> None:
     shift = 1 - layers[0]  # the first stage given is the first stage of the class
     student, teacher = case.outputs("student", shift=shift), case.outputs("teacher", shift=shift)
     hyper = case.meta["hyper"]
-    method = get("hkd_port")(case.pair(student, teacher), beta=1.0, first_weight=hyper["init_weight"])
+    method = HKDPort(case.pair(student, teacher), beta=1.0, first_weight=hyper["init_weight"])
     stages = {f"stage.{i}": flow(student.feats[i + shift], teacher.feats[i + shift]) for i in layers}
     terms = method.terms(student, teacher, case.batch())
     case.check(terms["first"] + terms["others"], **stages)
@@ -29,7 +28,7 @@ def test_maps_of_zeros_give_finite_gradients(zero: slice) -> None:
     x[zero] = 0
     student = given._replace(feats=(given.feats[0], x.requires_grad_(True)))
     teacher = given._replace(feats=tuple(f.float().flip(0) for f in given.feats))
-    loss = sum(get("hkd_port")(pair(student, teacher)).terms(student, teacher, batch(3)).values())
+    loss = total(HKDPort(pair(student, teacher)).terms(student, teacher, batch(3)))
     loss.backward()
     assert loss.isfinite()
     assert x.grad is not None
@@ -50,7 +49,7 @@ def test_opposite_maps_keep_the_logarithm_finite() -> None:
     x = torch.cat([half, -half]).requires_grad_(True)
     student = given._replace(feats=(given.feats[0], x))
     teacher = given._replace(feats=tuple(f.detach().float() for f in given.feats))
-    loss = sum(get("hkd_port")(pair(student, teacher)).terms(student, teacher, batch(2)).values())
+    loss = total(HKDPort(pair(student, teacher)).terms(student, teacher, batch(2)))
     loss.backward()
     assert loss.isfinite()
     assert x.grad is not None

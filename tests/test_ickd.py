@@ -7,8 +7,7 @@ from torch import Tensor
 from toys import batch, outputs, pair
 
 from golden import Case, cases
-from kdbench.methods.ickd import distance
-from kdbench.registry import get
+from kdbench.methods.ickd import ICKD, distance
 
 
 def rename(name: str) -> str:
@@ -20,7 +19,7 @@ def test_golden(case: Case) -> None:
     case.open()
     student, teacher = case.outputs("student"), case.outputs("teacher")
     assert teacher.last.shape[1] == case.meta["hyper"]["feat_dim"]
-    method = get("ickd")(case.pair(student, teacher), beta=1.0)
+    method = ICKD(case.pair(student, teacher), beta=1.0)
     renamed = case.load(method, rename)
     case.check(method.terms(student, teacher, case.batch())["channels"], method, renamed)
     case.check_buffers(method, rename)
@@ -84,7 +83,7 @@ def test_the_class_is_finite_whatever_the_maps(kind: str) -> None:
     student, teacher = outputs((9, 4, 4), b=6), outputs((9, 3, 3), b=6, seed=1)
     leaf = s.requires_grad_(True)
     student, teacher = student._replace(last=leaf), teacher._replace(last=t)
-    method = get("ickd")(pair(student, teacher))
+    method = ICKD(pair(student, teacher))
     loss = method.terms(student, teacher, batch())["channels"]
     loss.backward()
     assert loss.isfinite()
@@ -95,18 +94,17 @@ def test_the_class_is_finite_whatever_the_maps(kind: str) -> None:
 
 def test_a_last_batch_of_one_image_and_one_position_trains_without_it() -> None:
     student, teacher = outputs((4, 1, 1), b=1, grad=True), outputs((6, 1, 1), b=1, seed=1)
-    method = get("ickd")(pair(student, teacher)).double()
+    method = ICKD(pair(student, teacher)).double()
     loss = method.terms(student, teacher, batch(1))["channels"]
     loss.backward()
     assert loss == 0
     wide = outputs((4, 2, 2), b=1), outputs((6, 1, 1), b=1, seed=1)
-    assert get("ickd")(pair(*wide)).double().terms(*wide, batch(1))["channels"] > 0
+    assert ICKD(pair(*wide)).double().terms(*wide, batch(1))["channels"] > 0
 
 
 def test_kd_stands_beside_it_where_the_convention_says_so() -> None:
     student, teacher = outputs((3, 4, 4)), outputs((4, 4, 4), seed=1)
     names = [
-        set(get("ickd")(pair(student, teacher), kd_weight=w).double().loss(student, teacher, batch()))
-        for w in (0.0, 1.0)
+        set(ICKD(pair(student, teacher), kd_weight=w).double().loss(student, teacher, batch())) for w in (0.0, 1.0)
     ]
     assert names == [{"ce", "channels"}, {"ce", "kd", "channels"}]

@@ -4,10 +4,9 @@ import pytest
 import torch
 from toys import batch, outputs, pair
 
-from golden import Case, cases
+from golden import Case, cases, total
 from kdbench import Outputs
-from kdbench.methods.irg import edges
-from kdbench.registry import get
+from kdbench.methods.irg import IRG, edges
 
 
 @cases("irg")
@@ -22,11 +21,9 @@ def test_golden(case: Case) -> None:
             for side, of in zip((student, teacher), layers, strict=True)
         )
     transform = "/".join(f"{i}-{i + 1}" for i in range(0, len(layers[0]) - 1, 2))
-    method = get("irg")(
-        case.pair(student, teacher), beta=1.0, transform=transform, transform_edges=hyper["edge_transform"]
-    )
+    method = IRG(case.pair(student, teacher), beta=1.0, transform=transform, transform_edges=hyper["edge_transform"])
     terms = method.terms(student, teacher, case.batch())
-    case.check(sum(terms.values()), vertex_and_edge=terms["edge"] + terms.get("vertex", torch.tensor(0.0)))
+    case.check(total(terms), vertex_and_edge=terms["edge"] + terms.get("vertex", torch.tensor(0.0)))
 
 
 def test_without_edges_only_vertices_are_followed() -> None:
@@ -35,7 +32,7 @@ def test_without_edges_only_vertices_are_followed() -> None:
     made = pair(student, teacher)
 
     def transformation(transform: str, **hyper: bool) -> torch.Tensor | None:
-        method = get("irg")(made, beta=1.0, transform=transform, **hyper)
+        method = IRG(made, beta=1.0, transform=transform, **hyper)
         return method.terms(student, teacher, batch()).get("transform")
 
     def gap(outputs: Outputs) -> torch.Tensor:
@@ -44,7 +41,7 @@ def test_without_edges_only_vertices_are_followed() -> None:
     want = (gap(student) - gap(teacher)).square()
     torch.testing.assert_close(transformation("0-1/1-2", transform_edges=False), want)
     assert transformation("1-2", transform_edges=False) is None  # shapes that no vertex has in common
-    assert get("irg")(made, transform="1-2", transform_edges=False).reads == "pooled"
+    assert IRG(made, transform="1-2", transform_edges=False).reads == "pooled"
     both, edges_too = transformation("0-1"), transformation("1-2")
     assert both is not None
     assert edges_too is not None
@@ -62,7 +59,7 @@ def test_without_edges_only_vertices_are_followed() -> None:
 def test_transform_that_cannot_be_is_refused(transform: str, sentence: str) -> None:
     given = outputs((3, 4, 4), (3, 4, 4), (5, 2, 2))
     with pytest.raises(ValueError, match=sentence):
-        get("irg")(pair(given, given), transform=transform)
+        IRG(pair(given, given), transform=transform)
 
 
 @pytest.mark.parametrize("x", [torch.zeros(2, 3), torch.ones(4, 3)])
@@ -78,8 +75,7 @@ def test_equal_vectors_have_no_edges_and_a_finite_gradient(x: torch.Tensor) -> N
 def test_beta_weighs_every_term() -> None:
     student, teacher = outputs((3, 4, 4), (3, 4, 4)), outputs((3, 4, 4), (3, 4, 4), seed=1)
     one, three = (
-        get("irg")(pair(student, teacher), beta=beta, transform="0-1").terms(student, teacher, batch())
-        for beta in (1.0, 3.0)
+        IRG(pair(student, teacher), beta=beta, transform="0-1").terms(student, teacher, batch()) for beta in (1.0, 3.0)
     )
     assert list(one) == ["edge", "vertex", "transform"]
     torch.testing.assert_close({k: 3 * v for k, v in one.items()}, three)

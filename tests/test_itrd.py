@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from toys import batch, outputs, pair
 
-from golden import Case, cases
+from golden import Case, cases, total
 from kdbench import Outputs
-from kdbench.registry import get
+from kdbench.methods.itrd import ITRD
 
 
 @cases("itrd")
@@ -17,7 +17,7 @@ def test_golden(case: Case) -> None:
     case.open()
     hyper = case.meta["hyper"]
     student, teacher = case.outputs("student"), case.outputs("teacher")
-    method = get("itrd")(
+    method = ITRD(
         case.pair(student, teacher),
         lambda_corr=hyper["lambda_corr"],
         lambda_mutual=hyper["lambda_mutual"],
@@ -26,7 +26,7 @@ def test_golden(case: Case) -> None:
     renamed = case.load(method, lambda name: name.replace("embed.linear", "embed"))
     terms = method.terms(student, teacher, case.batch())
     case.check(
-        sum(terms.values()),
+        total(terms),
         method,
         renamed,
         correlation=terms["correlation"] / hyper["lambda_corr"],
@@ -83,12 +83,12 @@ def given(student: Outputs, teacher: Outputs) -> object:
 @pytest.mark.parametrize("b", [1, 2, 8])
 def test_finite_whatever_the_vectors(kind: str, widths: tuple[int, int], b: int) -> None:
     student, teacher = vectors(kind, *widths, b=b)
-    method = get("itrd")(given(student, teacher))
+    method = ITRD(given(student, teacher))
     with torch.no_grad():
         method.embed.weight[0], method.embed.bias[0] = 0, 0  # a dimension of the embedding that is always 0
     terms = method.terms(student, teacher, batch(len(student.pooled)))
     assert all(term.isfinite() for term in terms.values()), terms
-    sum(terms.values()).backward()
+    total(terms).backward()
     for leaf in (student.pooled, *method.parameters()):
         assert leaf.grad is not None
         assert leaf.grad.isfinite().all()
@@ -99,13 +99,13 @@ def test_finite_whatever_the_vectors(kind: str, widths: tuple[int, int], b: int)
 
 def test_a_dead_dimension_counts_as_uncorrelated() -> None:
     student, teacher = vectors("all-zero teacher", 6, 9)
-    method = get("itrd")(given(student, teacher), lambda_corr=1.0)
+    method = ITRD(given(student, teacher), lambda_corr=1.0)
     assert method.terms(student, teacher, batch(8))["correlation"].item() == pytest.approx(math.log2(9))
 
 
 def test_a_perfect_match_is_bounded_by_the_batch() -> None:
     student, _ = vectors("random", 6, 6)
-    method = get("itrd")(given(student, student), lambda_corr=1.0, alpha=1.5)
+    method = ITRD(given(student, student), lambda_corr=1.0, alpha=1.5)
     nn.init.eye_(method.embed.weight)
     best = math.log2(6) - 3 * math.log2(8)
     assert method.terms(student, student, batch(8))["correlation"].item() == pytest.approx(best, rel=1e-4)
@@ -114,7 +114,6 @@ def test_a_perfect_match_is_bounded_by_the_batch() -> None:
 def test_kd_stands_beside_it_where_the_convention_says_so() -> None:
     student, teacher = outputs((3, 4, 4)), outputs((4, 4, 4), seed=1)
     names = [
-        set(get("itrd")(pair(student, teacher), kd_weight=w).double().loss(student, teacher, batch()))
-        for w in (0.0, 1.0)
+        set(ITRD(pair(student, teacher), kd_weight=w).double().loss(student, teacher, batch())) for w in (0.0, 1.0)
     ]
     assert names == [{"ce", "correlation", "mutual"}, {"ce", "kd", "correlation", "mutual"}]

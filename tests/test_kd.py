@@ -3,6 +3,7 @@
 import pytest
 
 from golden import Case, cases
+from kdbench.methods.kd import KD
 from kdbench.registry import get
 
 
@@ -10,7 +11,7 @@ from kdbench.registry import get
 def test_golden(case: Case) -> None:
     case.open()
     student, teacher = case.outputs("student"), case.outputs("teacher")
-    method = get("kd")(case.pair(student, teacher), ce_weight=0.0, kd_weight=1.0, tau=case.meta["hyper"]["T"])
+    method = KD(case.pair(student, teacher), ce_weight=0.0, kd_weight=1.0, tau=case.meta["hyper"]["T"])
     terms = method.loss(student, teacher, case.batch())
     assert list(terms) == ["kd"]
     case.check(terms["kd"])

@@ -7,7 +7,7 @@ import torch
 from toys import batch, outputs, pair
 
 from golden import Case, cases
-from kdbench.registry import get
+from kdbench.methods.kdsvd import KDSVD
 
 
 def with_signs_of(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,7 +34,7 @@ def test_golden(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     case.open()
     student, teacher = case.outputs("student"), case.outputs("teacher")
     rows = "lines" if "mdistiller" in case.meta["source"]["repo"] else "positions"
-    method = get("kdsvd")(case.pair(student, teacher), beta=1.0, k=case.meta["hyper"]["k"], rows=rows)
+    method = KDSVD(case.pair(student, teacher), beta=1.0, k=case.meta["hyper"]["k"], rows=rows)
     with_signs_of(case, monkeypatch)
     case.check(method.terms(student, teacher, case.batch())["svd"])
 
@@ -53,7 +53,7 @@ def test_equal_singular_values_give_a_finite_gradient(kind: str) -> None:
 
     student = given._replace(feats=tuple(degenerate(f) for f in given.feats))
     teacher = given._replace(feats=tuple(f.float() for f in given.feats))
-    loss = get("kdsvd")(pair(student, teacher)).terms(student, teacher, batch(2))["svd"]
+    loss = KDSVD(pair(student, teacher)).terms(student, teacher, batch(2))["svd"]
     loss.backward()
     assert loss.isfinite()
     for feat in student.feats[1:]:
@@ -64,7 +64,7 @@ def test_equal_singular_values_give_a_finite_gradient(kind: str) -> None:
 def test_a_map_that_diverged_does_not_stop_the_run() -> None:
     given = outputs((3, 4, 4), (5, 4, 4), (6, 4, 4), b=2)
     broken = given._replace(feats=tuple(f * torch.nan for f in given.feats))
-    get("kdsvd")(pair(given, given)).terms(broken, given, batch(2))
+    KDSVD(pair(given, given)).terms(broken, given, batch(2))
 
 
 @pytest.mark.parametrize(
@@ -79,4 +79,4 @@ def test_a_map_that_diverged_does_not_stop_the_run() -> None:
 def test_a_pair_it_cannot_serve_is_refused(taps: Any, rows: str, sentence: str) -> None:
     student, teacher = outputs(*taps), outputs((3, 4, 4), (5, 4, 4), (6, 4, 4))
     with pytest.raises(ValueError, match=sentence):
-        get("kdsvd")(pair(student, teacher), rows=rows)
+        KDSVD(pair(student, teacher), rows=rows)

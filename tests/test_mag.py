@@ -4,7 +4,7 @@ import pytest
 import torch
 from toys import batch, outputs, pair
 
-from golden import Case, cases
+from golden import Case, cases, total
 from kdbench import Batch
 from kdbench.registry import get
 
@@ -29,7 +29,7 @@ def check_main_stage(name: str, case: Case) -> None:
     hyper = case.meta["hyper"]
     student, teacher = case.outputs("student"), case.outputs("teacher")
     low, high = hyper["encoder_dims"]
-    method = get(name)(
+    method = get(name).build(
         case.pair(student, teacher),
         low_dim=low,
         high_dim=high,
@@ -44,7 +44,7 @@ def check_main_stage(name: str, case: Case) -> None:
     named = method.loss(student, teacher, case.batch())
     assert list(named) == ["ce", "kd", "kl_low", "kl_high"]
     case.check(
-        sum(named.values()),
+        total(named),
         method,
         renamed,
         low_dim=named["kl_low"],
@@ -68,7 +68,7 @@ def test_golden_tubes(case: Case, name: str) -> None:
     teacher = case.outputs("teacher")
     hyper = case.meta["hyper"]
     low, high = hyper["encoder_dims"]
-    method = get(name)(
+    method = get(name).build(
         case.pair(teacher, teacher), low_dim=low, high_dim=high, low_tau=hyper["low_T"], high_tau=hyper["high_T"]
     )
     renamed = case.load(method, rename)
@@ -76,7 +76,7 @@ def test_golden_tubes(case: Case, name: str) -> None:
     label = case["in.labels"]
     seen = Batch(torch.zeros(len(label), 3, 1, 1), label, torch.arange(len(label)), torch.tensor(0.0))
     named = method.pretrain_terms(teacher, teacher, seen)
-    case.check(sum(named.values()), method, renamed, low_dim=named["tube_low"], high_dim=named["tube_high"])
+    case.check(total(named), method, renamed, low_dim=named["tube_low"], high_dim=named["tube_high"])
 
 
 @pytest.mark.parametrize("name", ["mag", "mas", "at+mag", "crd+mag"])
@@ -90,7 +90,7 @@ def test_each_stage_trains_what_its_loss_reaches_and_no_more(name: str) -> None:
         method.train()
         method.on_stage(stage)
         stage_loss = method.loss if stage == "train" else method.pretrain_terms
-        sum(stage_loss(student, teacher, batch()).values()).backward(retain_graph=True)
+        total(stage_loss(student, teacher, batch())).backward(retain_graph=True)
         named = dict(method.named_parameters())
         tubes = {key for key in named if {"low", "high"} & set(key.split("."))}
         reached = {key for key, parameter in named.items() if parameter.grad is not None}

@@ -6,6 +6,7 @@ from toys import batch, outputs, pair
 
 from golden import Case, cases
 from kdbench import kl
+from kdbench.methods.mas import MAS
 from kdbench.registry import get
 
 
@@ -21,7 +22,7 @@ def test_golden_target(case: Case) -> None:
     case.open()
     student, teacher = case.outputs("student"), case.outputs("teacher")
     low, high = case.meta["hyper"]["encoder_dims"]
-    method = get("mas")(case.pair(student, teacher), low_dim=low, high_dim=high)
+    method = MAS(case.pair(student, teacher), low_dim=low, high_dim=high)
     case.load(method, rename)
     case.same(method.transform(student, teacher)[1].logits, case["aux.stable_logits"], "stable logits")
 

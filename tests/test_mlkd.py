@@ -6,8 +6,7 @@ import torch
 
 from golden import Case, cases
 from kdbench import Outputs
-from kdbench.methods.mlkd import share_below_median
-from kdbench.registry import get
+from kdbench.methods.mlkd import MLKD, share_below_median
 
 
 def outputs(case: Case, side: str) -> Outputs:
@@ -21,7 +20,7 @@ def test_golden(case: Case) -> None:
     case.open()
     assert case.meta["hyper"]["percentile"] == 50, "the class knows the median alone"
     student, teacher, hyper = outputs(case, "student"), outputs(case, "teacher"), case.meta["hyper"]
-    method = get("mlkd")(
+    method = MLKD(
         case.pair(student, teacher),
         w_ce=hyper["ce_weight"],
         w_kd=hyper["kd_weight"],

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 from toys import batch, outputs, pair
 
-from golden import Case, cases
+from golden import Case, cases, total
 from kdbench import Batch, Distiller, Outputs
-from kdbench.methods.nd import norm_and_direction
+from kdbench.methods.nd import ND, norm_and_direction
 from kdbench.registry import get
 
 
@@ -30,7 +30,7 @@ def test_golden(case: Case) -> None:
     case.open()
     student, teacher = case.outputs("student"), case.outputs("teacher")
     means = case["in.teacher.class_means"]
-    method = get("nd")(
+    method = ND(
         case.pair(student, teacher, num_classes=len(means)), gamma=case.meta["hyper"]["nd_loss_factor"], dropout=0.0
     )
     renamed = case.load(method, rename)
@@ -41,7 +41,7 @@ def test_golden(case: Case) -> None:
 
 def test_the_first_stage_adds_up_vectors_by_class_and_trains_nothing() -> None:
     student, teacher = outputs((3, 4, 4)), outputs((4, 4, 4), seed=1)
-    method = get("nd")(pair(student, teacher)).double()
+    method = ND(pair(student, teacher)).double()
     method.on_stage("pretrain")
     state = {name: value.clone() for name, value in method.state_dict().items() if name != "sums"}
     wanted = torch.zeros(5, 4, dtype=torch.float64)
@@ -50,7 +50,7 @@ def test_the_first_stage_adds_up_vectors_by_class_and_trains_nothing() -> None:
         vectors = outputs((4, 4, 4), seed=seed + 7)
         trained = [p for p in method.parameters() if p.requires_grad]
         step = torch.optim.SGD(trained, lr=0.1, momentum=0.9, weight_decay=5e-4)
-        sum(method.pretrain_terms(student, vectors, seen).values()).backward()
+        total(method.pretrain_terms(student, vectors, seen)).backward()
         step.step()
         wanted.index_add_(0, seen.label, vectors.pooled)
     torch.testing.assert_close(method.sums, wanted)
@@ -61,7 +61,7 @@ def test_what_the_main_stage_trains() -> None:
     alike = outputs((4, 4, 4)), outputs((4, 4, 4), seed=1)
     unlike = outputs((3, 4, 4)), outputs((4, 4, 4), seed=1)
     for sides, wanted in ((alike, set()), (unlike, {"0.weight", "0.bias", "2.weight", "2.bias"})):
-        method = get("nd")(pair(*sides))
+        method = ND(pair(*sides))
         for _ in range(2):
             for stage, names in (("pretrain", {"idle"}), ("train", {f"embed.{name}" for name in wanted})):
                 method.on_stage(stage)
@@ -114,7 +114,7 @@ def test_finite_whatever_the_vectors(kind: str, b: int, channels: int) -> None:
         means = torch.zeros_like(means)
     s.requires_grad_(True)
     student, teacher = student._replace(pooled=s), teacher._replace(pooled=t)
-    method = get("nd")(pair(student, teacher), gamma=1.0)
+    method = ND(pair(student, teacher), gamma=1.0)
     teach(method, means, teacher)
     loss = method.terms(student, teacher, batch(b))["direction"]
     loss.backward()
@@ -131,9 +131,7 @@ def test_finite_whatever_the_vectors(kind: str, b: int, channels: int) -> None:
 
 def test_kd_stands_beside_it_where_the_convention_says_so() -> None:
     student, teacher = outputs((3, 4, 4)), outputs((4, 4, 4), seed=1)
-    names = [
-        set(get("nd")(pair(student, teacher), kd_weight=w).double().loss(student, teacher, batch())) for w in (0.0, 1.0)
-    ]
+    names = [set(ND(pair(student, teacher), kd_weight=w).double().loss(student, teacher, batch())) for w in (0.0, 1.0)]
     assert names == [{"ce", "direction"}, {"ce", "kd", "direction"}]
     plus = get("dkd+nd").build(pair(student, teacher), kd_weight=0.0).double().loss(student, teacher, batch())
     assert set(plus) == {"ce", "target", "non_target", "direction"}

@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from logits import batch_of, bears, each_kind, hard, pair_of, shown
 
-from golden import Case, cases
+from golden import Case, cases, total
+from kdbench.methods.nkd import NKD
 from kdbench.registry import get
 
 
@@ -13,9 +14,9 @@ def test_golden(case: Case) -> None:
     case.open()
     hyper = case.meta["hyper"]
     student, teacher = case.outputs("student"), case.outputs("teacher")
-    method = get("nkd")(case.pair(student, teacher), gamma=hyper["gamma"], tau=hyper["temp"])
+    method = NKD(case.pair(student, teacher), gamma=hyper["gamma"], tau=hyper["temp"])
     terms = method.terms(student, teacher, case.batch())
-    case.check(sum(terms.values()), target=terms["target"], non_target=terms["non_target"] / hyper["gamma"])
+    case.check(total(terms), target=terms["target"], non_target=terms["non_target"] / hyper["gamma"])
 
 
 @each_kind
@@ -29,13 +30,13 @@ def test_equal_logits_still_pull_towards_the_label_alone() -> None:
     s, _, label = hard("random")
     student, teacher = shown(s, s)
     (pull,) = torch.autograd.grad(
-        get("nkd")(pair_of(student, teacher)).terms(student, teacher, batch_of(label))["target"], student.logits
+        NKD(pair_of(student, teacher)).terms(student, teacher, batch_of(label))["target"], student.logits
     )
     p = s.softmax(dim=1)
     wanted = p.gather(1, label[:, None]) * (p - F.one_hot(label, 10)) / len(s)
     torch.testing.assert_close(pull, wanted)
     (rest,) = torch.autograd.grad(
-        get("nkd")(pair_of(student, teacher), tau=3.0).terms(student, teacher, batch_of(label))["non_target"],
+        NKD(pair_of(student, teacher), tau=3.0).terms(student, teacher, batch_of(label))["non_target"],
         student.logits,
     )
     assert rest.abs().max() < 1e-6
@@ -45,5 +46,5 @@ def test_there_is_no_kd_term_beside_it() -> None:
     assert "kd_weight" not in get("nkd").hyperparameters()
     s, t, label = hard("random")
     student, teacher = shown(s, t)
-    named = get("nkd")(pair_of(student, teacher)).loss(student, teacher, batch_of(label))
+    named = NKD(pair_of(student, teacher)).loss(student, teacher, batch_of(label))
     assert set(named) == {"ce", "target", "non_target"}

@@ -3,13 +3,14 @@
 import torch
 from toys import batch, outputs, pair
 
+from kdbench.methods.normkd import NormKD
 from kdbench.registry import get
 
 
 def test_formula_and_gradient() -> None:
     student, teacher = outputs((4, 4, 4), k=7), outputs((4, 4, 4), k=7, seed=1)
     z = (3 * student.logits).detach().requires_grad_(True)
-    found = get("normkd")(pair(student, teacher), beta=1.5, T=2.0).terms(student._replace(logits=z), teacher, batch())[
+    found = NormKD(pair(student, teacher), beta=1.5, T=2.0).terms(student._replace(logits=z), teacher, batch())[
         "normalised"
     ]
 
@@ -36,7 +37,7 @@ def test_rows_without_spread_and_large_logits_stay_finite() -> None:
     for flat, other in ((0.0, 1e3), (1e3, 0.0), (0.0, 0.0)):
         z = (flat * student.logits.float()).detach().requires_grad_(True)
         sides = student._replace(logits=z), teacher._replace(logits=other * teacher.logits.float())
-        loss = get("normkd")(pair(student, teacher)).terms(*sides, batch())["normalised"]
+        loss = NormKD(pair(student, teacher)).terms(*sides, batch())["normalised"]
         loss.backward()
         assert loss.isfinite()
         assert z.grad is not None

@@ -9,7 +9,7 @@ from hard_logits import finite, hard
 from toys import Shape, batch, outputs, pair
 
 from golden import Case, cases
-from kdbench.methods.ofa import Norm
+from kdbench.methods.ofa import OFA, Norm
 from kdbench.registry import get
 
 FOUR = ((3, 8, 8), (4, 8, 8), (5, 4, 4), (6, 2, 2), (8, 2, 2))
@@ -37,7 +37,7 @@ def test_golden(case: Case) -> None:
         pooled=torch.zeros(b, hyper["head_width"], dtype=case.dtype),
         feats=(*student.feats, *[torch.zeros(b, 1, 1, 1, dtype=case.dtype)] * (5 - stages)),  # four stages as released
     )
-    method = get("ofa")(
+    method = OFA(
         case.pair(student, teacher),
         eps="/".join(map(str, hyper["eps"])),
         w_ofa=hyper["ofa_loss_weight"],
@@ -63,13 +63,13 @@ def test_golden(case: Case) -> None:
 @hard
 @pytest.mark.parametrize("eps", ["1", "1.5/1/1.2"])
 def test_finite_in_float32(name: str, eps: str) -> None:
-    finite(lambda p: get("ofa")(p, eps=eps), name)
+    finite(lambda p: OFA(p, eps=eps), name)
 
 
 def test_one_image_whose_map_shrinks_to_one_position_is_served() -> None:
     """Batch norm has no statistic there: the running ones serve, and stay."""
     student, teacher = outputs(*FOUR, b=1, grad=True), outputs((4, 4, 4), b=1, seed=1)
-    method = get("ofa")(pair(student, teacher)).double()
+    method = OFA(pair(student, teacher)).double()
     terms = method.terms(student, teacher, batch(1))
     (terms["logits"] + terms["heads"]).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters())
@@ -83,9 +83,9 @@ def test_one_image_whose_map_shrinks_to_one_position_is_served() -> None:
 @pytest.mark.parametrize("maps", [((4, 4, 4), (5, 4, 4)), ((4, 9, 9), (5, 7, 7), (6, 5, 5), (7, 3, 3)), FOUR])
 def test_an_exit_after_every_stage_whatever_their_number(maps: tuple[Shape, ...]) -> None:
     student, teacher = outputs(*maps, grad=True), outputs((4, 4, 4), seed=1)
-    method = get("ofa")(pair(student, teacher)).double()
+    method = OFA(pair(student, teacher)).double()
     terms = method.terms(student, teacher, batch())
-    assert len(method.heads) == len(maps) - 1  # type: ignore[arg-type]
+    assert len(method.heads) == len(maps) - 1
     terms["heads"].backward()
     assert [feat.grad is not None for feat in student.feats] == [False] + [True] * (len(maps) - 1)
 
@@ -95,7 +95,7 @@ def test_eps_one_is_soft_cross_entropy_and_more_leans_to_the_label() -> None:
     made, given = pair(student, teacher), batch()
 
     def logits(**hyper: Any) -> torch.Tensor:
-        return get("ofa")(made, **hyper).double().terms(student, teacher, given)["logits"]
+        return OFA(made, **hyper).double().terms(student, teacher, given)["logits"]
 
     soft = -(teacher.logits.softmax(1) * student.logits.log_softmax(1)).sum(1).mean()
     torch.testing.assert_close(logits(), soft)
@@ -109,7 +109,7 @@ def test_eps_one_is_soft_cross_entropy_and_more_leans_to_the_label() -> None:
 def test_the_exits_begin_as_released() -> None:
     torch.manual_seed(0)
     wide = outputs((3, 4, 4), (64, 4, 4), (64, 4, 4), k=50)
-    first, second = get("ofa")(pair(wide, outputs((80, 4, 4), k=50))).heads  # type: ignore[misc]
+    first, second = OFA(pair(wide, outputs((80, 4, 4), k=50))).heads
     depthwise, pointwise = first[0][0].weight, first[0][5].weight
     assert depthwise.std().item() == pytest.approx((2 / 9 / 64) ** 0.5, rel=0.1)
     assert pointwise.std().item() == pytest.approx((2 / 80) ** 0.5, rel=0.1)  # by what goes out
@@ -120,7 +120,7 @@ def test_the_exits_begin_as_released() -> None:
 
 def test_stages_can_be_chosen() -> None:
     student, teacher = outputs(*FOUR, grad=True), outputs((4, 4, 4), seed=1)
-    method = get("ofa")(pair(student, teacher), stages="1/4", eps="1/1.2/1.4").double()
+    method = OFA(pair(student, teacher), stages="1/4", eps="1/1.2/1.4").double()
     method.terms(student, teacher, batch())["heads"].backward()
     assert [feat.grad is not None for feat in student.feats] == [False, True, False, False, True]
 
@@ -143,16 +143,16 @@ def test_stages_can_be_chosen() -> None:
 def test_what_cannot_be_is_refused(hyper: dict[str, Any], words: str) -> None:
     student = outputs(*FOUR)
     with pytest.raises(ValueError, match=words):
-        get("ofa")(pair(student, student), **hyper)
+        OFA(pair(student, student), **hyper)
 
 
 def test_a_net_without_stages_is_refused() -> None:
     student = outputs((4, 4, 4))
     with pytest.raises(ValueError, match="0 stages"):
-        get("ofa")(pair(student, student))
+        OFA(pair(student, student))
 
 
 def test_there_is_no_kd_term_beside_it() -> None:
     assert "kd_weight" not in get("ofa").hyperparameters()
     student, teacher = outputs(*FOUR), outputs((4, 4, 4), seed=1)
-    assert set(get("ofa")(pair(student, teacher)).double().loss(student, teacher, batch())) == {"ce", "logits", "heads"}
+    assert set(OFA(pair(student, teacher)).double().loss(student, teacher, batch())) == {"ce", "logits", "heads"}

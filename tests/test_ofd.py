@@ -5,8 +5,7 @@ import torch
 
 from golden import Case, cases, shapes
 from kdbench import Outputs, Pair
-from kdbench.methods.ofd import margin
-from kdbench.registry import get
+from kdbench.methods.ofd import OFD, margin
 
 
 def rename(name: str) -> str:
@@ -20,7 +19,7 @@ def test_golden(case: Case) -> None:
     assert case.meta["hyper"]["connector_kernel"] == 1, "the class has no wider connector"
     stages = range(1, len(teacher.feats))
     norms = tuple((case[f"in.teacher.bn.{i}.weight"], case[f"in.teacher.bn.{i}.bias"]) for i in stages)
-    method = get("ofd")(case.pair(student, teacher, teacher_norms=norms), beta=case.meta["hyper"]["feat_weight"])
+    method = OFD(case.pair(student, teacher, teacher_norms=norms), beta=case.meta["hyper"]["feat_weight"])
     for i in stages:  # theirs are of a float32 computation
         ours = getattr(method, f"margin{i - 1}").flatten()
         assert torch.allclose(ours, case[f"aux.margin.{i}"], rtol=1e-5, atol=1e-6)
@@ -52,7 +51,7 @@ def test_unequal_numbers_of_stages_are_paired_from_the_deepest() -> None:
     teacher = teacher._replace(preacts=teacher.feats)
     norms = tuple((torch.full((c,), float(c)), torch.zeros(c)) for c in (6, 7, 8))
     pair = Pair(shapes(student), shapes(teacher), lambda x: x, 5, torch.zeros(8, dtype=torch.int64), 2, norms)
-    method = get("ofd")(pair)
+    method = OFD(pair)
     assert [m[0].out_channels for m in method.connector] == [7, 8]
     assert [len(method.margin0), len(method.margin1)] == [7, 8]
     assert method.terms(student, teacher, None)["overhaul"].isfinite()
@@ -62,4 +61,4 @@ def test_a_teacher_without_norms_is_refused() -> None:
     sizes = shapes(sized(3, 4))
     pair = Pair(sizes, sizes, lambda x: x, 5, torch.zeros(8, dtype=torch.int64), 2)
     with pytest.raises(ValueError, match="names no batch norms"):
-        get("ofd")(pair)
+        OFD(pair)

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from toys import batch, outputs, pair
 
-from kdbench.methods.pffu import uniformise
+from golden import total
+from kdbench.methods.pffu import PFFU, uniformise
 from kdbench.registry import get
 
 STUDENT = outputs((3, 16, 16), (4, 16, 16), (5, 8, 8), (6, 2, 2), grad=True)
@@ -28,7 +29,7 @@ def vector(feat: torch.Tensor, side: int, tau_a: float, variant: str) -> torch.T
 
 @pytest.mark.parametrize("variant", ["map", "vector"])
 def test_formula(variant: str) -> None:
-    method = get("pffu")(
+    method = PFFU(
         pair(STUDENT, TEACHER),
         tau_a=0.3,
         variant=variant,
@@ -39,7 +40,7 @@ def test_formula(variant: str) -> None:
         ce_weight=0.9,
         kd_weight=0.8,
     ).double()
-    ours = sum(method.loss(STUDENT, TEACHER, SEEN).values())
+    ours = total(method.loss(STUDENT, TEACHER, SEEN))
 
     def divergence(z: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         p = torch.softmax(target / 3, dim=1)
@@ -78,8 +79,8 @@ def test_the_map_ignores_the_scale_of_its_input_and_survives_zeros() -> None:
 
 def test_the_branchs_target_passes_no_gradient_to_the_teacher() -> None:
     teacher = outputs((3, 16, 16), (4, 8, 8), (9, 4, 4), seed=1, grad=True)
-    method = get("pffu")(pair(STUDENT, teacher)).double()
-    sum(method.terms(STUDENT, teacher, SEEN).values()).backward()
+    method = PFFU(pair(STUDENT, teacher)).double()
+    total(method.terms(STUDENT, teacher, SEEN)).backward()
     assert all(feat.grad is None for feat in teacher.feats)
     assert all(p.grad is not None for p in method.parameters())
 
@@ -115,9 +116,9 @@ def test_stages_meet_from_the_deepest_upwards_without_the_stems() -> None:
 def test_what_cannot_be_served_is_refused() -> None:
     single = outputs((3, 8, 8), (4, 1, 1))
     with pytest.raises(ValueError, match="2x2 px or more"):
-        get("pffu")(pair(STUDENT, single))
+        PFFU(pair(STUDENT, single))
     with pytest.raises(ValueError, match="neither"):
-        get("pffu")(pair(STUDENT, TEACHER), variant="both")
+        PFFU(pair(STUDENT, TEACHER), variant="both")
 
 
 def test_it_says_that_it_is_a_reading() -> None:

@@ -89,7 +89,7 @@ def lane(folder: Path, method: str = "", *, as_: Precision | None = None, **word
             one.student,
             teacher(),
             image_shape=(3, 8, 8),
-            num_classes=10,  # type: ignore[arg-type]
+            num_classes=10,
             train_labels=images().train_labels,
             batch_size=BATCH,
         )
@@ -115,7 +115,7 @@ def train(lanes: list[Lane], *, stop_after: int | None = None, captured: bool = 
         loader(),
         scored,
         CPU,
-        lanes[0].precision,  # type: ignore[arg-type]
+        lanes[0].precision,
         machine=Eager() if captured else None,
         note=notes.append,
     )

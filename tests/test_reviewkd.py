@@ -5,7 +5,7 @@ import torch
 
 from golden import Case, cases, shapes
 from kdbench import Batch, Outputs, Pair
-from kdbench.registry import get
+from kdbench.methods.reviewkd import ReviewKD
 
 
 def rename(name: str) -> str:
@@ -26,7 +26,7 @@ def test_golden(case: Case) -> None:
     student, teacher = case.outputs("student", shift=1), case.outputs("teacher")
     teacher = teacher._replace(preacts=teacher.feats, feats=tuple(f.relu() for f in teacher.feats))
     hyper = case.meta["hyper"]
-    method = get("reviewkd")(case.pair(student, teacher), beta=hyper["weight"], warmup=hyper["warmup_epochs"] / 240)
+    method = ReviewKD(case.pair(student, teacher), beta=hyper["weight"], warmup=hyper["warmup_epochs"] / 240)
     renamed = case.load(method, rename)
     loss = method.terms(student, teacher, case.batch(progress=hyper["epoch"] / 240))["review"]
     case.check(loss, method, renamed)
@@ -41,7 +41,7 @@ def sized(*channels: int) -> Outputs:
 def test_the_weight_grows_over_the_warm_up_and_stays() -> None:
     student, teacher = sized(3, 4, 5), sized(3, 6, 7, 8)  # unequal numbers of stages, no pre-ReLU taps
     pair = Pair(shapes(student), shapes(teacher), lambda x: x, 5, torch.zeros(8, dtype=torch.int64), 2)
-    method = get("reviewkd")(pair, warmup=0.1)
+    method = ReviewKD(pair, warmup=0.1)
 
     def at(progress: float) -> float:
         empty = torch.zeros(2, dtype=torch.int64)

@@ -4,9 +4,8 @@ import pytest
 import torch
 from toys import batch, outputs, pair
 
-from golden import Case, cases
-from kdbench.methods.rkd import angle_potential
-from kdbench.registry import get
+from golden import Case, cases, total
+from kdbench.methods.rkd import RKD, angle_potential
 
 
 @cases("rkd")
@@ -14,7 +13,7 @@ def test_golden(case: Case) -> None:
     case.open()
     student, teacher = case.outputs("student"), case.outputs("teacher")
     hyper = case.meta["hyper"]
-    method = get("rkd")(case.pair(student, teacher), beta_d=hyper["w_distance"], beta_a=hyper["w_angle"])
+    method = RKD(case.pair(student, teacher), beta_d=hyper["w_distance"], beta_a=hyper["w_angle"])
     distance, angle = method.terms(student, teacher, case.batch()).values()
     if "student.pooled" in case.meta["vanishing_gradient"]:
         assert distance + angle == case["out.loss"] == 0
@@ -44,8 +43,8 @@ def test_angles_are_those_of_difference_vectors_in_float32() -> None:
 def test_equal_vectors_give_a_finite_loss_and_no_gradient(pooled: torch.Tensor) -> None:
     given = outputs((4, 4, 4), b=len(pooled))
     student = given._replace(pooled=pooled.clone().double().requires_grad_(True))
-    terms = get("rkd")(pair(student, given)).terms(student, given, batch(len(pooled)))
-    loss = sum(terms.values())
+    terms = RKD(pair(student, given)).terms(student, given, batch(len(pooled)))
+    loss = total(terms)
     loss.backward()
     assert loss.isfinite()
     assert student.pooled.grad is not None

@@ -4,7 +4,8 @@ import pytest
 import torch
 from logits import batch_of, bears, each_kind, hard, pair_of, shown
 
-from golden import Case, cases
+from golden import Case, cases, total
+from kdbench.methods.rld import RLD
 from kdbench.registry import get
 
 
@@ -13,7 +14,7 @@ def test_golden(case: Case) -> None:
     case.open()
     hyper = case.meta["hyper"]
     student, teacher = case.outputs("student"), case.outputs("teacher")
-    method = get("rld")(
+    method = RLD(
         case.pair(student, teacher),
         alpha=hyper["alpha"],
         beta=hyper["beta"],
@@ -25,7 +26,7 @@ def test_golden(case: Case) -> None:
     terms = method.terms(student, teacher, case.batch(progress=hyper["epoch"] / 240))
     ramp = min(hyper["epoch"] / hyper["warmup"], 1)
     scd, mcd = terms["confidence"] / (ramp * hyper["alpha"]), terms["correlation"] / (ramp * hyper["beta"])
-    case.check(sum(terms.values()), scd=scd, mcd=mcd)
+    case.check(total(terms), scd=scd, mcd=mcd)
 
 
 @cases("rld", "same_t_b6_c50", "standardised_b6_c20_epoch7")
@@ -41,8 +42,8 @@ def test_golden_by_default_and_behind_lskd(case: Case) -> None:
         assert set(terms) == {"confidence", "correlation"}
     else:
         assert hyper["alpha_T"] == hyper["T"]
-        terms = get("rld")(pair, tau=hyper["T"]).terms(student, teacher, batch)
-    case.check(sum(terms.values()))
+        terms = RLD(pair, tau=hyper["T"]).terms(student, teacher, batch)
+    case.check(total(terms))
 
 
 @each_kind
@@ -59,7 +60,7 @@ def test_a_wrong_teacher_still_pushes_towards_the_label() -> None:
     s, t, _ = hard("random")
     label = t.argmin(dim=1)
     student, teacher = shown(s, t)
-    loss = sum(get("rld")(pair_of(student, teacher)).terms(student, teacher, batch_of(label)).values())
+    loss = total(RLD(pair_of(student, teacher)).terms(student, teacher, batch_of(label)))
     (grad,) = torch.autograd.grad(loss, student.logits)
     assert (grad.gather(1, label[:, None]) < 0).all()
 
@@ -69,7 +70,7 @@ def test_warm_up_is_linear_over_its_share_of_the_training() -> None:
     student, teacher = shown(s, t)
 
     def loss(progress: float, **hyper: float) -> torch.Tensor:
-        method = get("rld")(pair_of(student, teacher), **hyper)
+        method = RLD(pair_of(student, teacher), **hyper)
         return torch.stack(list(method.terms(student, teacher, batch_of(label, progress)).values())).sum()
 
     full = loss(0.9)
@@ -82,5 +83,5 @@ def test_there_is_no_kd_term_beside_it() -> None:
     assert "kd_weight" not in get("rld").hyperparameters()
     s, t, label = hard("random")
     student, teacher = shown(s, t)
-    named = get("rld")(pair_of(student, teacher)).loss(student, teacher, batch_of(label))
+    named = RLD(pair_of(student, teacher)).loss(student, teacher, batch_of(label))
     assert set(named) == {"ce", "confidence", "correlation"}

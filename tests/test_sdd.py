@@ -9,7 +9,7 @@ from logits import batch_of, bears, each_kind, hard, pair_of, shown
 
 from golden import Case, cases
 from kdbench import Outputs
-from kdbench.methods.sdd import discord, region_logits
+from kdbench.methods.sdd import SDD, discord, region_logits
 from kdbench.registry import get
 
 
@@ -29,7 +29,7 @@ def test_golden(case: Case) -> None:
         extra["alpha_tau"] = hyper["alpha_T"]
     if "warmup" in hyper:
         extra["warmup"] = hyper["warmup"] / 240
-    method = get("sdd")(
+    method = SDD(
         case.pair(student, teacher, num_classes=len(case["in.student.classifier.weight"])),
         base=hyper["base"],
         M=hyper["M"],
@@ -63,7 +63,7 @@ def test_finite_on_zero_maps_of_either_side() -> None:
         student, teacher = shown(s_map.clone(), t_map)
         for base in ("kd", "dkd", "rld"):
             for standardise in (False, True):
-                method = get("sdd")(pair_of(student, teacher), base=base, standardise=standardise)
+                method = SDD(pair_of(student, teacher), base=base, standardise=standardise)
                 loss = method.terms(student, teacher, batch_of(label))["regions"]
                 grads = torch.autograd.grad(loss, [student.last, student.classifier[0]])  # type: ignore[index]
                 assert loss.isfinite()
@@ -88,7 +88,7 @@ def test_only_dkd_and_rld_warm_up() -> None:
     s, t, label = hard("random")
     student, teacher = shown(s, t)
     for base in ("kd", "dkd", "rld"):
-        method = get("sdd")(pair_of(student, teacher), base=base)
+        method = SDD(pair_of(student, teacher), base=base)
         start, half, full = (
             method.terms(student, teacher, batch_of(label, progress))["regions"] for progress in (0.0, 10 / 240, 0.5)
         )
@@ -101,7 +101,7 @@ def test_there_is_no_kd_term_beside_it() -> None:
     assert "kd_weight" not in get("sdd").hyperparameters()
     s, t, label = hard("random")
     student, teacher = shown(s, t)
-    named = get("sdd")(pair_of(student, teacher)).loss(student, teacher, batch_of(label))
+    named = SDD(pair_of(student, teacher)).loss(student, teacher, batch_of(label))
     assert set(named) == {"ce", "regions"}
 
 
@@ -116,7 +116,7 @@ def test_there_is_no_kd_term_beside_it() -> None:
 )
 def test_an_unknown_word_is_refused(hyper: dict[str, str], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        get("sdd")(pair_of(*shown(*hard("random")[:2])), **hyper)
+        SDD(pair_of(*shown(*hard("random")[:2])), **hyper)
 
 
 def test_a_head_that_is_not_linear_on_the_pooled_map_is_refused() -> None:
@@ -124,7 +124,7 @@ def test_a_head_that_is_not_linear_on_the_pooled_map_is_refused() -> None:
     wider = teacher._replace(pooled=torch.zeros(8, 14))
     for sides, words in (((student, wider), "the teacher's head"), ((wider, teacher), "the student's head")):
         with pytest.raises(ValueError, match=words):
-            get("sdd")(pair_of(*sides))
-    method = get("sdd")(pair_of(student, teacher))
+            SDD(pair_of(*sides))
+    method = SDD(pair_of(student, teacher))
     with pytest.raises(ValueError, match="no linear classifier"):
         method.terms(student, teacher._replace(classifier=None), batch_of(hard("random")[2]))

@@ -76,7 +76,7 @@ def test_the_fourth_row_of_search_is_the_default(name: str) -> None:
     cls = get(name)
     for key, values in (cls.search or {}).items():
         assert values[FACTORS.index(1)] == cls.hyperparameters()[key].default
-        assert sorted(values) == list(values), "from weak to strong"  # type: ignore[type-var]
+        assert sorted(values) == list(values), "from weak to strong"
 
 
 def test_a_combination_scales_its_parts_weights_together_and_alone() -> None:

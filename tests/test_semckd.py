@@ -7,9 +7,9 @@ import pytest
 import torch
 from toys import batch, outputs, pair
 
-from golden import Case, cases
+from golden import Case, cases, total
 from kdbench import Distiller, Outputs
-from kdbench.registry import get
+from kdbench.methods.semckd import SemCKD
 
 STUDENT = ((3, 8, 8), (4, 6, 6), (5, 4, 4))
 TEACHER = ((3, 8, 8), (7, 6, 6), (6, 3, 3), (8, 2, 2))
@@ -35,7 +35,7 @@ def toys(*, b: int = 6, grad: bool = False) -> tuple[Outputs, Outputs]:
 
 def made(student: Outputs, teacher: Outputs, **hyper: Any) -> Distiller:
     torch.manual_seed(0)
-    return get("semckd")(pair(student, teacher), **hyper).double()
+    return SemCKD(pair(student, teacher), **hyper).double()
 
 
 @cases("semckd")
@@ -46,7 +46,7 @@ def test_golden(case: Case) -> None:
     student = case.outputs("student", shift=1 - used["student_feature_maps"][0])
     teacher = case.outputs("teacher", shift=1 - used["teacher_feature_maps"][0])
     rename = renamer(len(used["teacher_feature_maps"]))
-    method = get("semckd")(case.pair(student, teacher), factor=hyper["factor"], soft=hyper["soft"], beta=1.0)
+    method = SemCKD(case.pair(student, teacher), factor=hyper["factor"], soft=hyper["soft"], beta=1.0)
     renamed = case.load(method, rename)
     assert len(renamed) == len(list(method.parameters()))
     case.same(method.weights(student, teacher), case["aux.attention"], "attention")
@@ -97,7 +97,7 @@ def test_the_shorter_last_batch_trains_without_the_term() -> None:
     losses = method.loss(student, teacher, batch(4))
     assert list(losses) == ["ce", "feature"]
     assert losses["feature"].item() == 0
-    sum(losses.values()).backward()
+    total(losses).backward()
     assert all(parameter.grad is None for parameter in method.parameters())
     torch.testing.assert_close(method.state_dict(), before, rtol=0, atol=0)
 
@@ -132,9 +132,9 @@ def test_it_compiles_as_one_graph_for_full_and_last_batches() -> None:
 )
 def test_what_it_cannot_serve_is_refused(facts: dict[str, Any], hyper: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        get("semckd")(pair(*toys(), **facts), **hyper)
+        SemCKD(pair(*toys(), **facts), **hyper)
 
 
 def test_a_net_without_stages_is_refused() -> None:
     with pytest.raises(ValueError, match="beside the stem"):
-        get("semckd")(pair(outputs(STUDENT[0]), outputs(*TEACHER)))
+        SemCKD(pair(outputs(STUDENT[0]), outputs(*TEACHER)))

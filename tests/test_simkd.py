@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from toys import batch, outputs, pair
 
 from golden import Case, cases
+from kdbench.methods.simkd import SimKD
 from kdbench.registry import get
 
 
@@ -23,7 +24,7 @@ def test_golden(case: Case) -> None:
     made = case.pair(
         student, teacher, head=lambda last: F.linear(last.mean(dim=(2, 3)), weight, bias), num_classes=len(weight)
     )
-    method = get("simkd")(made, factor=case.meta["hyper"]["factor"])
+    method = SimKD(made, factor=case.meta["hyper"]["factor"])
     renamed = case.load(method, rename)
     terms = method.loss(student, teacher, case.batch())
     assert list(terms) == ["feature"]
@@ -35,7 +36,7 @@ def test_golden(case: Case) -> None:
 
 def test_prediction_is_the_teachers_head_on_the_projected_map() -> None:
     student, teacher = outputs((3, 8, 8), (4, 6, 6)), outputs((3, 8, 8), (7, 4, 4), seed=1)
-    method = get("simkd")(pair(student, teacher)).double()
+    method = SimKD(pair(student, teacher)).double()
     method.terms(student, teacher, batch())
     method.eval()
     projected = method.projector(F.adaptive_avg_pool2d(student.feats[-1], 4))
@@ -46,7 +47,7 @@ def test_prediction_is_the_teachers_head_on_the_projected_map() -> None:
 
 def test_the_teacher_stays_out_of_the_state_and_gets_no_gradient() -> None:
     student, teacher = outputs((3, 8, 8), (4, 4, 4), grad=True), outputs((3, 8, 8), (7, 4, 4), seed=1)
-    method = get("simkd")(pair(student, teacher)).double()
+    method = SimKD(pair(student, teacher)).double()
     assert all(key.startswith("projector.") for key in method.state_dict())
     method.loss(student, teacher, batch())["feature"].backward()
     assert all(p.grad is not None for p in method.parameters())
@@ -56,4 +57,4 @@ def test_the_teacher_stays_out_of_the_state_and_gets_no_gradient() -> None:
 def test_a_projector_without_channels_is_refused() -> None:
     student = outputs((3, 8, 8), (4, 4, 4))
     with pytest.raises(ValueError, match="take 1 to 4"):
-        get("simkd")(pair(student, student), factor=5)
+        SimKD(pair(student, student), factor=5)

@@ -5,8 +5,7 @@ import torch
 from toys import batch, outputs, pair
 
 from golden import Case, cases
-from kdbench.methods.sp import similarity
-from kdbench.registry import get
+from kdbench.methods.sp import SP, similarity
 
 
 @cases("sp")
@@ -14,7 +13,7 @@ def test_golden(case: Case) -> None:
     case.open()
     student, teacher = case.listed("student"), case.listed("teacher")
     taps = "/".join(map(str, range(len(student.feats))))
-    method = get("sp")(case.pair(student, teacher), beta=1.0, taps=taps)
+    method = SP(case.pair(student, teacher), beta=1.0, taps=taps)
     stages = {
         f"stage.{i}": torch.nn.functional.mse_loss(similarity(f_s), similarity(f_t))
         for i, f_s, f_t in zip(
@@ -26,17 +25,17 @@ def test_golden(case: Case) -> None:
 
 def test_only_the_deepest_stage_counts_whatever_the_shapes() -> None:
     student, teacher = outputs((3, 8, 8), (4, 6, 6), (5, 3, 3), grad=True), outputs((3, 8, 8), (7, 5, 5), seed=1)
-    get("sp")(pair(student, teacher)).terms(student, teacher, batch())["similarity"].backward()
+    SP(pair(student, teacher)).terms(student, teacher, batch())["similarity"].backward()
     assert [feat.grad is not None for feat in student.feats] == [False, False, True]
 
 
 def test_order_of_channels_and_beta() -> None:
     student, teacher = outputs((3, 8, 8), (4, 6, 6)), outputs((3, 8, 8), (4, 6, 6), seed=1)
     made = pair(student, teacher)
-    usual = get("sp")(made).terms(student, teacher, batch())["similarity"]
+    usual = SP(made).terms(student, teacher, batch())["similarity"]
     turned = student._replace(feats=tuple(-feat.flip(1, 2) for feat in student.feats))
-    torch.testing.assert_close(get("sp")(made).terms(turned, teacher, batch())["similarity"], usual)
-    torch.testing.assert_close(get("sp")(made, beta=1.0).terms(turned, teacher, batch())["similarity"] * 3000, usual)
+    torch.testing.assert_close(SP(made).terms(turned, teacher, batch())["similarity"], usual)
+    torch.testing.assert_close(SP(made, beta=1.0).terms(turned, teacher, batch())["similarity"] * 3000, usual)
 
 
 def test_large_maps_survive_half_precision() -> None:
@@ -49,7 +48,7 @@ def test_large_maps_survive_half_precision() -> None:
 
 def test_it_compiles_as_one_graph() -> None:
     student, teacher = outputs((3, 8, 8), (4, 6, 6)), outputs((3, 8, 8), (4, 4, 4), seed=1)
-    method = get("sp")(pair(student, teacher))
+    method = SP(pair(student, teacher))
     got = torch.compile(method.terms, fullgraph=True, backend="eager")(student, teacher, batch())
     torch.testing.assert_close(got, method.terms(student, teacher, batch()))
 
@@ -60,7 +59,7 @@ def test_taps_can_be_named_and_are_summed() -> None:
     made = pair(student, teacher)
 
     def loss(taps: str) -> torch.Tensor:
-        return get("sp")(made, taps=taps).terms(student, teacher, batch())["similarity"]
+        return SP(made, taps=taps).terms(student, teacher, batch())["similarity"]
 
     torch.testing.assert_close(loss("1/2"), loss("1") + loss("2"))
     torch.testing.assert_close(loss("2"), loss(""))
@@ -68,10 +67,10 @@ def test_taps_can_be_named_and_are_summed() -> None:
     assert [feat.grad is not None for feat in student.feats] == [True, True, False]
     for taps in ("3", "-1", "1-2", "1/"):
         with pytest.raises(ValueError, match="shares taps 0 to 2"):
-            get("sp")(made, taps=taps)
+            SP(made, taps=taps)
 
 
 def test_batches_of_one_image_are_refused() -> None:
     student = outputs((3, 8, 8), (4, 6, 6))
     with pytest.raises(ValueError, match="2 or more"):
-        get("sp")(pair(student, student, batch_size=1))
+        SP(pair(student, student, batch_size=1))

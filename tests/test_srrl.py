@@ -3,8 +3,8 @@
 import pytest
 from toys import batch, outputs, pair
 
-from golden import Case, cases
-from kdbench.registry import get
+from golden import Case, cases, total
+from kdbench.methods.srrl import SRRL
 
 
 def rename(name: str) -> str:
@@ -16,15 +16,15 @@ def test_golden(case: Case) -> None:
     case.open()
     classifier = case["in.teacher.classifier.weight"], case["in.teacher.classifier.bias"]
     student, teacher = case.outputs("student"), case.outputs("teacher")._replace(classifier=classifier)
-    method = get("srrl")(case.pair(student, teacher), beta=1.0)
+    method = SRRL(case.pair(student, teacher), beta=1.0)
     renamed = case.load(method, rename)
     terms = method.terms(student, teacher, case.batch())
-    case.check(sum(terms.values()), method, renamed, **terms)
+    case.check(total(terms), method, renamed, **terms)
     case.check_buffers(method, rename)
 
 
 def test_a_teacher_without_a_linear_classifier_is_refused() -> None:
     student = outputs((3, 8, 8), (4, 4, 4))
-    method = get("srrl")(pair(student, student)).double()
+    method = SRRL(pair(student, student)).double()
     with pytest.raises(ValueError, match="not one linear layer"):
         method.terms(student, student._replace(classifier=None), batch())

@@ -4,8 +4,7 @@ import torch
 
 from golden import Case, cases
 from kdbench import Outputs
-from kdbench.methods.sskd import kept, similarity
-from kdbench.registry import get
+from kdbench.methods.sskd import SSKD, kept, similarity
 
 
 def view_major(rows: torch.Tensor) -> torch.Tensor:
@@ -29,7 +28,7 @@ def test_golden(case: Case) -> None:
     student, teacher, hyper = outputs(case, "student"), outputs(case, "teacher"), case.meta["hyper"]
     assert hyper["kd_T"] == hyper["tf_T"]
     weights = {f"w_{name}": value for name, value in hyper["weights"].items()}
-    method = get("sskd")(
+    method = SSKD(
         case.pair(student, teacher),
         **weights,
         tau=hyper["kd_T"],

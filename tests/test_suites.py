@@ -342,5 +342,5 @@ def test_no_torch() -> None:
 def test_suites_are_frozen() -> None:
     suite = suites.load("digits")
     with pytest.raises(ValueError, match="frozen"):
-        suite.name = "other"  # type: ignore[misc]
+        suite.name = "other"
     assert isinstance(suite, Suite)

@@ -164,7 +164,7 @@ def test_a_teacher_keeps_its_terms(tmp_path: Path, net: models.Tapped, images: d
         wanted,
         device=CPU,
         watch=None,
-        note=notes.append,  # type: ignore[arg-type]
+        note=notes.append,
     )
     batches = teaching.test_batches(images, suite.recipe.model_dump(), CPU)
     assert round(measure(*predictions(teacher, batches, Precision()))["top1"], 2) == accuracy

@@ -7,8 +7,7 @@ from toys import batch, outputs, pair
 
 from golden import Case, cases
 from kdbench.methods._layers import meet
-from kdbench.methods.vid import surprise
-from kdbench.registry import get
+from kdbench.methods.vid import VID, surprise
 
 
 def rename(name: str) -> str:
@@ -24,7 +23,7 @@ def rename(name: str) -> str:
 def test_golden(case: Case) -> None:
     case.open()
     student, teacher = case.outputs("student"), case.outputs("teacher")
-    method = get("vid")(case.pair(student, teacher), beta=1.0)
+    method = VID(case.pair(student, teacher), beta=1.0)
     renamed = case.load(method, rename)
     stages = {}
     for i, (mu, rho) in enumerate(zip(method.means, method.rho, strict=True), start=1):
@@ -35,7 +34,7 @@ def test_golden(case: Case) -> None:
 
 def test_the_variance_begins_at_five_and_learns() -> None:
     student, teacher = outputs((3, 8, 8), (4, 6, 6), grad=True), outputs((3, 8, 8), (7, 4, 4), seed=1)
-    method = get("vid")(pair(student, teacher)).double()
+    method = VID(pair(student, teacher)).double()
     assert method.rho[0].shape == (7,)
     torch.testing.assert_close(F.softplus(method.rho[0]) + 1e-5, torch.full((7,), 5.0).double())
     method.terms(student, teacher, batch())["surprise"].backward()
@@ -49,14 +48,14 @@ def test_beta_matters() -> None:
     terms = []
     for beta in (1.0, 2.0):
         torch.manual_seed(0)
-        method = get("vid")(pair(student, teacher), beta=beta).double()
+        method = VID(pair(student, teacher), beta=beta).double()
         terms.append(method.terms(student, teacher, batch())["surprise"])
     torch.testing.assert_close(2 * terms[0], terms[1])
 
 
 def test_half_precision_changes_little_and_it_compiles_as_one_graph() -> None:
     student, teacher = outputs((3, 8, 8), (4, 6, 6)), outputs((3, 8, 8), (7, 4, 4), seed=1)
-    method = get("vid")(pair(student, teacher)).double()
+    method = VID(pair(student, teacher)).double()
     want = method.terms(student, teacher, batch())["surprise"]
     got = torch.compile(method.terms, fullgraph=True, backend="eager")(student, teacher, batch())["surprise"]
     torch.testing.assert_close(got, want)
@@ -70,4 +69,4 @@ def test_half_precision_changes_little_and_it_compiles_as_one_graph() -> None:
 
 def test_a_net_without_stages_is_refused() -> None:
     with pytest.raises(ValueError, match="beside the stem"):
-        get("vid")(pair(outputs((3, 8, 8)), outputs((3, 8, 8), (4, 4, 4))))
+        VID(pair(outputs((3, 8, 8)), outputs((3, 8, 8), (4, 4, 4))))

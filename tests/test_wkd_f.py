@@ -8,8 +8,7 @@ import torch
 from toys import Shape, batch, outputs, pair
 
 from golden import Case, cases
-from kdbench.methods.wkd_f import cells, gaussians
-from kdbench.registry import get
+from kdbench.methods.wkd_f import WKDF, cells, gaussians
 
 
 def rename(name: str) -> str:
@@ -22,7 +21,7 @@ def test_golden(case: Case) -> None:
     hyper = case.meta["hyper"]
     assert hyper["projector"] == "conv1x1", "the class has no other projector, and its card says so"
     student, teacher = case.outputs("student"), case.outputs("teacher")
-    method = get("wkd_f")(
+    method = WKDF(
         case.pair(student, teacher),
         beta=1.0,
         ratio=hyper["mean_cov_ratio"],
@@ -63,7 +62,7 @@ def test_finite_in_float32(ours: str, theirs: str) -> None:
     for seed, name in enumerate((ours, theirs)):
         feat = MAPS[name](outputs((4, 8, 8), seed=seed).last.float()).requires_grad_(seed == 0)
         sides.append(outputs((4, 8, 8), seed=seed)._replace(feats=(feat,), last=feat))
-    method = get("wkd_f")(pair(*sides), grid=2)
+    method = WKDF(pair(*sides), grid=2)
     terms = method.terms(*sides, batch())
     (terms["mean"] + terms["std"]).backward()
     assert all(term.isfinite() for term in terms.values())
@@ -75,7 +74,7 @@ def test_finite_in_float32(ours: str, theirs: str) -> None:
 
 def test_one_image_is_enough() -> None:
     student, teacher = outputs((4, 8, 8), b=1, grad=True), outputs((4, 8, 8), b=1, seed=1)
-    terms = get("wkd_f")(pair(student, teacher)).double().terms(student, teacher, batch(1))
+    terms = WKDF(pair(student, teacher)).double().terms(student, teacher, batch(1))
     assert all(term.isfinite() for term in terms.values())
 
 
@@ -85,8 +84,8 @@ def test_one_image_is_enough() -> None:
 )
 def test_the_student_meets_the_side_of_the_teacher(student: Shape, teacher: Shape) -> None:
     ours, theirs = outputs(student), outputs(teacher, seed=1)
-    method = get("wkd_f")(pair(ours, theirs)).double()
-    assert method.regressor(ours.last).shape == theirs.last.shape  # type: ignore[operator]
+    method = WKDF(pair(ours, theirs)).double()
+    assert method.regressor(ours.last).shape == theirs.last.shape
     assert all(term.isfinite() for term in method.terms(ours, theirs, batch()).values())
 
 
@@ -106,20 +105,19 @@ def test_the_student_meets_the_side_of_the_teacher(student: Shape, teacher: Shap
 )
 def test_what_cannot_be_served_is_refused(student: Shape, teacher: Shape, hyper: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        get("wkd_f")(pair(outputs(student), outputs(teacher, seed=1)), **hyper)
+        WKDF(pair(outputs(student), outputs(teacher, seed=1)), **hyper)
 
 
 def test_a_grid_that_leaves_two_positions_is_served() -> None:
     student, teacher = outputs((4, 5, 5)), outputs((4, 5, 5), seed=1)
     assert all(
-        t.isfinite()
-        for t in get("wkd_f")(pair(student, teacher), grid=4).double().terms(student, teacher, batch()).values()
+        t.isfinite() for t in WKDF(pair(student, teacher), grid=4).double().terms(student, teacher, batch()).values()
     )
 
 
 def test_the_weight_falls_over_the_last_part_and_kd_stands_beside_it() -> None:
     student, teacher = outputs((4, 4, 4)), outputs((4, 4, 4), seed=1)
-    method = get("wkd_f")(pair(student, teacher), kd_weight=1.0).double()
+    method = WKDF(pair(student, teacher), kd_weight=1.0).double()
 
     def named(progress: float) -> dict[str, torch.Tensor]:
         return method.loss(student, teacher, batch()._replace(progress=torch.tensor(progress)))

@@ -10,7 +10,7 @@ from toys import batch, outputs, pair
 
 from golden import Case, cases
 from kdbench import Outputs
-from kdbench.methods.wkd_l import decayed
+from kdbench.methods.wkd_l import WKDL, decayed
 from kdbench.registry import get
 from kdbench.testing import check_distiller, variant
 
@@ -22,7 +22,7 @@ def test_golden(case: Case) -> None:
     student, teacher = case.outputs("student"), case.outputs("teacher")
     if hyper["cost"] == "fc":
         teacher = teacher._replace(classifier=(case["in.teacher.classifier.weight"], None))
-    method = get("wkd_l")(
+    method = WKDL(
         case.pair(student, teacher),
         gamma=hyper["gamma"],
         temperature=hyper["temperature"],
@@ -33,7 +33,7 @@ def test_golden(case: Case) -> None:
         decay=hyper["cosine_decay_epoch"] / hyper["epochs"],
     ).to(case.dtype)
     if hyper["cost"] == "matrix":
-        method.class_distance.copy_(case["in.class_distance"])  # type: ignore[operator]
+        method.class_distance.copy_(case["in.class_distance"])
     terms = method.terms(student, teacher, case.batch(progress=hyper["epoch"] / hyper["epochs"]))
     moved = {"wasserstein": terms["wasserstein"] / hyper["gamma_now"]} if hyper["gamma_now"] else {}
     case.check(terms["target"] + terms["wasserstein"], target=terms["target"], **moved)
@@ -42,7 +42,7 @@ def test_golden(case: Case) -> None:
 @hard
 @pytest.mark.parametrize("cost", ["fc", "matrix"])
 def test_finite_in_float32(name: str, cost: str) -> None:
-    finite(lambda p: get("wkd_l")(p, cost=cost), name)
+    finite(lambda p: WKDL(p, cost=cost), name)
 
 
 def test_equal_and_zero_rows_of_the_classifier_are_served() -> None:
@@ -50,7 +50,7 @@ def test_equal_and_zero_rows_of_the_classifier_are_served() -> None:
     assert teacher.classifier is not None
     weight = teacher.classifier[0].clone()
     weight[1], weight[2] = weight[0], 0
-    terms = get("wkd_l")(pair(student, teacher)).terms(student, teacher._replace(classifier=(weight, None)), batch())
+    terms = WKDL(pair(student, teacher)).terms(student, teacher._replace(classifier=(weight, None)), batch())
     assert terms["wasserstein"].isfinite()
 
 
@@ -74,7 +74,7 @@ def plan_by_image(student: Outputs, teacher: Outputs, label: torch.Tensor) -> to
 def test_one_shared_kernel_gives_the_plan_of_every_image() -> None:
     student, teacher = outputs((4, 4, 4), k=7), outputs((4, 4, 4), k=7, seed=1)
     label = batch(k=7).label
-    got = get("wkd_l")(pair(student, teacher), gamma=1.0).terms(student, teacher, batch(k=7))["wasserstein"]
+    got = WKDL(pair(student, teacher), gamma=1.0).terms(student, teacher, batch(k=7))["wasserstein"]
     torch.testing.assert_close(got, plan_by_image(student, teacher, label))
 
 
@@ -86,7 +86,7 @@ def test_classes_that_are_alike_are_near() -> None:
     teacher = teacher._replace(logits=50.0 * torch.eye(5, dtype=torch.float64)[[0] * 6])
     near, far = torch.eye(5, 4, dtype=torch.float64), torch.eye(5, 4, dtype=torch.float64)
     near[1] = torch.tensor([1.0, 0.2, 0.0, 0.0])
-    method = get("wkd_l")(pair(student, teacher))
+    method = WKDL(pair(student, teacher))
     found = [
         method.terms(student, teacher._replace(classifier=(rows, None)), batch()._replace(label=label))["wasserstein"]
         for rows in (near, far)
@@ -96,8 +96,8 @@ def test_classes_that_are_alike_are_near() -> None:
 
 def test_a_matrix_is_kept_with_the_state_and_is_flat_until_one_is_loaded() -> None:
     student = outputs((4, 4, 4))
-    method = get("wkd_l")(pair(student, student), cost="matrix")
-    assert torch.equal(method.class_distance, 1 - torch.eye(5))  # type: ignore[arg-type]
+    method = WKDL(pair(student, student), cost="matrix")
+    assert torch.equal(method.class_distance, 1 - torch.eye(5))
     assert "class_distance" in method.state_dict()
     found = check_distiller(variant(get("wkd_l"), cost="matrix"))
     assert [f.sentence for f in found if not f.ok] == []
@@ -111,7 +111,7 @@ def test_gamma_falls_over_the_last_part() -> None:
 
     def found(progress: float, **hyper: Any) -> dict[str, torch.Tensor]:
         given = batch()._replace(progress=torch.tensor(progress))
-        return get("wkd_l")(pair(student, teacher), **hyper).terms(student, teacher, given)
+        return WKDL(pair(student, teacher), **hyper).terms(student, teacher, given)
 
     early, late = found(0.1), found(0.9)
     assert early["target"] == late["target"]  # which never falls
@@ -127,12 +127,12 @@ def test_gamma_falls_over_the_last_part() -> None:
 def test_what_gives_no_plan_is_refused(hyper: dict[str, Any], words: str) -> None:
     student = outputs((4, 4, 4))
     with pytest.raises(ValueError, match=words):
-        get("wkd_l")(pair(student, student), **hyper)
+        WKDL(pair(student, student), **hyper)
 
 
 def test_a_teacher_without_a_linear_classifier_is_refused() -> None:
     student = outputs((4, 4, 4))
-    method = get("wkd_l")(pair(student, student))
+    method = WKDL(pair(student, student))
     with pytest.raises(ValueError, match="no linear classifier"):
         method.terms(student, student._replace(classifier=None), batch())
 
@@ -140,4 +140,4 @@ def test_a_teacher_without_a_linear_classifier_is_refused() -> None:
 def test_there_is_no_kd_term_beside_it() -> None:
     assert "kd_weight" not in get("wkd_l").hyperparameters()
     student, teacher = outputs((4, 4, 4)), outputs((4, 4, 4), seed=1)
-    assert set(get("wkd_l")(pair(student, teacher)).loss(student, teacher, batch())) == {"ce", "target", "wasserstein"}
+    assert set(WKDL(pair(student, teacher)).loss(student, teacher, batch())) == {"ce", "target", "wasserstein"}

@@ -4,16 +4,15 @@ import pytest
 import torch
 from toys import batch, outputs, pair
 
-from kdbench.methods.wttm import power_sum
-from kdbench.registry import get
+from kdbench.methods.wttm import WTTM, power_sum
 
 
 def test_formula_and_gradient() -> None:
     student, teacher = outputs((4, 4, 4), k=7), outputs((4, 4, 4), k=7, seed=1)
     z = (3 * student.logits).detach().requires_grad_(True)
-    found = get("wttm")(pair(student, teacher), beta=2.5, gamma=0.3).terms(
-        student._replace(logits=z), teacher, batch()
-    )["transformed"]
+    found = WTTM(pair(student, teacher), beta=2.5, gamma=0.3).terms(student._replace(logits=z), teacher, batch())[
+        "transformed"
+    ]
     p_s, powers = z.softmax(1), teacher.logits.softmax(1) ** 0.3
     u = powers.sum(1)
     p_t = powers / u[:, None]

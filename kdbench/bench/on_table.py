@@ -9,7 +9,8 @@ from pathlib import Path
 from kdbench.bench.engine_side import Engine
 from kdbench.bench.work import CROP_PADDING, FLIP, MEAN, STD
 from kdbench.engine.fit import Setting
-from kdbench.engine.teacher_cache.cache import TeacherTable, count_views
+from kdbench.engine.teacher_cache.cache import TeacherTable
+from kdbench.engine.teacher_cache.place import count_views
 from kdbench.engine.teacher_cache.reader import widest
 from kdbench.run import teacher_cache as tables
 

@@ -92,7 +92,7 @@ def _faults(cls: type[CIFAR10], root: Path) -> Iterator[str]:
 
 def _official(path: Path, md5: str) -> bool:
     try:
-        return check_integrity(str(path), md5)
+        return bool(check_integrity(str(path), md5))
     except OSError:
         return False
 

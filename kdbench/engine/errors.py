@@ -69,7 +69,7 @@ def _full(error: BaseException) -> bool:
     if _is(error, OutOfMemory, torch.OutOfMemoryError, MemoryError):
         return True
     if _is(error, OSError):
-        return _own(OSError, "errno", error) == errno.ENOMEM
+        return bool(_own(OSError, "errno", error) == errno.ENOMEM)
     return _is(error, RuntimeError) and _FULL.search(text(error, 10_000).lower()) is not None
 
 

@@ -180,7 +180,7 @@ class Lane:
             the terms, () each, without a graph.
         """
         with self.precision.autocast(self.device):
-            terms = self.stage_loss(*self.look(teacher, batch), batch)
+            terms = self.terms(teacher, batch)
             check_terms(terms)
             total = torch.stack([term.float() for term in terms.values()]).sum()
         self.optimizer.zero_grad(set_to_none=True)
@@ -201,6 +201,10 @@ class Lane:
             steps = len(value)
         self._steps += steps
         self._count += steps * images
+
+    def terms(self, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
+        """The present stage's loss on a batch, by name."""
+        return self.stage_loss(*self.look(teacher, batch), batch)
 
     def look(self, teacher: Outputs | None, batch: Batch) -> tuple[Outputs, Outputs]:
         """What the present stage's loss is told of a batch: the student's outputs, and the teacher's."""

@@ -197,7 +197,8 @@ class TimmReader:
         if not isinstance(shown, Tensor):
             return None
         if shown.dim() == 3 and shown.shape[1] == first.shape[2] * first.shape[3]:
-            return shown.transpose(1, 2).unflatten(2, first.shape[2:])
+            tokens: Tensor = shown.transpose(1, 2).unflatten(2, first.shape[2:])
+            return tokens
         if shown.dim() == 4:
             return shown.permute(0, 3, 1, 2) if self.stem_nhwc else shown
         return None

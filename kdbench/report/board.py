@@ -12,8 +12,9 @@ from kdbench.record import Record
 from kdbench.report import resample, stats
 from kdbench.report.escape import plain
 from kdbench.report.resample import Rank
-from kdbench.report.select import Pair, Selection
+from kdbench.report.select import Selection
 from kdbench.report.stats import Ari, Gain, Spread
+from kdbench.report.teacherless import Pair
 
 STUDENT = "student"
 

@@ -14,7 +14,7 @@ from scipy import stats as scipy_stats
 from kdbench.report import escape, stats
 from kdbench.report.board import Board, Line, differences
 from kdbench.report.items import count
-from kdbench.report.select import Pair
+from kdbench.report.teacherless import Pair
 
 COLUMNS = ("pair", "method", "other", "difference", "low", "high", "paired_runs", "blocks", "p", "p_holm")
 ALL = "all"  # in the place of a pair

@@ -14,8 +14,8 @@ from kdbench.report.board import STUDENT, Board, Line
 from kdbench.report.cost import Cost, groups
 from kdbench.report.escape import plain
 from kdbench.report.labels import SIZE, Point, label_points
-from kdbench.report.select import Pair
 from kdbench.report.style import ACCENT, GOOD, INK, SOFT, canvas, drawing
+from kdbench.report.teacherless import Pair
 
 MOST = 60  # names in one figure
 COLUMN = 0.74  # share of the width for points; names that find no place beside theirs stand at the right

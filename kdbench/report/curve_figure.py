@@ -10,8 +10,8 @@ from matplotlib.ticker import MaxNLocator
 from kdbench.report import facts
 from kdbench.report.board import Board, Line
 from kdbench.report.panels import grid_shape, line_name, pair_title, quick_words, within
-from kdbench.report.select import Pair
 from kdbench.report.style import COLOURS, DIM, INK, MARKERS, canvas
+from kdbench.report.teacherless import Pair
 
 MOST_CURVES = len(COLOURS)
 

@@ -26,8 +26,8 @@ from kdbench.report.panels import (
     star_words,
     within,
 )
-from kdbench.report.select import Pair
 from kdbench.report.style import ACCENT, GOOD, INK, PALE, SOFT, canvas, drawing, readable_on
+from kdbench.report.teacherless import Pair
 
 
 def figures(board: Board) -> dict[str, Figure]:

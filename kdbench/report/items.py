@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from kdbench.report.escape import plain
 from kdbench.report.resample import Rank
-from kdbench.report.select import Pair
 from kdbench.report.stats import LEVEL, Gain, Spread
+from kdbench.report.teacherless import Pair
 
 TEACHER = "teacher"
 CLASS_TITLES = {"modified": "methods that change the student at inference"}  # of rows that are a class of their own

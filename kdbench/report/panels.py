@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from kdbench.report.board import Board, Line
 from kdbench.report.escape import by_line, plain
 from kdbench.report.items import pair_name
-from kdbench.report.select import Pair
 from kdbench.report.style import SOFT
+from kdbench.report.teacherless import Pair
 
 PER_ROW = 5
 MOST_LINES, MOST_PAIRS = 60, 40  # in one figure; the tables hold all

@@ -29,8 +29,9 @@ from kdbench.report.items import (
     spread_item,
     sure,
 )
-from kdbench.report.select import Pair, version
+from kdbench.report.select import version
 from kdbench.report.stats import Gain
+from kdbench.report.teacherless import Pair
 
 
 def all_tables(board: Board, published: Mapping[tuple[str, str, str], Any]) -> list[Table]:

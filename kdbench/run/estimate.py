@@ -128,7 +128,7 @@ def _asked(job: Job, group: Sequence[Cell], kept: dict[str, float]) -> float:
     ``kept``: by teacher, the share of all entries that its table has by then; moved on.
     """
     from kdbench.distiller import READS
-    from kdbench.engine.teacher_cache.cache import count_views
+    from kdbench.engine.teacher_cache.place import count_views
     from kdbench.run import teacher_cache as tables
 
     first, recipe = group[0], group[0].recipe

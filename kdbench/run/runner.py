@@ -94,7 +94,7 @@ def _seeds(job: Job) -> dict[str, int]:
 def _ahead(job: Job, images: Dataset, cells: list[Cell]) -> int:
     """Steps of all lanes and of teachers that must be trained first."""
     count, folder = len(images.train_labels), job.request.out / "teachers"
-    steps = sum(epochs(cell) * -(-count // cell.recipe["batch_size"]) for cell in cells)
+    steps = sum(epochs(cell) * -(-count // int(cell.recipe["batch_size"])) for cell in cells)
     for name in {cell.teacher for cell in cells if cell.teacher}:
         wanted = teachers.recipe(job.suite, name, job.request.epochs, job.request.limit_train)
         steps += teachers.steps(folder, job.suite, name, wanted, count)

@@ -23,7 +23,8 @@ from kdbench.engine.checkpoint import state_sha256
 from kdbench.engine.graph.cached_teacher import resident
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
-from kdbench.engine.teacher_cache.cache import Place, TeacherTable, Unfit, count_views, parts_of
+from kdbench.engine.teacher_cache.cache import TeacherTable
+from kdbench.engine.teacher_cache.place import Place, Unfit, count_views, parts_of
 from kdbench.utils import environment
 
 #: Share of the device's free memory that a table may take; the lanes have the rest.

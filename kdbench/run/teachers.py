@@ -88,7 +88,7 @@ def steps(folder: Path, suite: Suite, name: str, wanted: dict[str, Any], images:
     """Batches that a teacher's own training takes; 0 when it is stored."""
     if there(folder, suite, name, wanted) is not None:
         return 0
-    return int(wanted["epochs"]) * -(-images // wanted["batch_size"])
+    return int(wanted["epochs"]) * -(-images // int(wanted["batch_size"]))
 
 
 def get(

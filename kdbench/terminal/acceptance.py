@@ -20,7 +20,7 @@ from kdbench.terminal import console
 @click.option("--precision", default="amp", show_default=True, help="As for `kdbench run`.")
 def main(*, out: Path, data_dir: Path | None, precision: str) -> None:
     """Run the acceptance on CUDA and say whether its gate is met (exit code 0) or not (1)."""
-    from kdbench.run.runner import Stop
+    from kdbench.run.outcome import Stop
 
     screen = console.out()
     request = Request(

@@ -14,13 +14,15 @@ from kdbench.engine.evaluate import measure, predictions
 from kdbench.engine.precision import Precision
 from kdbench.engine.teacher_cache.cache import TeacherTable
 from kdbench.models import teachers
-from kdbench.run import normalisation, runner, session
+from kdbench.run import normalisation, session
 from kdbench.run import teacher_cache as tables
 from kdbench.run import teachers as teaching
 from kdbench.run.outcome import Teller, tell
 from kdbench.suites import Suite
 from kdbench.terminal import console
 from kdbench.utils import environment
+from kdbench.utils.files import check_writable
+from kdbench.utils.wording import count
 
 #: A kept teacher whose accuracy moves by more than this (in points) is not what its card says.
 TOLERANCE = 0.05
@@ -42,11 +44,11 @@ def train(
     if stored.exists():
         screen.print(f"{stored} is there already; `kdbench teacher verify {name}` measures it again", markup=False)
         return 0
-    runner.check_writable(out)
+    check_writable(out)
     images = teaching.images(chosen, data_dir)
     if wanted["epochs"] < usual:
         screen.print(
-            f"{wanted['epochs']} of the {console.count(usual, 'epoch')} of its recipe; every later run on {out} takes"
+            f"{wanted['epochs']} of the {count(usual, 'epoch')} of its recipe; every later run on {out} takes"
             " this teacher",
             markup=False,
         )
@@ -100,7 +102,7 @@ def import_(
     read = teachers.read_checkpoint(file, part=part, ema=ema, prefix=prefix, note=say)
     net.net.load_state_dict(teachers.match(read, net, note=say))
     wanted = normalisation.asked(trained_with, name, chosen)
-    runner.check_writable(out)
+    check_writable(out)
     images = None if no_verify else teaching.images(chosen, data_dir)
     own = normalisation.choose(net, wanted, chosen, images, where, say)
     net.show_in_own_terms(normalisation.of(chosen), own)
@@ -172,7 +174,7 @@ def table(
     exactly.prepare(where)
     if slow := exactly.warning(where):
         screen.print(slow, markup=False)
-    runner.check_writable(out)
+    check_writable(out)
     teachers.load(out / "teachers", chosen.dataset, name, image_size=chosen.image_size)
     images, recipe = teaching.images(chosen, data_dir), chosen.recipe.model_dump()
     net, _ = teachers.load(

@@ -35,24 +35,27 @@ class Strays(TorchDispatchMode):
     """
 
     def __init__(self, device: torch.device) -> None:
-        super().__init__()
+        mode: Any = super()  # torch's, which has no types
+        mode.__init__()
         self.device = device
         self.found: list[str] = []
-        self._constants = HostConstants(self.note)
+        self._constants: Any = HostConstants(self.note)
         #: Of the last ``x[...] = number``. torch makes it a tensor of the CPU. CUDA fills it into a slice as a
         #: number, and copies it to the device for places that a tensor of integers names.
         self._number: Tensor | None = None
 
     def __enter__(self) -> Self:
         """Watch from here on."""
-        super().__enter__()
+        mode: Any = super()
+        mode.__enter__()
         self._constants.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
         """Watch no longer."""
         self._constants.__exit__(*error)
-        super().__exit__(*error)
+        mode: Any = super()
+        mode.__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called for every operator, also for those of a backward pass."""

@@ -118,7 +118,7 @@ class Trainee:
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """The present stage's loss on a batch, with random numbers of the trainee's own."""
         with self.own_rng(), self.lane.precision.autocast(CPU):
-            return self.stage_loss(*self.look(batch), batch)
+            return self.lane.terms(self._teacher(batch), batch)
 
     def step(self, batch: Batch) -> None:
         """One step of the optimizer."""

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from kdbench.distiller import Outputs
 from kdbench.engine.graph.backend import Machine
-from kdbench.engine.teacher_cache.cache import TeacherTable, Unfit, parts_of
+from kdbench.engine.teacher_cache.cache import TeacherTable
+from kdbench.engine.teacher_cache.place import Unfit, parts_of
 from kdbench.utils.plan import BatchPlan
 
 #: Epochs after which new answers are written to the files.

@@ -59,7 +59,8 @@ class Net(nn.Module):
 
     def head(self, last: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, K) logits."""
-        return self.get_classifier()(last.mean(dim=(2, 3)))
+        logits: Tensor = self.get_classifier()(last.mean(dim=(2, 3)))
+        return logits
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, K) logits."""

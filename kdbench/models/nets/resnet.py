@@ -36,7 +36,8 @@ class BasicBlock(Block):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H', W'), the sum before its ReLU."""
         residual = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        return residual + (x if self.downsample is None else self.downsample(x))
+        total: Tensor = residual + (x if self.downsample is None else self.downsample(x))
+        return total
 
 
 def stage(block: type[BasicBlock], c_in: int, c_out: int, blocks: int, stride: int) -> nn.Sequential:

@@ -38,7 +38,8 @@ class Bottleneck(Block):
         inner = F.relu(self.bn1(self.conv1(x)))
         inner = F.relu(self.bn2(self.conv2(inner)))
         residual: Tensor = self.bn3(self.conv3(inner))
-        return residual + self.shortcut(x)
+        total: Tensor = residual + self.shortcut(x)
+        return total
 
 
 class ResNetBottleneck(Net):

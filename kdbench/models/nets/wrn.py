@@ -32,7 +32,8 @@ class PreActBlock(Block):
         """Sum so far and its ``bn1``, (B, C_in, H, W) each -> (B, C_out, H', W')."""
         active = F.relu(normed)
         residual = self.conv2(F.relu(self.bn2(self.conv1(active))))
-        return residual + (x if self.convShortcut is None else self.convShortcut(active))
+        total: Tensor = residual + (x if self.convShortcut is None else self.convShortcut(active))
+        return total
 
 
 class Stage(nn.Module):
