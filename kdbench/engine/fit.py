@@ -62,6 +62,8 @@ class Setting:
     note: Callable[[str], None] = lambda sentence: None
     table: TeacherTable | None = None  # the teacher's kept outputs, for the loop
     resident: Resident | None = None  # the same on the device, for ``machine``
+    #: Images that no lane is trained on, as ``test``: what may choose where test images must not; None: there are none.
+    validation: Callable[[], Iterable[tuple[Tensor, Tensor]]] | None = None
     fold: Fold | None = None  # makes the copy of a student that is evaluated; None: the student itself
 
 
@@ -84,7 +86,9 @@ def _fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callab
         with holds("the teacher's evaluation", setting.device):
             teacher_says = predictions(judge, setting.test(), setting.precision)[0].argmax(dim=1)
     captures = None if setting.machine is None else Captures(setting.machine, setting.note, setting.resident)
-    exams = None if setting.machine is None else Exams(setting.machine, setting.note, setting.fold)
+    exams, mocks = (
+        None if setting.machine is None else Exams(setting.machine, setting.note, setting.fold) for _ in range(2)
+    )
     for stage in STAGES:
         for epoch in range(max(lane.pretrain_total if stage == "pretrain" else lane.plan.epochs for lane in lanes)):
             active = [lane for lane in lanes if not lane.failure and (lane.stage, lane.epoch) == (stage, epoch)]
@@ -94,12 +98,13 @@ def _fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callab
             due = [lane for lane in active if not lane.failure and stage == "train" and lane.plan.evaluates(epoch)]
             if due:
                 _evaluate(setting, due, teacher_says, exams)
+                _validate(setting, [lane for lane in due if not lane.failure], mocks)
             for lane in due:
                 if lane.failure:
                     continue
                 lane.curve[-1]["top1"] = lane.report["top1"]
                 if not math.isfinite(lane.report["nll"]):
-                    lane.failure = f"the logits were not finite after epoch {epoch + 1}"
+                    lane.failure = f"the logits were not finite after epoch {epoch + 1}; try {lane.remedy()}"
             watch.epoch(stage, active)
             for lane in active:
                 if lane.failure or lane.done:
@@ -214,6 +219,22 @@ def _evaluate(setting: Setting, lanes: Sequence[Lane], teacher: Tensor | None, e
             evaluate(lanes, setting.test, teacher, setting.fold)
         else:
             exams.evaluate(lanes, setting.test, teacher)
+
+
+def _validate(setting: Setting, lanes: Sequence[Lane], exams: Exams | None) -> None:
+    """``val_top1`` for the curves of lanes that have been tested; their reports stay those of the test images."""
+    if setting.validation is None or not lanes:
+        return
+    tested = [lane.report for lane in lanes]
+    with holds(f"the validation of {count(len(lanes), 'lane')}", setting.device):
+        if exams is None:
+            evaluate(lanes, setting.validation, None, setting.fold)
+        else:
+            exams.evaluate(lanes, setting.validation, None)
+    for lane, report in zip(lanes, tested, strict=True):
+        if not lane.failure:
+            lane.curve[-1]["val_top1"] = lane.report["top1"]
+        lane.report = report
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from kdbench import models, registry
-from kdbench.data import Dataset, Loader
+from kdbench.data import Dataset, Loader, hold_out
 from kdbench.engine import fit as engine
 from kdbench.engine.compiled import Compiler
 from kdbench.engine.errors import OutOfMemory, holds, release
@@ -107,7 +107,9 @@ class _Group:
             fail_fast=work.fail_fast,
         )
         compiler = Compiler(self.device) if work.compile else None
-        self.maker = Maker(work.records, images, self.device, self.precision, compiler, self.ledger, emit)
+        # What students are trained on, and what is held out of it; teachers train on all images.
+        self.part, self.held_out = hold_out(images, self.first.recipe.get("validation", 0.0))
+        self.maker = Maker(work.records, self.part, self.device, self.precision, compiler, self.ledger, emit)
         self.judge: Tapped | None = None  # the suite's teacher, where an assistant teaches
 
     def run(self) -> None:
@@ -211,13 +213,14 @@ class _Group:
         if not lanes:
             return
         loader = teachers.make_loader(
-            self.images,
+            self.part,
             first.recipe,
             seed=stable_seed(first.seed, "data"),
             device=self.device,
             views=next(iter(lanes)).method.views,
         )
         test = teachers.test_batches(self.images, first.recipe, self.device)
+        held_out = None if self.held_out is None else teachers.plain_batches(*self.held_out, first.recipe, self.device)
         setting = engine.Setting(
             None if teacher is None else models.fold(teacher).to(self.device),
             loader,
@@ -227,6 +230,7 @@ class _Group:
             judge=None if self.judge is None else models.fold(self.judge).to(self.device),
             machine=machine_for(self.device, work.graphs),
             note=self.teller.note,
+            validation=None if held_out is None else lambda: held_out,
             fold=models.fold,
         )
         self.maker.compile(lanes, loader)
@@ -246,7 +250,7 @@ class _Group:
         with teacher_cache.taught(
             work.out,
             self.first.assistant.student if self.first.assistant else self.first.teacher,
-            self.images,
+            self.part,  # its fingerprint names the table, whose entries are places in it
             self.first.recipe,
             setting,
             loader,

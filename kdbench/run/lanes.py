@@ -17,7 +17,7 @@ from kdbench.engine.compiled import CannotCompile, Compiler
 from kdbench.engine.errors import OutOfMemory, holds, said
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
-from kdbench.engine.schedule import Plan
+from kdbench.engine.schedule import Plan, later
 from kdbench.models import Tapped
 from kdbench.run import grid
 from kdbench.run.grid import Cell
@@ -140,6 +140,7 @@ def plan(epochs: int, recipe: Mapping[str, Any]) -> Plan:
         tuple(recipe["milestones"]),
         recipe["gamma"],
         recipe["eval_every"],
+        **later(recipe),
     )
 
 

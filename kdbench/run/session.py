@@ -122,8 +122,8 @@ def _cell(
     usual: dict[str, Any] = {name: found.default for name, found in known.items()}
     usual |= convention.hyper(spec.name, f"{teacher}:{student}", known)
     said = {name: value for name, value in spec.hyper if value != usual[name]}
-    recipe = suite.recipe.model_dump(mode="json", exclude={"epochs", "light", "light_lr", "lr", "milestones"})
-    recipe |= {"lr": suite.recipe.lr_for(student), "milestones": list(suite.recipe.milestones_for(epochs))}
+    recipe = suite.recipe.facts_for(student, epochs)
+    recipe |= {name: list(recipe[name]) for name in ("mean", "std")}
     assistant = assisted = None
     try:
         named = assistants.network(spec.name, student)
