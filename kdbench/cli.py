@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from kdbench.terminal.guard import Ended, Interruptible, sentences
-from kdbench.terminal.options import CHOSEN, DATA, DEVICE, OUT, PLUGIN, PRECISION
+from kdbench.terminal.options import CHOSEN, DATA, DEVICE, OUT, PLUGIN, PRECISION, TUNING, WEIGHTS
 from kdbench.version import __version__
 
 
@@ -72,6 +72,7 @@ def main() -> None:
     " the results change. Off by default: measured on a CPU it gained next to nothing, and on a GPU"
     " nobody has measured it yet.",
 )
+@WEIGHTS
 @click.option("--shard", metavar="I/N", help="This process trains part I of N of the grid.")
 @click.option("--force", is_flag=True, help="Train again what is already there.")
 @click.option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")
@@ -117,6 +118,23 @@ def load_plugins(plugins: tuple[str, ...]) -> list[str]:
         except ValueError as error:
             broken.append(str(error))
     return broken
+
+
+@main.command()
+@TUNING
+@PRECISION
+@PLUGIN
+@DATA
+@OUT
+@DEVICE
+@sentences
+def tune(*, plugins: tuple[str, ...], **words: Any) -> int:
+    """Find each method's weights on images held out of the training set; goes on where it stopped."""
+    from kdbench.terminal import console
+    from kdbench.terminal import tune as screen
+
+    broken = load_plugins(plugins)
+    return screen.tune(words, broken, console.out())
 
 
 @main.command()

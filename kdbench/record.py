@@ -67,6 +67,7 @@ class Settings(BaseModel):
     precision: str = "fp32"
     compile: bool = False
     assistant: Assistant | None = None
+    weights: Literal["published", "tuned"] = "published"  # where values come from that were not set by hand
 
     @property
     def pair(self) -> str:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_run import SMALL, kdbench, records
 from timm.scheduler import CosineLRScheduler  # type: ignore[attr-defined]
 
 from kdbench import data, suites
 from kdbench.engine.schedule import Plan
 from kdbench.run.ledger import at_best_validation
 from kdbench.run.session import Request, resolve
-from test_run import SMALL, kdbench, records
 
 
 def run(out: Path, *words: str, methods: str) -> None:
@@ -155,8 +155,9 @@ def test_every_rate_of_a_short_run_is_one(schedule: str, epochs: int, warmup: in
 
 
 def test_the_clip_holds_the_whole_norm(tmp_path: Path) -> None:
-    from kdbench.distiller import Batch
     from test_engine import lane, loader, teacher
+
+    from kdbench.distiller import Batch
 
     one = lane("fitnet", tmp_path)
     one.plan = replace(one.plan, clip_grad=0.01, momentum=0.0)
@@ -167,9 +168,10 @@ def test_the_clip_holds_the_whole_norm(tmp_path: Path) -> None:
 
 
 def test_a_diverged_cell_says_what_to_try(tmp_path: Path) -> None:
+    from test_engine import lane
+
     from kdbench import registry
     from kdbench.engine.remedy import remedy
-    from test_engine import lane
 
     method = lane("semckd", tmp_path).method
     assert remedy(method) == "a smaller beta, recipe.clip_grad=5 or a lower recipe.lr"

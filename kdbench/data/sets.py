@@ -17,7 +17,7 @@ from torch import Tensor
 from kdbench.data.errors import DataMissing
 from kdbench.data.identity import DataIdentity, identify, tensors_sha256
 from kdbench.data.names import image_folder
-from kdbench.data.split import stratified
+from kdbench.data.stratified import stratified
 
 __all__ = ["NAMES", "DataMissing", "Dataset", "default_root", "limit", "load"]
 

@@ -1,15 +1,15 @@
-"""Parts of a training set that keep each class's share: what ``limit`` keeps, and what is held out to validate on."""
+"""What is held out of a training set to validate on."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from kdbench.data.sets import Dataset
+from kdbench.data.sets import Dataset
+from kdbench.data.stratified import stratified
 
 #: Of the shuffle that decides which images are held out: a constant, so that all methods, pairs and seeds share them.
 VALIDATION_SEED = 20_240_229
@@ -20,23 +20,6 @@ class HeldOut(NamedTuple):
 
     images: Tensor
     labels: Tensor
-
-
-def stratified(labels: Tensor, n: int, seed: int) -> Tensor:
-    """Positions, rising, of n of (N,) labels, each class keeping its share; every class is there as soon as n allows.
-
-    Smaller choices of one seed lie inside larger ones.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    shuffled = torch.randperm(len(labels), generator=generator)
-    # The r-th image of a class of m has the key r / m: all firsts come first, then all
-    # classes fill up in step. The sort is stable, so the shuffle decides between equals.
-    key = torch.empty(len(labels), dtype=torch.float64)
-    for label in labels.unique():
-        members = shuffled[labels[shuffled] == label]
-        key[members] = torch.arange(len(members), dtype=torch.float64) / len(members)
-    chosen: Tensor = shuffled[key[shuffled].argsort(stable=True)[:n]].sort().values
-    return chosen
 
 
 def held_out_count(n: int, share: float) -> int:

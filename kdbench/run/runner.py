@@ -79,6 +79,7 @@ def _common(job: Job) -> Work:
         compile=request.compile,
         force=request.force,
         fail_fast=request.fail_fast,
+        lent=request.home,
         replaced=frozenset(grid.files(request.out, cell).record for cell in forced),
     )
 
@@ -93,7 +94,7 @@ def _seeds(job: Job) -> dict[str, int]:
 
 def _ahead(job: Job, images: Dataset, cells: list[Cell]) -> int:
     """Steps of all lanes and of teachers that must be trained first."""
-    count, folder = len(images.train_labels), job.request.out / "teachers"
+    count, folder = len(images.train_labels), job.request.teachers
     steps = 0
     for cell in cells:
         trained = count - held_out_count(count, cell.recipe.get("validation", 0.0))

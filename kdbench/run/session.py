@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kdbench import registry, suites
 from kdbench.record import Assistant, Settings
-from kdbench.run import assistants, grid
+from kdbench.run import assistants, grid, tuned
 from kdbench.run.grid import Cell
 from kdbench.suites import Convention, Suite
 
@@ -41,6 +41,13 @@ class Request:
     retry_failed: bool = False
     fail_fast: bool = False
     shard: str | None = None
+    weights: str = "published"
+    home: Path | None = None  # where teachers and their tables lie; None: in ``out``
+
+    @property
+    def teachers(self) -> Path:
+        """The folder of the teachers."""
+        return (self.home or self.out) / "teachers"
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,8 @@ def resolve(request: Request) -> Job:
         raise ValueError(f"--graphs takes auto or off, not {request.graphs!r}")
     if request.table not in (AUTO, "off"):
         raise ValueError(f"--table takes auto or off, not {request.table!r}")
+    if request.weights not in ("published", "tuned"):
+        raise ValueError(f"--weights takes published or tuned, not {request.weights!r}")
     from kdbench.engine.precision import Precision  # loads torch, so only once the words are right
 
     specs = registry.parse(request.methods or ",".join(suite.default_methods))
@@ -95,18 +104,19 @@ def resolve(request: Request) -> Job:
         notes.append(slow)
     convention = suites.convention(suite.convention)
     made = (
-        _cell(suite, convention, teacher, student, spec, seed, epochs, request)
+        make_cell(suite, convention, teacher, student, spec, seed, epochs, request)
         for seed in seeds
         for teacher, student in pairs
         for spec in specs
     )
     cells = list(dict.fromkeys(made))  # one cell under two names; one without teacher on many pairs
+    tuned.same_budget(request.out, cells)
     if request.shard:
         cells = grid.shard(cells, *_shard(request.shard))
     return Job(request, suite, device, cells, notes)
 
 
-def _cell(
+def make_cell(
     suite: Suite,
     convention: Convention,
     teacher: str,
@@ -118,9 +128,12 @@ def _cell(
 ) -> Cell:
     """One cell, with that of its assistant if its method has one."""
     method = registry.get(spec.name)
-    known = method.hyperparameters()
-    usual: dict[str, Any] = {name: found.default for name, found in known.items()}
-    usual |= convention.hyper(spec.name, f"{teacher}:{student}", known)
+    usual = published_hyper(convention, spec.name, teacher, student)
+    weights: Literal["published", "tuned"] = "published"
+    if request.weights == "tuned" and tuned.tunable(spec.name, usual):
+        weights = "tuned"
+        where = (suite.name, suite.dataset, suite.convention, teacher if method.needs_teacher else "", student)
+        usual |= tuned.choice(request.out, *where, spec.name, seed, usual)
     said = {name: value for name, value in spec.hyper if value != usual[name]}
     recipe = suite.recipe.facts_for(student, epochs)
     recipe |= {name: list(recipe[name]) for name in ("mean", "std")}
@@ -132,7 +145,8 @@ def _cell(
     else:
         if named is not None:
             by, network = named
-            assistant = _cell(suite, convention, teacher, network, registry.Spec(by), seed, epochs, request)
+            plainly = replace(request, weights="published")  # as a teacher: one for all that learn from it
+            assistant = make_cell(suite, convention, teacher, network, registry.Spec(by), seed, epochs, plainly)
             assisted = Assistant(student=network, method=by, hyper=assistant.settings.hyper)
     settings = Settings(
         suite=suite.name,
@@ -149,13 +163,22 @@ def _cell(
         precision=request.precision,
         compile=request.compile,
         assistant=assisted,
+        weights=weights,
     )
     quick = epochs < suite.recipe.epochs or request.limit_train is not None
-    return Cell(settings, _label(spec.name, said), quick, assistant)
+    return Cell(settings, _label(spec.name, said, weights), quick, assistant)
 
 
-def _label(name: str, said: Mapping[str, Any]) -> str:
-    """The method as tables show it: its name, and beside it what was set otherwise than the suite has it."""
+def published_hyper(convention: Convention, method: str, teacher: str, student: str) -> dict[str, Any]:
+    """Every hyper-parameter of a method: its defaults, and what the convention says of it on the pair."""
+    known = registry.get(method).hyperparameters()
+    usual: dict[str, Any] = {name: found.default for name, found in known.items()}
+    return usual | convention.hyper(method, f"{teacher}:{student}", known)
+
+
+def _label(name: str, said: Mapping[str, Any], weights: str = "published") -> str:
+    """The method as tables show it: its name, whether it is tuned, and what was set otherwise than the suite has it."""
+    name += "" if weights == "published" else f"@{weights}"
     inside = ",".join(f"{key}={f'{value:g}' if isinstance(value, float) else value}" for key, value in said.items())
     return f"{name}[{inside}]" if inside else name
 

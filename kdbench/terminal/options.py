@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -40,3 +43,32 @@ PRECISION = click.option(
     show_default=True,
     help="fp32, tf32 (CUDA), bf16, fp16 (CUDA) or amp (fp16 on CUDA, bf16 on the CPU).",
 )
+
+
+WEIGHTS = click.option(
+    "--weights",
+    default="published",
+    show_default=True,
+    help="tuned: those that `kdbench tune` has found, in place of the convention's; the rows say so.",
+)
+
+
+_TUNING = (
+    click.option("--methods", "-m", help="As for `kdbench run`, without values. Default: the suite's."),
+    click.option("--pairs", "-p", default="all", show_default=True, help="As for `kdbench run`."),
+    click.option("--suite", "-s", default="auto", show_default=True, help="As for `kdbench run`."),
+    click.option("--trials", type=int, default=6, show_default=True, help="Candidates of every method, 2 to 6."),
+    click.option("--epochs", type=int, help="Length of a trial. Default: the suite's."),
+    click.option("--seeds", type=int, default=1, show_default=True, help="Seeds of every candidate: 1000, 1001, ..."),
+    click.option("--limit-train", type=int, metavar="N", help="As for `kdbench run`."),
+    click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="As for `kdbench run`."),
+    click.option("--lanes", type=int, help="As for `kdbench run`."),
+    click.option("--graphs", default="auto", show_default=True, help="As for `kdbench run`."),
+    click.option("--table", default="auto", show_default=True, help="As for `kdbench run`."),
+    click.option("--retry-failed", is_flag=True, help="Try again the trials that failed."),
+)
+
+
+def TUNING(command: Callable[..., Any]) -> Callable[..., Any]:  # noqa: N802
+    """The options of `kdbench tune` that no other verb has."""
+    return reduce(lambda made, option: option(made), reversed(_TUNING), command)
