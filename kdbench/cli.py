@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from kdbench.terminal.guard import Ended, Interruptible, sentences
-from kdbench.terminal.options import CHOSEN, DATA, DEVICE, OUT, PLUGIN, PRECISION, TUNING, WEIGHTS
+from kdbench.terminal.options import CHOSEN, DATA, DEVICE, GRAPHS, OUT, PLUGIN, PRECISION, TABLE, TUNING, WEIGHTS
 from kdbench.version import __version__
 
 
@@ -52,19 +52,8 @@ def main() -> None:
 )
 @PRECISION
 @click.option("--lanes", type=int, help="At most so many students side by side. Default: as many as fit.")
-@click.option(
-    "--graphs",
-    default="auto",
-    show_default=True,
-    help="auto captures whole steps in CUDA graphs; off launches every kernel by itself.",
-)
-@click.option(
-    "--table",
-    default="auto",
-    show_default=True,
-    help="auto keeps the teacher's logits and pooled vectors of every crop and flip on disk where"
-    " the run visits over half of them, and uses what is kept; off always asks the live teacher.",
-)
+@GRAPHS
+@TABLE
 @click.option(
     "--compile",
     is_flag=True,

@@ -45,6 +45,23 @@ PRECISION = click.option(
 )
 
 
+GRAPHS = click.option(
+    "--graphs",
+    default="auto",
+    show_default=True,
+    help="auto captures whole steps in CUDA graphs; off launches every kernel by itself.",
+)
+
+
+TABLE = click.option(
+    "--table",
+    default="auto",
+    show_default=True,
+    help="auto keeps the teacher's logits and pooled vectors of every crop and flip on disk where"
+    " the run visits over half of them, and uses what is kept; off always asks the live teacher.",
+)
+
+
 WEIGHTS = click.option(
     "--weights",
     default="published",
@@ -63,12 +80,12 @@ _TUNING = (
     click.option("--limit-train", type=int, metavar="N", help="As for `kdbench run`."),
     click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="As for `kdbench run`."),
     click.option("--lanes", type=int, help="As for `kdbench run`."),
-    click.option("--graphs", default="auto", show_default=True, help="As for `kdbench run`."),
-    click.option("--table", default="auto", show_default=True, help="As for `kdbench run`."),
+    GRAPHS,
+    TABLE,
     click.option("--retry-failed", is_flag=True, help="Try again the trials that failed."),
 )
 
 
-def TUNING(command: Callable[..., Any]) -> Callable[..., Any]:  # noqa: N802
+def TUNING(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of `kdbench tune` that no other verb has."""
     return reduce(lambda made, option: option(made), reversed(_TUNING), command)
