@@ -11,7 +11,7 @@ import torch
 from test_run import SMALL, kdbench, records
 from timm.scheduler import CosineLRScheduler  # type: ignore[attr-defined]
 
-from kdbench import data, suites
+from kdbench import data, record, suites
 from kdbench.engine.schedule import Plan
 from kdbench.run.ledger import at_best_validation
 from kdbench.run.session import Request, resolve
@@ -188,3 +188,78 @@ def _words(name: str) -> str:
     from kdbench.engine.remedy import remedy
 
     return remedy(registry.get(name))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["crd", "fitnet", "student"])
+def test_a_repeatable_step_gives_the_bits_of_the_loop_with_clip_and_validation(name: str, tmp_path: Path) -> None:
+    from test_engine import CPU, Silent, assert_same, lane, loader, result, scored, teacher
+
+    from kdbench import models
+    from kdbench.engine.fit import Setting, fit
+    from kdbench.engine.graph.backend import Eager
+    from kdbench.engine.precision import Precision
+
+    def held_out() -> object:
+        one = data.hold_out(data.load("digits"), 0.02)[1]
+        assert one is not None
+        return data.Loader(one.images, one.labels, batch_size=8, mean=(0.3,) * 3, std=(0.4,) * 3).plain(8)
+
+    found = []
+    for machine in (None, Eager()):
+        one = lane(name, tmp_path / str(machine is None))
+        one.plan = replace(one.plan, clip_grad=0.2)
+        notes: list[str] = []
+        setting = Setting(
+            models.fold(teacher()),
+            loader(),
+            scored,  # type: ignore[arg-type]
+            CPU,
+            Precision(),
+            machine=machine,
+            note=notes.append,
+            validation=held_out,  # type: ignore[arg-type]
+            fold=models.fold,
+        )
+        fit(setting, [one], Silent(), lambda lane: None)
+        assert not notes
+        assert all("val_top1" in point for point in one.curve)
+        assert one.report["top1"] == one.curve[-1]["top1"]  # the report stays that of the test images
+        found.append(result(one))
+    assert_same(*found)
+
+
+def test_a_clipped_step_asks_the_host_nothing(tmp_path: Path) -> None:
+    from test_capture import asked
+    from test_engine import lane
+
+    one = lane("fitnet", tmp_path)
+    one.plan = replace(one.plan, clip_grad=0.2)
+    assert asked(one) == (set(), [])
+
+
+def test_a_table_of_all_images_is_none_of_the_part_that_is_trained_on(tmp_path: Path) -> None:
+    words = ["--epochs", "5", "--methods", "kd"]  # often enough for a table
+    share = ["--set", "recipe.validation=0.25"]
+    assert kdbench("run", *SMALL, *words, "--out", tmp_path / "kept").exit_code == 0
+    for out, switch in (("kept", "auto"), ("live", "off")):
+        result = kdbench("run", *SMALL, *words, *share, "--table", switch, "--out", tmp_path / out)
+        assert result.exit_code == 0, result.output
+    assert len(list((tmp_path / "kept" / "tables").rglob("table.json"))) == 2
+
+    def validated(out: str):  # type: ignore[no-untyped-def]
+        found, _ = record.read_all(tmp_path / out / "runs")
+        return next(one.measured() for one in found if "validation" in one.settings.recipe)
+
+    assert validated("kept") == validated("live")
+
+
+def test_a_teacher_is_the_same_with_and_without_validation(tmp_path: Path) -> None:
+    for out, share in (("with", "0.3"), ("without", "0")):
+        words = ["--methods", "student,kd", "--set", f"recipe.validation={share}", "--out", str(tmp_path / out)]
+        assert kdbench("run", *SMALL, *words).exit_code == 0
+    ours, theirs = (
+        next(one for one in records(tmp_path / out).values() if one.method == "kd") for out in ("with", "without")
+    )
+    assert ours.teacher_sha256 == theirs.teacher_sha256
+    assert ours.data == theirs.data
+    assert ours.weights_sha256 != theirs.weights_sha256
