@@ -78,6 +78,9 @@ def test_neutral_settings_leave_hash_and_recipe_as_they_were() -> None:
 def test_teachers_know_no_validation() -> None:
     suite = suites.load("digits").set("recipe.validation", "0.1")
     assert suite.teacher.validation == 0
+    raw = suite.model_dump()
+    del raw["teacher"]
+    assert suites.Suite.model_validate(raw).teacher.validation == 0  # as a file that says it in [recipe] alone
     with pytest.raises(ValueError, match=r"teacher\.validation"):
         suite.set("teacher.validation", "0.1")
 
@@ -223,7 +226,8 @@ def test_a_repeatable_step_gives_the_bits_of_the_loop_with_clip_and_validation(n
         fit(setting, [one], Silent(), lambda lane: None)
         assert not notes
         assert all("val_top1" in point for point in one.curve)
-        assert one.report["top1"] == one.curve[-1]["top1"]  # the report stays that of the test images
+        assert one.report["top1"] == one.curve[-1]["top1"]
+        assert "agreement" in one.report  # it stays that of the test images
         found.append(result(one))
     assert_same(*found)
 
@@ -263,3 +267,17 @@ def test_a_teacher_is_the_same_with_and_without_validation(tmp_path: Path) -> No
     assert ours.teacher_sha256 == theirs.teacher_sha256
     assert ours.data == theirs.data
     assert ours.weights_sha256 != theirs.weights_sha256
+
+
+def test_methods_and_batches_know_the_remaining_images_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kdbench import models
+    from kdbench.run import teachers
+
+    labels, batches = [], []
+    pair, batch = models.make_pair, teachers.make_loader
+    monkeypatch.setattr(models, "make_pair", lambda *a, **k: (labels.append(len(k["train_labels"])), pair(*a, **k))[1])
+    monkeypatch.setattr(
+        teachers, "make_loader", lambda *a, **k: (batches.append(len(a[0].train_labels)), batch(*a, **k))[1]
+    )
+    run(tmp_path, methods="crd")
+    assert labels == batches == [96, 72]  # the teacher's, the student's
