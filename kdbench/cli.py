@@ -118,7 +118,7 @@ def load_plugins(plugins: tuple[str, ...]) -> list[str]:
 @DEVICE
 @sentences
 def tune(*, plugins: tuple[str, ...], **words: Any) -> int:
-    """Find each method's weights on images held out of the training set; goes on where it stopped."""
+    """Find each method's weights on held-out images."""
     from kdbench.terminal import console
     from kdbench.terminal import tune as screen
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from test_run import kdbench, records
 
-from kdbench import data
+from kdbench import data, registry
 from kdbench.run import tuned
 from kdbench.run.outcome import Teller
 from kdbench.run.tuned import Budget, Score, Trial
@@ -215,3 +215,32 @@ def test_words_that_will_not_do(tmp_path: Path, words: list[str], sentence: str)
     result = kdbench("tune", *WORDS, "--methods", "kd", "--out", tmp_path, *words)
     assert result.exit_code == 2
     assert sentence in " ".join(result.output.split())
+
+
+def test_where_every_trial_diverges_the_published_values_stay_and_the_file_says_why(tmp_path: Path) -> None:
+    result = tune(tmp_path, "--set", "recipe.lr=1e12", methods="fitnet")
+    assert result.exit_code == 0, result.output
+    one = choices(tmp_path)["fitnet"]
+    assert one.choice == {}
+    assert one.reason.startswith(
+        "no trial came to its end: the logits were not finite after epoch 1; try a smaller beta"
+    )
+    assert all(score.val_top1 is None and score.reason for trial in one.trials for score in trial.scores)
+    assert "the published values stay" in " ".join(result.output.split())
+    assert tune(tmp_path, "--set", "recipe.lr=1e12", methods="fitnet").exit_code == 0
+
+
+def test_a_method_that_refuses_the_pair_holds_up_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(pair: object, **hyper: object) -> None:
+        raise ValueError("it takes other networks")
+
+    monkeypatch.setattr(registry.get("fitnet"), "build", refuses)
+    assert tune(tmp_path).exit_code == 0
+    found = choices(tmp_path)
+    assert found["fitnet"].choice == {}
+    assert found["fitnet"].reason == "no trial came to its end: it takes other networks"
+    assert found["kd"].choice
+    words = ["--methods", "kd,fitnet", "--seeds", "1", "--weights", "tuned", "--out", str(tmp_path)]
+    result = kdbench("run", *WORDS, *words)
+    assert result.exit_code == 0, result.output
+    assert records(tmp_path)["resnet14:resnet8 fitnet@tuned 0"].status == "unsupported"

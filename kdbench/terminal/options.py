@@ -76,7 +76,9 @@ _TUNING = (
     click.option("--suite", "-s", default="auto", show_default=True, help="As for `kdbench run`."),
     click.option("--trials", type=int, default=6, show_default=True, help="Candidates of every method, 2 to 6."),
     click.option("--epochs", type=int, help="Length of a trial. Default: the suite's."),
-    click.option("--seeds", type=int, default=1, show_default=True, help="Seeds of every candidate: 1000, 1001, ..."),
+    click.option(
+        "--seeds", type=int, default=1, show_default=True, help="So many seeds of every candidate, from 1000 up."
+    ),
     click.option("--limit-train", type=int, metavar="N", help="As for `kdbench run`."),
     click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="As for `kdbench run`."),
     click.option("--lanes", type=int, help="As for `kdbench run`."),
