@@ -8,7 +8,22 @@ from typing import Any
 import click
 
 from kdbench.terminal.guard import Ended, Interruptible, sentences
-from kdbench.terminal.options import CHOSEN, DATA, DEVICE, FOLDER, OUT, PLUGIN, PRECISION, WHOLE, argument, option
+from kdbench.terminal.options import (
+    CHOSEN,
+    DATA,
+    DEVICE,
+    FOLDER,
+    GRAPHS,
+    OUT,
+    PLUGIN,
+    PRECISION,
+    TABLE,
+    TUNING,
+    WEIGHTS,
+    WHOLE,
+    argument,
+    option,
+)
 from kdbench.terminal.teacher import teacher
 from kdbench.version import __version__
 
@@ -53,19 +68,8 @@ def main() -> None:
 )
 @PRECISION
 @option("--lanes", type=WHOLE, help="At most so many students side by side. Default: as many as fit.")
-@option(
-    "--graphs",
-    default="auto",
-    show_default=True,
-    help="auto captures whole steps in CUDA graphs; off launches every kernel by itself.",
-)
-@option(
-    "--table",
-    default="auto",
-    show_default=True,
-    help="auto keeps the teacher's logits and pooled vectors of every crop and flip on disk where"
-    " the run visits over half of them, and uses what is kept; off always asks the live teacher.",
-)
+@GRAPHS
+@TABLE
 @option(
     "--compile",
     is_flag=True,
@@ -73,6 +77,7 @@ def main() -> None:
     " the results change. Off by default: measured on a CPU it gained next to nothing, and on a GPU"
     " nobody has measured it yet.",
 )
+@WEIGHTS
 @option("--shard", metavar="I/N", help="This process trains part I of N of the grid.")
 @option("--force", is_flag=True, help="Train again what is already there.")
 @option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")
@@ -119,6 +124,23 @@ def load_plugins(plugins: tuple[str, ...]) -> list[str]:
         except ValueError as error:
             broken.append(str(error))
     return broken
+
+
+@main.command()
+@TUNING
+@PRECISION
+@PLUGIN
+@DATA
+@OUT
+@DEVICE
+@sentences
+def tune(*, plugins: tuple[str, ...], **words: Any) -> int:
+    """Find each method's weights on held-out images."""
+    from kdbench.terminal import console
+    from kdbench.terminal import tune as screen
+
+    broken = load_plugins(plugins)
+    return screen.tune(words, broken, console.out())
 
 
 @main.command()

@@ -68,6 +68,7 @@ class Settings(BaseModel):
     compile: bool = False
     assistant: Assistant | None = None
     pretrained: str = ""  # sha256 of the weights that the student starts from; "": random ones
+    weights: Literal["published", "tuned"] = "published"  # where values come from that were not set by hand
 
     @property
     def pair(self) -> str:

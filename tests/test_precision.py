@@ -293,7 +293,8 @@ def test_a_scale_that_has_vanished_fails_the_lane_too() -> None:
 def test_a_term_that_is_not_finite_is_divergence_as_ever(captured: bool, tmp_path: Path) -> None:
     good, bad = lane(tmp_path / "good", "kd"), lane(tmp_path / "bad", at=(6,), weight=float("inf"))
     train([good, bad], captured=captured)
-    assert bad.failure == "term 'burst' was nan in epoch 1"  # inf * 0, in the steps without a burst
+    assert bad.failure is not None
+    assert bad.failure.startswith("term 'burst' was nan in epoch 1; try ")  # inf * 0, in the steps without a burst
     assert good.done
 
 

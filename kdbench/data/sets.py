@@ -17,6 +17,7 @@ from torch import Tensor
 from kdbench.data.errors import DataMissing
 from kdbench.data.identity import DataIdentity, identify, tensors_sha256
 from kdbench.data.names import image_folder
+from kdbench.data.stratified import stratified
 
 __all__ = ["NAMES", "DataMissing", "Dataset", "default_root", "limit", "load"]
 
@@ -130,15 +131,7 @@ def limit(dataset: Dataset, n: int, seed: int = 0) -> Dataset:
     labels = dataset.train_labels
     if n >= len(labels):
         return dataset
-    generator = torch.Generator().manual_seed(seed)
-    shuffled = torch.randperm(len(labels), generator=generator)
-    # The r-th image of a class of m has the key r / m: all firsts come first, then all
-    # classes fill up in step. The sort is stable, so the shuffle decides between equals.
-    key = torch.empty(len(labels), dtype=torch.float64)
-    for label in labels.unique():
-        members = shuffled[labels[shuffled] == label]
-        key[members] = torch.arange(len(members), dtype=torch.float64) / len(members)
-    chosen = shuffled[key[shuffled].argsort(stable=True)[:n]].sort().values
+    chosen = stratified(labels, n, seed)
     return replace(dataset, train_images=dataset.train_images[chosen], train_labels=labels[chosen])
 
 

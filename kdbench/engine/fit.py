@@ -65,6 +65,8 @@ class Setting:
     note: Callable[[str], None] = lambda sentence: None
     table: TeacherTable | None = None  # the teacher's kept outputs, for the loop
     resident: Resident | None = None  # the same on the device, for ``machine``
+    #: Images that no lane is trained on, as ``test``: what may choose where test images must not; None: there are none.
+    validation: Callable[[], Iterable[tuple[Tensor, Tensor]]] | None = None
     fold: Fold | None = None  # makes the copy of a student that is evaluated; None: the student itself
     lasting: Lasting | None = None  # what else methods can reach, such as the training labels
 
@@ -99,7 +101,7 @@ def _fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callab
             teacher_says = predictions(judge, setting.test(), setting.precision)[0].argmax(dim=1)
     machine = setting.machine
     captures = None if machine is None else Captures(machine, setting.note, setting.resident, guard)
-    exams = None if machine is None else Exams(machine, setting.note, setting.fold, guard)
+    exams, mocks = (None if machine is None else Exams(machine, setting.note, setting.fold, guard) for _ in range(2))
     for stage in STAGES:
         for epoch in range(max(lane.pretrain_total if stage == "pretrain" else lane.plan.epochs for lane in lanes)):
             active = [lane for lane in lanes if not lane.failure and (lane.stage, lane.epoch) == (stage, epoch)]
@@ -109,12 +111,13 @@ def _fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callab
             due = [lane for lane in active if not lane.failure and stage == "train" and lane.plan.evaluates(epoch)]
             if due:
                 _evaluate(setting, due, teacher_says, exams, guard)
+                _validate(setting, [lane for lane in due if not lane.failure], mocks, guard)
             for lane in due:
                 if lane.failure:
                     continue
                 lane.curve[-1]["top1"] = lane.report["top1"]
                 if not math.isfinite(lane.report["nll"]):
-                    lane.failure = f"the logits were not finite after epoch {epoch + 1}"
+                    lane.failure = f"the logits were not finite after epoch {epoch + 1}; try {lane.remedy()}"
             watch.epoch(stage, active)
             for lane in active:
                 _keep(setting, lane, finish, guard)
@@ -298,6 +301,22 @@ def _evaluate(
             evaluate(lanes, setting.test, teacher, setting.fold, guard)
         else:
             exams.evaluate(lanes, setting.test, teacher)
+
+
+def _validate(setting: Setting, lanes: Sequence[Lane], exams: Exams | None, guard: Guard) -> None:
+    """``val_top1`` for the curves of lanes that have been tested; their reports stay those of the test images."""
+    if setting.validation is None or not lanes:
+        return
+    tested = [lane.report for lane in lanes]
+    with holds(f"the validation of {count(len(lanes), 'lane')}", setting.device):
+        if exams is None:
+            evaluate(lanes, setting.validation, None, setting.fold, guard)
+        else:
+            exams.evaluate(lanes, setting.validation, None)
+    for lane, report in zip(lanes, tested, strict=True):
+        if not lane.failure:
+            lane.curve[-1]["val_top1"] = lane.report["top1"]
+        lane.report = report
 
 
 @torch.no_grad()

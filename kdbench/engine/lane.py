@@ -20,6 +20,7 @@ from kdbench.engine import checkpoint
 from kdbench.engine.checkpoint import state_sha256
 from kdbench.engine.errors import Failed, holds, said
 from kdbench.engine.precision import Precision
+from kdbench.engine.remedy import remedy
 from kdbench.engine.rng import fresh_rng, rng_state, set_rng_state
 from kdbench.engine.schedule import Plan, fill_momentum, set_rate
 from kdbench.engine.terms import check_terms
@@ -52,6 +53,7 @@ class Lane:
         teacher: sha256 of the teacher's weights.
         data: fingerprint of the data set.
         plugin: sha256 of the method's file, where it is not kdbench's own.
+        recipe: where the suite has its recipe, for messages: "recipe", or "teacher" of a teacher's own training.
         compiler: compiles the student's training pass; None: it runs as it is written.
 
     Raises:
@@ -74,8 +76,9 @@ class Lane:
         compiler: Compiler | None = None,
         data: str = "",
         plugin: str = "",
+        recipe: str = "recipe",
     ) -> None:
-        self.key, self.plan, self.path = key, plan, path
+        self.key, self.plan, self.path, self.recipe = key, plan, path, recipe
         self.belongs = {"settings": settings, "teacher": teacher, "data": data, "plugin": plugin}
         self.device, self.precision = device, precision
         with holds(f"the student of {key}", device):
@@ -187,6 +190,10 @@ class Lane:
         self.scaler.scale(total).backward()
         if self.compiled is not None:
             self.compiled.drop_unreached()
+        if self.plan.clip_grad:
+            self.scaler.unscale(self.optimizer)
+            trained = (parameter for group in self.optimizer.param_groups for parameter in group["params"])
+            nn.utils.clip_grad_norm_(trained, self.plan.clip_grad)
         self.scaler.step(self.optimizer)
         return {name: term.detach().float() for name, term in terms.items()}
 
@@ -262,8 +269,12 @@ class Lane:
             bad += [(step, name, value) for step, value in zip(steps, found, strict=True) if not math.isfinite(value)]
         if bad:
             _, name, value = min(bad, key=lambda entry: entry[0])
-            raise Diverged(f"term {name!r} was {value} in {self._when()}")
+            raise Diverged(f"term {name!r} was {value} in {self._when()}; try {self.remedy()}")
         return means
+
+    def remedy(self) -> str:
+        """What may keep it finite, for the sentence of a lane that diverged."""
+        return remedy(self.method, clipped=self.plan.clip_grad, recipe=self.recipe)
 
     def _when(self) -> str:
         return f"epoch {self.epoch + 1}" + ("" if self.stage == "train" else " of the pre-training stage")

@@ -46,6 +46,11 @@ class Scaler:
         """The loss (a scalar), scaled."""
         return self._torch.scale(loss)
 
+    def unscale(self, optimizer: torch.optim.Optimizer) -> None:
+        """Gradients as they are without the scale, before they are clipped; ``step`` then leaves them so."""
+        if self.enabled:
+            self._torch.unscale_(optimizer)
+
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         """A step with the gradients of a scaled loss, unless one of them overflowed; then the next scale.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,9 @@ from kdbench.distiller import Distiller
 
 #: Length of the recipe in which methods state the epochs of their pre-training stage.
 REFERENCE_EPOCHS = 240
+#: One cycle: share of the run in which the rate rises, and what peak and start are divided by (Smith and Topin 2019;
+#: the values of torch's OneCycleLR).
+RISE, START, END = 0.3, 25.0, 1e4
 
 
 @dataclass(frozen=True)
@@ -28,10 +33,23 @@ class Plan:
     milestones: tuple[int, ...] = ()
     gamma: float = 0.1
     eval_every: int = 1  # the last epoch and the four before it are always evaluated
+    schedule: Literal["step", "cosine", "onecycle"] = "step"
+    warmup_epochs: int = 0
+    min_lr: float = 0.0
+    clip_grad: float = 0.0  # largest norm of all gradients of a step together; 0: no limit
 
     def rate(self, epoch: int) -> float:
-        """Learning rate of one epoch of the main stage."""
-        return self.lr * self.gamma ** sum(epoch >= milestone for milestone in self.milestones)
+        """Learning rate of one epoch of the main stage.
+
+        In ``warmup_epochs`` w it rises in equal steps, the e-th epoch (from 0) at (e + 1) / (w + 1) of the rate.
+        """
+        if self.schedule == "onecycle":
+            return one_cycle(self, epoch)
+        if epoch < self.warmup_epochs:
+            return self.lr * (epoch + 1) / (self.warmup_epochs + 1)
+        if self.schedule == "cosine":
+            return between(self.lr, self.min_lr, (epoch - self.warmup_epochs) / (self.epochs - self.warmup_epochs))
+        return max(self.min_lr, self.lr * self.gamma ** sum(epoch >= milestone for milestone in self.milestones))
 
     def evaluates(self, epoch: int) -> bool:
         """Whether the test set is looked at after this epoch."""
@@ -71,6 +89,30 @@ class Plan:
         if made.defaults["fused"]:
             fill_momentum(made)
         return made
+
+
+def between(start: float, end: float, share: float) -> float:
+    """Half a cosine from ``start`` (share 0) to ``end`` (share 1)."""
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+
+def one_cycle(plan: Plan, epoch: int) -> float:
+    """Rate of one epoch of one cycle: up from ``lr / START`` to ``lr``, then down, each half a cosine.
+
+    It is up after ``warmup_epochs``, where they are stated, else after ``RISE`` of the run, as torch counts, and
+    ends at ``min_lr``, where that is not 0, else at ``lr / START / END``. The momentum stays as it is.
+    """
+    last = plan.epochs - 1
+    top = float(plan.warmup_epochs) if plan.warmup_epochs else max(0.0, RISE * plan.epochs - 1)
+    if epoch < top:
+        return between(plan.lr / START, plan.lr, epoch / top)
+    return between(plan.lr, plan.min_lr or plan.lr / START / END, (epoch - top) / (last - top) if last > top else 0.0)
+
+
+def later(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a plan that a recipe states only where they are not neutral."""
+    names = ("schedule", "warmup_epochs", "min_lr", "clip_grad")
+    return {name: recipe[name] for name in names if name in recipe}
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -81,7 +81,7 @@ def tables(board: Board, costs: Sequence[Cost]) -> list[Table]:
 
 
 def _name(label: str) -> str:
-    return label.partition("[")[0]
+    return label.partition("[")[0].partition("@")[0]
 
 
 def _item(value: float | None, form: str) -> Item:

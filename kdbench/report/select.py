@@ -17,7 +17,7 @@ from kdbench.report.escape import plain
 from kdbench.report.teacherless import Pair, Runs
 
 # Set per method, per pair or per run; all other settings are the protocol of the whole table.
-_OWN = {"seed", "method", "hyper", "teacher", "student", "assistant"}
+_OWN = {"seed", "method", "hyper", "teacher", "student", "assistant", "weights"}
 
 
 @dataclass

@@ -52,7 +52,7 @@ def _teachers(job: Job, todo: Sequence[Cell]) -> dict[str, int]:
     found = {}
     for name in dict.fromkeys(cell.teacher for cell in todo if cell.teacher):
         wanted = teaching.recipe(job.suite, name, job.request.epochs, job.request.limit_train)
-        if teaching.there(job.request.out / "teachers", job.suite, name, wanted) is None:
+        if teaching.there(job.request.teachers, job.suite, name, wanted) is None:
             found[name] = int(wanted["epochs"])
     return found
 

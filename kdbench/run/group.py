@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from kdbench import models, registry
-from kdbench.data import Dataset, Loader
+from kdbench.data import Dataset, Loader, hold_out
 from kdbench.engine import fit as engine
 from kdbench.engine.compiled import Compiler
 from kdbench.engine.errors import OutOfMemory, holds, release
@@ -22,7 +22,7 @@ from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
 from kdbench.models import Tapped
 from kdbench.models.teachers import TeacherCard
-from kdbench.run import assistants, grid, teacher_cache, teachers
+from kdbench.run import assistants, grid, teacher_cache, teachers, tuned
 from kdbench.run.claims import claimed
 from kdbench.run.grid import Cell
 from kdbench.run.identity import in_the_way
@@ -56,6 +56,12 @@ class Work:
     assisting: bool = False  # the cells are assistants: in a folder of their own, and another run's are waited for
     visits: int = 0  # how often the whole run looks at every image with this teacher
     replaced: frozenset[Path] = field(default_factory=frozenset)  # records that --force will write anew
+    lent: Path | None = None  # where teachers and their tables lie; None: in ``out``
+
+    @property
+    def home(self) -> Path:
+        """The folder of teachers and tables."""
+        return self.lent or self.out
 
     @property
     def records(self) -> Path:
@@ -107,7 +113,9 @@ class _Group:
             fail_fast=work.fail_fast,
         )
         compiler = Compiler(self.device) if work.compile else None
-        self.maker = Maker(work.records, images, self.device, self.precision, compiler, self.ledger, emit)
+        # What students are trained on, and what is held out of it; teachers train on all images.
+        self.part, self.held_out = hold_out(images, self.first.recipe.get("validation", 0.0))
+        self.maker = Maker(work.records, self.part, self.device, self.precision, compiler, self.ledger, emit)
         self.judge: Tapped | None = None  # the suite's teacher, where an assistant teaches
 
     def run(self) -> None:
@@ -123,7 +131,9 @@ class _Group:
                     return
                 teacher, self.ledger.card = found
             for cell in mine:
-                if why := in_the_way(work.records, cell, self.ledger.data, self.ledger.card, work.replaced):
+                taught_by = self.ledger.card.sha256 if self.ledger.card else ""
+                why = in_the_way(work.records, cell, self.ledger.data, self.ledger.card, work.replaced)
+                if why := why or tuned.strange(work.out, cell, self.ledger.data, taught_by):
                     self.ledger.fail(cell, why, keep=False)
             mine = [cell for cell in mine if not self.done.ended(cell)]
             if mine and registry.get(self.first.method).assistant:
@@ -139,11 +149,11 @@ class _Group:
         """The suite's teacher, trained first where there is none; None when it cannot be had, which each cell says."""
         work, name = self.work, self.first.teacher
         wanted = teachers.recipe(work.suite, name, work.epochs, work.limit_train)
-        if steps := teachers.steps(work.out / "teachers", work.suite, name, wanted, len(self.images.train_labels)):
+        if steps := teachers.steps(work.home / "teachers", work.suite, name, wanted, len(self.images.train_labels)):
             self.emit(GroupBegins(f"teacher {name}", steps))
         try:
             return teachers.get(
-                work.out / "teachers",
+                work.home / "teachers",
                 work.suite,
                 name,
                 self.images,
@@ -211,13 +221,14 @@ class _Group:
         if not lanes:
             return
         loader = teachers.make_loader(
-            self.images,
+            self.part,
             first.recipe,
             seed=stable_seed(first.seed, "data"),
             device=self.device,
             views=next(iter(lanes)).method.views,
         )
         test = teachers.test_batches(self.images, first.recipe, self.device)
+        held_out = None if self.held_out is None else teachers.plain_batches(*self.held_out, first.recipe, self.device)
         setting = engine.Setting(
             None if teacher is None else models.fold(teacher).to(self.device),
             loader,
@@ -227,6 +238,7 @@ class _Group:
             judge=None if self.judge is None else models.fold(self.judge).to(self.device),
             machine=machine_for(self.device, work.graphs),
             note=self.teller.note,
+            validation=None if held_out is None else lambda: held_out,
             fold=models.fold,
         )
         self.maker.compile(lanes, loader)
@@ -245,9 +257,9 @@ class _Group:
     def _train(self, setting: engine.Setting, loader: Loader, left: list[Lane], lanes: dict[Lane, Cell]) -> None:
         work = self.work
         with teacher_cache.taught(
-            work.out,
+            work.home,
             self.first.assistant.student if self.first.assistant else self.first.teacher,
-            self.images,
+            self.part,  # its fingerprint names the table, whose entries are places in it
             self.first.recipe,
             setting,
             loader,

@@ -18,7 +18,7 @@ from kdbench.engine.compiled import CannotCompile, Compiler
 from kdbench.engine.guard import NotBuilt, built
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
-from kdbench.engine.schedule import Plan
+from kdbench.engine.schedule import Plan, later
 from kdbench.engine.shared import Lasting, tensors_of
 from kdbench.models import Tapped
 from kdbench.run import grid
@@ -151,6 +151,7 @@ def plan(epochs: int, recipe: Mapping[str, Any]) -> Plan:
         tuple(recipe["milestones"]),
         recipe["gamma"],
         recipe["eval_every"],
+        **later(recipe),
     )
 
 

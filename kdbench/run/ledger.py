@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -115,6 +115,7 @@ class Ledger:
         example = torch.zeros(2, *self.image_shape, device=lane.device)
         return found | {
             "top1_last": lane.report["top1"],
+            "top1_at_best_val": at_best_validation(lane.curve),
             "top1_best_test": max(point["top1"] for point in lane.curve if "top1" in point),
             "top5_last": lane.report["top5"],
             "nll": lane.report["nll"],
@@ -123,6 +124,12 @@ class Ledger:
             "weights_sha256": lane.weights_sha256(),
             "extra_infer_params": lane.extra_infer_params(example),
         }
+
+
+def at_best_validation(curve: Sequence[Mapping[str, Any]]) -> float | None:
+    """Test accuracy at the first epoch with the best validation accuracy; None where nothing was held out."""
+    points = [point for point in curve if "val_top1" in point]
+    return max(points, key=lambda point: point["val_top1"])["top1"] if points else None
 
 
 def keep_student(lane: Lane, path: Path) -> None:

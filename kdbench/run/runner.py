@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from kdbench import record
-from kdbench.data import Dataset
+from kdbench.data import Dataset, held_out_count
 from kdbench.run import assistants, grid, teachers
 from kdbench.run.grid import Cell
 from kdbench.run.group import Work, disk_trouble, run_group, works
@@ -79,6 +79,7 @@ def _common(job: Job) -> Work:
         compile=request.compile,
         force=request.force,
         fail_fast=request.fail_fast,
+        lent=request.home,
         replaced=frozenset(grid.files(request.out, cell).record for cell in forced),
     )
 
@@ -93,8 +94,11 @@ def _seeds(job: Job) -> dict[str, int]:
 
 def _ahead(job: Job, images: Dataset, cells: list[Cell]) -> int:
     """Steps of all lanes and of teachers that must be trained first."""
-    count, folder = len(images.train_labels), job.request.out / "teachers"
-    steps = sum(epochs(cell) * -(-count // int(cell.recipe["batch_size"])) for cell in cells)
+    count, folder = len(images.train_labels), job.request.teachers
+    steps = 0
+    for cell in cells:
+        trained = count - held_out_count(count, cell.recipe.get("validation", 0.0))
+        steps += epochs(cell) * -(-trained // int(cell.recipe["batch_size"]))
     for name in {cell.teacher for cell in cells if cell.teacher}:
         wanted = teachers.recipe(job.suite, name, job.request.epochs, job.request.limit_train)
         steps += teachers.steps(folder, job.suite, name, wanted, count)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kdbench import registry, suites
 from kdbench.record import Assistant, Settings
-from kdbench.run import assistants, grid, words
+from kdbench.run import assistants, grid, tuned, words
 from kdbench.run.grid import Cell
 from kdbench.suites import Convention, Suite
 from kdbench.utils import environment
@@ -43,6 +43,13 @@ class Request:
     retry_failed: bool = False
     fail_fast: bool = False
     shard: str | None = None
+    weights: str = "published"
+    home: Path | None = None  # where teachers and their tables lie; None: in ``out``
+
+    @property
+    def teachers(self) -> Path:
+        """The folder of the teachers."""
+        return (self.home or self.out) / "teachers"
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,8 @@ def resolve(request: Request) -> Job:
         raise ValueError(f"--graphs takes auto or off, not {quoted(request.graphs)}")
     if request.table not in (AUTO, "off"):
         raise ValueError(f"--table takes auto or off, not {quoted(request.table)}")
+    if request.weights not in ("published", "tuned"):
+        raise ValueError(f"--weights takes published or tuned, not {quoted(request.weights)}")
     from kdbench.engine.precision import Precision  # loads torch, so only once the words are right
 
     part = None if request.shard is None else words.shard(request.shard)
@@ -97,18 +106,19 @@ def resolve(request: Request) -> Job:
     words.weights(convention, specs, pairs)
     words.size(len(specs), len(pairs), len(seeds))
     made = (
-        _cell(suite, convention, teacher, student, spec, seed, epochs, request)
+        make_cell(suite, convention, teacher, student, spec, seed, epochs, request)
         for seed in seeds
         for teacher, student in pairs
         for spec in specs
     )
     cells = list(dict.fromkeys(made))  # one cell under two names; one without teacher on many pairs
+    tuned.same_budget(request.out, cells)
     if part is not None:
         cells = grid.shard(cells, *part)
     return Job(request, suite, device, cells, notes)
 
 
-def _cell(
+def make_cell(
     suite: Suite,
     convention: Convention,
     teacher: str,
@@ -122,12 +132,15 @@ def _cell(
     from kdbench import models
 
     method = registry.get(spec.name)
-    known = method.hyperparameters()
-    usual: dict[str, Any] = {name: found.default for name, found in known.items()}
-    usual |= convention.hyper(spec.name, f"{teacher}:{student}", known)
+    usual = published_hyper(convention, spec.name, teacher, student)
+    weights: Literal["published", "tuned"] = "published"
+    if request.weights == "tuned" and tuned.tunable(spec.name, usual):
+        weights = "tuned"
+        where = (suite.name, suite.dataset, suite.convention, teacher if method.needs_teacher else "", student)
+        usual |= tuned.choice(request.out, *where, spec.name, seed, usual)
     said = {name: value for name, value in spec.hyper if value != usual[name]}
-    recipe = suite.recipe.model_dump(mode="json", exclude={"epochs", "light", "light_lr", "lr", "milestones"})
-    recipe |= {"lr": suite.recipe.lr_for(student), "milestones": list(suite.recipe.milestones_for(epochs))}
+    recipe = suite.recipe.facts_for(student, epochs)
+    recipe |= {name: list(recipe[name]) for name in ("mean", "std")}
     assistant = assisted = None
     try:
         named = assistants.network(spec.name, student)
@@ -136,7 +149,8 @@ def _cell(
     else:
         if named is not None:
             by, network = named
-            assistant = _cell(suite, convention, teacher, network, registry.Spec(by), seed, epochs, request)
+            plainly = replace(request, weights="published")  # as a teacher: one for all that learn from it
+            assistant = make_cell(suite, convention, teacher, network, registry.Spec(by), seed, epochs, plainly)
             assisted = Assistant(student=network, method=by, hyper=assistant.settings.hyper)
     settings = Settings(
         suite=suite.name,
@@ -154,13 +168,22 @@ def _cell(
         compile=request.compile,
         assistant=assisted,
         pretrained=models.weights_identity(student),
+        weights=weights,
     )
     quick = epochs < suite.recipe.epochs or request.limit_train is not None
-    return Cell(settings, _label(spec.name, said), quick, assistant)
+    return Cell(settings, _label(spec.name, said, weights), quick, assistant)
 
 
-def _label(name: str, said: Mapping[str, Any]) -> str:
-    """The method as tables show it: its name, and beside it what was set otherwise than the suite has it."""
+def published_hyper(convention: Convention, method: str, teacher: str, student: str) -> dict[str, Any]:
+    """Every hyper-parameter of a method: its defaults, and what the convention says of it on the pair."""
+    known = registry.get(method).hyperparameters()
+    usual: dict[str, Any] = {name: found.default for name, found in known.items()}
+    return usual | convention.hyper(method, f"{teacher}:{student}", known)
+
+
+def _label(name: str, said: Mapping[str, Any], weights: str = "published") -> str:
+    """The method as tables show it: its name, whether it is tuned, and what was set otherwise than the suite has it."""
+    name += "" if weights == "published" else f"@{weights}"
     inside = ",".join(f"{key}={f'{value:g}' if isinstance(value, float) else value}" for key, value in said.items())
     return f"{name}[{inside}]" if inside else name
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from torch import Tensor
 
 from kdbench import data as sets
 from kdbench import models, registry
@@ -22,7 +23,7 @@ from kdbench.engine.fit import Setting, Watcher, fit
 from kdbench.engine.graph.backend import machine_for
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
-from kdbench.engine.schedule import Plan
+from kdbench.engine.schedule import Plan, later
 from kdbench.models import Tapped, teachers
 from kdbench.models.teachers import DataIdentity, TeacherCard
 from kdbench.suites import Suite
@@ -59,10 +60,8 @@ def recipe(suite: Suite, name: str, epochs: int | None, limit_train: int | None)
     full = own.epochs
     length = full if epochs is None or epochs >= suite.recipe.epochs else min(full, epochs)
     return {
-        **own.model_dump(exclude={"light", "light_lr", "milestones"}),
-        "lr": own.lr_for(name),
+        **own.facts_for(name, length),
         "epochs": length,
-        "milestones": list(own.milestones_for(length)),
         "limit_train": limit_train,
         "quick": length < full or limit_train is not None,
     }
@@ -204,6 +203,7 @@ def train(
         tuple(wanted["milestones"]),
         wanted["gamma"],
         eval_every=wanted["epochs"],
+        **later(wanted),
     )
     text = json.dumps(wanted, sort_keys=True) + data.fingerprint + net.pretrained
     checkpoint = teachers.path(folder, suite.dataset, name, variant(wanted)).with_suffix(".ckpt")
@@ -218,6 +218,7 @@ def train(
         teacher="",
         device=device,
         precision=Precision(),
+        recipe="teacher",
     )
     try:
         lane.resume()
@@ -290,9 +291,16 @@ def make_loader(
 
 def test_batches(data: Dataset, recipe: dict[str, Any], device: torch.device) -> Plain:
     """The test images in order, normalised, without augmentation; they lie on the device as long as this is held."""
-    loader = Loader(
-        data.test_images, data.test_labels, batch_size=256, mean=recipe["mean"], std=recipe["std"], device=device
-    )
-    _, height, width = data.image_shape
+    return plain_batches(data.test_images, data.test_labels, recipe, device)
+
+
+def plain_batches(images: Tensor, labels: Tensor, recipe: dict[str, Any], device: torch.device) -> Plain:
+    """Images (N, 3, H, W) uint8 and labels (N,) in order, as ``test_batches`` makes them.
+
+    Raises:
+        ValueError: fewer than two.
+    """
+    loader = Loader(images, labels, batch_size=256, mean=recipe["mean"], std=recipe["std"], device=device)
+    height, width = images.shape[2:]
     fits = max(16, min(256, TEST_PIXELS // (height * width)))
     return loader.plain(1000 if device.type == "cuda" else fits)

@@ -35,11 +35,14 @@ from kdbench.suites.kinds import (
 from kdbench.utils.wording import printable, quoted
 
 Rule = Literal["last", "best_test"]
+Schedule = Literal["step", "cosine", "onecycle"]
+#: Settings of a recipe that came later: at their default a run is what it was before there were any.
+LATER = ("validation", "schedule", "warmup_epochs", "min_lr", "clip_grad")
 _TIMM = "timm/"  # prefix of timm's models
 
 
 class Recipe(BaseModel):
-    """How a network is trained: SGD with steps in the learning rate, random crop and flip.
+    """How a network is trained: SGD, steps in the learning rate or another schedule, random crop and flip.
 
     ``milestones`` are stated for ``epochs`` and as the papers write them, "after epoch 150"
     of epochs counted from 1; where epochs count from 0, as in the engine, epoch 150 is the
@@ -63,6 +66,11 @@ class Recipe(BaseModel):
     mean: tuple[Finite, Finite, Finite]
     std: tuple[Positive, Positive, Positive]
     eval_every: Epochs = 1
+    validation: Annotated[float, Field(strict=True, ge=0, le=0.5)] = 0.0  # share of training images students never see
+    schedule: Schedule = "step"  # see kdbench.engine.schedule; milestones and gamma belong to step
+    warmup_epochs: Annotated[int, Field(strict=True, ge=0, le=EPOCHS)] = 0  # stated for ``epochs``, as the milestones
+    min_lr: NotNegative = 0.0  # what the rate does not fall below
+    clip_grad: NotNegative = 0.0  # largest norm of all gradients of student and method together; 0: no limit
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -71,6 +79,10 @@ class Recipe(BaseModel):
             raise ValueError(f"milestones must rise and lie within {self.epochs} epochs, not {list(self.milestones)}")
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum above 0")
+        if self.warmup_epochs and self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs must be fewer than {self.epochs} epochs, not {self.warmup_epochs}")
+        if self.min_lr and self.min_lr > min(self.lr, self.light_lr):
+            raise ValueError(f"min_lr={self.min_lr:g} is above the learning rate {min(self.lr, self.light_lr):g}")
         return self
 
     def lr_for(self, model: str) -> float:
@@ -86,6 +98,25 @@ class Recipe(BaseModel):
     def milestones_for(self, epochs: int) -> tuple[int, ...]:
         """Milestones of a run of another length, in proportion: 240 -> 24 gives 15, 18, 21."""
         return _scaled(self.milestones, self.epochs, epochs)
+
+    def warmup_for(self, epochs: int) -> int:
+        """Warm-up of a run of another length, in proportion; one epoch at least is left after it."""
+        return min(*_scaled((self.warmup_epochs,), self.epochs, epochs), epochs - 1) if self.warmup_epochs else 0
+
+    def facts_for(self, model: str, epochs: int) -> dict[str, Any]:
+        """What a model is trained with for so many epochs: plain values, those of ``LATER`` only where they are set.
+
+        Milestones are left out where the schedule knows none.
+        """
+        neutral = {name for name in LATER if getattr(self, name) == type(self).model_fields[name].default}
+        hidden = {"epochs", "light", "light_lr", "lr", "milestones", "warmup_epochs", *neutral}
+        facts: dict[str, Any] = self.model_dump(exclude=hidden)
+        warmup = self.warmup_for(epochs)
+        return facts | {
+            "lr": self.lr_for(model),
+            "milestones": list(self.milestones_for(epochs)) if self.schedule == "step" else [],
+            **({"warmup_epochs": warmup} if warmup else {}),
+        }
 
 
 class Suite(BaseModel):
@@ -134,6 +165,8 @@ class Suite(BaseModel):
             raise ValueError(f"crop_padding is at most the image's size, {self.image_size}, not {padding}")
         if (self.teacher.mean, self.teacher.std) != (self.recipe.mean, self.recipe.std):
             raise ValueError("teacher and student see the same images, so mean and std are set in the recipe only")
+        if self.teacher.validation:
+            raise ValueError("teachers train on all training images, so validation is set in the recipe only")
         if not self.convention.endswith(".toml") and self.convention not in convention_names():
             raise ValueError(f"no convention {quoted(self.convention)}; {nearest(self.convention, convention_names())}")
         if (self.published is None) != (self.published_rule is None):
@@ -162,7 +195,7 @@ class Suite(BaseModel):
             "num_classes",
             "convention",
             *(f"recipe.{name}" for name in Recipe.model_fields if name != "epochs"),
-            *(f"teacher.{name}" for name in Recipe.model_fields if name not in ("mean", "std")),
+            *(f"teacher.{name}" for name in Recipe.model_fields if name not in ("mean", "std", "validation")),
         ]
         if key not in settable:
             near = f"did you mean recipe.{key}?" if f"recipe.{key}" in settable else nearest(key, settable)
@@ -177,6 +210,7 @@ class Suite(BaseModel):
             raw["dataset"] = anchored(new)
         if key == "teacher.epochs" and isinstance(new, int):
             raw["teacher"]["milestones"] = self.teacher.milestones_for(max(1, new))
+            raw["teacher"]["warmup_epochs"] = self.teacher.warmup_for(max(1, new))
         try:
             changed = Suite.model_validate(raw)
         except ValidationError as error:
@@ -269,12 +303,16 @@ def _scaled(milestones: Sequence[int], stated_for: int, epochs: int) -> tuple[in
 
 def _teacher(recipe: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """The student's recipe with the teacher's differences; the milestones follow its epochs."""
-    merged = recipe | own
+    merged = {key: value for key, value in recipe.items() if key != "validation"} | own
     lengths, milestones = [recipe.get("epochs"), own.get("epochs")], recipe.get("milestones", ())
     # What is no number, or out of bounds, is told when the recipes are looked at.
     numbers = [*lengths, *(milestones if isinstance(milestones, list | tuple) else [None])]
-    if "milestones" not in own and all(type(one) is int and 0 < one <= EPOCHS for one in numbers):
-        merged["milestones"] = _scaled(milestones, recipe["epochs"], own["epochs"])
+    if all(type(one) is int and 0 < one <= EPOCHS for one in numbers):
+        if "milestones" not in own:
+            merged["milestones"] = _scaled(milestones, recipe["epochs"], own["epochs"])
+        warmup = recipe.get("warmup_epochs")
+        if "warmup_epochs" not in own and type(warmup) is int and 0 < warmup <= EPOCHS:
+            merged["warmup_epochs"] = min(*_scaled((warmup,), recipe["epochs"], own["epochs"]), own["epochs"] - 1)
     return merged
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from functools import partial
+from collections.abc import Callable
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +114,49 @@ PRECISION = option(
     show_default=True,
     help="fp32, tf32 (CUDA), bf16, fp16 (CUDA) or amp (fp16 on CUDA, bf16 on the CPU).",
 )
+
+
+GRAPHS = option(
+    "--graphs",
+    default="auto",
+    show_default=True,
+    help="auto captures whole steps in CUDA graphs; off launches every kernel by itself.",
+)
+
+
+TABLE = option(
+    "--table",
+    default="auto",
+    show_default=True,
+    help="auto keeps the teacher's logits and pooled vectors of every crop and flip on disk where"
+    " the run visits over half of them, and uses what is kept; off always asks the live teacher.",
+)
+
+
+WEIGHTS = option(
+    "--weights",
+    default="published",
+    show_default=True,
+    help="tuned: those that `kdbench tune` has found, in place of the convention's; the rows say so.",
+)
+
+
+_TUNING = (
+    option("--methods", "-m", help="As for `kdbench run`, without values. Default: the suite's."),
+    option("--pairs", "-p", default="all", show_default=True, help="As for `kdbench run`."),
+    option("--suite", "-s", default="auto", show_default=True, help="As for `kdbench run`."),
+    option("--trials", type=WHOLE, default=6, show_default=True, help="Candidates of every method, 2 to 6."),
+    option("--epochs", type=WHOLE, help="Length of a trial. Default: the suite's."),
+    option("--seeds", type=WHOLE, default=1, show_default=True, help="So many seeds of every candidate, from 1000 up."),
+    option("--limit-train", type=WHOLE, metavar="N", help="As for `kdbench run`."),
+    option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="As for `kdbench run`."),
+    option("--lanes", type=WHOLE, help="As for `kdbench run`."),
+    GRAPHS,
+    TABLE,
+    option("--retry-failed", is_flag=True, help="Try again the trials that failed."),
+)
+
+
+def TUNING(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of `kdbench tune` that no other verb has."""
+    return reduce(lambda made, option: option(made), reversed(_TUNING), command)

@@ -1,0 +1,84 @@
+"""`kdbench tune` on a terminal: the trials go by as cells do, then a line for each choice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from kdbench.run.outcome import Stop
+from kdbench.run.session import Request
+from kdbench.run.tuned import Tuned
+from kdbench.terminal.console import Progress, escape
+from kdbench.terminal.guard import Ended
+from kdbench.tuning import plan as planning
+from kdbench.tuning.tune import Answers
+from kdbench.tuning.tune import tune as answer
+from kdbench.utils.wording import count
+
+
+def tune(words: dict[str, Any], broken: list[str], screen: Console) -> int:
+    """Run the verb; returns the exit status.
+
+    Raises:
+        ValueError: what was asked for cannot be done.
+        Ended: the disk is full, say.
+    """
+    trials, seeds = words.pop("trials"), words.pop("seeds")
+    plan = planning.resolve(Request(**words), trials=trials, seeds=seeds)
+    for sentence in [*plan.notes, *broken]:
+        screen.print(sentence, markup=False)
+    if not plan.questions:
+        return 1 if broken else 0
+    screen.print(
+        f"{count(len(plan.questions), 'choice')} among {trials} candidates of each,"
+        f" {count(len(plan.job.cells), 'trial')} in all; {plan.job.suite.recipe.validation:.0%} of the training images"
+        " are held out to choose on",
+        markup=False,
+    )
+    with Progress(screen) as watch:
+        try:
+            answers = answer(plan, watch)
+        except Stop as stop:
+            raise Ended(str(stop)) from stop
+    show(answers, screen)
+    if answers.found:
+        pairs, methods = (dict.fromkeys(getattr(one, name) for one in answers.found) for name in ("pair", "method"))
+        taught = [pair for pair in pairs if ":" in pair]
+        where = f" --pairs {','.join(taught)}" if taught else ""
+        changed = "".join(f" --set {setting}" for setting in words["overrides"])
+        asked = f"--suite {plan.job.request.suite} --methods {','.join(methods)}{where}{changed} --out {plan.out}"
+        screen.print(f"Next: kdbench run --weights tuned {asked}", markup=False)
+    return 1 if answers.missing or broken else 0
+
+
+def show(answers: Answers, screen: Console) -> None:
+    """A table of the choices, and a sentence for each that could not be made."""
+    if answers.found:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for head in ("pair", "method", "chosen"):
+            table.add_column(head, overflow="fold")
+        for head in ("validation %", "over published", "over the next"):
+            table.add_column(head, justify="right")
+        for one in answers.found:
+            table.add_row(*map(escape, _row(one)))
+        screen.print(table)
+    for one in answers.found:
+        if one.reason:
+            screen.print(f"{one.method} on {one.pair}: {one.reason}; the published values stay", markup=False)
+    for sentence in answers.missing:
+        screen.print(sentence, markup=False)
+
+
+def _row(one: Tuned) -> list[str]:
+    chosen = next((trial for trial in one.trials if trial.values == one.choice), None)
+    if chosen is None or chosen.mean is None:
+        return [one.pair, one.method, "-", "-", "-", "-"]
+    values = ", ".join(
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in one.choice.items()
+    )
+    over = [f"{one.over_published:+.2f}" if one.over_published is not None else "it failed"]
+    over += [f"{one.over_second:+.2f}" if one.over_second is not None else "-"]
+    return [one.pair, one.method, values + (" (published)" if chosen.published else ""), f"{chosen.mean:.2f}", *over]

@@ -1,0 +1,119 @@
+"""From the words of `kdbench tune` to trials: the cells of every candidate, method by method and pair by pair."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from kdbench import registry, suites
+from kdbench.run import session, tuned
+from kdbench.run.grid import Cell
+from kdbench.run.session import Job
+from kdbench.tuning.choose import candidates
+
+#: Seeds that tune start here, those that measure at 0: no run chooses what it measures.
+FIRST_SEED = 1000
+#: Share of the training images that is held out where the suite holds out none.
+VALIDATION = 0.1
+
+
+@dataclass(frozen=True)
+class Question:
+    """Which values of one method are best on one pair."""
+
+    method: str
+    published: dict[str, Any]  # every hyper-parameter in force
+    cells: tuple[tuple[dict[str, Any], tuple[Cell, ...]], ...]  # candidate, its cells in the order of the seeds
+    budget: tuple[int, int, tuple[int, ...], float]  # trials, epochs, seeds, validation
+    file: Path
+
+    @property
+    def all(self) -> list[Cell]:
+        """Every cell."""
+        return [cell for _, cells in self.cells for cell in cells]
+
+    def __str__(self) -> str:
+        return f"{self.method} on {self.all[0].pair}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is asked, and the job that would answer it; its records lie in ``<out>/tuned``."""
+
+    out: Path
+    job: Job
+    questions: list[Question]
+    notes: list[str] = field(default_factory=list)
+
+
+def resolve(request: session.Request, *, trials: int = 6, seeds: int = 1) -> Plan:
+    """Check every word of a request; its ``out`` is that of the runs to come, its ``seeds`` are not looked at.
+
+    Raises:
+        ValueError: one sentence that names what was given and what would do.
+    """
+    if not 2 <= trials <= 6:
+        raise ValueError(f"--trials takes 2 to 6 candidates of every method, not {trials}")
+    if not 1 <= seeds <= 1000:
+        raise ValueError(f"--seeds takes a count of 1 to 1000 here, not {seeds}; tuning seeds start at {FIRST_SEED}")
+    chosen = tuple(range(FIRST_SEED, FIRST_SEED + seeds))
+    words = replace(
+        request,
+        seeds=",".join(map(str, chosen)) + ",",
+        out=tuned.home(request.out),
+        home=request.out,
+        weights="published",
+    )
+    job = session.resolve(words)
+    if not job.suite.recipe.validation:
+        words = replace(words, overrides=(*words.overrides, f"recipe.validation={VALIDATION}"))
+        job = replace(session.resolve(words), notes=job.notes)
+    suite = job.suite
+    specs = registry.parse(words.methods or ",".join(suite.default_methods))
+    for spec in specs:
+        if spec.hyper:
+            raise ValueError(f"`kdbench tune` chooses the values of {spec.name} itself; write it without [...]")
+    convention, epochs = suites.convention(suite.convention), words.epochs or suite.recipe.epochs
+    budget = (trials, epochs, chosen, suite.recipe.validation)
+    questions: dict[Path, Question] = {}
+    for teacher, student in session.choose_pairs(words.pairs, suite):
+        for name in dict.fromkeys(spec.name for spec in specs):
+            method = registry.get(name)
+            usual = session.published_hyper(convention, name, teacher, student)
+            taught_by = teacher if method.needs_teacher else ""
+            file = tuned.path(request.out, suite.name, taught_by, student, name)
+            if file in questions or not tuned.tunable(name, usual):
+                continue
+            found = candidates(name, method.search_space(usual), usual, trials)
+            cells = tuple(
+                (
+                    values,
+                    tuple(
+                        session.make_cell(
+                            suite,
+                            convention,
+                            teacher,
+                            student,
+                            registry.Spec(name, tuple(sorted(values.items()))),
+                            seed,
+                            epochs,
+                            words,
+                        )
+                        for seed in chosen
+                    ),
+                )
+                for values in found
+            )
+            questions[file] = Question(name, usual, cells, budget, file)
+    asked = list(questions.values())
+    still = {question.method for question in asked}
+    notes = [
+        f"{name} has nothing to tune; its row is the same with every --weights"
+        for name in dict.fromkeys(spec.name for spec in specs)
+        if name not in still
+    ]
+    # A short trial is taught by whoever teaches the long runs: the length of a trial shortens no teacher.
+    everything = [cell for question in asked for cell in question.all]
+    job = replace(job, request=replace(job.request, epochs=None), cells=list(dict.fromkeys(everything)))
+    return Plan(request.out, job, asked, [*job.notes, *notes])
