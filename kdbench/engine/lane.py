@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from kdbench.distiller import Batch, Distiller, Outputs
 from kdbench.engine import checkpoint
 from kdbench.engine.checkpoint import state_sha256
+from kdbench.engine.counting import used_in_prediction
 from kdbench.engine.errors import Failed, holds, said
 from kdbench.engine.precision import Precision
 from kdbench.engine.remedy import remedy
@@ -380,19 +381,8 @@ class Lane:
             return self._inferred
         if not self.method.modifies_student() or not any(True for _ in self.method.parameters()):
             return 0
-        self.student.eval()
-        self.method.eval()
-        frozen = [p for p in self.method.parameters() if not p.requires_grad]
-        for parameter in frozen:
-            parameter.requires_grad_(True)
-        with torch.enable_grad():
-            logits = self.method.predict(self.student(image))
-            grads = torch.autograd.grad(logits.sum(), list(self.method.parameters()), allow_unused=True)
-        for parameter in frozen:
-            parameter.requires_grad_(False)
+        self._inferred = used_in_prediction(self.student, self.method, image)
         self.train_mode()
-        used = zip(self.method.parameters(), grads, strict=True)
-        self._inferred = sum(parameter.numel() for parameter, grad in used if grad is not None)
         return self._inferred
 
     @contextmanager
