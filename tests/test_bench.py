@@ -435,6 +435,7 @@ def test_the_bench_of_captured_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pair.notes == []
 
 
+@pytest.mark.slow
 def test_the_whole_bench_and_its_file(tmp_path: Path) -> None:
     said: list[str] = []
     before = torch.get_rng_state()

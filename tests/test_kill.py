@@ -41,7 +41,9 @@ class Silent:
 
 def grid(out: Path) -> int:
     torch.set_num_threads(1)
-    return runner.run(session.resolve(session.Request(out=out, **WORDS)), Silent()).exit_code  # type: ignore[arg-type]
+    outcome = runner.run(session.resolve(session.Request(out=out, **WORDS)), Silent())  # type: ignore[arg-type]
+    (out / "why.txt").write_text("\n".join(outcome.failed.values()))
+    return outcome.exit_code
 
 
 def child(out: Path, prepare: Callable[[], None]) -> int:
@@ -108,7 +110,7 @@ def test_a_grid_that_is_killed_again_and_again_ends_with_the_same_records(tmp_pa
             killed += 1
             assert os.WTERMSIG(status) == signal.SIGKILL
         else:  # it came to its end before its death: compare, and begin another
-            assert os.WEXITSTATUS(status) == 0
+            assert os.WEXITSTATUS(status) == 0, (out / "why.txt").read_text()
             assert measured(out) == measured(tmp_path / "whole")
             rounds += 1
             out = tmp_path / f"killed{rounds}"

@@ -18,7 +18,6 @@ COMBINED = (
     "crd+mag",
     "fitnet+mas",
     "kd+simkd",
-    "crd+student",
     "crd+fitnet",
     "kd+lskd",
     "dkd+lskd",
@@ -98,11 +97,6 @@ def test_of_three_parts_the_first_two_are_also_scaled_alone() -> None:
         {"at.beta": 100.0, "crd.beta": 0.8, "fitnet.beta": 100.0},
         {"at.beta": 1000.0, "crd.beta": 0.08, "fitnet.beta": 100.0},
     ]
-
-
-def test_a_part_with_nothing_to_tune_leaves_the_six_of_the_other() -> None:
-    assert get("crd+student").search_space({}) == get("crd").search_space({})
-    assert get("fsp+student").search_space({}) == [{}]
 
 
 def test_a_weight_that_two_parts_share_is_scaled_once() -> None:

@@ -118,6 +118,7 @@ def test_settings_can_be_overridden() -> None:
         exclude={"lr", "milestones", "mean"}
     )
     assert suite.set("recipe.nesterov", "true").recipe.nesterov
+    assert suite.set("recipe.mean", ".9,-.5,1.").recipe.mean == (0.9, -0.5, 1.0)
     assert suite.set("recipe.light", "resnet*,wrn*").recipe.lr_for("resnet8") == suite.recipe.light_lr
     assert suite.set("dataset", "cifar10").dataset == "cifar10"
     assert suite.set("teacher.epochs", "60").teacher.milestones == tuple(2 * m for m in suite.teacher.milestones)

@@ -23,6 +23,9 @@ def convert(text: str, default: object, where: str) -> object:
 
     Raises:
         ValueError: it does not read as that type.
+
+    >>> convert("400", 1.0, "semckd[beta]")
+    400.0
     """
     kind = type(default)
     try:
@@ -55,6 +58,8 @@ def check(cls: type[Distiller], key: str, value: object, where: str) -> None:
 
     Raises:
         ValueError: it is refused.
+
+    >>> check(Distiller, "tau", 4.0, "kd[tau]")
     """
     default = cls.hyperparameters()[key].default
     if isinstance(default, str) or default is None:

@@ -181,50 +181,12 @@ def train(
         TeacherFailed: training diverged.
     """
     note(f"no teacher {name} for {suite.dataset} yet: training it for {count(wanted['epochs'], 'epoch')}")
-    size = data.image_shape[-1]
     torch.manual_seed(stable_seed(seed, "teacher", name))
-    net = models.create(name, data.num_classes, image_size=size)
+    net = models.create(name, data.num_classes, image_size=data.image_shape[-1])
     if net.pretrained:
         note(f"teacher {name} starts from its pretrained weights ({net.pretrained[:8]})")
-    pair = models.make_pair(
-        net,
-        net,
-        image_shape=data.image_shape,
-        num_classes=data.num_classes,
-        train_labels=data.train_labels,
-        batch_size=wanted["batch_size"],
-    )
-    plan = Plan(
-        wanted["epochs"],
-        wanted["lr"],
-        wanted["momentum"],
-        wanted["nesterov"],
-        wanted["weight_decay"],
-        tuple(wanted["milestones"]),
-        wanted["gamma"],
-        eval_every=wanted["epochs"],
-        **later(wanted),
-    )
-    text = json.dumps(wanted, sort_keys=True) + data.fingerprint + net.pretrained
     checkpoint = teachers.path(folder, suite.dataset, name, variant(wanted)).with_suffix(".ckpt")
-    lane = Lane(
-        f"teacher {name}",
-        net,
-        registry.get("student")(pair),
-        plan,
-        seed=stable_seed(seed, "teacher lane", name),
-        path=checkpoint,
-        settings=hashlib.sha256(text.encode()).hexdigest(),
-        teacher="",
-        device=device,
-        precision=Precision(),
-        recipe="teacher",
-    )
-    try:
-        lane.resume()
-    except (CheckpointDamaged, CheckpointForeign) as error:
-        os.replace(checkpoint, checkpoint.with_suffix(".ckpt.damaged"))
-        note(f"{error}; put aside, the teacher is trained anew")
+    lane = _lane(net, data, wanted, checkpoint, seed=stable_seed(seed, "teacher lane", name), device=device, note=note)
     loader = make_loader(data, wanted, seed=stable_seed(seed, "teacher data"), device=device)
     test = test_batches(data, wanted, device)
     setting = Setting(
@@ -250,7 +212,7 @@ def train(
         name=name,
         variant=variant(wanted),
         num_classes=data.num_classes,
-        image_size=size,
+        image_size=data.image_shape[-1],
         top1=top1,
         source="trained",
         recipe={k: v for k, v in wanted.items() if k != "quick"},
@@ -263,6 +225,58 @@ def train(
     checkpoint.unlink(missing_ok=True)
     note(f"teacher {name}: {top1:.2f}% on the test set, kept in {checkpoint.parent}")
     return card
+
+
+def _lane(
+    net: Tapped,
+    data: Dataset,
+    wanted: dict[str, Any],
+    checkpoint: Path,
+    *,
+    seed: int,
+    device: torch.device,
+    note: Callable[[str], None],
+) -> Lane:
+    """A teacher under training, as far as its checkpoint is."""
+    pair = models.make_pair(
+        net,
+        net,
+        image_shape=data.image_shape,
+        num_classes=data.num_classes,
+        train_labels=data.train_labels,
+        batch_size=wanted["batch_size"],
+    )
+    plan = Plan(
+        wanted["epochs"],
+        wanted["lr"],
+        wanted["momentum"],
+        wanted["nesterov"],
+        wanted["weight_decay"],
+        tuple(wanted["milestones"]),
+        wanted["gamma"],
+        eval_every=wanted["epochs"],
+        **later(wanted),
+    )
+    text = json.dumps(wanted, sort_keys=True) + data.fingerprint + net.pretrained
+    lane = Lane(
+        f"teacher {net.name}",
+        net,
+        registry.get("student")(pair),
+        plan,
+        seed=seed,
+        path=checkpoint,
+        settings=hashlib.sha256(text.encode()).hexdigest(),
+        teacher="",
+        device=device,
+        precision=Precision(),
+        recipe="teacher",
+    )
+    try:
+        lane.resume()
+    except (CheckpointDamaged, CheckpointForeign) as error:
+        os.replace(checkpoint, checkpoint.with_suffix(".ckpt.damaged"))
+        note(f"{error}; put aside, the teacher is trained anew")
+    return lane
 
 
 def _keep(lane: Lane) -> None:

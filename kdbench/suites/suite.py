@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 import tomllib
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -330,4 +331,5 @@ def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):  # no TOML; a number of thousands of digits; thousands of brackets
-        return text
+        # .5 and 5. are numbers to everybody but TOML.
+        return float(text) if re.fullmatch(r"[+-]?(\.[0-9]{1,20}|[0-9]{1,20}\.)", text) else text

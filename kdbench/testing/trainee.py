@@ -23,10 +23,14 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Course(Plan):
-    """The kit's recipe: as many epochs of a first stage as of the main one, both at a small rate."""
+    """The kit's recipe: as many epochs of a pre-training stage as of the main one, both at a small rate.
+
+    >>> issubclass(Course, Plan)
+    True
+    """
 
     def pretrain_epochs(self, method: Distiller | type[Distiller]) -> int:
-        """Of a first stage, where there is one; enough of them to be cut in the middle."""
+        """Of a pre-training stage, where there is one; enough of them to be cut in the middle."""
         return EPOCHS["pretrain"] if method.pretrain_epochs else 0
 
     def pretrain_rate(self, method: Distiller, epoch: int) -> float:
@@ -44,7 +48,11 @@ class Trainee:
         precision: the lane's number format.
 
     Raises:
-        Broken: the method's first stage trains nothing.
+        Broken: the method's pre-training stage trains nothing.
+
+    >>> from kdbench.testing.toys import ALIKE
+    >>> Trainee(Problem(ALIKE), Distiller).stages
+    ['train']
     """
 
     def __init__(self, problem: Problem, cls: type[Distiller], *, seed: int = 0, precision: str = "") -> None:
