@@ -80,6 +80,11 @@ def _within(x: Tensor) -> Tensor:
         return x * torch.tensor(2.0)
 
 
+def _sparse(x: Tensor) -> Tensor:
+    made = torch.sparse_coo_tensor([[0], [0]], [2.0], x.shape, device=x.device, check_invariants=False)
+    return made.to_dense()
+
+
 HOSTED: dict[str, Costume] = {
     "tensor of a list": lambda x, b: x[:2] * torch.tensor([[1.0], [2.0]], device=x.device),
     "tensor of an array": lambda x, b: x[:2] * torch.tensor(ROWS, device=x.device)[:, None],
@@ -105,7 +110,7 @@ HOSTED: dict[str, Costume] = {
     "from_numpy": lambda x, b: x[torch.from_numpy(ROWS).to(x.device)],
     "frombuffer": lambda x, b: x[:2] * torch.frombuffer(bytearray(2), dtype=torch.int8)[:, None].to(x.device),
     "from_dlpack": lambda x, b: x[torch.from_dlpack(ROWS).to(x.device)],
-    "sparse": lambda x, b: x + torch.sparse_coo_tensor([[0], [0]], [2.0], x.shape, device=x.device).to_dense(),
+    "sparse": lambda x, b: x + _sparse(x),
     "through numpy": lambda x, b: x + torch.from_numpy(2 * x.detach().numpy()).to(x.device),
     "full on no device": lambda x, b: x * torch.full((x.shape[1],), 2.0),
     "zeros on no device": lambda x, b: torch.cat([x, torch.zeros(1, x.shape[1])]),
