@@ -199,6 +199,21 @@ def test_weights_of_something_else(tmp_path: Path, damage: Callable[[State], Sta
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("odd", "sentence"),
+    [
+        (torch.ones(1).expand(10**9, 10**6), r"fc.weight is no plain tensor with values of its own"),
+        (torch.ones(1000, 64, device="meta"), r"fc.weight is no plain tensor with values of its own"),
+        (torch.ones(4).to_sparse(), r"fc.weight is no plain tensor with values of its own"),
+        (torch.ones(2_000_000, 1, dtype=torch.bool), r"not for .*: they have a head of 2,000,000 classes"),
+    ],
+)
+def test_heads_that_would_take_any_memory(tmp_path: Path, odd: Tensor, sentence: str) -> None:
+    torch.save(published() | {"fc.weight": odd}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=sentence):
+        create(NAME, 10, weights=tmp_path / "w.pth")
+
+
 def test_names_that_promise_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^timm has no weights 'a1' for resnet18; there are timm/resnet18.a1_in1k, "):
         create("timm/resnet18.a1", 10)

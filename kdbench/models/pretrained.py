@@ -27,6 +27,7 @@ FOLDER = "KDBENCH_WEIGHTS"
 _TIMM = "timm/"
 _ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # what timm looks for, in its order
+_MOST_CLASSES = 1_000_000  # of a head in a file; timm's largest has 21,843
 _PATIENCE = 5  # seconds until a host counts as out of reach
 
 
@@ -117,6 +118,8 @@ def start(net: nn.Module, name: str, num_classes: int, options: Mapping[str, Any
     state, sha256 = _read(file)
     model = name.removeprefix(_TIMM)
     classes = _classes(model, state)
+    if classes > _MOST_CLASSES:
+        raise ValueError(f"{file}: these weights are not for {name}: they have a head of {classes:,} classes")
     with torch.random.fork_rng(devices=[]):  # what is drawn for it is overwritten
         donor = _donor(file, model, classes, options, state)
     fresh = _head(net) if classes != num_classes else set()
@@ -171,8 +174,10 @@ def _read(file: Path) -> tuple[dict[str, Tensor], str]:
     state = read_checkpoint(file)
     digest = hashlib.sha256()
     for key, value in sorted(state.items()):
-        if value.layout != torch.strided or value.is_meta or value.is_quantized:
-            raise ValueError(f"{file}: {legible(key)} is no plain tensor with values")
+        odd = value.is_nested or value.layout != torch.strided or value.is_meta or value.is_quantized
+        # What repeats its values may say that it is of any size.
+        if odd or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError(f"{file}: {legible(key)} is no plain tensor with values of its own")
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return state, digest.hexdigest()
