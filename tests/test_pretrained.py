@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from kdbench.models import create, pretrained, weights_identity
+from kdbench.models import WeightsMissing, create, pretrained, weights_identity
 
 NAME = "timm/test_resnet.r160_in1k"
 State = dict[str, Tensor]
@@ -55,7 +55,7 @@ def same(ours: State, theirs: State) -> bool:
 def test_a_tag_without_weights_is_refused() -> None:
     """Never a network from scratch under a name that promises weights."""
     with pytest.raises(
-        ValueError,
+        WeightsMissing,
         match=r"^timm/test_resnet.r160_in1k: its weights are in no cache of this machine, and huggingface.co cannot be"
         r" reached; put them as test_resnet.r160_in1k.safetensors or test_resnet.r160_in1k.pth into the folder"
         r" \$KDBENCH_WEIGHTS, or train timm/test_resnet from scratch$",

@@ -31,6 +31,10 @@ _MOST_CLASSES = 1_000_000  # of a head in a file; timm's largest has 21,843
 _PATIENCE = 5  # seconds until a host counts as out of reach
 
 
+class WeightsMissing(ValueError):
+    """Weights that a name promises are not here and cannot be fetched: no fault of the model's, try again later."""
+
+
 def tag(name: str) -> str:
     """ "a1_in1k" of "timm/resnet18.a1_in1k"; "" where a name promises no weights."""
     return name.partition(".")[2] if name.startswith(_TIMM) else ""
@@ -62,7 +66,7 @@ def locate(name: str, weights: str | Path | None = None) -> Path:
     """The file that the weights of a name lie in; fetches it where it must.
 
     Raises:
-        ValueError: it is nowhere and cannot be fetched.
+        WeightsMissing: it is nowhere and cannot be fetched.
     """
     if weights is not None:
         return Path(weights)
@@ -74,12 +78,12 @@ def locate(name: str, weights: str | Path | None = None) -> Path:
     bare = name.partition(".")[0]
     offline = f"put them as {model}.safetensors or {model}.pth into the folder ${FOLDER}, or train {bare} from scratch"
     if cfg is None or not (cfg.hf_hub_id or cfg.url):
-        raise ValueError(f"{name}: timm has no weights of that name; {offline}")
+        raise WeightsMissing(f"{name}: timm has no weights of that name; {offline}")
     if found := _cached(cfg):
         return found
     host = urlparse(_endpoint() if cfg.hf_hub_id else _address(cfg)[0]).netloc
     if not _reachable(host, hub=bool(cfg.hf_hub_id)):
-        raise ValueError(
+        raise WeightsMissing(
             f"{name}: its weights are in no cache of this machine, and {host} cannot be reached; {offline}"
         )
     try:
@@ -91,10 +95,10 @@ def locate(name: str, weights: str | Path | None = None) -> Path:
             torch.hub.download_url_to_file(url, str(target), progress=False)
     except Exception as error:  # the network's and the hub's errors are of all kinds
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{name}: timm's weights for it cannot be had: {said}; {offline}") from error
+        raise WeightsMissing(f"{name}: timm's weights for it cannot be had: {said}; {offline}") from error
     if found := _cached(cfg):
         return found
-    raise ValueError(f"{name}: its weights were fetched from {host} and are in no cache; {offline}")
+    raise WeightsMissing(f"{name}: its weights were fetched from {host} and are in no cache; {offline}")
 
 
 def start(net: nn.Module, name: str, num_classes: int, options: Mapping[str, Any], weights: str | Path | None) -> str:
