@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from kdbench.models import create, pretrained, weights_identity
+from kdbench.models import WeightsMissing, create, pretrained, weights_identity
 
 NAME = "timm/test_resnet.r160_in1k"
 State = dict[str, Tensor]
@@ -55,7 +55,7 @@ def same(ours: State, theirs: State) -> bool:
 def test_a_tag_without_weights_is_refused() -> None:
     """Never a network from scratch under a name that promises weights."""
     with pytest.raises(
-        ValueError,
+        WeightsMissing,
         match=r"^timm/test_resnet.r160_in1k: its weights are in no cache of this machine, and huggingface.co cannot be"
         r" reached; put them as test_resnet.r160_in1k.safetensors or test_resnet.r160_in1k.pth into the folder"
         r" \$KDBENCH_WEIGHTS, or train timm/test_resnet from scratch$",
@@ -197,6 +197,21 @@ def test_weights_of_something_else(tmp_path: Path, damage: Callable[[State], Sta
         with pytest.raises(ValueError, match=sentence) as caught:
             create(NAME, classes, weights=tmp_path / "w.safetensors")
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("odd", "sentence"),
+    [
+        (torch.ones(1).expand(10**9, 10**6), r"fc.weight is no plain tensor with values of its own"),
+        (torch.ones(1000, 64, device="meta"), r"fc.weight is no plain tensor with values of its own"),
+        (torch.ones(4).to_sparse(), r"fc.weight is no plain tensor with values of its own"),
+        (torch.ones(2_000_000, 1, dtype=torch.bool), r"not for .*: they have a head of 2,000,000 classes"),
+    ],
+)
+def test_heads_that_would_take_any_memory(tmp_path: Path, odd: Tensor, sentence: str) -> None:
+    torch.save(published() | {"fc.weight": odd}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=sentence):
+        create(NAME, 10, weights=tmp_path / "w.pth")
 
 
 def test_names_that_promise_nothing(tmp_path: Path) -> None:

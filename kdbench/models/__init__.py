@@ -2,7 +2,7 @@
 
 from kdbench.models.fold import fold
 from kdbench.models.pair import make_pair
-from kdbench.models.pretrained import usual_normalisation, weights_identity
+from kdbench.models.pretrained import WeightsMissing, usual_normalisation, weights_identity
 from kdbench.models.renormalise import Normalisation
 from kdbench.models.tapped import Tapped
 from kdbench.models.zoo import create, double, names, resolve
@@ -10,6 +10,7 @@ from kdbench.models.zoo import create, double, names, resolve
 __all__ = [
     "Normalisation",
     "Tapped",
+    "WeightsMissing",
     "create",
     "double",
     "fold",

@@ -27,7 +27,12 @@ FOLDER = "KDBENCH_WEIGHTS"
 _TIMM = "timm/"
 _ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # what timm looks for, in its order
+_MOST_CLASSES = 1_000_000  # of a head in a file; timm's largest has 21,843
 _PATIENCE = 5  # seconds until a host counts as out of reach
+
+
+class WeightsMissing(ValueError):
+    """Weights that a name promises are not here and cannot be fetched: no fault of the model's, try again later."""
 
 
 def tag(name: str) -> str:
@@ -61,7 +66,7 @@ def locate(name: str, weights: str | Path | None = None) -> Path:
     """The file that the weights of a name lie in; fetches it where it must.
 
     Raises:
-        ValueError: it is nowhere and cannot be fetched.
+        WeightsMissing: it is nowhere and cannot be fetched.
     """
     if weights is not None:
         return Path(weights)
@@ -73,12 +78,12 @@ def locate(name: str, weights: str | Path | None = None) -> Path:
     bare = name.partition(".")[0]
     offline = f"put them as {model}.safetensors or {model}.pth into the folder ${FOLDER}, or train {bare} from scratch"
     if cfg is None or not (cfg.hf_hub_id or cfg.url):
-        raise ValueError(f"{name}: timm has no weights of that name; {offline}")
+        raise WeightsMissing(f"{name}: timm has no weights of that name; {offline}")
     if found := _cached(cfg):
         return found
     host = urlparse(_endpoint() if cfg.hf_hub_id else _address(cfg)[0]).netloc
     if not _reachable(host, hub=bool(cfg.hf_hub_id)):
-        raise ValueError(
+        raise WeightsMissing(
             f"{name}: its weights are in no cache of this machine, and {host} cannot be reached; {offline}"
         )
     try:
@@ -90,10 +95,10 @@ def locate(name: str, weights: str | Path | None = None) -> Path:
             torch.hub.download_url_to_file(url, str(target), progress=False)
     except Exception as error:  # the network's and the hub's errors are of all kinds
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{name}: timm's weights for it cannot be had: {said}; {offline}") from error
+        raise WeightsMissing(f"{name}: timm's weights for it cannot be had: {said}; {offline}") from error
     if found := _cached(cfg):
         return found
-    raise ValueError(f"{name}: its weights were fetched from {host} and are in no cache; {offline}")
+    raise WeightsMissing(f"{name}: its weights were fetched from {host} and are in no cache; {offline}")
 
 
 def start(net: nn.Module, name: str, num_classes: int, options: Mapping[str, Any], weights: str | Path | None) -> str:
@@ -117,6 +122,8 @@ def start(net: nn.Module, name: str, num_classes: int, options: Mapping[str, Any
     state, sha256 = _read(file)
     model = name.removeprefix(_TIMM)
     classes = _classes(model, state)
+    if classes > _MOST_CLASSES:
+        raise ValueError(f"{file}: these weights are not for {name}: they have a head of {classes:,} classes")
     with torch.random.fork_rng(devices=[]):  # what is drawn for it is overwritten
         donor = _donor(file, model, classes, options, state)
     fresh = _head(net) if classes != num_classes else set()
@@ -171,8 +178,10 @@ def _read(file: Path) -> tuple[dict[str, Tensor], str]:
     state = read_checkpoint(file)
     digest = hashlib.sha256()
     for key, value in sorted(state.items()):
-        if value.layout != torch.strided or value.is_meta or value.is_quantized:
-            raise ValueError(f"{file}: {legible(key)} is no plain tensor with values")
+        odd = value.is_nested or value.layout != torch.strided or value.is_meta or value.is_quantized
+        # What repeats its values may say that it is of any size.
+        if odd or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError(f"{file}: {legible(key)} is no plain tensor with values of its own")
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return state, digest.hexdigest()
