@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rich import markup
 from rich.console import Console
 from rich.progress import BarColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
@@ -41,8 +42,8 @@ def out(*, stderr: bool = False) -> Console:
 
 
 def escape(text: str) -> str:
-    """Brackets of hyper-parameters are not rich's markup."""
-    return text.replace("[", "\\[")
+    """Brackets of hyper-parameters, and whatever a method's error says, are not rich's markup."""
+    return markup.escape(text)
 
 
 class _Left(TimeRemainingColumn):
