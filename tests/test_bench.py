@@ -462,11 +462,15 @@ def test_the_whole_bench_and_its_file(tmp_path: Path) -> None:
     assert pair.captured == 0
     assert pair.step_gflop > 0
     assert 0 < pair.overhead.share < 1
+    assert pair.guard is not None
+    assert 0 < pair.guard.lane_step < pair.guard.lane_epoch
+    assert pair.guard.share > 2 * pair.guard.lane_step / (sum(pair.compared.engine.cpu) or 1)
     text = shown(result)
     assert "[least, most]" in text
     assert "crd[nce_k=20]" in text
     assert "kd alone on a ready table" in text
     assert "12 students, forward and backward" in text
+    assert "guard around the methods" in text
     assert result.environment["instructions"] in text
 
 

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -333,6 +334,23 @@ def test_another_signal_whose_handler_raises_ends_the_run(tmp_path: Path) -> Non
         assert stranger.failure is None
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_in_another_thread_an_interrupt_cannot_be_told_from_a_methods_and_ends_the_run(tmp_path: Path) -> None:
+    stranger = bad("raising", tmp_path, kind="interrupt", place="terms")
+    ended: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            train([stranger])
+        except BaseException as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert [type(error) for error in ended] == [KeyboardInterrupt]
+    assert stranger.failure is None
 
 
 # -- what the guard costs and keeps ------------------------------------------------------------------

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from kdbench import record, registry
-from kdbench.bench import flops, on_table, side_by_side
+from kdbench.bench import flops, guarding, on_table, side_by_side
 from kdbench.bench.clock import Span, alternate, forget_peak, peak_mb, timed
 from kdbench.bench.engine_side import Engine
 from kdbench.bench.reference import Reference, batches
@@ -206,6 +206,7 @@ def _pair(work: Work, request: Request, peak: float, say: Say, folder: Path) -> 
         gflops=gflops,
         share_of_peak=gflops / peak,
         overhead=overhead,
+        guard=guarding.measure(engine, median(engine_span.cpu for _, engine_span in spans) / steps),
         captured=captured,
         notes=engine.notes,
     )

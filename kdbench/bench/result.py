@@ -73,6 +73,15 @@ class Overhead(_Frozen):
     epoch_steps: int
 
 
+class Guarding(_Frozen):
+    """CPU seconds of the guard around the methods, in the plain loop."""
+
+    lane_step: float  # per lane and step
+    lane_epoch: float  # per lane and epoch: the thorough look in its first step
+    share: float  # of a step of all lanes, the thorough look spread over the steps of an epoch
+    epoch_steps: int
+
+
 class OnTable(_Frozen):
     """Reference with its live teacher, and engine with a table of the teacher that was ready before."""
 
@@ -103,6 +112,7 @@ class PairResult(_Frozen):
     gflops: float
     share_of_peak: float
     overhead: Overhead
+    guard: Guarding | None = None
     lane_fit: LaneFit | None = None
     captured: int = 0  # lanes in the engine's captured step; where there is one, its loop gave split, FLOP, memory
     notes: list[str] = []  # what the engine said, such as which lane stayed outside a graph

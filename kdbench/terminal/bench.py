@@ -80,6 +80,13 @@ def _pair(pair: PairResult, out: Console) -> None:
     table.add_row(
         "CPU time in the kernel", ", ".join(f"{name} {sum(side.system) / sum(side.cpu):.0%}" for name, side in sides)
     )
+    if pair.guard is not None:
+        own = pair.guard
+        table.add_row(
+            "guard around the methods",
+            f"{own.lane_step * 1e6:.0f} us per lane and step, {own.lane_epoch * 1e3:.1f} ms per lane and epoch:"
+            f" {own.share:.2%} of a step",
+        )
     over = pair.overhead
     table.add_row(
         "meters, checkpoints, records", f"{over.share:.2%} of {over.epochs} epochs of {over.epoch_steps} steps"
