@@ -18,6 +18,7 @@ from kdbench.data.errors import DataMissing
 from kdbench.data.identity import DataIdentity, identify, tensors_sha256
 from kdbench.data.names import image_folder
 from kdbench.data.stratified import stratified
+from kdbench.utils.files import expanded
 
 __all__ = ["NAMES", "DataMissing", "Dataset", "default_root", "limit", "load"]
 
@@ -78,9 +79,9 @@ class Dataset:
 def default_root() -> Path:
     """Where data sets lie unless told: $KDBENCH_DATA, else kdbench in the user's cache folder."""
     if os.environ.get("KDBENCH_DATA"):
-        return Path(os.environ["KDBENCH_DATA"]).expanduser()
+        return expanded(os.environ["KDBENCH_DATA"])
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "kdbench"
+    return expanded(cache) / "kdbench"
 
 
 def load(name: str, root: str | Path | None = None, *, download: bool = True) -> Dataset:
@@ -103,7 +104,7 @@ def load(name: str, root: str | Path | None = None, *, download: bool = True) ->
         from kdbench.data.folder import read_folder
 
         return Dataset(str(found), *read_folder(found.path, found.size))
-    folder = Path(root).expanduser() if root is not None else default_root()
+    folder = expanded(root) if root is not None else default_root()
     if name in ("cifar10", "cifar100"):
         from kdbench.data.cifar import read_cifar
 

@@ -14,6 +14,7 @@ from kdbench import models, record
 from kdbench.data import Dataset
 from kdbench.distiller import Distiller, Outputs
 from kdbench.engine.checkpoint import state_sha256
+from kdbench.engine.errors import said, text
 from kdbench.engine.evaluate import measure, predictions
 from kdbench.engine.precision import Precision
 from kdbench.models import Tapped
@@ -44,8 +45,9 @@ def students(out: Path, suites: Sequence[str], data_dir: Path | None, device: st
     """
     where = torch.device(session.choose_device(device))
     torch.set_num_threads(1)
+    folders = {record.runs_folder(out, name, "t", "s").parent.name for name in suites}
     found = [
-        path for path in sorted((out / "students").glob("*/*/*.safetensors")) if not suites or path.parts[-3] in suites
+        path for path in sorted((out / "students").glob("*/*/*.safetensors")) if not suites or path.parts[-3] in folders
     ]
     if not found:
         of = f" of suite {' or '.join(suites)}" if suites else ""
@@ -61,11 +63,14 @@ def students(out: Path, suites: Sequence[str], data_dir: Path | None, device: st
         except record.RecordDamaged as error:
             yield Verdict(what, "wrong", str(error))
             continue
+        if suites and one.suite not in suites:  # "a b" and "a_b" lie in one folder
+            continue
         what = f"{one.method} on {one.pair}, seed {one.seed}"
         try:
             yield _compare(what, one, path, out, data_dir, where)
-        except (ValueError, FileNotFoundError, SafetensorError) as error:
-            yield Verdict(what, "wrong", " ".join(str(error).split()))
+        except Exception as error:  # a file may hold anything; the others are measured all the same
+            plain = isinstance(error, ValueError | FileNotFoundError | SafetensorError)
+            yield Verdict(what, "wrong", text(error) if plain else said(error))
 
 
 def teachers(out: Path, data_dir: Path | None, device: str) -> Iterator[Verdict]:
@@ -124,14 +129,14 @@ def _compare(what: str, one: Record, path: Path, out: Path, data_dir: Path | Non
     top1 = _top1(models.fold(student), method, one, images, device)
     if top1 != one.top1_last and _top1(student, method, one, images, device) == one.top1_last:
         top1 = one.top1_last  # measured before the engine folded students: a tie can fall the other way
-    said = f"{top1:.2f}%"
+    found = f"{top1:.2f}%"
     if top1 == one.top1_last:
-        return Verdict(what, "equal", f"{said}, as recorded")
+        return Verdict(what, "equal", f"{found}, as recorded")
     same = {"torch": torch.__version__, "device": str(device), "cpu": environment.cpu_name()}
     moved = [name for name, here in same.items() if one.environment.get(name) != here]
     near = moved and abs(top1 - (one.top1_last or 0.0)) <= CLOSE
     why = f" (another {', '.join(moved)})" if moved else ""
-    return Verdict(what, "close" if near else "wrong", f"{said}, the record has {one.top1_last:.2f}%{why}")
+    return Verdict(what, "close" if near else "wrong", f"{found}, the record has {one.top1_last:.2f}%{why}")
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from statistics import median
 
@@ -14,6 +13,8 @@ from kdbench.utils.wording import count, duration
 
 #: Training images of a data set that is not there yet: CIFAR's number.
 GUESS = 50_000
+#: Pictures of a folder that a dry run reads; more are counted only.
+READ = 5_000
 
 
 def sentences(job: Job, todo: Sequence[Cell]) -> list[str]:
@@ -27,13 +28,17 @@ def sentences(job: Job, todo: Sequence[Cell]) -> list[str]:
     teachers = _teachers(job, todo)
     seconds = sum(per_epoch[cell.pair, cell.label] * cell.epochs for cell in known)
     basis = [f"{count(len(known), 'cell')} from finished records of this folder"] if known else []
+    guessed = ""
     if rest or teachers:
         try:
-            seconds += _from_steps(job, rest, teachers, images)
+            more, untimed = _from_steps(job, rest, teachers, images)
         except ValueError as error:  # a model that the suite's images do not fit; its cells will say so
             return [f"no estimate: {error}", *missing]
+        seconds += more
+        guessed = f", {count(untimed, 'network')} guessed from the others" if untimed else ""
     if rest:
-        basis.append(f"{count(len(rest), 'cell')} from one timed step of each pair, without the methods' own cost")
+        timed = "from one timed step of each pair, without the methods' own cost"
+        basis.append(f"{count(len(rest), 'cell')} {timed}{guessed}")
     said = [f"about {duration(seconds)} on {job.device} ({'; '.join(basis)})"]
     if teachers:
         said.append(
@@ -78,48 +83,66 @@ def _images(job: Job) -> tuple[int, list[str]]:
     from kdbench import data
 
     try:
+        if (many := _pictures(job)) > READ:
+            return many, []
         return len(data.load(job.suite.dataset, job.request.data_dir, download=False).train_labels), []
     except ValueError as error:
         return GUESS, [f"the data are not there yet: {error}"]
 
 
-def _from_steps(job: Job, cells: Sequence[Cell], teachers: dict[str, int], images: int) -> float:
-    """Seconds of these cells, the teacher's pass shared by the lanes of a group, and of teachers to be trained."""
+def _pictures(job: Job) -> int:
+    """Pictures of a training folder, counted and not read; 0 where there is no such folder, or it will be refused."""
+    from kdbench.data import listing, names, sets
+
+    word = job.suite.dataset
+    root = job.request.data_dir or sets.default_root()
+    found = names.image_folder(word)
+    homes = [found.path] if found else []
+    homes += [root / name for name in ("tiny-imagenet-200", "tiny-imagenet")] if word == "tinyimagenet" else []
+    for home in homes:
+        try:
+            classes = listing.classes(home / "train", listing.Aside(home))
+        except (ValueError, OSError):
+            continue
+        return sum(len(one.pictures) for one in classes.values())
+    return 0
+
+
+def _from_steps(job: Job, cells: Sequence[Cell], teachers: dict[str, int], images: int) -> tuple[float, int]:
+    """Seconds of these cells, the teacher's pass shared by the lanes of a group, and of teachers to be trained.
+
+    Beside it how many networks were guessed, because there was no time to try them.
+    """
     import torch
 
-    from kdbench import models
     from kdbench.run import grid
+    from kdbench.run.stopwatch import Stopwatch
 
-    size, device = job.suite.image_size, torch.device(job.device)
-    batch = job.suite.recipe.batch_size
     images = min(images, job.request.limit_train or images)
     torch.set_num_threads(1)
-    timed: dict[tuple[str, bool], float] = {}
-
-    def step(name: str, learns: bool) -> float:
-        if (name, learns) not in timed:
-            net = models.create(name, job.suite.num_classes, image_size=size, pretrained=False).to(device).train(learns)
-            image = torch.randn(batch, 3, size, size, device=device)
-            for _ in range(2):  # the first one warms up
-                started = time.perf_counter()
-                with torch.set_grad_enabled(learns):
-                    logits = net(image).logits
-                    if learns:
-                        logits.sum().backward()
-                if device.type == "cuda":
-                    torch.cuda.synchronize()
-            timed[name, learns] = time.perf_counter() - started
-        return timed[name, learns]
-
-    steps = -(-images // batch)
-    seconds = sum(steps * epochs * step(name, True) for name, epochs in teachers.items())
+    watch = Stopwatch(
+        size=job.suite.image_size,
+        classes=job.suite.num_classes,
+        batch=job.suite.recipe.batch_size,
+        device=torch.device(job.device),
+    )
+    groups = grid.groups(cells)
+    tutors = [group[0].assistant.student if group[0].assistant else group[0].teacher for group in groups]
+    watch.measure(
+        [
+            *((name, True) for name in teachers),
+            *((cell.student, True) for cell in cells),
+            *((name, False) for name in tutors if name),
+        ]
+    )
+    steps = -(-images // watch.batch)
+    seconds = sum(steps * epochs * watch.step(name, True) for name, epochs in teachers.items())
     kept: dict[str, float] = {}
-    for group in grid.groups(cells):
-        lanes = sum(step(cell.student, True) for cell in group)
-        teacher = group[0].assistant.student if group[0].assistant else group[0].teacher
-        asked = step(teacher, False) * _asked(job, group, kept) if teacher else 0.0
+    for group, tutor in zip(groups, tutors, strict=True):
+        lanes = sum(watch.step(cell.student, True) for cell in group)
+        asked = watch.step(tutor, False) * _asked(job, group, kept) if tutor else 0.0
         seconds += steps * group[0].epochs * (asked + lanes)
-    return seconds
+    return seconds, len(watch.guessed)
 
 
 def _asked(job: Job, group: Sequence[Cell], kept: dict[str, float]) -> float:

@@ -14,7 +14,7 @@ from kdbench.engine.evaluate import measure, predictions
 from kdbench.engine.precision import Precision
 from kdbench.engine.teacher_cache.cache import TeacherTable
 from kdbench.models import teachers
-from kdbench.run import normalisation, session
+from kdbench.run import normalisation, session, words
 from kdbench.run import teacher_cache as tables
 from kdbench.run import teachers as teaching
 from kdbench.run.outcome import Teller, tell
@@ -35,8 +35,7 @@ def train(
     chosen, where = _setting(suite, device)
     usual = chosen.teacher.epochs
     name = models.resolve(name)
-    if epochs is not None and epochs < 1:
-        raise ValueError(f"--epochs must be 1 or more, not {epochs}")
+    words.length(epochs, None, None)
     if epochs is not None:
         chosen = chosen.set("teacher.epochs", str(epochs))
     wanted = teaching.recipe(chosen, name, None, None)
@@ -44,8 +43,8 @@ def train(
     if stored.exists():
         screen.print(f"{stored} is there already; `kdbench teacher verify {name}` measures it again", markup=False)
         return 0
-    check_writable(out)
     images = teaching.images(chosen, data_dir)
+    check_writable(out)
     if wanted["epochs"] < usual:
         screen.print(
             f"{wanted['epochs']} of the {count(usual, 'epoch')} of its recipe; every later run on {out} takes"
@@ -102,8 +101,8 @@ def import_(
     read = teachers.read_checkpoint(file, part=part, ema=ema, prefix=prefix, note=say)
     net.net.load_state_dict(teachers.match(read, net, note=say))
     wanted = normalisation.asked(trained_with, name, chosen)
-    check_writable(out)
     images = None if no_verify else teaching.images(chosen, data_dir)
+    check_writable(out)
     own = normalisation.choose(net, wanted, chosen, images, where, say)
     net.show_in_own_terms(normalisation.of(chosen), own)
     top1 = None if images is None else _top1(net, chosen, images, where)
@@ -125,7 +124,7 @@ def import_(
         precision=None if images is None else Precision().name,
     )
     measured = "accuracy not measured (--no-verify)" if top1 is None else f"{top1:.2f}% on the test set"
-    screen.print(f"teacher {name} for {chosen.dataset}: {measured}, sha256 {card.sha256[:12]}")
+    screen.print(f"teacher {name} for {chosen.dataset}: {measured}, sha256 {card.sha256[:12]}", markup=False)
     return 0
 
 
@@ -142,7 +141,9 @@ def verify(screen: Console, *, name: str, suite: str, data_dir: Path | None, out
         out / "teachers", chosen.dataset, name, image_size=chosen.image_size, normalisation=given, data=seen
     )
     top1 = _top1(net, chosen, images, where)
-    screen.print(f"teacher {name} for {chosen.dataset}: sha256 as on its card, {top1:.2f}% on the test set")
+    screen.print(
+        f"teacher {name} for {chosen.dataset}: sha256 as on its card, {top1:.2f}% on the test set", markup=False
+    )
     if card.top1 is not None and abs(card.top1 - top1) > TOLERANCE:
         screen.print(f"[red]but its card says {card.top1:.2f}%[/]: other data, or another preprocessing")
         return 1
@@ -174,7 +175,6 @@ def table(
     exactly.prepare(where)
     if slow := exactly.warning(where):
         screen.print(slow, markup=False)
-    check_writable(out)
     teachers.load(out / "teachers", chosen.dataset, name, image_size=chosen.image_size)
     images, recipe = teaching.images(chosen, data_dir), chosen.recipe.model_dump()
     net, _ = teachers.load(
@@ -186,6 +186,7 @@ def table(
         data=teaching.identity(images),
         note=partial(screen.print, markup=False),
     )
+    check_writable(out)
     loader = teaching.make_loader(images, recipe, seed=0, device=where)
     setting = engine.Setting(models.fold(net).to(where), loader, lambda: [], where, exactly)
     assert setting.teacher is not None
