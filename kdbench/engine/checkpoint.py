@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdbench.engine.errors import Failed, printable
+from kdbench.engine.errors import Failed, OutOfMemory, holds, printable, said
 from kdbench.utils.files import atomic_write
 
 _MAGIC = b"kdbench checkpoint 1\n"
@@ -29,7 +29,7 @@ class CheckpointDamaged(ValueError):
 class CheckpointForeign(ValueError):
     """A whole checkpoint, but of other settings, another teacher, other data or another file of the method.
 
-    ``what`` says which.
+    ``what`` says which; "content": what it holds does not fit.
     """
 
     def __init__(self, sentence: str, what: str) -> None:
@@ -78,6 +78,8 @@ def load(path: Path, belongs: Mapping[str, str]) -> dict[str, Any] | None:
         return None
     for what, ours in belongs.items():
         theirs = state.get(what, "")
+        if not isinstance(theirs, str):
+            raise CheckpointDamaged(f"checkpoint {path.name} was not written by kdbench: its {what} is no hash")
         if theirs != ours:
             raise CheckpointForeign(
                 f"checkpoint {path.name} belongs to {_BELONGS[what]} ({theirs[:8] or 'none'}, this run has"
@@ -115,8 +117,30 @@ def unpack(whole: bytes, name: str) -> dict[str, Any]:
     digest = whole[len(_MAGIC) : len(_MAGIC) + _DIGEST]
     if not whole.startswith(_MAGIC) or hashlib.sha256(body).digest() != digest:
         raise CheckpointDamaged(f"checkpoint {name} is truncated or was not written by kdbench")
-    state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    try:
+        with holds(f"checkpoint {name}", "cpu"):
+            state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    except OutOfMemory:
+        raise
+    except Exception as error:  # torch, pickle and zip files each have their own
+        raise CheckpointDamaged(f"checkpoint {name} was not written by kdbench: {said(error)}") from None
+    if type(state) is not dict or any(type(key) is not str for key in state):
+        raise CheckpointDamaged(f"checkpoint {name} was not written by kdbench: it is no dict with names")
     return state
+
+
+def progress(path: Path) -> tuple[str, int]:
+    """Stage and finished epochs of the lane in ``path``, for those who only look.
+
+    Raises:
+        FileNotFoundError: there is none.
+        CheckpointDamaged: it does not say.
+    """
+    state = peek(path)
+    stage, epoch = state.get("stage"), state.get("epoch")
+    if stage not in ("pretrain", "train") or type(epoch) is not int or not 0 <= epoch < 10**9:
+        raise CheckpointDamaged(f"checkpoint {path.name} was not written by kdbench: it does not say where it stands")
+    return stage, epoch
 
 
 def stranger(state: Any) -> str:

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.distiller import Batch, Distiller, Outputs
-from kdbench.engine import checkpoint
+from kdbench.engine import checkpoint, resuming
 from kdbench.engine.checkpoint import state_sha256
 from kdbench.engine.counting import used_in_prediction
 from kdbench.engine.errors import Failed, holds, said
 from kdbench.engine.precision import Precision
 from kdbench.engine.remedy import remedy
 from kdbench.engine.rng import fresh_rng, rng_state, set_rng_state
-from kdbench.engine.schedule import Plan, fill_momentum, set_rate
+from kdbench.engine.schedule import Plan, set_rate
 from kdbench.engine.terms import check_terms
 
 if TYPE_CHECKING:
@@ -321,23 +321,17 @@ class Lane:
         """
         state = checkpoint.load(self.path, self.belongs)
         if state is not None:
+            resuming.check_results(state, self)
             self.restore(state)
         return state is not None
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from what ``state`` gave, perhaps on another device or in another process."""
-        self.enter(state["stage"])
-        self.student.load_state_dict(state["student"])
-        self.method.load_state_dict(state["method"])
-        # The momenta are the checkpoint's; how to step is the plan's, whatever device wrote the file.
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
-        if self.optimizer.defaults["fused"]:
-            fill_momentum(self.optimizer)  # the loop that wrote the file may have made fewer
-        self.scaler.load_state_dict(state.get("scaler", {}))  # older files have none
-        self.epoch, self.rng = state["epoch"], state["rng"]
-        self.curve, self.report = state["curve"], state["report"]
-        self.seconds, self.images = state["seconds"], state["images"]
+        """Continue from what ``state`` gave, perhaps on another device or in another process.
+
+        Raises:
+            checkpoint.CheckpointDamaged, checkpoint.CheckpointForeign: see ``resuming.restore``.
+        """
+        resuming.restore(self, state)
 
     # -- what the record needs ------------------------------------------------------------
 

@@ -225,11 +225,12 @@ def _way(path: Path) -> str:
     from kdbench.engine import checkpoint
 
     try:
-        state = checkpoint.peek(path)
+        stage, epoch = checkpoint.progress(path)
     except checkpoint.CheckpointDamaged as error:
         return f"{path.stem}: {error}"
-    stage = "" if state["stage"] == "train" else " of the pre-training stage"
-    return f"{path.stem}: {count(state['epoch'], 'epoch')}{stage} trained"
+    except OSError as error:  # it was there a moment ago: a run beside this has finished the cell, or begun it anew
+        return f"{path.stem}: cannot be read now ({error.strerror})"
+    return f"{path.stem}: {count(epoch, 'epoch')}{'' if stage == 'train' else ' of the pre-training stage'} trained"
 
 
 def show_eval(folder: Path, chosen: Sequence[str], data_dir: Path | None, device: str, screen: Console) -> int:
