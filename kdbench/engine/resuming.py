@@ -9,18 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdbench.engine.checkpoint import CheckpointDamaged, CheckpointForeign, stranger
 from kdbench.engine.errors import holds, out_of_memory, printable, said
-from kdbench.engine.schedule import fill_momentum
+from kdbench.engine.precision import Scaler
+from kdbench.engine.schedule import Plan, fill_momentum
 from kdbench.engine.shared import tensors_of
-
-if TYPE_CHECKING:
-    from kdbench.engine.lane import Lane
 
 #: What a lane is evaluated by.
 MEASURES = {"top1", "top5", "nll", "ece"}
@@ -39,6 +38,29 @@ _PARTS: dict[str, type] = {
     "report": dict,
 }
 _SCALES = ("scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker")
+
+
+class Lane(Protocol):
+    """What is set or asked of a lane; ``engine.lane`` has it, and imports this file."""
+
+    key: str
+    path: Path
+    plan: Plan
+    device: torch.device
+    student: nn.Module
+    method: Any
+    optimizer: torch.optim.Optimizer
+    scaler: Scaler
+    stage: str
+    epoch: int
+    pretrain_total: int
+    rng: dict[str, Tensor]
+    curve: list[dict[str, Any]]
+    report: dict[str, float]
+    seconds: float
+    images: int
+
+    def enter(self, stage: str) -> None: ...
 
 
 def restore(lane: Lane, state: Mapping[str, Any]) -> None:
