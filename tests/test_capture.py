@@ -33,7 +33,7 @@ from torch import Tensor
 
 from kdbench import models, registry
 from kdbench.distiller import Batch, Distiller, Outputs, Pair
-from kdbench.engine.fit import Setting, fit, look, split
+from kdbench.engine.fit import Setting, fit, look
 from kdbench.engine.graph.backend import Eager, Graphs, machine_for
 from kdbench.engine.graph.train_step import Captures
 from kdbench.engine.lane import Lane
@@ -424,15 +424,6 @@ def test_lanes_are_packed_into_the_free_memory() -> None:
     assert pack([10] * 5, 40, 0.5) == [2, 2, 1]
     assert pack([30, 10, 10, 50], 100, 0.5) == [3, 1]
     assert pack([500, 1, 1], 100, 1) == [1, 2]  # too large alone: tried alone
-
-
-def test_lanes_on_the_cpu_are_split_by_what_they_keep(tmp_path: Path) -> None:
-    lanes = [lane(name, tmp_path) for name in ("kd", "student", "fitnet")]
-    setting = Setting(models.fold(teacher()), loader(), scored, CPU, Precision())
-    assert split(setting, lanes, None) == [lanes]
-    assert split(setting, lanes, 2**40) == [lanes]
-    assert split(setting, lanes, int(2 * 2.1 * standing(lanes[0]))) == [lanes[:2], lanes[2:]]
-    assert split(setting, lanes, 0) == [[one] for one in lanes]
 
 
 def test_what_a_lane_keeps_is_counted(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from kdbench.distiller import Batch, Outputs
 from kdbench.engine import memory
-from kdbench.engine.errors import OutOfMemory, holds
+from kdbench.engine.errors import OutOfMemory as OutOfMemory
+from kdbench.engine.errors import holds
 from kdbench.engine.evaluate import Fold, evaluate, predictions
 from kdbench.engine.graph.backend import Machine
 from kdbench.engine.graph.cached_teacher import Resident
@@ -158,21 +159,18 @@ def split(setting: Setting, lanes: Sequence[Lane], free: int | None) -> list[lis
     Raises:
         OutOfMemory: not even one step of one of them fits.
     """
-    if setting.device.type != "cuda":
-        needs = [memory.standing(lane) for lane in lanes]
-        sizes = [len(lanes)] if free is None else memory.pack(needs, free, memory.CPU_SHARE)
-    else:
-        try:
-            with holds("one lane", setting.device):
-                image, label, idx = next(iter(setting.train.epoch(0)))
-                batch = Batch(image, label, idx, torch.tensor(0.0, device=setting.device))
-                seen = None if setting.teacher is None else look(setting, image)
-                needs = [memory.peak(lane, seen, batch) for lane in lanes]
-        except OutOfMemory:
-            raise
-        except Exception:
-            return [list(lanes)]  # a method that raises says so when it is trained
-        sizes = memory.pack(needs, memory.free(setting.device), memory.SHARE)
+    on_cuda = setting.device.type == "cuda"
+    if len(lanes) < 2 or (free is None and not on_cuda):
+        return [list(lanes)]
+    with holds("one lane", setting.device), setting.guard() as guard:
+        image, label, idx = next(iter(setting.train.epoch(0)))
+        shown = Shown(image, label, idx, None if setting.teacher is None else look(setting, image))
+        if on_cuda:
+            needs = [memory.peak(lane, shown, guard) for lane in lanes]
+            sizes = memory.pack(needs, memory.free(setting.device), memory.SHARE)
+        else:
+            assert free is not None
+            sizes = memory.together(lanes, shown, guard, free)
     ends = list(accumulate(sizes))
     return [list(lanes[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
 

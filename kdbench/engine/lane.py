@@ -347,8 +347,10 @@ class Lane:
             self.extra_infer_params(example())
 
     def forget(self) -> None:
-        """Let go of what ``close`` has asked for."""
+        """Let go of what a lane that trains no more holds: gradients, momenta, what ``close`` has asked for."""
         self._kept_state = None
+        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.state.clear()
 
     def kept_state(self) -> dict[str, Tensor]:
         """What is kept of a finished lane: the student, and the method's modules where prediction needs them."""

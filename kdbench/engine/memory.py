@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
 
-from kdbench.distiller import Batch, Outputs
+from kdbench.distiller import Batch
 from kdbench.engine.graph.rollback import undone
+from kdbench.engine.guard import Guard
 from kdbench.engine.lane import Lane
+from kdbench.engine.shared import Shown
+from kdbench.utils import memory
 
 #: Share of a GPU's free memory that steps may take; the rest is for the graph of an epoch's shorter
 #: batch, for evaluation and for fragmentation.
 SHARE = 0.85
 
-#: As ``SHARE``, on the CPU, where only what a lane keeps is known beforehand; lanes take their steps
-#: one after the other there, so what a step takes on top is needed once.
-CPU_SHARE = 0.5
+#: As ``SHARE``, on the CPU. The rest is for evaluation and for what else runs on the machine.
+CPU_SHARE = 0.7
+
+#: Where so many of the largest step so far fit beside all lanes, the steps of the others are not measured.
+PLENTY = 8
+
+#: Copies of a lane's state that are made while its checkpoint is written and read back.
+COPIES = 4
 
 
-def pack(needs: Sequence[int], free: int, share: float) -> list[int]:
+def pack(needs: Sequence[int], free: int, share: float, once: int = 0) -> list[int]:
     """Sizes of consecutive groups of lanes, each of which fits into ``share`` of the free memory.
 
-    ``needs`` and ``free`` are bytes. A lane that alone is too large is a group of its own: that
-    it does not fit is for the device to say.
+    ``needs``, ``free`` and ``once`` are bytes; ``once`` is needed by a group of any size. A lane that alone is too
+    large is a group of its own: that it does not fit is for the device to say.
     """
     sizes: list[int] = []
     left = 0.0
@@ -32,9 +41,64 @@ def pack(needs: Sequence[int], free: int, share: float) -> list[int]:
             sizes[-1] += 1
         else:
             sizes.append(1)
-            left = share * free
+            left = share * free - once
         left -= need
     return sizes
+
+
+def together(lanes: Sequence[Lane], shown: Shown, guard: Guard, free: int) -> list[int]:
+    """As ``pack``, for lanes on the CPU, where they take their steps one after the other.
+
+    What a lane gains when it trains (gradients, momenta) is counted for each. What a step takes beyond that, or
+    a checkpoint, is needed once, and measured: a copy of each lane takes a step. ``free`` is of before.
+
+    Raises:
+        OutOfMemory: one copy's step does not fit.
+    """
+    needs = [gained(lane) for lane in lanes]
+    once, known = max(COPIES * (standing(lane) - gained(lane) // 2) for lane in lanes), True
+    for lane in lanes:
+        taken = of_a_step(lane, shown, guard)
+        known = known and taken is not None
+        once = max(once, taken or 0)
+        if known and sum(needs) + PLENTY * once < CPU_SHARE * free:
+            break
+    # Where the system tells nothing of steps, they may take as much again as the lanes keep.
+    return pack(needs if known else [2 * need for need in needs], free, CPU_SHARE, once)
+
+
+def of_a_step(lane: Lane, shown: Shown, guard: Guard) -> int | None:
+    """Bytes that a step takes beyond what a lane gains, measured on a copy of it; None where it cannot be told.
+
+    Whatever goes wrong in it, goes wrong in training, and is told there: 0.
+
+    Raises:
+        OutOfMemory: it does not fit.
+    """
+    found: list[int | None] = []
+
+    def measure() -> None:
+        twin = copy.deepcopy(lane)
+        twin.ask()
+        lent = shown.lent()
+        batch = Batch(lent.image, lent.label, lent.idx, torch.tensor(0.0))
+
+        def step() -> None:
+            with twin.own_rng():
+                twin.update(lent.teacher, batch)
+
+        found.append(memory.highest(step))
+
+    guard.note(shown)
+    failed = guard.attempt("", measure, what=f"a step of {lane.key}", device=lane.device)
+    if failed or not found:
+        return 0
+    return None if found[0] is None else max(0, found[0] - gained(lane))
+
+
+def gained(lane: Lane) -> int:
+    """Bytes that a lane has between steps beyond those that it was built with: gradients and momenta."""
+    return 2 * sum(p.nbytes for group in lane.optimizer.param_groups for p in group["params"])
 
 
 def standing(lane: Lane) -> int:
@@ -47,19 +111,30 @@ def standing(lane: Lane) -> int:
     return total
 
 
-def peak(lane: Lane, teacher: Outputs | None, batch: Batch) -> int:
-    """Bytes that a step of a lane on a CUDA device takes beyond what it keeps, at its highest; nothing changes."""
-    with undone(lane):
-        for _ in range(2):  # the first one starts libraries, whose memory stays
-            lane.optimizer.zero_grad(set_to_none=True)
-            torch.cuda.synchronize(lane.device)
-            before = torch.cuda.memory_allocated(lane.device)
-            torch.cuda.reset_peak_memory_stats(lane.device)
-            with lane.own_rng():
-                lane.update(teacher, batch)
-            torch.cuda.synchronize(lane.device)
-            highest = torch.cuda.max_memory_allocated(lane.device)
-    return highest - before
+def peak(lane: Lane, shown: Shown, guard: Guard) -> int:
+    """Bytes that a step of a lane on a CUDA device takes beyond what it keeps, at its highest; nothing changes.
+
+    Of a method that raises nothing is known, and 0 is told: it says so when it is trained.
+    """
+    found = [0]
+
+    def measure() -> None:
+        lent = shown.lent()
+        batch = Batch(lent.image, lent.label, lent.idx, torch.tensor(0.0, device=lane.device))
+        with undone(lane):
+            for _ in range(2):  # the first one starts libraries, whose memory stays
+                lane.optimizer.zero_grad(set_to_none=True)
+                torch.cuda.synchronize(lane.device)
+                before = torch.cuda.memory_allocated(lane.device)
+                torch.cuda.reset_peak_memory_stats(lane.device)
+                with lane.own_rng():
+                    lane.update(lent.teacher, batch)
+                torch.cuda.synchronize(lane.device)
+                found.append(torch.cuda.max_memory_allocated(lane.device) - before)
+
+    guard.note(shown)
+    guard.attempt("", measure, what="one lane", device=lane.device)
+    return found[-1]
 
 
 def free(device: torch.device) -> int:

@@ -60,7 +60,8 @@ class Lane(Protocol):
     seconds: float
     images: int
 
-    def enter(self, stage: str) -> None: ...
+    def enter(self, stage: str) -> None:
+        """Begin a stage."""
 
 
 def restore(lane: Lane, state: Mapping[str, Any]) -> None:

@@ -280,7 +280,8 @@ class _Group:
         parts = engine.split(setting, lanes, environment.free_memory())
         if len(parts) > 1:
             most = max(map(len, parts))
-            self.emit(Note(f"the memory of {self.device} holds {most} of {len(lanes)} lanes at once"))
+            sentence = f"the memory of {self.device} holds {most} of {len(lanes)} lanes at once"
+            self.emit(Note(f"{sentence}; --lanes says otherwise"))
         return parts
 
     def _title(self) -> str:

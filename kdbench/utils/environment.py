@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from kdbench.utils import memory
 from kdbench.utils.wording import quoted
 from kdbench.version import __version__
 
@@ -112,14 +113,5 @@ def peak_memory_mb(device: str) -> float:
 
 
 def free_memory() -> int | None:
-    """Bytes of main memory that can still be had; None where the system does not tell."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
-        return None
+    """Bytes of main memory that this process can still have; None where the system does not tell."""
+    return memory.free()

@@ -1,0 +1,105 @@
+"""This process's main memory: what it has, what it can still have, and the most that a piece of work takes."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+_PROC, _CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
+
+
+def free() -> int | None:
+    """Bytes that can still be had, by the machine, the container and the process's own limits; None: not told."""
+    told = [_of_machine(), _of_container(), *_of_process()]
+    return min((max(0, one) for one in told if one is not None), default=None)
+
+
+def resident() -> int | None:
+    """Bytes of this process that lie in main memory; None where the system does not tell."""
+    return _status("VmRSS")
+
+
+def highest(work: Callable[[], object]) -> int | None:
+    """Do ``work``; the most bytes of main memory that the process had in it beyond what it had before.
+
+    What was freed before, and is kept by the allocator, is given back to the system first. None where the
+    system does not tell.
+    """
+    trim()
+    before = resident()
+    try:
+        (_PROC / "self/clear_refs").write_text("5")  # the highest so far begins anew
+    except OSError:
+        before = None
+    work()
+    most = _status("VmHWM")
+    return None if before is None or most is None else max(0, most - before)
+
+
+def trim() -> None:
+    """Give memory that is free in the C library's heap back to the system, where it can."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _status(name: str) -> int | None:
+    return _kilobytes(_PROC / "self/status", name)
+
+
+def _of_machine() -> int | None:
+    found = _kilobytes(_PROC / "meminfo", "MemAvailable")
+    if found is not None:
+        return found
+    with suppress(ValueError, OSError, AttributeError):
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+def _of_container() -> int | None:
+    """What the limits of a container leave, in either version of cgroups; files in its cache can go."""
+    old = _CGROUP / "memory"
+    with suppress(OSError, ValueError, StopIteration):
+        most, used = (int((old / f"memory.{name}_in_bytes").read_text()) for name in ("limit", "usage"))
+        return most - used + _cache(old, "total_inactive_file")
+    with suppress(OSError, ValueError, StopIteration):
+        lines = (_PROC / "self/cgroup").read_text().splitlines()
+        path = _CGROUP / next(line for line in lines if line.startswith("0::")).removeprefix("0::").lstrip("/")
+        left = []
+        for folder in (path, *path.parents):
+            if folder.is_relative_to(_CGROUP) and (folder / "memory.max").exists():
+                limit = (folder / "memory.max").read_text().strip()
+                if limit != "max":
+                    used = int((folder / "memory.current").read_text()) - _cache(folder, "inactive_file")
+                    left.append(int(limit) - used)
+        return min(left, default=None)
+    return None
+
+
+def _cache(folder: Path, name: str) -> int:
+    lines = (folder / "memory.stat").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
+
+
+def _of_process() -> list[int]:
+    """What ``ulimit`` leaves of address space and of data."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return []
+    left = []
+    for kind, name in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
+        most, used = resource.getrlimit(kind)[0], _status(name)
+        if most != resource.RLIM_INFINITY and used is not None:
+            left.append(most - used)
+    return left
+
+
+def _kilobytes(path: Path, name: str) -> int | None:
+    with suppress(OSError, ValueError):
+        for line in path.read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024
+    return None
