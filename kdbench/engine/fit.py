@@ -29,6 +29,7 @@ from kdbench.engine.rng import rng_state, set_rng_state
 from kdbench.engine.shared import Lasting, Shown, tensors_of
 from kdbench.engine.teacher_cache.cache import TeacherTable
 from kdbench.engine.teacher_cache.reader import Lesson, widest
+from kdbench.utils import memory as main_memory
 from kdbench.utils.wording import count
 
 
@@ -87,6 +88,7 @@ def fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callabl
         OutOfMemory: what did not fit; fewer lanes at once may.
     """
     rng = rng_state(setting.device)
+    main_memory.trim()  # what the lanes before these have freed
     try:
         with holds(f"the training of {count(len(lanes), 'lane')}", setting.device), setting.guard() as guard:
             _fit(setting, lanes, watch, finish, guard)
