@@ -32,7 +32,7 @@ def test_the_most_that_work_takes_is_measured() -> None:
     taken = memory.highest(work)
     if taken is None:
         pytest.skip("this system does not tell the highest memory of a process")
-    assert 38 * MEGABYTE < taken < 60 * MEGABYTE
+    assert 38 * MEGABYTE < taken < 90 * MEGABYTE  # what is freed may stay in the process
 
 
 def test_what_is_free_follows_the_narrowest_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
