@@ -6,13 +6,14 @@ import csv
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from click.testing import CliRunner, Result
 from filelock import FileLock
 
-from kdbench import record
+from kdbench import models, record
 from kdbench.cli import main
 from kdbench.engine.lane import Lane
 
@@ -232,6 +233,24 @@ def test_a_pair_that_a_method_refuses_is_a_sentence_in_the_table(tmp_path: Path)
     assert "tap=9 is not there" in result.output
     assert "1 of 2 cells are there, 1 refused by their method" in result.output
     assert "tap=9 is not there" in kdbench("report", "--out", tmp_path).output.replace("\n", " ")
+
+
+def test_weights_that_go_missing_are_asked_for_again(tmp_path: Path) -> None:
+    """What another machine or another day can serve is no verdict on the pair: nothing is written down."""
+    create = models.create
+
+    def gone(name: str, *rest: Any, **words: Any) -> models.Tapped:
+        if name == "resnet8":
+            raise models.WeightsMissing("its weights are in no cache")
+        return create(name, *rest, **words)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "create", gone)
+        result = run(tmp_path, methods="kd")
+        assert result.exit_code == 1 and "its weights are in no cache" in result.output
+        assert records(tmp_path) == {}
+    assert run(tmp_path, methods="kd").exit_code == 0
+    assert records(tmp_path)
 
 
 def test_a_diverging_cell_fails_with_term_and_epoch_and_the_others_go_on(tmp_path: Path) -> None:
