@@ -247,7 +247,8 @@ def test_weights_that_go_missing_are_asked_for_again(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "create", gone)
         result = run(tmp_path, methods="kd")
-        assert result.exit_code == 1 and "its weights are in no cache" in result.output
+        assert result.exit_code == 1
+        assert "its weights are in no cache" in result.output
         assert records(tmp_path) == {}
     assert run(tmp_path, methods="kd").exit_code == 0
     assert records(tmp_path)
