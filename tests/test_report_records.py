@@ -30,7 +30,7 @@ def test_the_bar_is_of_the_same_recipe_and_the_same_epoch(tmp_path: Path) -> Non
         "73.00", "DKD+LS", "72.50 (1)", "kd", "-0.50", "75.00 DKD+LS (augmentation)",
     ]  # fmt: skip
     for kind in ("md", "html", "tex"):
-        assert "Records to beat" in (tmp_path / "semckd" / f"leaderboard.{kind}").read_text()
+        assert "DKD+LS" in (tmp_path / "semckd" / f"leaderboard.{kind}").read_text()
     (made,) = report(tmp_path, standing={"semckd": {PAIRS[0]: [standing(73.0, rule="last")]}}, formats=("md",))
     assert [item.text for item in table(made, "records").rows[0].items[3:6]] == ["72.20 (1)", "crd", "-0.80"]
 
