@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from kdbench.terminal.guard import Ended, Interruptible, sentences
-from kdbench.terminal.options import CHOSEN, DATA, DEVICE, OUT, PLUGIN, PRECISION
+from kdbench.terminal.options import CHOSEN, DATA, DEVICE, FOLDER, OUT, PLUGIN, PRECISION, WHOLE, argument, option
+from kdbench.terminal.teacher import teacher
 from kdbench.version import __version__
 
 
@@ -25,25 +26,25 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--methods", "-m", help="a,b | all | fit* | semckd[beta=200,400] | mag+crd. Default: the suite's.")
-@click.option(
+@option("--methods", "-m", help="a,b | all | fit* | semckd[beta=200,400] | mag+crd. Default: the suite's.")
+@option(
     "--pairs",
     "-p",
     default="all",
     show_default=True,
     help="all | TEACHER:STUDENT,... | globs; timm/NAME is any model of timm.",
 )
-@click.option(
+@option(
     "--suite",
     "-s",
     default="auto",
     show_default=True,
     help="Data, pairs and recipe: a name or a .toml file of yours; auto is semckd on CUDA, else digits.",
 )
-@click.option("--seeds", help="A count (3) or a list (0,1,2). Default: the suite's.")
-@click.option("--epochs", type=int, help="Length of a run; the drops of the learning rate move in proportion.")
-@click.option("--limit-train", type=int, metavar="N", help="Train on N images only, a quick look.")
-@click.option(
+@option("--seeds", help="A count (3) or a list (0,1,2). Default: the suite's.")
+@option("--epochs", type=WHOLE, help="Length of a run; the drops of the learning rate move in proportion.")
+@option("--limit-train", type=WHOLE, metavar="N", help="Train on N images only, a quick look.")
+@option(
     "--set",
     "overrides",
     multiple=True,
@@ -51,32 +52,32 @@ def main() -> None:
     help="Change the suite, e.g. recipe.lr=0.1 or teacher.epochs=10; may be repeated.",
 )
 @PRECISION
-@click.option("--lanes", type=int, help="At most so many students side by side. Default: as many as fit.")
-@click.option(
+@option("--lanes", type=WHOLE, help="At most so many students side by side. Default: as many as fit.")
+@option(
     "--graphs",
     default="auto",
     show_default=True,
     help="auto captures whole steps in CUDA graphs; off launches every kernel by itself.",
 )
-@click.option(
+@option(
     "--table",
     default="auto",
     show_default=True,
     help="auto keeps the teacher's logits and pooled vectors of every crop and flip on disk where"
     " the run visits over half of them, and uses what is kept; off always asks the live teacher.",
 )
-@click.option(
+@option(
     "--compile",
     is_flag=True,
     help="Compile the students' training passes with torch.compile, once per architecture; the last bits of"
     " the results change. Off by default: measured on a CPU it gained next to nothing, and on a GPU"
     " nobody has measured it yet.",
 )
-@click.option("--shard", metavar="I/N", help="This process trains part I of N of the grid.")
-@click.option("--force", is_flag=True, help="Train again what is already there.")
-@click.option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")
-@click.option("--fail-fast", is_flag=True, help="Stop at the first cell that fails.")
-@click.option("--dry-run", is_flag=True, help="Show what would be trained and how long it may take.")
+@option("--shard", metavar="I/N", help="This process trains part I of N of the grid.")
+@option("--force", is_flag=True, help="Train again what is already there.")
+@option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")
+@option("--fail-fast", is_flag=True, help="Stop at the first cell that fails.")
+@option("--dry-run", is_flag=True, help="Show what would be trained and how long it may take.")
 @PLUGIN
 @DATA
 @OUT
@@ -122,25 +123,51 @@ def load_plugins(plugins: tuple[str, ...]) -> list[str]:
 
 @main.command()
 @CHOSEN
-@click.option("--methods", "-m", help="Only these rows (comma separated labels).")
-@click.option("--baseline", default="student", show_default=True, help="Row that gains are measured against.")
-@click.option("--formats", default="csv,md,tex,html,png,svg", show_default=True, help="Files to write.")
+@option("--methods", "-m", help="Only these rows (comma separated labels).")
+@option("--pairs", "-p", help="Only these columns: globs over TEACHER:STUDENT, comma separated.")
+@option("--top", type=int, metavar="N", help="Only the N best rows, the baseline and the teacher.")
+@option(
+    "--select",
+    type=click.Choice(["last", "val", "oracle"]),
+    default="last",
+    show_default=True,
+    help="The epoch that ranks: the last, the best on the validation split, or the best on the test set (an oracle).",
+)
+@option("--baseline", default="student", show_default=True, help="Row that gains are measured against.")
+@option("--formats", default="csv,md,tex,html,png,svg", show_default=True, help="Files to write.")
 @OUT
 @sentences
-def report(*, out: Path, chosen: tuple[str, ...], methods: str | None, baseline: str, formats: str) -> int:
+def report(
+    *,
+    out: Path,
+    chosen: tuple[str, ...],
+    methods: str | None,
+    pairs: str | None,
+    top: int | None,
+    select: str,
+    baseline: str,
+    formats: str,
+) -> int:
     """Leaderboards: terminal, CSV, Markdown, LaTeX, HTML, plots."""
     from kdbench import report as reporting
     from kdbench import suites
-    from kdbench.terminal import console
+    from kdbench.terminal import console, costs
     from kdbench.terminal.report import print_report
 
     screen = console.out()
+    rows, unread = costs.rows()
+    if unread:
+        screen.print(f"no costs are shown: {unread}", markup=False)
     reports = reporting.report(
         out,
         suites=list(chosen) or None,
         baseline=baseline,
-        methods=methods.split(",") if methods else None,
+        methods=None if methods is None else methods.split(","),
+        pairs=None if pairs is None else pairs.split(","),
+        top=top,
+        select=select,
         published={name: suites.published(suites.load(name)) for name in suites.names()},
+        costs=rows,
         formats=tuple(part.strip() for part in formats.split(",") if part.strip()),
     )
     for one in reports:
@@ -149,9 +176,9 @@ def report(*, out: Path, chosen: tuple[str, ...], methods: str | None, baseline:
 
 
 @main.command("list")
-@click.argument("what", type=click.Choice(["methods", "pairs", "suites", "models"]), default="methods")
-@click.option("--suite", "-s", default="auto", show_default=True, help="Whose pairs.")
-@click.option("--plain", is_flag=True, help="One line each, tabs between the columns; the default in a pipe.")
+@argument("what", type=click.Choice(["methods", "pairs", "suites", "models"]), default="methods")
+@option("--suite", "-s", default="auto", show_default=True, help="Whose pairs.")
+@option("--plain", is_flag=True, help="One line each, tabs between the columns; the default in a pipe.")
 @PLUGIN
 @sentences
 def list_(*, what: str, suite: str, plain: bool, plugins: tuple[str, ...]) -> int:
@@ -164,8 +191,8 @@ def list_(*, what: str, suite: str, plain: bool, plugins: tuple[str, ...]) -> in
 
 
 @main.command()
-@click.argument("method")
-@click.option("--pair", "-p", metavar="TEACHER:STUDENT", help="Also count the method's parameters on this pair.")
+@argument("method")
+@option("--pair", "-p", metavar="TEACHER:STUDENT", help="Also count the method's parameters on this pair.")
 @PLUGIN
 @sentences
 def info(*, method: str, pair: str | None, plugins: tuple[str, ...]) -> int:
@@ -213,8 +240,8 @@ def eval_(*, chosen: tuple[str, ...], plugins: tuple[str, ...], data_dir: Path |
 
 
 @main.command()
-@click.argument("methods", nargs=-1, required=True, metavar="NAME|FILE.py|all...")
-@click.option("--verbose", "-v", is_flag=True, help="Show the checks that pass, too.")
+@argument("methods", nargs=-1, required=True, metavar="NAME|FILE.py|all...")
+@option("--verbose", "-v", is_flag=True, help="Show the checks that pass, too.")
 @sentences
 def check(*, methods: tuple[str, ...], verbose: bool) -> int:
     """Prove that a method keeps the contract, in sentences."""
@@ -245,7 +272,7 @@ def doctor(*, data_dir: Path | None, out: Path) -> int:
 
 
 @main.command()
-@click.option(
+@option(
     "--pair",
     "-p",
     "pairs",
@@ -255,18 +282,18 @@ def doctor(*, data_dir: Path | None, out: Path) -> int:
     metavar="TEACHER:STUDENT",
     help="May be repeated.",
 )
-@click.option("--methods", "-m", default="kd,fitnet,at,sp,vid,crd", show_default=True, help="As for `kdbench run`.")
+@option("--methods", "-m", default="kd,fitnet,at,sp,vid,crd", show_default=True, help="As for `kdbench run`.")
 @PRECISION
-@click.option("--repeat", type=int, default=5, show_default=True, help="Alternations of reference and engine.")
-@click.option("--steps", type=int, help="Steps of every method per alternation. Default: as many as a minute holds.")
-@click.option("--no-table", "table", is_flag=True, flag_value=False, default=True, help="No row for a ready table.")
-@click.option("--lanes-fit", is_flag=True, help="Also measure the cost of a step with 1, 4, 8 and 12 lanes.")
-@click.option("--side-by-side", is_flag=True, help="Also time 12 students in a row, on streams (CUDA) and stacked.")
-@click.option("--graphs", default="auto", show_default=True, help="As for `kdbench run`.")
-@click.option(
+@option("--repeat", type=WHOLE, default=5, show_default=True, help="Alternations of reference and engine.")
+@option("--steps", type=WHOLE, help="Steps of every method per alternation. Default: as many as a minute holds.")
+@option("--no-table", "table", is_flag=True, flag_value=False, default=True, help="No row for a ready table.")
+@option("--lanes-fit", is_flag=True, help="Also measure the cost of a step with 1, 4, 8 and 12 lanes.")
+@option("--side-by-side", is_flag=True, help="Also time 12 students in a row, on streams (CUDA) and stacked.")
+@option("--graphs", default="auto", show_default=True, help="As for `kdbench run`.")
+@option(
     "--out",
     "file",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FOLDER,
     metavar="FILE.json",
     help="Save every raw number there.",
 )
@@ -288,102 +315,4 @@ def bench(**words: Any) -> int:
     return 0
 
 
-@main.group()
-def teacher() -> None:
-    """Teachers: train, import published checkpoints, verify."""
-
-
-@teacher.command("train")
-@click.argument("name")
-@click.option("--suite", "-s", default="auto", show_default=True, help="Whose data set and recipe.")
-@click.option("--epochs", type=int, help="Default: the suite's recipe for teachers.")
-@DATA
-@OUT
-@DEVICE
-@sentences
-def teacher_train(**words: Any) -> int:
-    """Train the teacher NAME with a suite's recipe and keep it."""
-    from kdbench.terminal import console
-    from kdbench.terminal import verbs as teacher_verbs
-
-    return teacher_verbs.train(console.out(), **words)
-
-
-@teacher.command("import")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--name", required=True, help="The network it is, e.g. resnet32x4.")
-@click.option("--suite", "-s", default="auto", show_default=True, help="Whose data set it was trained on.")
-@click.option(
-    "--part",
-    type=click.Choice(["auto", "student", "teacher"]),
-    default="auto",
-    show_default=True,
-    help="Which network of a checkpoint that holds two.",
-)
-@click.option("--ema", is_flag=True, help="Read the averaged weights, where there are plain and averaged ones.")
-@click.option("--prefix", help="What the keys of the network start with, where it lies among others.")
-@click.option(
-    "--normalisation",
-    "trained_with",
-    default="auto",
-    show_default=True,
-    help="What it was trained with: suite, timm (as timm trains it) or numbers, .5,.5,.5/.25,.25,.25; auto: see below.",
-)
-@click.option("--no-verify", is_flag=True, help="Do not measure the accuracy (the card then says so).")
-@click.option("--replace", is_flag=True, help="Put it in the place of a teacher that is there.")
-@DATA
-@OUT
-@DEVICE
-@sentences
-def teacher_import(**words: Any) -> int:
-    """Take over a published checkpoint; never runs code from it.
-
-    FILE is RepDistiller's or mdistiller's container, a Lightning checkpoint, a state dict, a safetensors file, a
-    student that kdbench kept. A teacher goes on seeing images in the normalisation that it was trained with; where
-    timm's for the network is not the suite's, some training images show which it was.
-    """
-    from kdbench.terminal import console
-    from kdbench.terminal import verbs as teacher_verbs
-
-    return teacher_verbs.import_(console.out(), **words)
-
-
-@teacher.command("table")
-@click.argument("name")
-@click.option("--suite", "-s", default="auto", show_default=True, help="Whose data set, crops and flips.")
-@click.option(
-    "--keep",
-    type=click.Choice(["logits", "pooled"]),
-    default="logits",
-    show_default=True,
-    help="pooled: the pooled vectors, too, which relation and contrastive methods read.",
-)
-@click.option("--precision", default="fp32", show_default=True, help="That of the runs to come.")
-@DATA
-@OUT
-@DEVICE
-@sentences
-def teacher_table(**words: Any) -> int:
-    """Ask a kept teacher about every view ahead.
-
-    Later runs on the same device take its answers for every crop and flip from the table and need no pass of it.
-    """
-    from kdbench.terminal import console
-    from kdbench.terminal import verbs as teacher_verbs
-
-    return teacher_verbs.table(console.out(), **words)
-
-
-@teacher.command("verify")
-@click.argument("name")
-@click.option("--suite", "-s", default="auto", show_default=True, help="Whose data set and recipe.")
-@DATA
-@OUT
-@DEVICE
-@sentences
-def teacher_verify(**words: Any) -> int:
-    """Check a kept teacher's hash, measure it again."""
-    from kdbench.terminal import console
-    from kdbench.terminal import verbs as teacher_verbs
-
-    return teacher_verbs.verify(console.out(), **words)
+main.add_command(teacher)

@@ -67,6 +67,7 @@ class Settings(BaseModel):
     precision: str = "fp32"
     compile: bool = False
     assistant: Assistant | None = None
+    pretrained: str = ""  # sha256 of the weights that the student starts from; "": random ones
 
     @property
     def pair(self) -> str:

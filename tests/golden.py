@@ -31,7 +31,9 @@ def cases(method: str, *names: str) -> pytest.MarkDecorator:
     found = sorted(file.stem for file in folder.glob("*.json")) if folder.is_dir() else []
     wanted = [name for name in found if not names or name in names]
     absent = [pytest.param(None, marks=pytest.mark.skip(reason="the golden data (../shared/golden) are not here"))]
-    return pytest.mark.parametrize("case", [Case(folder / name) for name in wanted] or absent, ids=str)
+    return pytest.mark.parametrize(
+        "case", [pytest.param(Case(folder / name), marks=pytest.mark.core) for name in wanted] or absent, ids=str
+    )
 
 
 class Case:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,7 @@ def test_an_interrupted_run_ends_with_the_same_records(
 
     def interrupted(lane: Lane) -> None:
         if lane.epoch and lane.key.startswith(stage):
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
         start(lane)
 
     monkeypatch.setattr(Lane, "start_epoch", interrupted)

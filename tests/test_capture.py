@@ -43,6 +43,8 @@ from kdbench.engine.schedule import Plan, fill_momentum, set_rate
 from kdbench.engine.torch_private import TorchDispatchMode
 from kdbench.run import session
 
+pytestmark = pytest.mark.core
+
 METHODS = [
     "dkd",
     "ofa",

@@ -142,7 +142,7 @@ def test_conventions_name_only_what_the_class_has(name: str) -> None:
 
 
 def test_every_method_has_a_measured_cost() -> None:
-    assert set(kept.load()) == set(registry.names()), "run python -m kdbench.bench.costs"
+    assert set(kept.load()) == set(registry.names()), "run make costs"
 
 
 def test_what_costs_more_than_a_quarter_is_declared() -> None:

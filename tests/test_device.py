@@ -36,6 +36,8 @@ from kdbench.testing.one_batch import check_tensors_follow_the_device
 from kdbench.testing.toys import ALIKE, TWIN, UNLIKE, Broken, Problem, Toy, served
 from kdbench.testing.trainee import Trainee
 
+pytestmark = pytest.mark.core
+
 METHODS = [*registry.names(), "crd+mag", "semckd+crd", "kd+lskd", "dkd+ea"]
 #: Branches that the defaults do not take.
 VARIANTS: list[tuple[str, dict[str, Any]]] = [

@@ -18,6 +18,8 @@ from kdbench.engine.lane import Lane, NothingToTrain
 from kdbench.engine.precision import Precision
 from kdbench.engine.schedule import Plan
 
+pytestmark = pytest.mark.core
+
 CPU = torch.device("cpu")
 BATCH, EPOCHS, IMAGES = 16, 3, 56  # a tail batch of 8
 COMBINATIONS = ["crd+mag", "crd+semckd", "kd+lskd"]

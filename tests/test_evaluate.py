@@ -159,7 +159,7 @@ def test_one_folded_copy_at_a_time(tmp_path: Path) -> None:
 def test_a_run_folds_its_students_and_its_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[object] = []
 
-    def spy(lanes: list[Lane], test: Any, says: Any, fold: Any) -> None:
+    def spy(lanes: list[Lane], test: Any, says: Any, fold: Any, *guard: Any) -> None:
         seen.append(fold)
         evaluate(lanes, test, says, fold)
 

@@ -12,6 +12,8 @@ from kdbench.testing import CHECKS, Finding, check_distiller, variant
 from kdbench.testing.conformance import FAMILIES, PROVENANCES, VIEWS
 from kdbench.testing.toys import ALIKE, Problem
 
+pytestmark = pytest.mark.core
+
 FOLDER = Path(__file__).parent / "mutants"
 RIGHT = {"right", "plain"}  # plain is what the mutants spoil
 

@@ -78,3 +78,15 @@ def test_the_oldest_is_the_oldest_that_setup_cfg_allows() -> None:
     least = re.search(r"^torch>=([\d.]+)$", parser["options"]["install_requires"], re.M)
     assert least is not None
     assert f'try oldest "torch=={least[1]}.*"' in (ROOT / ".ci" / "matrix").read_text()
+
+
+@pytest.mark.parametrize("part", ["methods", "kit", "engine", "capture", "precision", "device", "torch_private"])
+def test_the_core_holds_contract_engine_and_conformance(part: str) -> None:
+    assert "\npytestmark = pytest.mark.core\n" in (ROOT / "tests" / f"test_{part}.py").read_text()
+
+
+def test_the_core_holds_the_authors_numbers() -> None:
+    import golden
+
+    case = golden.cases("at").args[1][0]
+    assert "core" in [mark.name for mark in case.marks] or not golden.FOLDER.is_dir()

@@ -33,6 +33,8 @@ from kdbench.run import session
 from kdbench.terminal import doctor
 from kdbench.utils import environment
 
+pytestmark = pytest.mark.core
+
 STEPS = -(-IMAGES // BATCH)  # of an epoch
 RISE = 5  # steps without an overflow after which the scale doubles here
 

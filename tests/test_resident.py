@@ -42,6 +42,8 @@ from kdbench.engine.teacher_cache.place import Unfit
 from kdbench.run import teacher_cache as tables
 from kdbench.suites import load as load_suite
 
+pytestmark = pytest.mark.core
+
 
 class Recorder(Eager):
     """Repeats a step by calling it, and says so, as a graph would."""

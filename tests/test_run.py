@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -347,7 +348,7 @@ def stop_after_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def interrupted(lane: Lane) -> None:
         if lane.epoch and not lane.key.startswith("teacher"):
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
         start(lane)
 
     monkeypatch.setattr(Lane, "start_epoch", interrupted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 import kdbench
 from kdbench.engine import torch_private
+
+pytestmark = pytest.mark.core
 
 PACKAGE = Path(kdbench.__file__).parent
 HOME = "engine/torch_private.py"
@@ -112,6 +116,68 @@ def test_onednn_says_whether_it_has_bf16() -> None:
     known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     if known.get("avx512_bf16") or known.get("amx_bf16"):
         assert torch_private.onednn_has_bf16(), "oneDNN is no longer asked: it denies bf16 on a CPU that has it"
+
+
+def test_a_write_in_place_is_counted_for_every_alias() -> None:
+    one = torch.zeros(4)
+    alias, part = one.detach(), one[1:]
+    before = torch_private.versions([one, alias, part])
+    alias.add_(1)
+    after = torch_private.versions([one, alias, part])
+    assert all(new == old + 1 for old, new in zip(before, after, strict=True)), "Tensor._version does not count writes"
+    _ = one + alias
+    assert torch_private.versions([one, alias, part]) == after, "Tensor._version counts what is no write"
+
+
+def test_modes_that_were_left_behind_are_seen_and_left() -> None:
+    class Functions(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return func(*args, **(kwargs or {}))
+
+    class Dispatched(torch_private.TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return func(*args, **(kwargs or {}))
+
+    outer = Functions()
+    with outer:
+        before = torch_private.modes()
+        assert before == (None, 0, (outer,)), f"torch's stacks of modes do not show what was entered: {before}"
+        for mode in (Functions(), Dispatched(), torch.device("meta")):
+            mode.__enter__()
+        torch.set_default_device("meta")
+        now = torch_private.modes()
+        torch_private.put_modes(before)
+        assert (now.device, now.dispatch) == (torch.device("meta"), 1), "a default device or a mode is not shown"
+        assert len(now.functions) > 1, "modes of functions are not shown"
+        assert torch_private.modes() == before, "modes that were entered cannot be left for their owner"
+        assert torch.zeros(1).device.type == "cpu"
+        outer.__exit__(None, None, None)
+        torch_private.put_modes(before)
+        assert torch_private.modes() == before, "a mode that was left cannot be entered for its owner"
+    assert torch_private.modes() == (None, 0, ())
+
+
+def test_hooks_on_saved_tensors_are_seen_and_left() -> None:
+    assert torch_private.saved_tensor_hooks() == ()
+    pack, unpack = (lambda x: x), (lambda x: x)
+    torch.autograd.graph.saved_tensors_hooks(pack, unpack).__enter__()
+    assert torch_private.saved_tensor_hooks() == (pack, unpack), "hooks on saved tensors are not shown"
+    torch_private.pop_saved_tensor_hooks()
+    assert torch_private.saved_tensor_hooks() == (), "hooks on saved tensors cannot be left for their owner"
+
+
+def test_hooks_on_all_modules_and_optimizers_are_seen() -> None:
+    before = [dict(hooks) for hooks in torch_private.GLOBAL_HOOKS]
+    held = [
+        torch.nn.modules.module.register_module_forward_hook(lambda *_: None),
+        torch.nn.modules.module.register_module_full_backward_hook(lambda *_: None),
+        importlib.import_module("torch.optim.optimizer").register_optimizer_step_pre_hook(lambda *_: None),
+    ]
+    now = sum(len(hooks) - len(old) for hooks, old in zip(torch_private.GLOBAL_HOOKS, before, strict=True))
+    for one in held:
+        one.remove()
+    assert now >= 3, "hooks on every module or optimizer are kept elsewhere"
+    assert [dict(hooks) for hooks in torch_private.GLOBAL_HOOKS] == before
 
 
 # -- and nowhere else -------------------------------------------------------------------------------

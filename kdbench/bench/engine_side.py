@@ -71,6 +71,7 @@ class Engine:
         shown.register_forward_hook(self._count)
         self.loader = work.loader()
         self.setting = fit.Setting(shown, self.loader, lambda: [], work.device, work.precision, machine=machine)
+        self._guard = self.setting.guard()
         self._row: tuple[Steps, _Captures | None] | None = None
         self._stream = work.batches(self.loader)
 
@@ -120,7 +121,7 @@ class Engine:
         if self._row is None or len(self._row[0]) != steps:
             self._row = None  # its graphs' memory first
             machine = self.setting.machine
-            captures = None if machine is None else _Captures(machine, self._note, self.setting.resident)
+            captures = None if machine is None else _Captures(machine, self._note, self.setting.resident, self._guard)
             self._row = Steps(self.loader, steps), captures
         return self._row[0]
 
@@ -131,7 +132,8 @@ class Engine:
     def _run(self, train: Steps, captures: Captures | None) -> None:
         self.work.precision.prepare(self.work.device)
         setting = replace(self.setting, train=train)
-        fit.train_epoch(setting, self.lanes, "train", self.lanes[0].epoch, _Silent(), captures)
+        with self._guard:
+            fit.train_epoch(setting, self.lanes, "train", self.lanes[0].epoch, _Silent(), captures, self._guard)
         for lane in self.lanes:
             if lane.failure:
                 raise ValueError(f"bench cannot time {lane.key}: {lane.failure}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdbench.engine.errors import Failed, printable
 from kdbench.utils.files import atomic_write
 
 _MAGIC = b"kdbench checkpoint 1\n"
 _DIGEST = hashlib.sha256().digest_size
+_SCALARS = (str, int, float, bool, bytes, complex, type(None), torch.dtype, torch.Size)
+#: How deep lists and dicts may be nested in a state.
+DEPTH = 20
 
 
 class CheckpointDamaged(ValueError):
@@ -45,8 +50,11 @@ def save(path: Path, state: dict[str, Any]) -> None:
     """Write ``state`` (tensors, numbers, strings, lists, dicts) so that ``path`` is always whole.
 
     Raises:
+        Failed: it holds something else, which could not be read again.
         OSError: the disk is full or the folder is not writable; what was there before stays.
     """
+    if strange := stranger(state):
+        raise Failed(f"its state holds {strange}, which no checkpoint can keep")
     whole = pack(state)
     with atomic_write(path) as file:
         file.write(whole)
@@ -109,6 +117,29 @@ def unpack(whole: bytes, name: str) -> dict[str, Any]:
         raise CheckpointDamaged(f"checkpoint {name} is truncated or was not written by kdbench")
     state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     return state
+
+
+def stranger(state: Any) -> str:
+    """The first thing in a state that is no tensor with values, number, string, list or dict of such; "" if none is."""
+    ahead: list[tuple[str, Any, int]] = [("", state, 0)]
+    while ahead:
+        path, value, depth = ahead.pop()
+        kind = type(value)
+        if isinstance(value, Tensor):
+            if value.layout is torch.strided and not value.is_meta and not value.is_quantized:
+                continue
+        elif kind in _SCALARS:
+            continue
+        elif kind in (list, tuple) and depth < DEPTH:
+            ahead += [(f"{path}[{at}]", inner, depth + 1) for at, inner in enumerate(value)]
+            continue
+        elif kind in (dict, OrderedDict) and depth < DEPTH:
+            keys = [key for key in value if type(key) not in _SCALARS]
+            if not keys:
+                ahead += [(f"{path}.{key}".lstrip("."), inner, depth + 1) for key, inner in value.items()]
+                continue
+        return f"{printable(path, 80)}, of type {printable(kind.__name__, 80)}"
+    return ""
 
 
 def state_sha256(state: dict[str, Tensor]) -> str:

@@ -16,8 +16,7 @@ from typing import Any
 
 import torch
 
-#: Letters of an error's text that are said.
-LENGTH = 300
+from kdbench.utils.wording import LENGTH, printable
 
 _FULL = re.compile(
     r"out of memory|not enough memory|(?:can't|cannot|can not|could not|unable to|failed to) allocate"
@@ -31,6 +30,10 @@ class OutOfMemory(Exception):
     Its traceback keeps alive whatever the frames that it left hold. Whoever tries again calls
     ``release`` on it first.
     """
+
+
+class Failed(Exception):
+    """A failure of one lane whose message is its sentence."""
 
 
 @contextmanager
@@ -105,14 +108,6 @@ def text(error: BaseException, length: int = LENGTH) -> str:
         name = printable(_own(type, "__name__", type(worse)), 80)
         return f"its text cannot be read, that raises {name}"
     return printable(found, length)
-
-
-def printable(found: str, length: int = LENGTH) -> str:
-    """A string on one line: control and unpaired signs escaped, cut at ``length`` letters."""
-    short = str.__getitem__(found, slice(0, 8 * length))  # of a subclass, too, which may have methods of its own
-    line = " ".join(short.encode("utf-8", "backslashreplace").decode("utf-8").split())
-    plain = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in line)
-    return plain if len(plain) <= length else plain[: length - 3] + "..."
 
 
 def _chain(error: BaseException, *, causes: bool = False) -> Iterator[BaseException]:

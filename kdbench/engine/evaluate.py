@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,9 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.distiller import Outputs
-from kdbench.engine.errors import OutOfMemory, holds
+from kdbench.engine.errors import Failed
+from kdbench.engine.guard import Guard
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
+from kdbench.engine.torch_private import versions
 
 ECE_BINS = 15
 
@@ -73,29 +76,45 @@ def predictions(net: nn.Module, batches: Batches, precision: Precision) -> tuple
 
 
 def answer(lane: Lane, net: nn.Module, image: Tensor) -> Tensor:
-    """(B, K) float32 logits of a lane, whose student or its copy is ``net``."""
+    """(B, K) float32 logits of a lane, whose student or its copy is ``net``.
+
+    Raises:
+        Failed: it changed the images, which others are evaluated on.
+    """
+    before = versions([image])
     with lane.precision.autocast(image.device):
-        return lane.method.predict(net(image)).float()
+        logits = lane.method.predict(net(image.detach())).float()
+    if versions([image]) != before:
+        raise Failed("the network changed the test images, which others are evaluated on")
+    return logits
+
+
+def eval_mode(lane: Lane) -> None:
+    """Until its next ``train_mode``."""
+    lane.student.eval()
+    lane.method.eval()
 
 
 @contextmanager
-def in_eval_mode(lanes: Sequence[Lane]) -> Iterator[None]:
-    """The lanes in eval mode inside, without gradients; in the modes of their stage after."""
-    for lane in lanes:
-        lane.student.eval()
-        lane.method.eval()
+def in_eval_mode(lane: Lane) -> Iterator[None]:
+    """A lane in eval mode inside, without gradients; in the modes of its stage after."""
+    eval_mode(lane)
     try:
         with torch.no_grad():
             yield
     finally:
-        for lane in lanes:
-            lane.train_mode()
+        lane.train_mode()
+
+
+def when(lane: Lane) -> str:
+    """For the sentence of a lane that fails."""
+    return f" when it was evaluated after epoch {lane.epoch}"
 
 
 def _answers(lane: Lane, batches: Batches, fold: Fold | None) -> tuple[Tensor, Tensor]:
     """(N, K) logits and (N,) labels."""
     logits, labels = [], []
-    with in_eval_mode([lane]):
+    with in_eval_mode(lane), lane.own_rng():
         net = lane.student if fold is None else fold(lane.student)
         for image, label in batches:
             logits.append(answer(lane, net, image))
@@ -104,7 +123,11 @@ def _answers(lane: Lane, batches: Batches, fold: Fold | None) -> tuple[Tensor, T
 
 
 def evaluate(
-    lanes: Sequence[Lane], test: Callable[[], Batches], teacher: Tensor | None, fold: Fold | None = None
+    lanes: Sequence[Lane],
+    test: Callable[[], Batches],
+    teacher: Tensor | None,
+    fold: Fold | None = None,
+    guard: Guard | None = None,
 ) -> None:
     """Score lanes on the test images, one after the other; results go to ``lane.report``.
 
@@ -115,15 +138,23 @@ def evaluate(
         test: the test images and labels; asked for once per lane.
         teacher: (N,) predictions; None: no agreement.
         fold: makes the copy of a student that is scored, one at a time; None: the student itself.
+        guard: that of the group; None: one for this evaluation.
+
+    Raises:
+        OutOfMemory: one of them does not fit.
     """
+    if guard is None:
+        with Guard() as own:
+            evaluate(lanes, test, teacher, fold, own)
+        return
     found: dict[Lane, dict[str, Tensor]] = {}
+
+    def score(lane: Lane) -> None:
+        found[lane] = scores(*_answers(lane, test(), fold), teacher)
+
+    guard.note(thorough=True)
     for lane in lanes:
-        try:
-            with holds(f"the evaluation of {lane.key}", lane.device):
-                found[lane] = scores(*_answers(lane, test(), fold), teacher)
-        except OutOfMemory:
-            raise
-        except Exception as error:  # a stranger's method may raise anything; the others go on
-            lane.failure = f"{type(error).__name__} when it was evaluated after epoch {lane.epoch}: {error}"
+        if not guard.run(lane, when(lane), partial(score, lane), what=f"the evaluation of {lane.key}"):
+            found.pop(lane, None)
     for lane, report in zip(found, read(list(found.values())), strict=True):
         lane.report = report

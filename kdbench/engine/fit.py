@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Protocol
 
 import torch
@@ -21,8 +21,11 @@ from kdbench.engine.graph.backend import Machine
 from kdbench.engine.graph.cached_teacher import Resident
 from kdbench.engine.graph.eval_step import Exams
 from kdbench.engine.graph.train_step import Captured, Captures
-from kdbench.engine.lane import STAGES, Diverged, Lane
+from kdbench.engine.guard import Guard
+from kdbench.engine.lane import STAGES, Lane
 from kdbench.engine.precision import Precision
+from kdbench.engine.rng import rng_state, set_rng_state
+from kdbench.engine.shared import Lasting, Shown, tensors_of
 from kdbench.engine.teacher_cache.cache import TeacherTable
 from kdbench.engine.teacher_cache.reader import Lesson, widest
 from kdbench.utils.wording import count
@@ -63,6 +66,13 @@ class Setting:
     table: TeacherTable | None = None  # the teacher's kept outputs, for the loop
     resident: Resident | None = None  # the same on the device, for ``machine``
     fold: Fold | None = None  # makes the copy of a student that is evaluated; None: the student itself
+    lasting: Lasting | None = None  # what else methods can reach, such as the training labels
+
+    def guard(self) -> Guard:
+        """A guard around the methods of lanes in this setting."""
+        teacher = {} if self.teacher is None else {"the teacher's weights": tensors_of(self.teacher)}
+        own = Lasting(teacher | {"the training labels": _labels(self.train)})
+        return Guard([own] if self.lasting is None else [own, self.lasting])
 
 
 def fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callable[[Lane], None]) -> None:
@@ -73,27 +83,32 @@ def fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callabl
     Raises:
         OutOfMemory: what did not fit; fewer lanes at once may.
     """
-    with holds(f"the training of {count(len(lanes), 'lane')}", setting.device):
-        _fit(setting, lanes, watch, finish)
+    rng = rng_state(setting.device)
+    try:
+        with holds(f"the training of {count(len(lanes), 'lane')}", setting.device), setting.guard() as guard:
+            _fit(setting, lanes, watch, finish, guard)
+    finally:
+        set_rng_state(rng, setting.device)
 
 
-def _fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callable[[Lane], None]) -> None:
+def _fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callable[[Lane], None], guard: Guard) -> None:
     teacher_says = None
     judge = setting.teacher if setting.judge is None else setting.judge
     if judge is not None:
         with holds("the teacher's evaluation", setting.device):
             teacher_says = predictions(judge, setting.test(), setting.precision)[0].argmax(dim=1)
-    captures = None if setting.machine is None else Captures(setting.machine, setting.note, setting.resident)
-    exams = None if setting.machine is None else Exams(setting.machine, setting.note, setting.fold)
+    machine = setting.machine
+    captures = None if machine is None else Captures(machine, setting.note, setting.resident, guard)
+    exams = None if machine is None else Exams(machine, setting.note, setting.fold, guard)
     for stage in STAGES:
         for epoch in range(max(lane.pretrain_total if stage == "pretrain" else lane.plan.epochs for lane in lanes)):
             active = [lane for lane in lanes if not lane.failure and (lane.stage, lane.epoch) == (stage, epoch)]
             if not active:
                 continue
-            train_epoch(setting, active, stage, epoch, watch, captures)
+            train_epoch(setting, active, stage, epoch, watch, captures, guard)
             due = [lane for lane in active if not lane.failure and stage == "train" and lane.plan.evaluates(epoch)]
             if due:
-                _evaluate(setting, due, teacher_says, exams)
+                _evaluate(setting, due, teacher_says, exams, guard)
             for lane in due:
                 if lane.failure:
                     continue
@@ -102,11 +117,31 @@ def _fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callab
                     lane.failure = f"the logits were not finite after epoch {epoch + 1}"
             watch.epoch(stage, active)
             for lane in active:
-                if lane.failure or lane.done:
-                    finish(lane)
-                else:
-                    with holds(f"the checkpoint of {lane.key}", "cpu"):
-                        lane.save()
+                _keep(setting, lane, finish, guard)
+
+
+def keep(setting: Setting, lane: Lane, finish: Callable[[Lane], None]) -> None:
+    """Finish a lane that was done when it was resumed."""
+    with setting.guard() as guard:
+        _keep(setting, lane, finish, guard)
+
+
+def _keep(setting: Setting, lane: Lane, finish: Callable[[Lane], None], guard: Guard) -> None:
+    """Save a lane that has more before it; finish one that is done or has failed."""
+
+    def example() -> Tensor:
+        return next(iter(setting.test()))[0][:2]
+
+    guard.note(thorough=True)
+    if not lane.failure and not lane.done:
+        what = f"the checkpoint of {lane.key}"
+        guard.run(lane, " when its checkpoint was written", lane.save, what=what, passing=(OSError,))
+    elif not lane.failure:
+        guard.run(lane, " when it was finished", partial(lane.close, example), what=f"what is kept of {lane.key}")
+    if lane.failure or lane.done:
+        with holds(f"what is kept of {lane.key}", lane.device):
+            finish(lane)
+        lane.forget()
 
 
 def split(setting: Setting, lanes: Sequence[Lane], free: int | None) -> list[list[Lane]]:
@@ -140,65 +175,112 @@ def split(setting: Setting, lanes: Sequence[Lane], free: int | None) -> list[lis
 
 
 def train_epoch(
-    setting: Setting, lanes: Sequence[Lane], stage: str, epoch: int, watch: Watcher, captures: Captures | None = None
+    setting: Setting,
+    lanes: Sequence[Lane],
+    stage: str,
+    epoch: int,
+    watch: Watcher,
+    captures: Captures | None = None,
+    guard: Guard | None = None,
 ) -> None:
-    """One epoch of lock-step training of lanes that stand at it. Nothing in here waits for the device.
+    """One epoch of lock-step training of lanes that stand at it.
 
-    ``captures`` belongs to this group of lanes over all its epochs; None: the plain loop.
+    Nothing in here waits for the device, but for the look at what the first step shows.
+
+    ``captures`` and ``guard`` belong to this group of lanes over all its epochs; without them, the plain
+    loop, and a guard for this epoch.
 
     Raises:
         OutOfMemory: with the number of lanes that did not fit.
     """
-    started, before = time.perf_counter(), sum(lane.seconds for lane in lanes)
+    if guard is None:
+        with setting.guard() as own:
+            train_epoch(setting, lanes, stage, epoch, watch, captures, own)
+        return
+    started = time.perf_counter()
+    guard.note(thorough=True)
+    for lane in lanes:
+        guard.run(lane, lane.when(), lane.ask)
+    lanes = [lane for lane in lanes if not lane.failure]
+    if not lanes:
+        return
     for lane in lanes:
         lane.start_epoch()
-    show = partial(look, setting) if any(lane.method.needs_teacher for lane in lanes) else None
+    before = sum(lane.seconds for lane in lanes)
+    show = partial(look, setting) if any(lane.needs_teacher for lane in lanes) else None
     captured = None if captures is None else _captured(captures, setting, lanes, stage, show)
     kept = setting.table if show is not None and stage == "train" and captured is None else None
     lesson = None if kept is None else Lesson(kept, epoch, widest(lanes))
+    batches = _Batches(setting, captured, stage, epoch, show, lesson)
     alone = [lane for lane in lanes if captured is None or lane not in captured.lanes]
-    steps = len(setting.train)
-    for number, (image, label, idx, seen) in enumerate(_batches(setting, captured, stage, epoch, show, lesson)):
-        going = [lane for lane in alone if not lane.failure]
-        for lane in going:
+    steps, what = len(setting.train), f"a step of {count(len(lanes), 'lane')}"
+    for number, shown in enumerate(batches):
+        thorough = number == 0
+        if alone:
+            guard.note(shown, thorough=thorough)
+        for lane in alone:
+            if lane.failure:
+                continue
             # In a pre-training stage lanes may differ in length, so each has its own clock.
             progress = torch.tensor((epoch + number / steps) / lane.total, device=setting.device)
-            try:
-                with holds(f"a step of {count(len(lanes), 'lane')}", setting.device):
-                    lane.step(seen, Batch(image, label, idx, progress))
-            except OutOfMemory:
-                raise
-            except Exception as error:  # a stranger's method may raise anything; the others go on
-                lane.failure = f"{type(error).__name__} in epoch {epoch + 1}: {error}"
+            mine = shown.lent()
+            step = partial(lane.step, mine.teacher, Batch(mine.image, mine.label, mine.idx, progress))
+            guard.run(lane, lane.when(), step, what=what)
+            if guard.spoilt:
+                shown = batches.again(number)
+                guard.note(shown, thorough=thorough)
         watch.step(len(lanes))
-    own = sum(lane.seconds for lane in lanes) - before
-    shared = max(0.0, time.perf_counter() - started - own) / len(lanes)
+    own_seconds = sum(lane.seconds for lane in lanes) - before
+    shared = max(0.0, time.perf_counter() - started - own_seconds) / len(lanes)
+    guard.note(thorough=True)
     for lane in lanes:
-        try:
-            if not lane.failure:
-                lane.end_epoch(shared)
-        except Diverged as error:
-            lane.failure = str(error)
+        if not lane.failure:
+            guard.run(lane, lane.when(), partial(lane.end_epoch, shared))
 
 
-def _batches(
-    setting: Setting,
-    captured: Captured | None,
-    stage: str,
-    epoch: int,
-    show: Callable[[Tensor], Outputs] | None,
-    lesson: Lesson | None,
-) -> Iterator[tuple[Tensor, Tensor, Tensor, Outputs | None]]:
+class _Batches:
     """Batches of an epoch with what the teacher says to each; captured lanes have been trained on them."""
-    if captured is not None:
-        with holds(f"a step of {count(len(captured.lanes), 'lane')}", setting.device):
-            yield from captured.epoch(epoch)
-        return
-    with holds("a batch of training images", setting.device):
-        for number, (image, label, idx) in enumerate(setting.train.epoch(epoch, stage=stage)):
-            with holds("the teacher", setting.device):
-                seen = lesson(number, image) if lesson is not None else None if show is None else show(image)
-            yield image, label, idx, seen
+
+    def __init__(
+        self,
+        setting: Setting,
+        captured: Captured | None,
+        stage: str,
+        epoch: int,
+        show: Callable[[Tensor], Outputs] | None,
+        lesson: Lesson | None,
+    ) -> None:
+        self._setting, self._captured = setting, captured
+        self._stage, self._epoch, self._show, self._lesson = stage, epoch, show, lesson
+
+    def __iter__(self) -> Iterator[Shown]:
+        device = self._setting.device
+        if self._captured is not None:
+            with holds(f"a step of {count(len(self._captured.lanes), 'lane')}", device):
+                yield from self._captured.epoch(self._epoch)
+            return
+        with holds("a batch of training images", device):
+            for number, batch in enumerate(self._setting.train.epoch(self._epoch, stage=self._stage)):
+                yield self._shown(number, *batch)
+
+    def again(self, number: int) -> Shown:
+        """Batch ``number`` made anew: a lane has changed what it was shown."""
+        if self._captured is not None:
+            return self._captured.again()
+        batches = self._setting.train.epoch(self._epoch, stage=self._stage)
+        return self._shown(number, *next(islice(batches, number, None)))
+
+    def _shown(self, number: int, image: Tensor, label: Tensor, idx: Tensor) -> Shown:
+        with holds("the teacher", self._setting.device):
+            if self._lesson is not None:
+                return Shown(image, label, idx, self._lesson(number, image))
+            return Shown(image, label, idx, None if self._show is None else self._show(image))
+
+
+def _labels(train: object) -> list[Tensor]:
+    """The labels of the training data, where a loader has them at hand."""
+    labels = getattr(train, "labels", None)
+    return [labels] if isinstance(labels, Tensor) else []
 
 
 def _captured(
@@ -208,10 +290,12 @@ def _captured(
         return captures.of(setting.train, lanes, stage, show)
 
 
-def _evaluate(setting: Setting, lanes: Sequence[Lane], teacher: Tensor | None, exams: Exams | None) -> None:
+def _evaluate(
+    setting: Setting, lanes: Sequence[Lane], teacher: Tensor | None, exams: Exams | None, guard: Guard
+) -> None:
     with holds(f"the evaluation of {count(len(lanes), 'lane')}", setting.device):
         if exams is None:
-            evaluate(lanes, setting.test, teacher, setting.fold)
+            evaluate(lanes, setting.test, teacher, setting.fold, guard)
         else:
             exams.evaluate(lanes, setting.test, teacher)
 

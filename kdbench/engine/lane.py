@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from kdbench.distiller import Batch, Distiller, Outputs
 from kdbench.engine import checkpoint
 from kdbench.engine.checkpoint import state_sha256
+from kdbench.engine.errors import Failed, holds, said
 from kdbench.engine.precision import Precision
 from kdbench.engine.rng import fresh_rng, rng_state, set_rng_state
 from kdbench.engine.schedule import Plan, fill_momentum, set_rate
+from kdbench.engine.terms import check_terms
 
 if TYPE_CHECKING:
     from kdbench.engine.compiled import Compiler  # imports this file
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 STAGES = ("pretrain", "train")
 
 
-class Diverged(Exception):
+class Diverged(Failed):
     """A loss term stopped being finite; the message names the term and the epoch."""
 
 
@@ -76,19 +78,24 @@ class Lane:
         self.key, self.plan, self.path = key, plan, path
         self.belongs = {"settings": settings, "teacher": teacher, "data": data, "plugin": plugin}
         self.device, self.precision = device, precision
-        self.student = student.to(device).to(memory_format=torch.channels_last)
-        self.compiled = None if compiler is None else compiler.of(self.student)
-        self.method = method.to(device)
+        with holds(f"the student of {key}", device):
+            self.student = student.to(device).to(memory_format=torch.channels_last)
+            self.compiled = None if compiler is None else compiler.of(self.student)
+            self.method = method.to(device)
         self.curve: list[dict[str, Any]] = []
         self.seconds, self.images = 0.0, 0
         self.failure: str | None = None
         self.report: dict[str, float] = {}  # what the last evaluation measured
+        self._extra = 0
+        self._inferred: int | None = None
+        self._kept_state: dict[str, Tensor] | None = None
         self.rng = fresh_rng(seed, device)
         self._seen: dict[str, list[tuple[int, int, Tensor]]] = {}  # term -> (first step, images of each, values)
         self._steps, self._count = 0, 0
         self.pretrain_total = plan.pretrain_epochs(method)
         self.epoch = 0
-        self.enter("pretrain" if self.pretrain_total else "train")
+        with holds(f"the optimizer of {key}", device):
+            self.enter("pretrain" if self.pretrain_total else "train")
 
     # -- where it stands ------------------------------------------------------------------
 
@@ -119,6 +126,8 @@ class Lane:
             NothingToTrain: there is nothing.
         """
         self.stage, self.epoch = stage, 0
+        self._asked = "", -1
+        self.needs_teacher = bool(self.method.needs_teacher)
         self.train_mode()
         parts: list[nn.Module] = [self.method]
         if self.trains_student:
@@ -133,16 +142,26 @@ class Lane:
         """Modes of the present stage; a student that the stage does not train is in eval mode."""
         self.student.train(self.trains_student)
         self.method.train()
-        self.method.on_stage(self.stage)
+        rng = self.rng
+        with self.own_rng():  # called any number of times: what it may draw is the same each time
+            self.method.on_stage(self.stage)
+        self.rng = rng
 
     # -- one epoch ------------------------------------------------------------------------
 
-    def start_epoch(self) -> None:
-        """Set the epoch's learning rate and empty the meters."""
+    def ask(self) -> None:
+        """Ask the method what the coming epoch needs."""
+        self.needs_teacher = bool(self.method.needs_teacher)
         if self.stage == "train":
             self.rate = self.plan.rate(self.epoch)
         else:
             self.rate = self.plan.pretrain_rate(self.method, self.epoch)
+        self._asked = self.stage, self.epoch
+
+    def start_epoch(self) -> None:
+        """Set the epoch's learning rate and empty the meters; ``ask`` comes before it."""
+        if self._asked != (self.stage, self.epoch):
+            self.ask()
         set_rate(self.optimizer, self.rate)
         self._seen, self._steps, self._count = {}, 0, 0
 
@@ -162,6 +181,7 @@ class Lane:
         """
         with self.precision.autocast(self.device):
             terms = self.terms(teacher, batch)
+            check_terms(terms)
             total = torch.stack([term.float() for term in terms.values()]).sum()
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(total).backward()
@@ -190,7 +210,7 @@ class Lane:
         """What the present stage's loss is told of a batch: the student's outputs, and the teacher's."""
         with torch.set_grad_enabled(self.trains_student):
             seen = self._see(batch.image)
-        if teacher is None or not self.method.needs_teacher:
+        if teacher is None or not self.needs_teacher:
             teacher = seen.map(Tensor.detach)  # whatever the company, such a method sees no teacher
         return seen, teacher
 
@@ -248,6 +268,10 @@ class Lane:
     def _when(self) -> str:
         return f"epoch {self.epoch + 1}" + ("" if self.stage == "train" else " of the pre-training stage")
 
+    def when(self) -> str:
+        """For the sentence of a lane that fails."""
+        return f" in {self._when()}"
+
     # -- checkpoints ----------------------------------------------------------------------
 
     def save(self) -> None:
@@ -256,12 +280,18 @@ class Lane:
 
     def state(self) -> dict[str, Any]:
         """All that a resumed lane needs."""
+        try:
+            own = {"student": self.student.state_dict(), "method": self.method.state_dict()}
+        except OSError as error:  # not the disk's: nothing has been written yet
+            raise Failed(said(error, " when its state was asked for")) from None
+        for whose, state in own.items():
+            if not isinstance(state, dict):
+                raise Failed(f"its state holds {whose}, of type {type(state).__name__}, no dict")
         return {
             **self.belongs,
             "stage": self.stage,
             "epoch": self.epoch,
-            "student": self.student.state_dict(),
-            "method": self.method.state_dict(),
+            **own,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "rng": self.rng,
@@ -299,17 +329,45 @@ class Lane:
 
     # -- what the record needs ------------------------------------------------------------
 
+    def close(self, example: Callable[[], Tensor]) -> None:
+        """Ask the method, for the last time, what the record and the kept student need.
+
+        ``example`` makes a batch of images, (B, 3, H, W).
+        """
+        self.kept_state()
+        self.weights_sha256()
+        self.extra_train_params()
+        if self.method.modifies_student():
+            self.extra_infer_params(example())
+
+    def forget(self) -> None:
+        """Let go of what ``close`` has asked for."""
+        self._kept_state = None
+
+    def kept_state(self) -> dict[str, Tensor]:
+        """What is kept of a finished lane: the student, and the method's modules where prediction needs them."""
+        if self._kept_state is None:
+            state = {f"student.{k}": v for k, v in self.student.state_dict().items()}
+            if self.method.modifies_student():
+                state |= {f"method.{k}": v for k, v in self.method.state_dict().items()}
+            self._kept_state = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
+        return self._kept_state
+
     def weights_sha256(self) -> str:
         """Hash of the student's state: names, shapes and bytes."""
         return state_sha256(self.student.state_dict())
 
     def extra_train_params(self) -> int:
-        """Parameters that training needs beside the student's."""
-        return sum(p.numel() for p in self.method.parameters())
+        """Parameters that training needs beside the student's, as the method last told."""
+        with suppress(Exception):  # the record of a lane that has failed asks, too
+            self._extra = sum(p.numel() for p in self.method.parameters())
+        return self._extra
 
     def extra_infer_params(self, image: Tensor) -> int:
         """Of those, how many the evaluated network uses. ``image``: (B, 3, H, W)."""
-        if not self.method.modifies_student():
+        if self._inferred is not None:
+            return self._inferred
+        if not self.method.modifies_student() or not any(True for _ in self.method.parameters()):
             return 0
         self.student.eval()
         self.method.eval()
@@ -322,7 +380,9 @@ class Lane:
         for parameter in frozen:
             parameter.requires_grad_(False)
         self.train_mode()
-        return sum(p.numel() for p, g in zip(self.method.parameters(), grads, strict=True) if g is not None)
+        used = zip(self.method.parameters(), grads, strict=True)
+        self._inferred = sum(parameter.numel() for parameter, grad in used if grad is not None)
+        return self._inferred
 
     @contextmanager
     def own_rng(self) -> Iterator[None]:

@@ -17,7 +17,7 @@ def fresh_rng(seed: int, device: torch.device) -> dict[str, Tensor]:
 def rng_state(device: torch.device) -> dict[str, Tensor]:
     """The present states."""
     state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
+    if _has_its_own(device):
         state["cuda"] = torch.cuda.get_rng_state(device)
     return state
 
@@ -25,5 +25,10 @@ def rng_state(device: torch.device) -> dict[str, Tensor]:
 def set_rng_state(state: dict[str, Tensor], device: torch.device) -> None:
     """Make these the present states."""
     torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and "cuda" in state:
+    if _has_its_own(device) and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def _has_its_own(device: torch.device) -> bool:
+    """Whether random numbers are drawn on the device itself; a CUDA device that only stands for one draws none."""
+    return device.type == "cuda" and torch.cuda.is_available()

@@ -6,19 +6,78 @@ says why, and what the public way lacks; once torch has one, the entry goes.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 # To see every operator, those of backward passes too. torch documents the class and has no public module for it;
 # the public TorchFunctionMode sees what Python calls, and nothing of a backward pass.
 from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
+from torch.utils._python_dispatch import _pop_mode
 
 #: What torch itself keeps in a module beside what its author put there. There is no public list; the names that a
 #: class documents leave out the hooks and the dicts of parameters and buffers.
 MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
+
+
+def versions(tensors: Iterable[Tensor]) -> list[int]:
+    """How often each tensor, or an alias of it, has been written to in place.
+
+    torch's notes on autograd describe the counter; what they call public is only the error that a backward pass
+    raises where it has moved.
+    """
+    return [tensor._version for tensor in tensors]
+
+
+class Modes(NamedTuple):
+    """What is between a call of torch and torch: modes that were entered, and the default device."""
+
+    device: torch.device | None  # None: it was never set
+    dispatch: int  # how many
+    functions: tuple[Any, ...]
+
+
+def modes() -> Modes:
+    """Those of now. torch has no public way to know; ``get_default_device`` gives "cpu" where nothing was set."""
+    context = getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
+    functions = (torch._C._get_function_stack_at(at) for at in range(torch._C._len_torch_function_stack()))
+    return Modes(None if context is None else context.device, torch._C._len_torch_dispatch_stack(), tuple(functions))
+
+
+def put_modes(before: Modes) -> None:
+    """Leave what was entered since ``modes`` gave this, and enter what was left."""
+    if modes().device != before.device:
+        torch.set_default_device(before.device)
+    while torch._C._len_torch_dispatch_stack() > before.dispatch:
+        _pop_mode()
+    while torch._C._len_torch_function_stack():
+        torch._C._pop_torch_function_stack()
+    for mode in before.functions:
+        torch._C._push_on_torch_function_stack(mode)
+
+
+def saved_tensor_hooks() -> tuple[Any, ...]:
+    """The hooks on tensors saved for backward passes that were entered last. torch has only the way in and out."""
+    return tuple(torch._C._autograd._top_saved_tensors_default_hooks(True) or ())
+
+
+def pop_saved_tensor_hooks() -> None:
+    """Leave them. The public way is the context that entered them, which others have."""
+    torch._C._autograd._pop_saved_tensors_default_hooks()
+
+
+#: Hooks on every module and every optimizer. They are registered by public functions; who has registered one can
+#: remove it, and nobody else can see that there is one.
+GLOBAL_HOOKS: tuple[dict[Any, Any], ...] = tuple(
+    value
+    for owner in ("torch.nn.modules.module", "torch.optim.optimizer")
+    for name, value in vars(import_module(owner)).items()
+    if name.startswith("_global_") and isinstance(value, dict)
+)
 
 
 def own_tensors(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:

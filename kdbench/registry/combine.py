@@ -179,6 +179,12 @@ class Combined(Distiller):
         return any(part.modifies_student() for part in cls.part_classes)
 
 
+def _adds_nothing(cls: type[Distiller]) -> bool:
+    """Whether a part is the plain student: no teacher, no term, no other target or network."""
+    own = ("terms", "transform", "predict", "pretrain_terms", "on_stage")
+    return not cls.needs_teacher and all(getattr(cls, name) is getattr(Distiller, name) for name in own)
+
+
 def _absorbed(name: str, pairs: list[tuple[str, type[Distiller]]]) -> dict[str, Absorbed]:
     """Part -> the other part that it absorbs.
 
@@ -209,8 +215,8 @@ def combined(part_names: tuple[str, ...], part_classes: tuple[type[Distiller], .
 
     Raises:
         ValueError: two parts that each have a stage of their own, change the network, want other
-            views of the images or another teacher; a part that does not build on CE and KD; one whose
-            loss another part would have to change and cannot.
+            views of the images or another teacher; a part that does not build on CE and KD; one that adds
+            nothing; one whose loss another part would have to change and cannot.
 
     >>> from kdbench import registry
     >>> combined(("ab", "ft"), (registry.get("ab"), registry.get("ft")))
@@ -224,6 +230,8 @@ def combined(part_names: tuple[str, ...], part_classes: tuple[type[Distiller], .
     whole = [part for part, cls in pairs if cls.loss is not Distiller.loss]
     if whole:
         raise ValueError(f"{name}: {' and '.join(whole)} writes its whole loss itself, CE included; it stands alone")
+    if idle := [part for part, cls in pairs if _adds_nothing(cls)]:
+        raise ValueError(f"{name}: {idle[0]} adds nothing to the other{'s' * (len(pairs) > 2)}; leave it out")
     views = {cls.views for cls in part_classes}
     assistants = {cls.assistant for cls in part_classes}
     for clash, why in (

@@ -17,6 +17,7 @@ from importlib import import_module, metadata, util
 from pathlib import Path
 
 from kdbench.distiller import Distiller
+from kdbench.registry._words import quoted
 from kdbench.registry.combine import combined
 
 _GROUP = "kdbench.methods"
@@ -111,8 +112,11 @@ def get(name: str) -> type[Distiller]:
     """
     _discover()
     parts = sorted(part.strip() for part in name.split("+"))
+    if not all(parts):
+        missing = "there is no method" if len(parts) == 1 else "a + has no method beside it"
+        raise ValueError(f"{missing} in {quoted(name)}; write a name, or two with a + between them")
     if len(set(parts)) < len(parts):
-        raise ValueError(f"{name!r} names a method twice")
+        raise ValueError(f"{quoted(name)} names a method twice")
     found = tuple(_look_up(part) for part in parts)
     return found[0] if len(found) == 1 else combined(tuple(parts), found)
 
@@ -124,9 +128,9 @@ def _look_up(name: str) -> type[Distiller]:
         raise ValueError(f"method {name!r} is there but broken: {_broken[name]}")
     if name in ABSENT:
         raise ValueError(f"method {name!r} is left out: {ABSENT[name]}")
-    near = get_close_matches(name, _classes, n=3, cutoff=0.5)
+    near = get_close_matches(name[:100], _classes, n=3, cutoff=0.5)
     known = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names())}"
-    raise ValueError(f"no method {name!r}; {known}")
+    raise ValueError(f"no method {quoted(name)}; {known}")
 
 
 def load_plugin(path: str | Path) -> str:
@@ -140,20 +144,24 @@ def load_plugin(path: str | Path) -> str:
     ValueError: no plug-in file 'nowhere.py'
     """
     _discover()  # so that a plug-in never takes the name of a method of ours
-    file = Path(path).expanduser().resolve()
+    try:
+        file = Path(path).expanduser().resolve()
+        there = file.is_file()
+    except (OSError, RuntimeError, ValueError):  # no such user; a name that no file can have
+        there = False
+    if not there:
+        raise ValueError(f"no plug-in file {quoted(path, 200)}")
     name = file.stem
-    if not file.is_file():
-        raise ValueError(f"no plug-in file {str(path)!r}")
     if not re.fullmatch(r"[\w-]+", name):
         raise ValueError(f"plug-in {file.name}: the file's name is the method's; use letters, digits, - and _ only")
     if name in _classes and Path(_file(_classes[name])).resolve() == file:
         return name  # one of ours, written as a path
     module_name = _PLUGIN + name
     if module_name in sys.modules:
-        there = getattr(sys.modules[module_name], "__file__", None)
-        if there == str(file):
+        other = getattr(sys.modules[module_name], "__file__", None)
+        if other == str(file):
             return name
-        raise ValueError(f"method {name!r} is defined twice: in {there} and in {file}; rename one file")
+        raise ValueError(f"method {name!r} is defined twice: in {other} and in {file}; rename one file")
     spec = util.spec_from_file_location(module_name, file)
     if file.suffix != ".py" or spec is None or spec.loader is None:
         raise ValueError(f"plug-in {str(path)!r} is not a Python file")

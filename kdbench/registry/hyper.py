@@ -1,6 +1,21 @@
-"""Text from the command line as the type of a hyper-parameter."""
+"""Values of hyper-parameters: text from the command line as the right type, and what no value may be."""
 
 from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+
+from kdbench.distiller import Distiller
+from kdbench.registry._words import quoted
+
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
+_TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+#: Whole numbers are below this: counts, sizes of a layer.
+_LARGEST = 2**31
+#: Letters of a text.
+_LETTERS = 100
 
 
 def convert(text: str, default: object, where: str) -> object:
@@ -8,24 +23,62 @@ def convert(text: str, default: object, where: str) -> object:
 
     Raises:
         ValueError: it does not read as that type.
-
-    >>> convert("4e2", 1.0, "semckd[beta]"), convert("no", True, "fitnet[relu]")
-    (400.0, False)
-    >>> convert("x", 2, "fitnet[tap]")
-    Traceback (most recent call last):
-    ValueError: fitnet[tap] takes a value like 2, not 'x'
     """
     kind = type(default)
     try:
         if kind is bool:
-            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
-        if kind is int and text.lstrip("+-").isdigit():
+            return _TRUTH[text.lower()]
+        if kind is int and _WHOLE.fullmatch(text):
             return int(text)
         if kind in (int, float):
+            if len(text) > _LETTERS or not _NUMBER.fullmatch(text):  # float() also takes 1_0, nan, other scripts
+                raise ValueError
             number = float(text)
-            if number != number or (kind is int and not number.is_integer()):
+            if kind is int and not number.is_integer():
                 raise ValueError
             return int(number) if kind is int else number
         return text
-    except (KeyError, ValueError):
-        raise ValueError(f"{where} takes a value like {default!r}, not {text!r}") from None
+    except (KeyError, ValueError, OverflowError):
+        raise ValueError(f"{where} takes a value like {default!r}, not {quoted(text)}") from None
+
+
+def check(cls: type[Distiller], key: str, value: object, where: str) -> None:
+    """Refuse what can be right for no method; what only this method cannot use, it says itself.
+
+    Numbers are finite and of the default's type, temperatures above 0, weights not below.
+
+    Args:
+        cls: the method, or a combination.
+        key: name of the hyper-parameter, as ``cls.hyperparameters()`` has it.
+        value: its value.
+        where: for the sentence, such as "kd[tau]".
+
+    Raises:
+        ValueError: it is refused.
+    """
+    default = cls.hyperparameters()[key].default
+    if isinstance(default, str) or default is None:
+        if isinstance(default, str) and not (isinstance(value, str) and len(value) <= _LETTERS and value.isprintable()):
+            raise ValueError(f"{where} is a word like {default!r}, not {quoted(value)}")
+        return
+    if isinstance(default, bool) or isinstance(value, bool) or not isinstance(value, int | float):
+        if type(value) is not type(default):
+            raise ValueError(f"{where} takes a value like {default!r}, not {quoted(repr(value))}")
+        return
+    if not isinstance(default, int | float):
+        return
+    if not math.isfinite(value) or (isinstance(default, int) and abs(value) >= _LARGEST):
+        raise ValueError(f"{where} is a finite number, {default!r} by default, not {value:g}")
+    short = key.rpartition(".")[2]
+    if _is_temperature(short) and (value < 0 or (value == 0 and default > 0)):
+        raise ValueError(f"{where} is a temperature and above 0, {default!r} by default, not {value:g}")
+    if value < 0 and _is_weight(short, (part.main_weight for part in cls.components())):
+        raise ValueError(f"{where} weighs a loss and is 0 or more, {default!r} by default, not {value:g}")
+
+
+def _is_temperature(key: str) -> bool:
+    return key in ("tau", "t", "T", "temperature", "nce_t") or key.startswith("tau_") or key.endswith("_tau")
+
+
+def _is_weight(key: str, main: Iterable[str]) -> bool:
+    return key.endswith("weight") or key.startswith("w_") or key in main

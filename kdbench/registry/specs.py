@@ -5,10 +5,15 @@ from __future__ import annotations
 import re
 from fnmatch import fnmatchcase
 from itertools import product
+from math import prod
 from typing import NamedTuple
 
+from kdbench.registry._words import quoted
 from kdbench.registry.discovery import get, name_of, names
-from kdbench.registry.hyper import convert
+from kdbench.registry.hyper import check, convert
+
+#: Rows that the values in one pair of brackets may make.
+MOST = 1000
 
 
 class Spec(NamedTuple):
@@ -41,7 +46,7 @@ def parse(text: str) -> list[Spec]:
     for item in _split(text):
         match = re.fullmatch(r"([^\[\]]+)(?:\[(.*)\])?", item)
         if match is None:
-            raise ValueError(f"cannot read {item!r}; write name or name[key=value]")
+            raise ValueError(f"cannot read {quoted(item)}; write name or name[key=value]")
         wanted, inside = match.group(1).strip(), match.group(2)
         for name in _expand(wanted):
             specs += [Spec(name, hyper) for hyper in _alternatives(name, inside)]
@@ -62,23 +67,29 @@ def _expand(wanted: str) -> list[str]:
     if any(sign in wanted for sign in "*?"):
         found = [name for name in names() if fnmatchcase(name, wanted)]
         if not found:
-            raise ValueError(f"no method matches {wanted!r}; there are {', '.join(names())}")
+            raise ValueError(f"no method matches {quoted(wanted)}; there are {', '.join(names())}")
         return found
     return [name_of(get(wanted))]  # raises with the nearest names
 
 
 def _alternatives(name: str, inside: str | None) -> list[tuple[tuple[str, object], ...]]:
-    if not inside:
+    if not (inside or "").strip():
         return [()]
-    known = get(name).hyperparameters()
+    assert inside is not None
+    cls = get(name)
+    known = cls.hyperparameters()
     values: dict[str, list[object]] = {}
     key = ""
     for token in re.split(r"[,;]", inside):
         if "=" in token:
             key, _, token = (part.strip() for part in token.partition("="))
             if key not in known:
-                raise ValueError(f"method {name!r} has no hyper-parameter {key!r}; it has {', '.join(known)}")
+                raise ValueError(f"method {name!r} has no hyper-parameter {quoted(key)}; it has {', '.join(known)}")
         elif not key:
-            raise ValueError(f"cannot read [{inside}] after {name!r}; write [key=value]")
-        values.setdefault(key, []).append(convert(token.strip(), known[key].default, f"{name}[{key}]"))
+            raise ValueError(f"cannot read {quoted(f'[{inside}]')} after {name!r}; write [key=value]")
+        value = convert(token.strip(), known[key].default, f"{name}[{key}]")
+        check(cls, key, value, f"{name}[{key}]")
+        values.setdefault(key, []).append(value)
+    if (many := prod(map(len, values.values()))) > MOST:
+        raise ValueError(f"the values in the brackets of {name} make {many:,} rows; {MOST:,} are the most")
     return [tuple(sorted(zip(values, chosen, strict=True))) for chosen in product(*values.values())]

@@ -7,7 +7,9 @@ so that it ends nothing further down.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +34,33 @@ def gather(folder: Path) -> tuple[list[Record], list[str]]:
     """
     paths, problems = record.files(folder)
     kept = []
-    for path in paths:
-        try:
-            one = record.read(path)
-        except FileNotFoundError:
-            continue  # taken away by a run that goes on beside us
-        except record.RecordDamaged as error:
-            problems.append(str(error))
-        else:
-            why = odd(one)
-            if why:
-                problems.append(f"{path} is sealed, but {why}")
+    with _without_collector():
+        for path in paths:
+            try:
+                one = record.read(path)
+            except FileNotFoundError:
+                continue  # taken away by a run that goes on beside us
+            except record.RecordDamaged as error:
+                problems.append(str(error))
             else:
-                kept.append(one)
+                why = odd(one)
+                if why:
+                    problems.append(f"{path} is sealed, but {why}")
+                else:
+                    kept.append(one)
     return kept, [plain(problem, 600) for problem in problems]
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Records make no circles; looking for some among a million points takes as long as reading them."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
 
 
 def odd(one: Record) -> str:

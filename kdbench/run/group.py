@@ -26,7 +26,7 @@ from kdbench.run import assistants, grid, teacher_cache, teachers
 from kdbench.run.claims import claimed
 from kdbench.run.grid import Cell
 from kdbench.run.identity import in_the_way
-from kdbench.run.lanes import Maker, behind, epochs
+from kdbench.run.lanes import Maker, behind, epochs, reach
 from kdbench.run.ledger import Ledger
 from kdbench.run.outcome import Done, Emit, GroupBegins, Note, Skipped, Stop, Teller, one_line
 from kdbench.suites import Suite
@@ -235,8 +235,9 @@ class _Group:
         self.emit(GroupBegins(self._title(), ahead))
         if teacher is not None:
             teacher.to(self.device)  # the methods read its head where it is
+        setting = replace(setting, lasting=reach(self.images, teacher))
         for lane in [lane for lane in lanes if lane.done]:  # killed between the last epoch and the record
-            self.ledger.finish(lane, lanes[lane])
+            engine.keep(setting, lane, lambda lane: self.ledger.finish(lane, lanes[lane]))
         left = [lane for lane in lanes if not lane.done]
         if left:
             self._train(setting, loader, left, lanes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from kdbench import models, registry
 from kdbench.data import Dataset, Loader
 from kdbench.engine.checkpoint import CheckpointDamaged, CheckpointForeign
 from kdbench.engine.compiled import CannotCompile, Compiler
-from kdbench.engine.errors import OutOfMemory, holds, said
+from kdbench.engine.guard import NotBuilt, built
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
 from kdbench.engine.schedule import Plan
+from kdbench.engine.shared import Lasting, tensors_of
 from kdbench.models import Tapped
 from kdbench.run import grid
 from kdbench.run.grid import Cell
@@ -48,18 +50,17 @@ class Maker:
         return found
 
     def _lane(self, cell: Cell, teacher: Tapped | None, taught_by: str) -> Lane | None:
+        shared = [reach(self.images, teacher)]
         try:
-            with holds(f"{cell.student} for {cell}", self.device):
-                lane = self._built(cell, teacher, taught_by)
-        except OutOfMemory:
-            raise
+            make = partial(self._built, cell, teacher, taught_by)
+            lane = built(f"{cell.student} for {cell}", make, device=self.device, shared=shared)
         except ValueError as error:
             self.ledger.refuse(cell, error)
             return None
-        except Exception as error:  # a stranger's network or method may raise anything; the others go on
-            self.ledger.fail(cell, f"the cell could not be built: {said(error)}")
+        except NotBuilt as error:
+            self.ledger.fail(cell, f"the cell could not be built: {error}")
             return None
-        return self._resumed(cell, lane)
+        return self._resumed(cell, lane, shared)
 
     def _built(self, cell: Cell, teacher: Tapped | None, taught_by: str) -> Lane:
         """Raises: ValueError: the method cannot serve the pair."""
@@ -93,10 +94,11 @@ class Maker:
             plugin=registry.source_sha256(cell.method),
         )
 
-    def _resumed(self, cell: Cell, lane: Lane) -> Lane | None:
+    def _resumed(self, cell: Cell, lane: Lane, shared: list[Lasting]) -> Lane | None:
         where = grid.files(self.out, cell)
+        ours = CheckpointDamaged, CheckpointForeign, OSError
         try:
-            if lane.resume():
+            if built(f"the checkpoint of {cell}", lane.resume, device=self.device, shared=shared, passing=ours):
                 self.emit(Note(f"{cell}: going on after epoch {lane.epoch} of {lane.total}"))
         except CheckpointDamaged as error:
             aside = where.checkpoint.with_suffix(".ckpt.damaged")
@@ -108,6 +110,9 @@ class Maker:
                 return None
             where.checkpoint.unlink(missing_ok=True)
             self.emit(Note(f"{cell}: what was trained of it saw other data; it starts anew"))
+        except (ValueError, NotBuilt) as error:
+            self.ledger.fail(cell, f"its training cannot go on: {error}", keep=False)
+            return None
         return lane
 
     def _note(self, sentence: str) -> None:
@@ -127,6 +132,12 @@ class Maker:
             except CannotCompile as error:
                 del lanes[lane]
                 self.ledger.fail(cell, error, keep=False)
+
+
+def reach(images: Dataset, teacher: Tapped | None) -> Lasting:
+    """What the methods of a group can reach of what all share, with a copy of it."""
+    weights = [] if teacher is None else tensors_of(teacher)
+    return Lasting({"the teacher's weights": weights, "the training labels": [images.train_labels]})
 
 
 def plan(epochs: int, recipe: Mapping[str, Any]) -> Plan:

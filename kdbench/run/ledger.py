@@ -131,8 +131,5 @@ def keep_student(lane: Lane, path: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    state = {f"student.{k}": v.detach().cpu().contiguous() for k, v in lane.student.state_dict().items()}
-    if lane.method.modifies_student():
-        state |= {f"method.{k}": v.detach().cpu().contiguous() for k, v in lane.method.state_dict().items()}
     with atomic_write(path) as file:
-        file.write(save({k: v.clone() for k, v in state.items()}))
+        file.write(save(lane.kept_state()))

@@ -25,6 +25,7 @@ class GroupBegins:
 
     title: str
     lane_steps: int
+    batch: int = 0  # images of a batch; 0 where nobody says
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Watcher(Protocol):
     def note(self, sentence: str) -> None:
         """See ``Note``."""
 
-    def group(self, title: str, lane_steps: int) -> None:
+    def group(self, title: str, lane_steps: int, batch: int = 0) -> None:
         """See ``GroupBegins``."""
 
     def skip(self, lane_steps: int) -> None:
@@ -114,8 +115,8 @@ def tell(watch: Watcher, event: Event) -> None:
     match event:
         case Note(sentence):
             watch.note(sentence)
-        case GroupBegins(title, lane_steps):
-            watch.group(title, lane_steps)
+        case GroupBegins(title, lane_steps, batch):
+            watch.group(title, lane_steps, batch)
         case Skipped(lane_steps):
             watch.skip(lane_steps)
         case Stepped(lanes):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from kdbench.run.identity import changed_plugin
 from kdbench.run.lanes import epochs
 from kdbench.run.outcome import Emit, Outcome, Stop, Watcher, tell
 from kdbench.run.session import Job
+from kdbench.utils import environment
 from kdbench.utils.files import check_writable
 
 
@@ -34,7 +34,7 @@ def run(job: Job, watch: Watcher) -> Outcome:
     if not todo:
         return outcome
     request = job.request
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    torch.set_num_threads(environment.threads())
     images = teachers.images(job.suite, request.data_dir, request.limit_train)
     for sentence in images.notes:
         watch.note(sentence)

@@ -11,9 +11,11 @@ from typing import Any
 
 from kdbench import registry, suites
 from kdbench.record import Assistant, Settings
-from kdbench.run import assistants, grid
+from kdbench.run import assistants, grid, words
 from kdbench.run.grid import Cell
 from kdbench.suites import Convention, Suite
+from kdbench.utils import environment
+from kdbench.utils.wording import quoted
 
 AUTO = "auto"
 
@@ -69,31 +71,31 @@ def resolve(request: Request) -> Job:
     for setting in request.overrides:
         key, found, value = setting.partition("=")
         if not found:
-            raise ValueError(f"--set takes key=value, not {setting!r}")
+            raise ValueError(f"--set takes key=value, not {quoted(setting)}")
         suite = suite.set(key.strip(), value.strip())
+    words.length(request.epochs, request.limit_train, request.lanes)
     epochs = suite.recipe.epochs if request.epochs is None else request.epochs
-    if epochs < 1:
-        raise ValueError(f"--epochs must be 1 or more, not {epochs}")
-    if request.limit_train is not None and request.limit_train < 2:
-        raise ValueError(f"--limit-train must be 2 or more images, not {request.limit_train}")
-    if request.lanes is not None and request.lanes < 1:
-        raise ValueError(f"--lanes must be 1 or more, not {request.lanes}")
     if request.graphs not in (AUTO, "off"):
-        raise ValueError(f"--graphs takes auto or off, not {request.graphs!r}")
+        raise ValueError(f"--graphs takes auto or off, not {quoted(request.graphs)}")
     if request.table not in (AUTO, "off"):
-        raise ValueError(f"--table takes auto or off, not {request.table!r}")
+        raise ValueError(f"--table takes auto or off, not {quoted(request.table)}")
     from kdbench.engine.precision import Precision  # loads torch, so only once the words are right
 
-    specs = registry.parse(request.methods or ",".join(suite.default_methods))
+    part = None if request.shard is None else words.shard(request.shard)
+    specs = words.methods(request.methods, suite)
     pairs = choose_pairs(request.pairs, suite)
-    seeds = choose_seeds(request.seeds, suite.default_seeds)
+    seeds = words.seeds(request.seeds, suite.default_seeds)
     import torch
 
     precision = Precision(request.precision)
     precision.check(torch.device(device))
     if slow := precision.warning(torch.device(device)):
         notes.append(slow)
+    if device == "cpu" and (odd := environment.threads_note()):
+        notes.append(odd)
     convention = suites.convention(suite.convention)
+    words.weights(convention, specs, pairs)
+    words.size(len(specs), len(pairs), len(seeds))
     made = (
         _cell(suite, convention, teacher, student, spec, seed, epochs, request)
         for seed in seeds
@@ -101,8 +103,8 @@ def resolve(request: Request) -> Job:
         for spec in specs
     )
     cells = list(dict.fromkeys(made))  # one cell under two names; one without teacher on many pairs
-    if request.shard:
-        cells = grid.shard(cells, *_shard(request.shard))
+    if part is not None:
+        cells = grid.shard(cells, *part)
     return Job(request, suite, device, cells, notes)
 
 
@@ -117,6 +119,8 @@ def _cell(
     request: Request,
 ) -> Cell:
     """One cell, with that of its assistant if its method has one."""
+    from kdbench import models
+
     method = registry.get(spec.name)
     known = method.hyperparameters()
     usual: dict[str, Any] = {name: found.default for name, found in known.items()}
@@ -149,6 +153,7 @@ def _cell(
         precision=request.precision,
         compile=request.compile,
         assistant=assisted,
+        pretrained=models.weights_identity(student),
     )
     quick = epochs < suite.recipe.epochs or request.limit_train is not None
     return Cell(settings, _label(spec.name, said), quick, assistant)
@@ -174,8 +179,8 @@ def choose_device(wanted: str) -> str:
         return "cuda:0" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(wanted)
-    except RuntimeError:
-        raise ValueError(f"no device {wanted!r}; write cpu, cuda or cuda:N") from None
+    except (RuntimeError, ValueError, OverflowError):
+        raise ValueError(f"no device {quoted(wanted)}; write cpu, cuda or cuda:N") from None
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"device {wanted!r} is not supported; write cpu, cuda or cuda:N")
     if device.type == "cuda":
@@ -208,24 +213,26 @@ def choose_pairs(wanted: str, suite: Suite) -> list[tuple[str, str]]:
     """
     from kdbench import models
 
-    known = [tuple(pair) for pair in suite.pairs]
+    known = list(suite.pairs)
     chosen: list[tuple[str, str]] = []
     for word in (part.strip() for part in wanted.split(",")):
         if not word:
             continue
         if word == "all":
-            chosen += known  # type: ignore[arg-type]
+            words.networks(suite, known)
+            chosen += known
         elif any(sign in word for sign in "*?"):
             found = [(t, s) for t, s in known if fnmatchcase(f"{t}:{s}", word)]
             if not found:
-                raise ValueError(f"no pair of suite {suite.name} matches {word!r}; it has {_pairs(known)}")
+                raise ValueError(f"no pair of suite {suite.name} matches {quoted(word)}; it has {_pairs(known)}")
+            words.networks(suite, found)
             chosen += found
         else:
             teacher, colon, student = word.partition(":")
             if not colon or not teacher or not student:
                 near = get_close_matches(word, [f"{t}:{s}" for t, s in known], n=2, cutoff=0.4)
                 hint = f"did you mean {' or '.join(near)}?" if near else f"suite {suite.name} has {_pairs(known)}"
-                raise ValueError(f"a pair is written teacher:student, not {word!r}; {hint}")
+                raise ValueError(f"a pair is written teacher:student, not {quoted(word)}; {hint}")
             chosen.append((models.resolve(teacher), models.resolve(student)))
     if not chosen:
         raise ValueError("no pair was asked for; try --pairs all or `kdbench list pairs`")
@@ -234,28 +241,3 @@ def choose_pairs(wanted: str, suite: Suite) -> list[tuple[str, str]]:
 
 def _pairs(known: Sequence[tuple[str, ...]]) -> str:
     return ", ".join(":".join(pair) for pair in known)
-
-
-def choose_seeds(wanted: str | None, default: Sequence[int]) -> list[int]:
-    """``3`` means seeds 0, 1, 2; ``0,4`` means those; ``4,`` means seed 4 alone.
-
-    Raises:
-        ValueError: not whole numbers, or none.
-    """
-    if wanted is None:
-        return list(default)
-    parts = [part.strip() for part in wanted.split(",")]
-    try:
-        numbers = [int(part) for part in parts if part]
-    except ValueError:
-        raise ValueError(f"--seeds takes a count such as 3 or a list such as 0,1,2, not {wanted!r}") from None
-    if not numbers or min(numbers) < 0 or (len(parts) == 1 and numbers[0] < 1):
-        raise ValueError(f"--seeds takes a count of 1 or more or a list of seeds from 0 up, not {wanted!r}")
-    return list(range(numbers[0])) if len(parts) == 1 else list(dict.fromkeys(numbers))
-
-
-def _shard(text: str) -> tuple[int, int]:
-    index, slash, count = text.partition("/")
-    if not (slash and index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
-        raise ValueError(f"--shard takes i/n with 1 <= i <= n, such as 1/4, not {text!r}")
-    return int(index), int(count)

@@ -13,7 +13,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from kdbench.utils.files import expanded, is_file
+from kdbench.utils.wording import printable, quoted
+
 HOME: Traversable = files("kdbench.suites")
+#: Bytes of a file that may be a suite, and letters of what it says that an error repeats.
+LARGEST, SHOWN = 2**20, 200
 
 
 def find(kind: str, name: str, known: Iterable[str], prefix: str = "") -> tuple[Traversable, Traversable]:
@@ -23,13 +28,13 @@ def find(kind: str, name: str, known: Iterable[str], prefix: str = "") -> tuple[
         ValueError: there is none; the nearest names are told.
     """
     if name.endswith(".toml"):
-        path = Path(name).expanduser()
-        if not path.is_file():
-            raise ValueError(f"no {kind} file {name!r}")
+        path = expanded(name)
+        if not is_file(path):
+            raise ValueError(f"no {kind} file {quoted(name, SHOWN)}")
         return path, path.resolve().parent
     known = list(known)
     if name not in known:
-        raise ValueError(f"no {kind} {name!r}; {nearest(name, known)}, or give the path of a .toml file")
+        raise ValueError(f"no {kind} {quoted(name)}; {nearest(name, known)}, or give the path of a .toml file")
     return HOME / f"{prefix}{name}.toml", HOME
 
 
@@ -53,25 +58,47 @@ def anchored(dataset: str, home: Path | None = None) -> str:
 
 
 def read(file: Traversable) -> dict[str, Any]:
-    """Raises: ValueError: it is not TOML."""
+    """What a TOML file says; a mark of UTF-8 at its beginning is passed over.
+
+    Raises:
+        ValueError: it is not TOML, not UTF-8, or so large that it is no suite.
+        OSError: it cannot be read.
+    """
+    with file.open("rb") as opened:
+        content = opened.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise ValueError(f"{file.name} has more than {LARGEST:,} bytes; what kdbench reads here is a page of TOML")
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file.name} is not readable as TOML: {error}") from error
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file.name} is not UTF-8, as TOML must be (byte {error.start}); save it as such") from error
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError(f"{file.name} is not readable as TOML: it is nested too deeply") from error
+    except ValueError as error:  # also Python's own about numbers of thousands of digits
+        raise ValueError(f"{file.name} is not readable as TOML: {printable(str(error), SHOWN)}") from error
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """``did you mean x or y`` or, when nothing is near, ``there are a, b, c``."""
     known = sorted(known)
-    near = get_close_matches(word, known, n=3, cutoff=0.5)
+    near = get_close_matches(word[:SHOWN], known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
 
 
 def sentence(error: ValidationError) -> str:
     """The first thing that pydantic found, as a sentence."""
     first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
+    where = printable(".".join(str(part) for part in first["loc"]), SHOWN)
     said = first["msg"].removeprefix("Value error, ")
     given = first["input"]
-    shown = "" if isinstance(given, dict) or first["type"] == "value_error" else f", not {given!r}"
+    shown = "" if isinstance(given, dict) or first["type"] == "value_error" else f", not {_shown(given)}"
     return f"{where}: {said[0].lower()}{said[1:]}{shown}" if where else said
+
+
+def _shown(given: object) -> str:
+    try:
+        return printable(repr(given), SHOWN)
+    except (RecursionError, ValueError):  # nested deeply, or a number of thousands of digits
+        return f"this {type(given).__name__}"

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kdbench.suites._files import HOME, find, read, sentence
+from kdbench.suites.kinds import NotNegative, Said
 
 Value = bool | int | float | str
 _PREFIX = "convention_"
@@ -23,11 +24,11 @@ class Convention(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str
+    name: Said
     title: str
-    ce_weight: float
-    kd_weight: float
-    combined_kd_weight: float  # of a combination that has kd among its parts
+    ce_weight: NotNegative
+    kd_weight: NotNegative
+    combined_kd_weight: NotNegative  # of a combination that has kd among its parts
     methods: dict[str, dict[str, Value]] = {}
     pairs: dict[str, dict[str, dict[str, Value]]] = {}  # "teacher:student" -> method -> values
 

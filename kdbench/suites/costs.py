@@ -17,11 +17,17 @@ TABLE = Path(__file__).parent / "cost.csv"
 
 #: Methods whose loss costs more than ``LIMIT`` of the student's step, and why that stays.
 EXPENSIVE: dict[str, str] = {
+    "afd": "every pair of a student's and a teacher's stage reads and rescales whole maps, bound by memory",
+    "afd_se": "every map of student and teacher is normalised channel by channel, bound by memory",
+    "crd": "thousands of negatives of every image are gathered from two memory banks, bound by memory",
     "dskd": "auxiliary branches of 3x3 convolutions on every shallow stage are a third of the student's arithmetic",
     "ft": "translator and paraphraser are three 3x3 convolutions each, half as much arithmetic as the student's",
+    "hkd": "two kernels between all images of a batch on the whole flattened maps of every stage",
+    "hkd_port": "two kernels between all images of a batch on the whole flattened maps of every stage",
     "kdsvd": "singular vectors of every image's maps",
     "mgd": "two 3x3 convolutions of the teacher's width generate its last map",
     "mlkd": "a second view of every image goes through the student",
+    "nst": "products between all channels of student and teacher at every stage, of normalised whole maps",
     "reviewkd": "3x3 convolutions to the teacher's width at every stage",
     "semckd": "a projector with a 3x3 convolution for each pair of a student's and a teacher's stage",
     "sskd": "three further views of every image go through the student",
@@ -30,22 +36,59 @@ EXPENSIVE: dict[str, str] = {
 
 
 class Cost(BaseModel):
-    """One row of the table. Milliseconds are CPU time, medians of ``n``; ``share`` is extra over student step."""
+    """One row of the table: one method on one pair, and the condition under which it was measured.
+
+    Milliseconds are of the CPU (of the GPU on CUDA). Memory is in 10^6 bytes: what is kept between steps and what
+    the step takes at its highest, gradients with it; the images and the teacher's outputs, which all methods
+    share, are left out. On the CPU the bytes of tensors are counted, so that it is no matter of the machine. MACs are
+    the multiply-accumulates of matrix products and convolutions in a forward pass, per image; the backward pass
+    takes about twice as many.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: str
-    pair: str
-    student_step_ms: float
-    extra_ms: float
-    share: float
+    # the condition
+    pair: str  # teacher:student
+    batch: int  # images
+    px: int  # side of an image
+    train_images: int  # memory banks grow with it
+    classes: int
+    precision: str
+    device: str  # cpu or cuda
+    processor: str
+    threads: int
+    torch: str
+    kdbench: str
+    commit: str
+    measured: str  # when the row's series began: rows of one series were measured together
+    n: int  # timings of which each median was taken
+    # time of a step
+    student_step_ms: float  # forward, cross-entropy, backward, optimizer
+    extra_ms: float  # of the method beside it
+    share: float  # extra_ms / student_step_ms
+    # memory
+    student_memory_mb: float
+    extra_memory_mb: float  # student with method, minus student
+    extra_standing_mb: float  # of these between steps: parameters, buffers, momenta
+    # parameters
     extra_train_params: int
     extra_infer_params: int
-    n: int
-    cpu: str
-    torch: str
-    threads: int
-    commit: str
+    # arithmetic, forward, per image
+    student_macs: int
+    extra_macs: int
+    # the evaluated network, one batch
+    latency_1_ms: float  # of one image
+    latency_batch_ms: float  # of ``batch`` images
+
+    @property
+    def condition(self) -> str:
+        """What rows must share to be compared, as a sentence would name it."""
+        threads = f"{self.threads} thread{'s' * (self.threads != 1)}"
+        return (
+            f"{self.processor}, {self.precision}, batch {self.batch}, {self.px} px, {threads}, torch {self.torch},"
+            f" median of {self.n}, begun {self.measured}"
+        )
 
 
 def load() -> dict[str, Cost]:
@@ -55,7 +98,10 @@ def load() -> dict[str, Cost]:
         ValueError: the table is not there or cannot be read.
     """
     try:
-        rows = list(csv.DictReader(TABLE.read_text(encoding="utf-8").splitlines()))
+        table = csv.DictReader(TABLE.read_text(encoding="utf-8").splitlines())
+        rows = list(table)
+        if wrong := set(Cost.model_fields) ^ set(table.fieldnames or ()):
+            raise ValueError(f"columns lack or are unknown ({', '.join(sorted(wrong))}); `make costs` measures anew")
         return {row["method"]: Cost.model_validate(row) for row in rows}
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(f"the table of measured costs, {TABLE.name}, cannot be read: {error}") from error

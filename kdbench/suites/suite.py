@@ -12,26 +12,30 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from kdbench.suites._files import HOME, anchored, find, nearest, read, sentence
 from kdbench.suites.convention import convention_names
+from kdbench.suites.kinds import (
+    BATCH,
+    CLASSES,
+    EPOCHS,
+    SEEDS,
+    Epochs,
+    Finite,
+    Flag,
+    Name,
+    NotNegative,
+    Pixels,
+    Positive,
+    Said,
+    Seed,
+    two_names,
+)
+from kdbench.utils.wording import printable, quoted
 
 Rule = Literal["last", "best_test"]
 _TIMM = "timm/"  # prefix of timm's models
-
-
-def _pair(text: str) -> str:
-    teacher, colon, student = text.partition(":")
-    if not (teacher and colon and student) or ":" in student:
-        raise ValueError(f"a pair is written teacher:student, not {text!r}")
-    return text
-
-
-Pair = Annotated[str, AfterValidator(_pair)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
 
 
 class Recipe(BaseModel):
@@ -44,21 +48,21 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    epochs: Count
-    batch_size: Annotated[int, Field(ge=2)]
+    epochs: Epochs
+    batch_size: Annotated[int, Field(strict=True, ge=2, le=BATCH)]
     lr: Positive
     light_lr: Positive  # of students and teachers that ``light`` matches
-    light: tuple[str, ...] = ("MobileNet*", "Shuffle*")  # glob patterns of bare names, see lr_for
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    nesterov: bool = False
+    light: tuple[Said, ...] = ("MobileNet*", "Shuffle*")  # glob patterns of bare names, see lr_for
+    momentum: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.9
+    nesterov: Flag = False
     weight_decay: NotNegative = 5e-4
-    milestones: tuple[Count, ...] = ()
-    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
-    crop_padding: Annotated[int, Field(ge=0)] = 4  # pixels
-    flip: bool = True
-    mean: tuple[float, float, float]
+    milestones: tuple[Epochs, ...] = ()
+    gamma: Annotated[float, Field(strict=True, gt=0, le=1)] = 0.1
+    crop_padding: Annotated[int, Field(strict=True, ge=0)] = 4  # pixels
+    flip: Flag = True
+    mean: tuple[Finite, Finite, Finite]
     std: tuple[Positive, Positive, Positive]
-    eval_every: Count = 1  # epochs
+    eval_every: Epochs = 1
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -92,17 +96,17 @@ class Suite(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str
+    name: Name
     title: str
-    dataset: str
-    image_size: Count  # pixels
-    num_classes: Annotated[int, Field(ge=2)]
-    convention: str
-    pairs: tuple[tuple[str, str], ...]  # teacher, student
+    dataset: Said
+    image_size: Pixels
+    num_classes: Annotated[int, Field(strict=True, ge=2, le=CLASSES)]
+    convention: Said
+    pairs: tuple[tuple[Said, Said], ...]  # teacher, student
     recipe: Recipe
     teacher: Recipe
-    default_methods: tuple[str, ...]
-    default_seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0, 1, 2)
+    default_methods: Annotated[tuple[Said, ...], Field(min_length=1)]
+    default_seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=SEEDS)] = (0, 1, 2)
     published: str | None = None  # CSV file beside the suite's
     published_rule: Rule | None = None
     notes: str = ""
@@ -116,8 +120,8 @@ class Suite(BaseModel):
         if not isinstance(raw, dict):
             return raw
         raw = dict(raw)
-        if isinstance(raw.get("pairs"), Sequence):
-            raw["pairs"] = [_pair(p).split(":") if isinstance(p, str) else p for p in raw["pairs"]]
+        if isinstance(raw.get("pairs"), list | tuple):
+            raw["pairs"] = [two_names(p) if isinstance(p, str) else p for p in raw["pairs"]]
         if isinstance(raw.get("recipe"), dict) and isinstance(raw.get("teacher", {}), dict):
             raw["teacher"] = _teacher(raw["recipe"], raw.get("teacher", {}))
         return raw
@@ -126,10 +130,12 @@ class Suite(BaseModel):
     def _agrees(self) -> Self:
         if not self.pairs:
             raise ValueError("a suite has one pair at least")
+        if (padding := max(self.recipe.crop_padding, self.teacher.crop_padding)) > self.image_size:
+            raise ValueError(f"crop_padding is at most the image's size, {self.image_size}, not {padding}")
         if (self.teacher.mean, self.teacher.std) != (self.recipe.mean, self.recipe.std):
             raise ValueError("teacher and student see the same images, so mean and std are set in the recipe only")
         if not self.convention.endswith(".toml") and self.convention not in convention_names():
-            raise ValueError(f"no convention {self.convention!r}; {nearest(self.convention, convention_names())}")
+            raise ValueError(f"no convention {quoted(self.convention)}; {nearest(self.convention, convention_names())}")
         if (self.published is None) != (self.published_rule is None):
             raise ValueError("published and published_rule go together")
         return self
@@ -160,7 +166,7 @@ class Suite(BaseModel):
         ]
         if key not in settable:
             near = f"did you mean recipe.{key}?" if f"recipe.{key}" in settable else nearest(key, settable)
-            raise ValueError(f"no setting {key!r}; {near}")
+            raise ValueError(f"no setting {quoted(key)}; {near}")
         table, _, field = key.rpartition(".")
         listed = str(Recipe.model_fields[field].annotation).startswith("tuple") if table else False
         new = [_value(part) for part in value.split(",") if part.strip()] if listed else _value(value)
@@ -174,7 +180,7 @@ class Suite(BaseModel):
         try:
             changed = Suite.model_validate(raw)
         except ValidationError as error:
-            raise ValueError(f"{key}={value} will not do: {sentence(error)}") from error
+            raise ValueError(f"{key}={printable(value, 60)} will not do: {sentence(error)}") from error
         changed._home = self._home
         return changed
 
@@ -207,7 +213,7 @@ def load(name: str) -> Suite:
     """
     file, home = find("suite", name, names())
     raw = read(file)
-    if isinstance(home, Path) and str(raw.get("convention", "")).endswith(".toml"):
+    if isinstance(home, Path) and isinstance(raw.get("convention"), str) and raw["convention"].endswith(".toml"):
         raw["convention"] = str(home / raw["convention"])  # one that lies beside the user's suite
     if isinstance(home, Path) and isinstance(raw.get("dataset"), str):
         raw["dataset"] = anchored(raw["dataset"], home)
@@ -242,7 +248,7 @@ def published(suite: Suite) -> dict[tuple[str, str, str], Published]:
             )
             for row in rows
         }
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
         raise ValueError(f"the published table {suite.published} of suite {suite.name}: {error}") from error
 
 
@@ -264,8 +270,11 @@ def _scaled(milestones: Sequence[int], stated_for: int, epochs: int) -> tuple[in
 def _teacher(recipe: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """The student's recipe with the teacher's differences; the milestones follow its epochs."""
     merged = recipe | own
-    if "milestones" not in own and isinstance(own.get("epochs"), int) and isinstance(recipe.get("epochs"), int):
-        merged["milestones"] = _scaled(recipe.get("milestones", ()), recipe["epochs"], own["epochs"])
+    lengths, milestones = [recipe.get("epochs"), own.get("epochs")], recipe.get("milestones", ())
+    # What is no number, or out of bounds, is told when the recipes are looked at.
+    numbers = [*lengths, *(milestones if isinstance(milestones, list | tuple) else [None])]
+    if "milestones" not in own and all(type(one) is int and 0 < one <= EPOCHS for one in numbers):
+        merged["milestones"] = _scaled(milestones, recipe["epochs"], own["epochs"])
     return merged
 
 
@@ -282,5 +291,5 @@ def _value(text: str) -> Any:
     text = text.strip()
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # no TOML; a number of thousands of digits; thousands of brackets
         return text

@@ -101,11 +101,17 @@ def _cost(name: str, pair: str | None) -> list[str]:
         lines.append(f"{pair} at 32 px, 100 classes: {train:,} extra parameters at training, {infer:,} at inference")
     one = costs.load().get(name) if costs.TABLE.is_file() else None
     if one is not None:
-        lines.append(
-            f"{one.pair}: {one.extra_train_params:,} extra parameters at training, {one.extra_infer_params:,} at"
-            f" inference; {one.extra_ms:.1f} ms beside the student's step of {one.student_step_ms:.1f} ms"
-            f" ({one.share:.0%}; {one.cpu}, {one.threads} thread, batch {costs.BATCH}, median of {one.n})"
-        )
+        lines += [
+            f"measured on {one.pair}: {one.condition}; all beside the plain student",
+            f"time: {one.extra_ms:.1f} ms beside the student's step of {one.student_step_ms:.1f} ms ({one.share:.0%})",
+            f"memory: {one.extra_memory_mb:.1f} MB beside {one.student_memory_mb:.1f} MB; of them"
+            f" {one.extra_standing_mb:.1f} MB stay between steps",
+            f"arithmetic: {one.extra_macs / 1e6:,.1f} million MACs for an image beside {one.student_macs / 1e6:,.1f}"
+            " million, forward",
+            f"parameters: {one.extra_train_params:,} at training, {one.extra_infer_params:,} at inference",
+            f"latency of the evaluated network: {one.latency_1_ms:.1f} ms for one image, {one.latency_batch_ms:.1f} ms"
+            f" for {one.batch}",
+        ]
     if name in costs.EXPENSIVE:
         lines.append(f"more than a quarter of the student's step: {costs.EXPENSIVE[name]}")
     return lines

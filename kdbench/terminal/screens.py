@@ -8,13 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from kdbench.terminal.console import COLOURS, escape
-from kdbench.utils.wording import count
+from kdbench.terminal.console import COLOURS, escape, head, seen
+from kdbench.utils.wording import count, without_orders
 
 if TYPE_CHECKING:
     from kdbench.run.outcome import Outcome
@@ -23,10 +21,10 @@ if TYPE_CHECKING:
 _LETTERS = {"done": "D", "running": "r", "failed": "F", "unsupported": "n", "missing": "."}
 
 
-def _table(*heads: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for head in heads:
-        table.add_column(head, overflow="fold")
+def _table(screen: Console, *heads: str) -> Table:
+    table = Table(box=head(screen), pad_edge=False)
+    for name in heads:
+        table.add_column(name, overflow="fold")
     return table
 
 
@@ -57,7 +55,7 @@ def show_plan(job: Job, screen: Console) -> None:
                 marks[key] = marks.get(key, "") + _LETTERS[state]
     widest = max(len("method"), *map(len, labels))
     for part in _abreast(pairs, screen.width - widest - 3, max(map(len, marks.values()))):
-        table = _table("method")
+        table = _table(screen, "method")
         table.columns[0].no_wrap = True
         for teacher, student in part:
             table.add_column(f"{teacher or 'no teacher'}\n→ {student}", no_wrap=True)
@@ -111,11 +109,11 @@ def show_list(what: str, suite: str, plain: bool, broken: list[str], screen: Con
     Plain lines have their columns between tabs; what is no entry goes to ``aside``.
     """
     heads, rows, notes = {"methods": _methods, "suites": _suites, "pairs": _pairs, "models": _models}[what](suite)
-    if plain or not screen.is_terminal or len(heads) == 1:
+    if plain or not seen(screen) or len(heads) == 1:
         for row in rows:
-            click.echo("\t".join(row))
+            print("\t".join(map(without_orders, row)), file=screen.file)
     else:
-        table = _table(*heads)
+        table = _table(screen, *heads)
         table.columns[0].no_wrap = True
         for row in rows:
             table.add_row(*map(escape, row))
@@ -188,7 +186,7 @@ def show_status(folder: Path, screen: Console) -> int:
     if not runs.is_dir() and not (folder / "teachers").is_dir():
         screen.print(f"nothing in {folder} yet; `kdbench run` trains the first cells", markup=False)
         return 0
-    table = _table("suite", "pair", "done", "on their way", "failed", "not supported")
+    table = _table(screen, "suite", "pair", "done", "on their way", "failed", "not supported")
     problems: list[str] = []
     ways: list[str] = []
     pairs = [(path, "") for path in sorted(runs.glob("*/*"))]
@@ -284,7 +282,7 @@ def show_doctor(data_dir: Path | None, folder: Path, screen: Console) -> int:
     """Look at the installation; 1 when something stands in the way of a run."""
     from kdbench.terminal import doctor
 
-    table = _table("what", "verdict", "found")
+    table = _table(screen, "what", "verdict", "found")
     findings = doctor.look(data_dir, folder)
     for finding in findings:
         colour = {"ok": "green", "note": "yellow", "wrong": "red"}[finding.verdict]

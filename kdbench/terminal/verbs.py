@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from kdbench.run import teachers as teaching
 from kdbench.run.outcome import Teller, tell
 from kdbench.suites import Suite
 from kdbench.terminal import console
+from kdbench.utils import environment
 from kdbench.utils.files import check_writable
 from kdbench.utils.wording import count
 
@@ -53,7 +53,8 @@ def train(
             markup=False,
         )
     with console.Progress(screen) as watch:
-        watch.group(f"teacher {name}", wanted["epochs"] * -(-len(images.train_labels) // wanted["batch_size"]))
+        steps = wanted["epochs"] * -(-len(images.train_labels) // wanted["batch_size"])
+        watch.group(f"teacher {name}", steps, wanted["batch_size"])
         try:
             teaching.get(
                 out / "teachers",
@@ -167,7 +168,7 @@ def table(
     """Fill the table of a teacher's outputs for the suite's crops and flips."""
     chosen, where = _setting(suite, device)
     name = models.resolve(name)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # as in a run: bits may depend on it
+    torch.set_num_threads(environment.threads())  # as in a run: bits may depend on it
     exactly = Precision(precision)
     exactly.check(where)
     exactly.prepare(where)
@@ -196,7 +197,7 @@ def table(
         try:
             everything = filled.images * filled.views
             left = len(filled.missing(None, keep))
-            watch.group(f"table of {name}", left)
+            watch.group(f"table of {name}", left, 1, epochs=False)
             for made in filled.fill_all(keep):
                 watch.step(made)
         finally:

@@ -291,6 +291,8 @@ def _compiled(trainee: Trainee, batches: Sequence[Batch]) -> tuple[list[dict[str
         with warnings.catch_warnings():
             # torch looks at the .grad of the student's maps, which are no leaves, and warns of itself.
             warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
+            # torch 2.9 makes an object of an autograd.Function, and warns of itself.
+            warnings.filterwarnings("ignore", message=".*torch.autograd.function.Function.* should not be instantiated")
             loss = torch.compile(trainee.stage_loss, fullgraph=True, backend=look, dynamic=False)
             found = []
             for number, batch in enumerate(batches):

@@ -23,12 +23,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Course(Plan):
-    """The kit's recipe: as many epochs of a first stage as of the main one, both at a small rate.
-
-    >>> from kdbench import registry
-    >>> Course(2, 0.1).pretrain_epochs(registry.get("ft")), Course(2, 0.1).pretrain_epochs(registry.get("kd"))
-    (2, 0)
-    """
+    """The kit's recipe: as many epochs of a first stage as of the main one, both at a small rate."""
 
     def pretrain_epochs(self, method: Distiller | type[Distiller]) -> int:
         """Of a first stage, where there is one; enough of them to be cut in the middle."""
@@ -50,16 +45,6 @@ class Trainee:
 
     Raises:
         Broken: the method's first stage trains nothing.
-
-    >>> from kdbench import registry
-    >>> from kdbench.testing.toys import ALIKE
-    >>> trainee = Trainee(Problem(ALIKE), registry.get("fitnet"))
-    >>> while not trainee.done:
-    ...     for batch in trainee.batches():
-    ...         trainee.step(batch)
-    ...     trainee.end_epoch()
-    >>> [sorted(point["terms"]) for point in trainee.lane.curve]
-    [['ce', 'hint'], ['ce', 'hint']]
     """
 
     def __init__(self, problem: Problem, cls: type[Distiller], *, seed: int = 0, precision: str = "") -> None:
@@ -150,7 +135,7 @@ class Trainee:
         with _said():
             self.lane.end_epoch(0.0)
         if evaluated:
-            with in_eval_mode([self.lane]):
+            with in_eval_mode(self.lane):
                 answer(self.lane, self.student, self.problem.image[:B])
         self.lane.start_epoch()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -12,7 +13,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from kdbench.utils.wording import quoted
 from kdbench.version import __version__
+
+#: Threads that a process is given at most.
+MOST_THREADS = 1024
 
 
 @cache
@@ -53,6 +58,27 @@ def describe(device: str) -> dict[str, Any]:
     if device.startswith("cuda"):
         found |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
     return found
+
+
+def threads() -> int:
+    """Threads of a run on the CPU: the first number of OMP_NUM_THREADS, 1 where it says none."""
+    return _threads()[0]
+
+
+def threads_note() -> str:
+    """A sentence where OMP_NUM_THREADS is set and cannot be followed; else empty."""
+    return _threads()[1]
+
+
+def _threads() -> tuple[int, str]:
+    text = os.environ.get("OMP_NUM_THREADS", "").strip()
+    if not text:
+        return 1, ""
+    first = text.split(",")[0].strip()  # "4,2": 4 on the first level, 2 in regions within
+    number = int(first) if re.fullmatch("[0-9]{1,9}", first) else 0
+    if 1 <= number <= MOST_THREADS:
+        return number, ""
+    return 1, f"OMP_NUM_THREADS is {quoted(text)}, which is no number from 1 to {MOST_THREADS}; one thread is used"
 
 
 def version(package: str) -> str:

@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from kdbench.utils.wording import quoted
+
 _PREFIX, _SUFFIX = ".kdbench-", ".tmp"
 #: Seconds after which a file beside its target is what a killed process left behind.
 _STALE = 24 * 3600.0
@@ -72,6 +74,29 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with ``~`` and ``~name`` written out.
+
+    Raises:
+        ValueError: there is no such user, or the text cannot be a path.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{quoted(path)} begins with the home folder of a user that is not known here") from None
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file lies there that can be read to its end: no folder, no pipe. Never raises.
+
+    What cannot be looked at, and a name that no file system takes, is none.
+    """
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def check_writable(out: Path) -> None:

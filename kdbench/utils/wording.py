@@ -1,6 +1,9 @@
-"""How numbers are said."""
+"""How numbers are said, and strangers' words: on one line, without orders to a terminal."""
 
 from __future__ import annotations
+
+#: Letters of a stranger's text that are said.
+LENGTH = 300
 
 
 def count(number: int, noun: str) -> str:
@@ -20,3 +23,37 @@ def duration(seconds: float) -> str:
     if whole < 48 * 3600:
         return f"{whole // 3600} h {whole % 3600 // 60} min"
     return f"{round(whole / 86400):,} days"
+
+
+def printable(found: str, length: int = LENGTH) -> str:
+    """A string on one line: control and unpaired signs escaped, cut at ``length`` letters."""
+    short = str.__getitem__(found, slice(0, 8 * length))  # of a subclass, too, which may have methods of its own
+    line = " ".join(short.encode("utf-8", "backslashreplace").decode("utf-8").split())
+    plain = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in line)
+    return plain if len(plain) <= length else plain[: length - 3] + "..."
+
+
+def without_orders(text: str) -> str:
+    """The text with every control sign escaped that is not a line break or a tab; letters of all scripts stay.
+
+    >>> without_orders("a\x1b[2Jb")
+    'a\\\\x1b[2Jb'
+    """
+    if text.isprintable():
+        return text
+    return "".join(sign if _harmless(sign) else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def _harmless(sign: str) -> bool:
+    if sign in "\n\t" or "\ud800" <= sign <= "\udfff":  # the latter are bytes of a name, the screen shows them
+        return True
+    return sign.isprintable() or (sign.isspace() and sign not in "\r\v\f\x1c\x1d\x1e\x1f\x85\u2028\u2029")
+
+
+def quoted(text: object, length: int = 60) -> str:
+    """A user's own word in quotes, on one line and cut where it is long.
+
+    >>> quoted("a" * 100, 10)
+    "'aaaaaaa...'"
+    """
+    return f"'{printable(str(text), length)}'"

@@ -16,8 +16,8 @@ As ``capture``, this is called instead of captured on the CPU, and must give the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import chain
 from typing import Protocol, runtime_checkable
@@ -26,10 +26,11 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.engine.errors import OutOfMemory, holds
-from kdbench.engine.evaluate import Batches, Fold, answer, evaluate, in_eval_mode, read, scores
+from kdbench.engine.evaluate import Batches, Fold, answer, eval_mode, evaluate, read, scores, when
 from kdbench.engine.graph.backend import Machine
 from kdbench.engine.graph.rollback import undone
 from kdbench.engine.graph.train_step import REHEARSALS, CannotCapture, capturable
+from kdbench.engine.guard import Guard
 from kdbench.engine.lane import Lane
 
 
@@ -54,15 +55,23 @@ class Exam:
         fold: as ``evaluate`` takes it.
         machine: what runs a pass; shared with nobody, since a failed capture spoils its random numbers.
         note: told in a sentence which lane stays outside, and why.
+        guard: that of the group; None: the methods are trusted.
 
     Raises:
         CannotCapture: the batches themselves need the host, or the graph was refused.
     """
 
     def __init__(
-        self, test: Placed, lanes: Sequence[Lane], *, fold: Fold | None, machine: Machine, note: Callable[[str], None]
+        self,
+        test: Placed,
+        lanes: Sequence[Lane],
+        *,
+        fold: Fold | None,
+        machine: Machine,
+        note: Callable[[str], None],
+        guard: Guard | None = None,
     ) -> None:
-        self._test, self._fold, self._machine = test, fold, machine
+        self._test, self._fold, self._machine, self._guard = test, fold, machine, guard
         device, n, b = test.labels.device, len(test.labels), test.batch_size
         self._sizes = [min(b, n - first) for first in range(0, n, b)]
         self._number = torch.zeros(1, dtype=torch.int64, device=device)
@@ -70,17 +79,18 @@ class Exam:
         self._nets: dict[Lane, nn.Module] = {}
         self._logits: dict[Lane, Tensor] = {}  # (N, K) float32
         self._passes: dict[int, Callable[[], object]] = {}  # by batch size
-        with in_eval_mode(lanes):
+        with self._evaluating(lanes):
             pictures = self._look_ahead()
             for lane in lanes:
                 try:
-                    self._rehearse(lane, pictures)
+                    if not lane.failure:
+                        self._rehearse(lane, pictures)
                 except CannotCapture as error:
                     note(f"{lane.key} is evaluated beside the graph, batch by batch: {error}")
             for size in dict.fromkeys(self._sizes if self._nets else ()):
                 self._passes[size] = partial(self._pass, size)
                 if machine.captures:
-                    with capturable("the graph of the evaluation", device):
+                    with capturable("the graph of the evaluation", device, guard):
                         self._passes[size] = machine.record(self._passes[size])[0]
 
     @property
@@ -90,12 +100,35 @@ class Exam:
 
     def run(self, teacher: Tensor | None) -> None:
         """Score the lanes as they stand now; as ``evaluate`` does."""
-        with in_eval_mode(self.lanes):
+        with self._evaluating(self.lanes):
             self._refresh()
             self.replay()
-            found = [scores(logits, self._test.labels, teacher) for logits in self._logits.values()]
-        for lane, report in zip(self._nets, read(found), strict=True):
+        well = [lane for lane in self._nets if not lane.failure]
+        with torch.no_grad():
+            found = [scores(self._logits[lane], self._test.labels, teacher) for lane in well]
+        for lane, report in zip(well, read(found), strict=True):
             lane.report = report
+
+    @contextmanager
+    def _evaluating(self, lanes: Sequence[Lane]) -> Iterator[None]:
+        """In eval mode inside, without gradients; a mode is a method's code, too."""
+        with torch.no_grad():
+            if self._guard is not None:
+                self._guard.note(thorough=True)
+            for lane in lanes:
+                self._do(lane, partial(eval_mode, lane))
+            try:
+                yield
+            finally:
+                for lane in lanes:
+                    self._do(lane, lane.train_mode)
+
+    def _do(self, lane: Lane, work: Callable[[], object]) -> None:
+        """``work`` of a lane that has not failed."""
+        if self._guard is None:
+            work()
+        elif not lane.failure:
+            self._guard.run(lane, when(lane), work, what=f"the evaluation of {lane.key}")
 
     def replay(self) -> None:
         """The passes over all images, with the weights of the last refresh. Nothing in here waits for the device."""
@@ -107,8 +140,14 @@ class Exam:
         """Every lane on the batch that the counter points to. Nothing in here asks the device anything."""
         at, image = self._batch(size)
         for lane, net in self._nets.items():
-            self._logits[lane].index_copy_(0, at, answer(lane, net, image))
+            if self._machine.captures:
+                self._answer(lane, net, at, image)
+            else:
+                self._do(lane, partial(self._answer, lane, net, at, image))
         self._number += 1
+
+    def _answer(self, lane: Lane, net: nn.Module, at: Tensor, image: Tensor) -> None:
+        self._logits[lane].index_copy_(0, at, answer(lane, net, image))
 
     def _batch(self, size: int) -> tuple[Tensor, Tensor]:
         at = self._number * self._test.batch_size + self._places[:size]
@@ -119,9 +158,12 @@ class Exam:
         if self._fold is None:
             return
         for lane, net in self._nets.items():
-            fresh = self._fold(lane.student)
-            for old, new in zip(_tensors(net), _tensors(fresh), strict=True):
-                old.copy_(new)
+            self._do(lane, partial(self._refold, lane, net))
+
+    def _refold(self, lane: Lane, net: nn.Module) -> None:
+        assert self._fold is not None
+        for old, new in zip(_tensors(net), _tensors(self._fold(lane.student)), strict=True):
+            old.copy_(new)
 
     def _look_ahead(self) -> list[Tensor]:
         """A batch of every size.
@@ -144,7 +186,8 @@ class Exam:
         Raises:
             CannotCapture: it does what a repeated pass must not.
         """
-        with capturable(f"the evaluation of {lane.key}", lane.device):  # ``evaluate`` says what else it is
+        # ``evaluate`` says what else goes wrong.
+        with capturable(f"the evaluation of {lane.key}", lane.device, self._guard):
             net = lane.student if self._fold is None else self._fold(lane.student)
             with undone(lane) as replaced, self._machine.aside():
                 before = lane.rng
@@ -169,10 +212,13 @@ class Exams:
         machine: what runs the group's steps; evaluation has one of its own.
         note: told in a sentence what is not captured, and why.
         fold: as ``evaluate`` takes it.
+        guard: that of the group; None: the methods are trusted.
     """
 
-    def __init__(self, machine: Machine, note: Callable[[str], None], fold: Fold | None) -> None:
-        self._machine, self._note, self._fold = machine, note, fold
+    def __init__(
+        self, machine: Machine, note: Callable[[str], None], fold: Fold | None, guard: Guard | None = None
+    ) -> None:
+        self._machine, self._note, self._fold, self._guard = machine, note, fold, guard
         self._lanes: list[Lane] = []
         self._now: Exam | None = None
 
@@ -184,14 +230,15 @@ class Exams:
         inside = [] if self._now is None else self._now.lanes
         if self._now is not None:
             self._now.run(teacher)
-        evaluate([lane for lane in lanes if lane not in inside], test, teacher, self._fold)
+        evaluate([lane for lane in lanes if lane not in inside], test, teacher, self._fold, self._guard)
 
     def _made(self, lanes: Sequence[Lane], test: Batches) -> Exam | None:
         why = "its test images come as a stream"
         if isinstance(test, Placed):
             try:
                 with holds("the evaluation", test.labels.device):
-                    made = Exam(test, lanes, fold=self._fold, machine=self._machine.apart(), note=self._note)
+                    own = self._machine.apart()
+                    made = Exam(test, lanes, fold=self._fold, machine=own, note=self._note, guard=self._guard)
                 return made if made.lanes else None
             except CannotCapture as error:
                 why = str(error)

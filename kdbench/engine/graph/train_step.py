@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -28,7 +28,9 @@ from kdbench.engine.errors import OutOfMemory, first_cause, holds
 from kdbench.engine.graph.backend import Machine, host_draws
 from kdbench.engine.graph.cached_teacher import Resident
 from kdbench.engine.graph.rollback import undone
+from kdbench.engine.guard import Guard, sentence
 from kdbench.engine.lane import Lane
+from kdbench.engine.shared import Passing, Shown
 from kdbench.utils.plan import BatchPlan
 from kdbench.utils.wording import count
 
@@ -54,34 +56,37 @@ class Planned(Protocol):
         ...
 
 
-class Shown(NamedTuple):
-    """What a step shows to lanes that are not in it."""
-
-    image: Tensor
-    label: Tensor
-    idx: Tensor
-    teacher: Outputs | None
-
-
 class CannotCapture(Exception):
     """Why a lane's step cannot be repeated without the host."""
 
 
 @contextmanager
-def capturable(what: str, device: torch.device) -> Iterator[None]:
+def capturable(what: str, device: torch.device, guard: Guard | None = None) -> Iterator[None]:
     """What goes wrong inside is either that ``what`` does not fit into the memory, or says why there is no capture.
+
+    With a ``guard``, whose note is of now, changing what is not one's own is such a reason, too.
 
     Raises:
         OutOfMemory: the one.
         CannotCapture: the other.
     """
+    changed: list[str] = []
     try:
-        with holds(what, device):
-            yield
+        try:
+            with holds(what, device):
+                yield
+        finally:
+            changed = [] if guard is None else guard.put_back()
     except (OutOfMemory, CannotCapture):
         raise
-    except Exception as error:  # a stranger's method may raise anything
+    except BaseException as error:  # a stranger's method may raise anything
+        if guard.meant(error) if guard is not None else not isinstance(error, Exception):
+            raise
         raise CannotCapture(first_cause(error)) from error
+    if guard is not None:
+        guard.raise_swallowed()
+    if changed:
+        raise CannotCapture(sentence(changed, ""))
 
 
 @dataclass
@@ -105,6 +110,7 @@ class Captured:
         machine: what runs a step.
         note: told in a sentence which lane stays outside, and why.
         kept: has the teacher's outputs already; ``show`` is asked about what it does not cover.
+        guard: that of the group; None: the methods are trusted.
 
     Raises:
         CannotCapture: the batches themselves need the host.
@@ -120,8 +126,9 @@ class Captured:
         machine: Machine,
         note: Callable[[str], None],
         kept: Resident | None = None,
+        guard: Guard | None = None,
     ) -> None:
-        self.loader, self.stage, self._show, self._machine = loader, stage, show, machine
+        self.loader, self.stage, self._show, self._machine, self._guard = loader, stage, show, machine, guard
         self._kept = None if show is None else kept
         self._device = device = loader.labels.device
         images, b = len(loader.labels), loader.batch_size
@@ -138,6 +145,8 @@ class Captured:
                 self._rehearse(self._tracks[lane], seen)
             except CannotCapture as error:
                 self._leave_out(lane, error, note)
+                if guard is not None and guard.spoilt:
+                    seen = self._look_ahead()
         del seen
         if machine.captures and self._tracks:
             self._record_all(note)
@@ -155,6 +164,7 @@ class Captured:
         self._fill(epoch)
         self._machine.dice(self.lanes)
         for size in self._sizes:
+            self._size = size
             if self._machine.captures:
                 replay, shown = self._graphs[size]
                 replay()
@@ -163,16 +173,42 @@ class Captured:
                 yield self._step(size)
         self._machine.put_dice(self.lanes)
         for track in self._tracks.values():
-            self._hand_over(track)
+            if not track.lane.failure:
+                self._hand_over(track)
+
+    def again(self) -> Shown:
+        """What the last step showed, made anew: a lane outside has changed it."""
+        self._number -= 1
+        shown = self._data(self._size)
+        self._number += 1
+        return shown
 
     # -- the step -------------------------------------------------------------------------
 
     def _step(self, size: int) -> Shown:
         """One step on the batch that the counter points to. Nothing in here asks the device anything."""
-        shown = self._data(size)
-        self._machine.branches(self.lanes, lambda lane: self._train(self._tracks[lane], shown, size))
+        shown = [self._data(size)]
+        if self._guard is None or self._machine.captures:
+            passing = Passing(shown[0])
+            self._machine.branches(self.lanes, lambda lane: self._train(self._tracks[lane], shown[0], size))
+            if self._guard is not None and (changed := passing.changed()):
+                raise CannotCapture(sentence(changed, ""))
+        else:
+            self._guard.note(shown[0])
+            self._machine.branches(self.lanes, partial(self._train_guarded, shown, size))
         self._number += 1
-        return shown  # alive until all branches are joined: their memory is the trunk's
+        return shown[-1]  # alive until all branches are joined: their memory is the trunk's
+
+    def _train_guarded(self, shown: list[Shown], size: int, lane: Lane) -> None:
+        """``_train`` where the step is called, not recorded: a lane may fail in any of them."""
+        assert self._guard is not None
+        if lane.failure:
+            return
+        work = partial(self._train, self._tracks[lane], shown[-1], size)
+        self._guard.run(lane, lane.when(), work, what=f"a step of {count(len(self.lanes), 'lane')}")
+        if self._guard.spoilt:
+            shown.append(self._data(size))
+            self._guard.note(shown[-1])
 
     def _data(self, size: int) -> Shown:
         at = self._number * self.loader.batch_size + self._places[:size]
@@ -184,7 +220,8 @@ class Captured:
 
     def _train(self, track: _Track, shown: Shown, size: int) -> None:
         progress = track.progress.index_select(0, self._number)[0]
-        terms = track.lane.update(shown.teacher, Batch(shown.image, shown.label, shown.idx, progress))
+        lent = shown.lent()
+        terms = track.lane.update(lent.teacher, Batch(lent.image, lent.label, lent.idx, progress))
         if size not in track.values:  # the first rehearsal
             track.names[size] = list(terms)
             track.values[size] = torch.zeros(len(terms), len(self._sizes), device=self._number.device)
@@ -237,7 +274,10 @@ class Captured:
             CannotCapture: the lane does what a repeated step must not.
         """
         lane, machine, rng = track.lane, self._machine, track.lane.rng
-        with capturable(f"a step of {lane.key}", self._device), undone(lane) as replaced, machine.aside():
+        if self._guard is not None:
+            self._guard.note(*(shown for _, shown in seen.values()), thorough=True)
+        what = f"a step of {lane.key}"
+        with capturable(what, self._device, self._guard), undone(lane) as replaced, machine.aside():
             for size, (number, shown) in seen.items():
                 self._number.fill_(number)
                 for attempt in range(REHEARSALS):
@@ -272,7 +312,9 @@ class Captured:
         everyone, self._graphs = self._tracks, {}
         self._tracks = {lane: everyone[lane] for lane in lanes}
         try:
-            with capturable(f"the graph of {count(len(lanes), 'lane')}", self._device):
+            if self._guard is not None:
+                self._guard.note()
+            with capturable(f"the graph of {count(len(lanes), 'lane')}", self._device, self._guard):
                 self._machine.dice(lanes)
                 for size in dict.fromkeys(self._sizes):
                     self._graphs[size] = self._machine.record(partial(self._step, size))
@@ -289,10 +331,17 @@ class Captures:
         machine: what runs a step.
         note: told in a sentence what is not captured, and why.
         kept: what the teacher says in the main stage, where it is kept on the device.
+        guard: that of the group; None: the methods are trusted.
     """
 
-    def __init__(self, machine: Machine, note: Callable[[str], None], kept: Resident | None = None) -> None:
-        self._machine, self._note, self._kept = machine, note, kept
+    def __init__(
+        self,
+        machine: Machine,
+        note: Callable[[str], None],
+        kept: Resident | None = None,
+        guard: Guard | None = None,
+    ) -> None:
+        self._machine, self._note, self._kept, self._guard = machine, note, kept, guard
         self._key: tuple[object, ...] = ()
         self._now: Captured | None = None
 
@@ -307,7 +356,16 @@ class Captures:
                 if not isinstance(loader, Planned):
                     raise CannotCapture("its batches come as a stream")
                 kept = self._kept if stage == "train" else None
-                made = Captured(loader, lanes, stage, show=show, machine=self._machine, note=self._note, kept=kept)
+                made = Captured(
+                    loader,
+                    lanes,
+                    stage,
+                    show=show,
+                    machine=self._machine,
+                    note=self._note,
+                    kept=kept,
+                    guard=self._guard,
+                )
                 self._now = made if made.lanes else None
             except CannotCapture as error:
                 self._note(f"this group runs without a CUDA graph: {error}")

@@ -1,0 +1,111 @@
+"""`kdbench teacher`: its words; what they do is in ``verbs``, which loads torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from kdbench.terminal.guard import sentences
+from kdbench.terminal.options import DATA, DEVICE, FOLDER, OUT, WHOLE, argument, option
+
+
+@click.group()
+def teacher() -> None:
+    """Teachers: train, import published checkpoints, verify."""
+
+
+@teacher.command("train")
+@argument("name")
+@option("--suite", "-s", default="auto", show_default=True, help="Whose data set and recipe.")
+@option("--epochs", type=WHOLE, help="Default: the suite's recipe for teachers.")
+@DATA
+@OUT
+@DEVICE
+@sentences
+def teacher_train(**words: Any) -> int:
+    """Train the teacher NAME with a suite's recipe and keep it."""
+    from kdbench.terminal import console
+    from kdbench.terminal import verbs as teacher_verbs
+
+    return teacher_verbs.train(console.out(), **words)
+
+
+@teacher.command("import")
+@argument("file", type=FOLDER)
+@option("--name", required=True, help="The network it is, e.g. resnet32x4.")
+@option("--suite", "-s", default="auto", show_default=True, help="Whose data set it was trained on.")
+@option(
+    "--part",
+    type=click.Choice(["auto", "student", "teacher"]),
+    default="auto",
+    show_default=True,
+    help="Which network of a checkpoint that holds two.",
+)
+@option("--ema", is_flag=True, help="Read the averaged weights, where there are plain and averaged ones.")
+@option("--prefix", help="What the keys of the network start with, where it lies among others.")
+@option(
+    "--normalisation",
+    "trained_with",
+    default="auto",
+    show_default=True,
+    help="What it was trained with: suite, timm (as timm trains it) or numbers, .5,.5,.5/.25,.25,.25; auto: see below.",
+)
+@option("--no-verify", is_flag=True, help="Do not measure the accuracy (the card then says so).")
+@option("--replace", is_flag=True, help="Put it in the place of a teacher that is there.")
+@DATA
+@OUT
+@DEVICE
+@sentences
+def teacher_import(**words: Any) -> int:
+    """Take over a published checkpoint; never runs code from it.
+
+    FILE is RepDistiller's or mdistiller's container, a Lightning checkpoint, a state dict, a safetensors file, a
+    student that kdbench kept. A teacher goes on seeing images in the normalisation that it was trained with; where
+    timm's for the network is not the suite's, some training images show which it was.
+    """
+    from kdbench.terminal import console
+    from kdbench.terminal import verbs as teacher_verbs
+
+    return teacher_verbs.import_(console.out(), **words)
+
+
+@teacher.command("table")
+@argument("name")
+@option("--suite", "-s", default="auto", show_default=True, help="Whose data set, crops and flips.")
+@option(
+    "--keep",
+    type=click.Choice(["logits", "pooled"]),
+    default="logits",
+    show_default=True,
+    help="pooled: the pooled vectors, too, which relation and contrastive methods read.",
+)
+@option("--precision", default="fp32", show_default=True, help="That of the runs to come.")
+@DATA
+@OUT
+@DEVICE
+@sentences
+def teacher_table(**words: Any) -> int:
+    """Ask a kept teacher about every view ahead.
+
+    Later runs on the same device take its answers for every crop and flip from the table and need no pass of it.
+    """
+    from kdbench.terminal import console
+    from kdbench.terminal import verbs as teacher_verbs
+
+    return teacher_verbs.table(console.out(), **words)
+
+
+@teacher.command("verify")
+@argument("name")
+@option("--suite", "-s", default="auto", show_default=True, help="Whose data set and recipe.")
+@DATA
+@OUT
+@DEVICE
+@sentences
+def teacher_verify(**words: Any) -> int:
+    """Check a kept teacher's hash, measure it again."""
+    from kdbench.terminal import console
+    from kdbench.terminal import verbs as teacher_verbs
+
+    return teacher_verbs.verify(console.out(), **words)
