@@ -99,7 +99,7 @@ def test_a_size_that_depends_on_values_is_told(work: Any, name: str) -> None:
     torch.compiler.reset()
     try:
         compiled: Any = torch.compile(work, fullgraph=True, backend=look)
-    compiled(torch.arange(4.0))
+        compiled(torch.arange(4.0))
     except RuntimeError as error:
         refused = str(error)
     finally:
