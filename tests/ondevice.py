@@ -167,7 +167,8 @@ def settle(one: Lane, device: torch.device, precision: str) -> None:
 
 def move(module: nn.Module, device: torch.device) -> nn.Module:
     """The module with tensors of the same shapes, strides and dtypes on ``device``."""
-    return module._apply(lambda t: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=device))
+    moved: nn.Module = module._apply(lambda t: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=device))
+    return moved
 
 
 def steps(

@@ -5,15 +5,17 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from filelock import FileLock
 
 from kdbench import record, registry
+from kdbench.engine import fit as engine
 from kdbench.engine.lane import Lane
 from kdbench.registry.combine import combined
-from kdbench.run import assistants, grid, group, runner, session
+from kdbench.run import assistants, grid, runner, session
 from kdbench.run.outcome import Outcome
 from kdbench.run.session import Job, Request
 
@@ -76,9 +78,10 @@ def test_it_is_trained_once_and_shared(whole: Path) -> None:
     for name in ("hkd", "hkd_port"):
         one = taught[f"resnet8 {name} 0"]
         assert one.assistant_sha256 == helper.weights_sha256
-        assert one.settings.assistant.method == "pkt"
-        assert one.settings.assistant.student == "resnet8_double"
-        assert one.settings.assistant.hyper == helper.settings.hyper
+        assert (assistant := one.settings.assistant) is not None
+        assert assistant.method == "pkt"
+        assert assistant.student == "resnet8_double"
+        assert assistant.hyper == helper.settings.hyper
 
 
 def test_the_teacher_of_a_record_is_the_suites(whole: Path) -> None:
@@ -92,13 +95,13 @@ def test_the_teacher_of_a_record_is_the_suites(whole: Path) -> None:
 
 def test_agreement_is_with_the_suites_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    fit = group.engine.fit
+    fit = engine.fit
 
-    def spy(setting: group.engine.Setting, lanes: list[Lane], *rest: object, **named: object) -> None:
+    def spy(setting: engine.Setting, lanes: list[Lane], *rest: Any, **named: Any) -> None:
         seen.append((lanes[0].key, setting))
         fit(setting, lanes, *rest, **named)
 
-    monkeypatch.setattr(group.engine, "fit", spy)
+    monkeypatch.setattr(engine, "fit", spy)
     assert run(tmp_path, "hkd")[0].exit_code == 0
     (first, assisting), (second, helped) = seen
     assert "pkt" in first
@@ -109,6 +112,7 @@ def test_agreement_is_with_the_suites_teacher(tmp_path: Path, monkeypatch: pytes
     assert helped.teacher is not None
     assert helped.judge(image).pooled.shape[1] == 64  # resnet14
     assert helped.teacher(image).pooled.shape[1] == 128  # resnet8_double
+    assert assisting.teacher is not None
     assert torch.equal(helped.judge(image).logits, assisting.teacher(image).logits)
 
 

@@ -142,6 +142,7 @@ class _Odd(Distiller):
 def odd(kind: str, folder: Path) -> Lane:
     """A lane of ``_Odd``."""
     one = lane("kd", folder)
+    assert isinstance(one.student, models.Tapped)
     pair = models.make_pair(
         one.student,
         teacher(),
@@ -207,7 +208,7 @@ class Asking(TorchDispatchMode):
     """Names of the operators in ``ASKING`` and of indexing by masks."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -123,7 +123,7 @@ def test_students_learn(cifar100: Path, tmp_path: Path) -> None:
 def test_conventions_differ(tmp_path: Path) -> None:
     """The weights of suite crd are RepDistiller's: no KL beside a feature loss, .1 and .9 for KD alone."""
 
-    def weights(suite: str) -> dict[str, tuple[float, float]]:
+    def weights(suite: str) -> dict[str, tuple[object, object]]:
         job = session.resolve(
             session.Request(methods="semckd,kd,crd", pairs="resnet14:resnet8", suite=suite, out=tmp_path)
         )

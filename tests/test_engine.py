@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from kdbench import data, models, registry
 from kdbench.data import Loader
@@ -43,7 +44,7 @@ def loader(views: tuple[str, ...] = ()) -> Loader:
     )
 
 
-def scored() -> object:
+def scored() -> Iterable[tuple[Tensor, Tensor]]:
     one = images()
     return Loader(one.test_images[:64], one.test_labels[:64], batch_size=64, mean=(0.3,) * 3, std=(0.4,) * 3).plain(64)
 

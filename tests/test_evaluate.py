@@ -64,7 +64,7 @@ def setting(*, fold: Any = models.fold, machine: Machine | None = None, notes: l
         Precision(),
         machine=machine,
         fold=fold,
-        note=[].append if notes is None else notes.append,
+        note=(list[str]() if notes is None else notes).append,
     )
 
 
@@ -104,7 +104,7 @@ def test_an_evaluation_changes_nothing_that_is_trained(name: str, how: str, tmp_
     one = settled(name, tmp_path)
     before = kept(one)
     if how == "exam":
-        Exams(Eager(), [].append, models.fold).evaluate([one], shown, says())
+        Exams(Eager(), list[str]().append, models.fold).evaluate([one], shown, says())
     else:
         evaluate([one], shown, says(), models.fold if how == "folded" else None)
     assert all(torch.equal(now, then) for now, then in zip(kept(one), before, strict=True))
@@ -199,7 +199,7 @@ class _Asking(TorchDispatchMode):
     """Operators that wait for the device or make a tensor from what the host holds."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -212,7 +212,7 @@ class _Asking(TorchDispatchMode):
 @pytest.mark.parametrize("how", ["evaluate", "exam"])
 def test_scores_of_all_lanes_are_read_at_once(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lanes, teacher_says, read = [lane(name, tmp_path) for name in ("kd", "crd", "at")], says(), Tensor.tolist
-    exams = Exams(Eager(), [].append, models.fold)
+    exams = Exams(Eager(), list[str]().append, models.fold)
     exams.evaluate(lanes, shown, teacher_says)  # rehearsals are over
     counted: list[Tensor] = []
 
@@ -387,7 +387,7 @@ class _Recording(Eager):
 def test_graphs_are_made_once_and_anew_when_the_lanes_change(tmp_path: Path) -> None:
     said: list[str] = []
     lanes = [lane(name, tmp_path) for name in ("kd", "crd")]
-    exams = Exams(_Recording(said), [].append, models.fold)
+    exams = Exams(_Recording(said), list[str]().append, models.fold)
     for _ in range(2):
         exams.evaluate(lanes, shown, None)
     assert said == ["record", "record", *["replay"] * 6]  # a whole batch and a shorter one; three batches

@@ -122,7 +122,7 @@ def test_a_variant_is_checked_with_its_own_defaults(monkeypatch: pytest.MonkeyPa
     assert "a_toy_pair_is_served" in failures(check_distiller(variant(registry.get("fitnet"), tap=9)))
     assert "a_toy_pair_is_served" in failures(check_distiller(variant(registry.get("fitnet+mag"), tap=9)))
     assert variant(cls, width=3).hyperparameters()["width"].default == 3
-    assert variant(cls, width=3).build(Problem(ALIKE).pair).project.out_features == 3
+    assert variant(cls, width=3).build(Problem(ALIKE).pair).get_parameter("project.weight").shape[0] == 3
     with pytest.raises(ValueError, match=r"has no hyper-parameter wide; it has .*width"):
         variant(cls, wide=3)
 

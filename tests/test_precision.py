@@ -18,7 +18,7 @@ from test_engine import lane as fp32_lane
 from torch import Tensor, nn
 
 from kdbench import models, registry
-from kdbench.bench import measure
+from kdbench.bench import flops, measure
 from kdbench.cli import main
 from kdbench.distiller import Batch, Distiller, Outputs, Pair
 from kdbench.engine import checkpoint, precision
@@ -85,6 +85,7 @@ def lane(folder: Path, method: str = "", *, as_: Precision | None = None, **word
     """A lane in fp16; where no method is named, one of ``Burst`` with a small student."""
     one = fp32_lane(method or "student", folder)
     if not method:
+        assert isinstance(one.student, models.Tapped)
         pair = models.make_pair(
             one.student,
             teacher(),
@@ -139,7 +140,7 @@ def by_hand(one: Lane, *, instead: dict[int, Callable[[], None]] | None = None) 
                     seen[step]()
                 return terms
 
-            one.update = work  # type: ignore[method-assign]
+            one.update = work  # type: ignore[assignment, method-assign]
             one.step(None, Batch(image, label, idx, torch.tensor(step / (EPOCHS * STEPS))))
             after.append(everything(one))
         one.end_epoch(0.0)
@@ -246,7 +247,7 @@ def test_no_step_asks_the_host(tmp_path: Path) -> None:
     machine, notes = Listening(), list[str]()
     one = lane(tmp_path, at=(0,))
     one.start_epoch()
-    shared = Setting(models.fold(teacher()), loader(), scored, CPU, Half())  # type: ignore[arg-type]
+    shared = Setting(models.fold(teacher()), loader(), scored, CPU, Half())
     assert Captures(machine, notes.append).of(shared.train, [one], "train", partial(look, shared)) is not None
     assert (machine.found, notes) == (set(), [])
 
@@ -486,7 +487,7 @@ def test_the_verbs_say_so_before_they_start(able: bool, tmp_path: Path, monkeypa
     def started(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(measure.flops, "peak_gflops", started)  # the first thing that it times
+    monkeypatch.setattr(flops, "peak_gflops", started)  # the first thing that it times
     with pytest.raises(KeyboardInterrupt):
         measure.bench(replace(TINY, precision="bf16"), said.append)
     assert (sentence in said[0]) == (not able)

@@ -32,11 +32,13 @@ from torch import Tensor, nn
 from kdbench import data, models
 from kdbench.distiller import Outputs
 from kdbench.engine import fit as engine
+from kdbench.engine.errors import OutOfMemory
 from kdbench.engine.graph import cached_teacher as module
 from kdbench.engine.graph.backend import Eager
 from kdbench.engine.graph.cached_teacher import Resident, resident
 from kdbench.engine.lane import Lane
-from kdbench.engine.teacher_cache.cache import TeacherTable, Unfit
+from kdbench.engine.teacher_cache.cache import TeacherTable
+from kdbench.engine.teacher_cache.place import Unfit
 from kdbench.run import teacher_cache as tables
 from kdbench.suites import load as load_suite
 
@@ -234,7 +236,7 @@ def test_a_teacher_without_memory_is_told_of_as_lanes_are(tmp_path: Path) -> Non
 
     feed = loader()
     shared = replace(setting(feed, Huge()), judge=teacher())
-    with pytest.raises(engine.OutOfMemory, match="the teacher does not fit into the memory of cpu"):
+    with pytest.raises(OutOfMemory, match="the teacher does not fit into the memory of cpu"):
         train(shared, lane("kd", tmp_path, feed))
 
 

@@ -14,6 +14,7 @@ from filelock import FileLock
 
 from kdbench import record
 from kdbench.cli import main
+from kdbench.engine.errors import OutOfMemory
 from kdbench.engine.lane import Lane
 
 SMALL = ["--suite", "digits", "--epochs", "2", "--limit-train", "96", "--seeds", "1", "--pairs", "resnet14:resnet8"]
@@ -427,7 +428,7 @@ def test_out_of_memory_goes_on_with_fewer_lanes_or_says_which(
 
     def small(setting: object, lanes: list[Lane], *rest: object) -> None:
         if len(lanes) > 1:
-            raise engine.OutOfMemory(f"{len(lanes)} lanes do not fit into the memory of cpu")
+            raise OutOfMemory(f"{len(lanes)} lanes do not fit into the memory of cpu")
         real(setting, lanes, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(engine, "train_epoch", small)

@@ -28,7 +28,8 @@ from kdbench.engine import fit as engine
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
 from kdbench.engine.schedule import Plan
-from kdbench.engine.teacher_cache.cache import Place, TeacherTable, Unfit
+from kdbench.engine.teacher_cache.cache import TeacherTable
+from kdbench.engine.teacher_cache.place import Place, Unfit
 from kdbench.engine.teacher_cache.reader import Lesson, widest
 from kdbench.engine.teacher_cache.rows import Rows
 

@@ -224,7 +224,7 @@ def test_a_kept_student_becomes_a_teacher(tmp_path: Path) -> None:
     words = ["--suite", "digits", "--name", "resnet8", "--out", tmp_path / "o"]
     kdbench("teacher", "import", *words, tmp_path / "kd-s0-01234567.safetensors")
     loaded, _ = teachers.load(tmp_path / "o" / "teachers", "digits", "resnet8", image_size=8)
-    assert torch.equal(loaded.net.fc.weight, student.net.fc.weight)
+    assert torch.equal(loaded.get_parameter("net.fc.weight"), student.get_parameter("net.fc.weight"))
 
 
 def test_averaged_weights_and_a_prefix_can_be_asked_for(tmp_path: Path) -> None:
@@ -243,6 +243,6 @@ def test_averaged_weights_and_a_prefix_can_be_asked_for(tmp_path: Path) -> None:
             not more
         )
         loaded, _ = teachers.load(tmp_path / "o" / "teachers", "digits", "resnet8", image_size=8)
-        assert torch.equal(loaded.net.fc.weight, want["fc.weight"])
+        assert torch.equal(loaded.get_parameter("net.fc.weight"), want["fc.weight"])
     said = kdbench(*words, "--out", tmp_path / "o", tmp_path / "p.pth", code=2)
     assert "2 networks in these weights fit resnet8, under a., b.; --prefix says which" in said
