@@ -95,7 +95,7 @@ class Case:
 
     def batch(self, *, progress: float = 0.5) -> Batch:
         """Labels and indices of the case; zeros where it has none."""
-        b = next(v for k, v in self.tensors.items() if k.startswith("in.student.")).shape[0]
+        b = next(v for k, v in self.tensors.items() if k.startswith(("in.student.", "in.teacher."))).shape[0]
         zeros = torch.zeros(b, dtype=torch.int64)
         label = self.tensors.get("in.labels", zeros)
         idx = self.tensors.get("in.indices", torch.arange(b))
