@@ -20,6 +20,7 @@ from kdbench.distiller import Batch
 Costume = Callable[[Tensor, Batch], Tensor]
 ROWS = np.array([1, 0])
 TWO = torch.full((), 2.0)
+SPARSE: Any = torch.sparse_coo_tensor  # takes lists, which its types leave out
 
 
 @cache
@@ -51,7 +52,8 @@ def _backward(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         def backward(ctx: Any, grad: Tensor) -> Tensor:
             return change(grad.clone())
 
-    return Backward.apply
+    identity: Callable[[Tensor], Tensor] = Backward.apply
+    return identity
 
 
 def _hooked(x: Tensor, hook: Callable[[Tensor], Tensor]) -> Tensor:
@@ -145,7 +147,7 @@ INSIDE: dict[str, Costume] = {
 }
 
 RIGHT: dict[str, Costume] = {
-    "numbers": lambda x, b: torch.where(x > 0, 2.0, 0.5 * x).clamp(0, 1) ** 2.0 + np.float32(2),
+    "numbers": lambda x, b: torch.where(x > 0, 2.0, 0.5 * x).clamp(0, 1) ** 2.0 + np.float32(2),  # type: ignore[operator]
     "filled": lambda x, b: x * x.new_full((x.shape[1],), 2.0) + torch.full_like(x, 2.0) + x.new_ones(()),
     "on the device": lambda x, b: x * torch.linspace(0, 1, x.shape[1], device=x.device) + x.new_zeros(x.shape),
     "scalar_tensor": lambda x, b: x * torch.scalar_tensor(2.0, device=x.device),

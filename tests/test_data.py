@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.datasets import CIFAR100
 
 from kdbench.data import decode, sets
 from kdbench.data.names import canonical, safe_name
@@ -111,10 +112,8 @@ def test_where_data_sets_lie(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 # CIFAR, in torchvision's layout but small.
 
 
-def small_cifar(home: Path, monkeypatch: pytest.MonkeyPatch) -> type:
+def small_cifar(home: Path, monkeypatch: pytest.MonkeyPatch) -> type[CIFAR100]:
     """A CIFAR-100 of 20 + 10 images, with sums that torchvision accepts."""
-    from torchvision.datasets import CIFAR100
-
     base = home / CIFAR100.base_folder
     base.mkdir(parents=True)
     sums = {}
@@ -128,10 +127,11 @@ def small_cifar(home: Path, monkeypatch: pytest.MonkeyPatch) -> type:
     monkeypatch.setattr(CIFAR100, "train_list", [["train", sums["train"]]])
     monkeypatch.setattr(CIFAR100, "test_list", [["test", sums["test"]]])
     monkeypatch.setattr(CIFAR100, "meta", CIFAR100.meta | {"md5": sums["meta"]})
-    return CIFAR100
+    small: type[CIFAR100] = CIFAR100
+    return small
 
 
-def pack(home: Path, cls: type, monkeypatch: pytest.MonkeyPatch, to: Path) -> None:
+def pack(home: Path, cls: type[CIFAR100], monkeypatch: pytest.MonkeyPatch, to: Path) -> None:
     to.mkdir()
     archive = to / cls.filename
     with tarfile.open(archive, "w:gz") as tar:

@@ -20,8 +20,10 @@ from unittest.mock import patch
 import pytest
 import torch
 from costumes import HOSTED, INSIDE, RIGHT
-from ondevice import BATCH, CPU, CUDA, META, Watch, lane_of, move, place, settle, steps, walk, watched
+from ondevice import BATCH, CUDA, META, Watch, lane_of, move, place, settle, steps, walk, watched
+from tabled import lane, loader, open_table, setting, there
 from torch import Tensor, nn
+from training import CPU
 
 from kdbench import models, registry
 from kdbench.distiller import Batch, Distiller, Outputs, Pair
@@ -144,7 +146,6 @@ def test_every_network_stays_on_the_device(student: str) -> None:
 
 def test_the_step_on_a_kept_teacher_reads_no_value(tmp_path: Path) -> None:
     """``Resident`` in the captured step; on the CPU, because it is filled with what the teacher says."""
-    from test_table import lane, loader, open_table, setting, there
 
     class Watching(Eager):
         watch = Watch(CPU)
@@ -240,7 +241,8 @@ class Odd(Distiller):
         return x * torch.equal(x, x)
 
     def solver(self, x: Tensor, batch: Batch) -> Tensor:
-        return torch.linalg.inv((x.T @ x).float())
+        inverse: Tensor = torch.linalg.inv((x.T @ x).float())
+        return inverse
 
     def to_cpu(self, x: Tensor, batch: Batch) -> Tensor:
         return x.cpu().to(x.device)
@@ -267,14 +269,16 @@ class Odd(Distiller):
         return x * torch.rand(x.shape).to(x.device)
 
     def backward(self, x: Tensor, batch: Batch) -> Tensor:
-        return _Reads.apply(x)
+        same: Tensor = _Reads.apply(x)
+        return same
 
     def product(self, x: Tensor, batch: Batch) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             return x.half() @ self.weight
 
     def halves(self, x: Tensor, batch: Batch) -> Tensor:
-        return _Halves.apply(x)
+        same: Tensor = _Halves.apply(x)
+        return same
 
 
 READS = {

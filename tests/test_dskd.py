@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from toys import batch, outputs, pair
 
 from golden import total
-from kdbench.methods.dskd import DSKD
+from kdbench.methods.dskd import DSKD, Branch
 from kdbench.registry import get
 
 STUDENT = outputs((3, 16, 16), (4, 16, 16), (5, 8, 8), (6, 4, 4), grad=True)
@@ -35,6 +35,7 @@ def test_formula(favour: str, aux_ce: float) -> None:
 
     stages = []
     for branch, tap in zip(method.branches, STUDENT.feats[1:3], strict=True):
+        assert isinstance(branch, Branch)
         g, z = branch(tap)  # (6, 9, 4, 4), (6, 5)
         torch.testing.assert_close(z, branch.classifier(g.mean(dim=(2, 3))))
         pooled = F.avg_pool2d(g, 2)  # the teacher's map is 2x2

@@ -70,7 +70,7 @@ def test_equal_weights_leave_kd_and_dkd() -> None:
 
     def weighed(**hyper: Any) -> torch.Tensor:
         method = EA(pair(student, teacher), weight=1.0, **hyper)
-        method.weights = lambda *_: torch.ones(6, dtype=torch.float64)
+        method.weights = lambda *_: torch.ones(6, dtype=torch.float64)  # type: ignore[method-assign]
         return method.terms(student, teacher, given)["weighed"]
 
     torch.testing.assert_close(weighed(), kl(student.logits, teacher.logits, 4.0))

@@ -14,7 +14,14 @@ from kdbench.run.session import Job, Request
 
 
 def job(out: Path, methods: str = "kd", **words: Any) -> Job:
-    given = {"suite": "digits", "pairs": "resnet14:resnet8", "seeds": "1", "epochs": 40, "out": out, "device": "cpu"}
+    given: dict[str, Any] = {
+        "suite": "digits",
+        "pairs": "resnet14:resnet8",
+        "seeds": "1",
+        "epochs": 40,
+        "out": out,
+        "device": "cpu",
+    }
     return session.resolve(Request(methods=methods, **(given | words)))
 
 

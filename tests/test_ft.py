@@ -43,7 +43,7 @@ def first_stage(case: Case) -> None:
     method = FT(case.pair(teacher, teacher), k=case.meta["hyper"]["k"])
     renamed = case.load(method, rename)
     method.on_stage("pretrain")
-    case.check(method.pretrain_terms(teacher, teacher, None)["reconstruction"], method, renamed)  # uses no batch
+    case.check(method.pretrain_terms(teacher, teacher, case.batch())["reconstruction"], method, renamed)
     assert all(p.grad is None for p in method.translator.parameters())
 
 

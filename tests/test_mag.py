@@ -52,7 +52,7 @@ def check_main_stage(name: str, case: Case) -> None:
         ce=named["ce"] / hyper["ce_weight"],
         div=named["kd"] / hyper["div_weight"],
     )
-    frozen = [p for tube in (method.low, method.high) for p in tube.parameters()]
+    frozen = [p for name in ("low", "high") for p in method.get_submodule(name).parameters()]
     assert all(p.grad is None and not p.requires_grad for p in frozen)
 
 

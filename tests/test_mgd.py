@@ -7,6 +7,7 @@ import torch
 from toys import Shape, batch, outputs, pair
 
 from golden import Case, cases
+from kdbench import Outputs
 from kdbench.methods.mgd import MGD
 
 
@@ -71,12 +72,12 @@ MAPS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 @pytest.mark.parametrize("theirs", MAPS)
 @pytest.mark.parametrize("ours", MAPS)
 def test_finite_in_float32(ours: str, theirs: str) -> None:
-    sides = []
+    sides: list[Outputs] = []
     for seed, name in enumerate((ours, theirs)):
         feat = MAPS[name](outputs((4, 8, 8), seed=seed).last.float()).requires_grad_(seed == 0)
         sides.append(outputs((4, 8, 8), seed=seed)._replace(feats=(feat,), last=feat))
-    method = MGD(pair(*sides))
-    term = method.terms(*sides, batch())["generated"]
+    method = MGD(pair(sides[0], sides[1]))
+    term = method.terms(sides[0], sides[1], batch())["generated"]
     term.backward()
     assert term.isfinite()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters())

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -299,8 +300,8 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, ending: s
     image = Image.fromarray(SCENE)
     exif = image.getexif()
     exif[274] = orientation
-    more = {"webp": {"lossless": True}, "jpg": {"quality": 100, "subsampling": 0}}.get(ending, {})
-    picture = read(saved(tmp_path / f"a.{ending}", image, exif=exif, **more), 16)
+    extra: dict[str, dict[str, Any]] = {"webp": {"lossless": True}, "jpg": {"quality": 100, "subsampling": 0}}
+    picture = read(saved(tmp_path / f"a.{ending}", image, exif=exif, **extra.get(ending, {})), 16)
     assert np.abs(picture.pixels.astype(int) - UPRIGHT[orientation]).max() <= (6 if ending == "jpg" else 0)
     assert picture.remarks == (set() if orientation == 1 else {"turned"})
 
@@ -493,7 +494,12 @@ def test_room_is_asked_for_before_pixels_are_decoded(tmp_path: Path, monkeypatch
     path = saved(tmp_path / "a.png", Image.fromarray(SCENE))
     asked: list[int] = []
     room = decode.Room(10)
-    monkeypatch.setattr(pictures, "to_rgb", lambda picture: (asked.append(-1), to_rgb(picture))[1])
+
+    def decoding(picture: Image.Image) -> tuple[Image.Image, set[str]]:
+        asked.append(-1)
+        return to_rgb(picture)
+
+    monkeypatch.setattr(pictures, "to_rgb", decoding)
 
     def take(pixels: int) -> AbstractContextManager[None]:
         asked.append(pixels)

@@ -114,7 +114,7 @@ def test_there_is_no_kd_term_beside_it() -> None:
         ({"M": "all"}, "M='all' is not known"),
     ],
 )
-def test_an_unknown_word_is_refused(hyper: dict[str, str], words: str) -> None:
+def test_an_unknown_word_is_refused(hyper: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         SDD(pair_of(*shown(*hard("random")[:2])), **hyper)
 

@@ -233,7 +233,7 @@ def test_pooled_is_the_input_of_the_last_linear_layer() -> None:
     torch.testing.assert_close(tapped.head(shown.last), shown.logits)
     twin = copy.deepcopy(tapped)
     twin.net.classifier.weight.data.zero_()
-    assert torch.equal(twin(torch.randn(3, 3, 8, 8)).logits, twin.net.classifier.bias.expand(3, 10))
+    assert torch.equal(twin(torch.randn(3, 3, 8, 8)).logits, twin.get_parameter("net.classifier.bias").expand(3, 10))
     tapped.train()(torch.randn(3, 3, 8, 8)).logits.sum().backward()
     assert all(p.grad is not None for p in net.parameters())
 
@@ -314,7 +314,7 @@ def test_models_that_cannot_be_channels_last(odd: nn.Module) -> None:
     folded(torch.randn(2, 3, 8, 8, dtype=torch.float64).to(memory_format=torch.channels_last))
     assert seen == [True]
     usual = create("resnet8", 10).to(memory_format=torch.channels_last)
-    assert usual.net.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    assert usual.get_parameter("net.layer1.0.conv1.weight").is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize(
@@ -368,7 +368,7 @@ def test_head_follows_the_teacher() -> None:
     teacher = create("resnet8", 10).eval().requires_grad_(False)
     known = pair(create("resnet8", 10), teacher)
     teacher.double()
-    teacher.net.fc.bias.fill_(5.0)
+    teacher.get_parameter("net.fc.bias").fill_(5.0)
     shown = teacher(torch.randn(2, 3, 32, 32, dtype=torch.float64))
     torch.testing.assert_close(known.head(shown.last), shown.logits)
 

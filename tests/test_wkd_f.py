@@ -8,6 +8,7 @@ import torch
 from toys import Shape, batch, outputs, pair
 
 from golden import Case, cases
+from kdbench import Outputs
 from kdbench.methods.wkd_f import WKDF, cells, gaussians
 
 
@@ -58,12 +59,12 @@ MAPS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 @pytest.mark.parametrize("theirs", MAPS)
 @pytest.mark.parametrize("ours", MAPS)
 def test_finite_in_float32(ours: str, theirs: str) -> None:
-    sides = []
+    sides: list[Outputs] = []
     for seed, name in enumerate((ours, theirs)):
         feat = MAPS[name](outputs((4, 8, 8), seed=seed).last.float()).requires_grad_(seed == 0)
         sides.append(outputs((4, 8, 8), seed=seed)._replace(feats=(feat,), last=feat))
-    method = WKDF(pair(*sides), grid=2)
-    terms = method.terms(*sides, batch())
+    method = WKDF(pair(sides[0], sides[1]), grid=2)
+    terms = method.terms(sides[0], sides[1], batch())
     (terms["mean"] + terms["std"]).backward()
     assert all(term.isfinite() for term in terms.values())
     assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters())
