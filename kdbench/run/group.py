@@ -273,8 +273,11 @@ class _Group:
             switch=work.table,
         ) as lent:
             for part in self._parts(lent, left):
-                self.ledger.together |= {lanes[lane]: part for lane in part}
-                engine.fit(lent, part, self.teller, finish=lambda lane: self.ledger.finish(lane, lanes[lane]))
+                self.ledger.together = {lanes[lane]: part for lane in part}
+                try:
+                    engine.fit(lent, part, self.teller, finish=lambda lane: self.ledger.finish(lane, lanes[lane]))
+                finally:
+                    self.ledger.together = {}  # nothing of them stays in the memory that the next ones need
 
     def _parts(self, setting: engine.Setting, lanes: list[Lane]) -> list[list[Lane]]:
         """Lanes that train at once: as many as the memory holds, where --lanes does not say."""
