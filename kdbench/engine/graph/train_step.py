@@ -413,13 +413,13 @@ class Captured:
         Raises:
             CannotCapture: without it there is no graph.
         """
-        while self._tracks and (found := self._faults(epoch)):
+        while self._tracks and (found := self.faults(epoch)):
             for lane, why in found.items():
                 self._leave_out(lane, why, note)
             if self._tracks:
                 self._record_all(note)
 
-    def _faults(self, epoch: int) -> dict[Lane, CannotCapture]:
+    def faults(self, epoch: int) -> dict[Lane, CannotCapture]:
         """Of each lane whose repeated step is another, the reason; every lane is as it was."""
         self._fill(epoch)
         found: dict[Lane, CannotCapture] = {}
