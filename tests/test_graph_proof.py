@@ -107,6 +107,12 @@ def test_a_step_that_is_not_counted_fails_the_lane(tmp_path: Path) -> None:
     assert one.failure.endswith("try --graphs off, and tell us")
 
 
+def test_an_epoch_that_leaves_an_image_out_is_right(tmp_path: Path) -> None:
+    one, notes = lane("kd", tmp_path), list[str]()
+    train([one], setting(loader(49), machine=Replaying(), note=notes.append))  # three batches of 16
+    assert (one.failure, notes) == (None, [])
+
+
 def test_a_rate_of_another_day_fails_the_lane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = lane("kd", tmp_path)
     monkeypatch.setattr(Captured, "prove", lambda *_: None)

@@ -273,7 +273,7 @@ class Captured:
         plan = self.loader.plan(epoch, self.stage)
         for place, drawn in zip(self._plan, plan, strict=True):
             place.copy_(drawn)
-        self._drawn = plan.order.sum()
+        self._drawn = plan.part(0, sum(self._sizes)).order.sum()  # a single image that is left over is not shown
         steps = len(self._sizes)
         if self._kept is not None:
             asked = sum(size for size in self._sizes if self._kept.covers(size))  # a shorter batch is the last
