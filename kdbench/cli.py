@@ -83,16 +83,23 @@ def main() -> None:
 @option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")
 @option("--fail-fast", is_flag=True, help="Stop at the first cell that fails.")
 @option("--dry-run", is_flag=True, help="Show what would be trained and how long it may take.")
+@option(
+    "--device-memory",
+    metavar="SIZE",
+    help="With --dry-run: how many lanes a GPU with so much memory would hold at once, e.g. 24GB or 8,24,80.",
+)
 @PLUGIN
 @DATA
 @OUT
 @DEVICE
 @sentences
-def run(*, plugins: tuple[str, ...], dry_run: bool, **words: Any) -> int:
+def run(*, plugins: tuple[str, ...], dry_run: bool, device_memory: str | None, **words: Any) -> int:
     """Train methods x pairs x seeds; goes on where it stopped."""
     from kdbench.run import session
     from kdbench.terminal import console, screens
 
+    if device_memory is not None and not dry_run:
+        raise ValueError("--device-memory goes with --dry-run; a run looks at the memory of its own device")
     broken = load_plugins(plugins)
     job = session.resolve(session.Request(**words))
     out = console.out()
@@ -100,6 +107,11 @@ def run(*, plugins: tuple[str, ...], dry_run: bool, **words: Any) -> int:
         out.print(sentence, markup=False)
     if dry_run:
         screens.show_plan(job, out)
+        if device_memory is not None:
+            from kdbench.run import device_memory as memory
+
+            for sentence in memory.sentences(job, device_memory):
+                out.print(sentence, markup=False)
         return 1 if broken else 0
     from kdbench.run import runner
     from kdbench.run.outcome import Stop
