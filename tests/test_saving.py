@@ -71,6 +71,31 @@ def test_what_a_thread_wrote_goes_on_to_the_bit(name: str, by_thread: None, tmp_
     assert_same(result(rest), result(whole))
 
 
+def test_an_interrupt_costs_no_full_epoch_and_a_kill_what_was_not_due(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "Saver", lambda every: Saver(1e9))
+    cut, written = lane("crd", tmp_path), list[int]()
+    usual = checkpoint.save
+
+    def save(path: Path, state: dict[str, Any]) -> None:
+        written.append(state["epoch"])
+        usual(path, state)
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    with pytest.raises(KeyboardInterrupt):
+        train([cut], stop_after=2)
+    assert written == [2]
+    rest = lane("crd", tmp_path)
+    assert rest.resume()
+    assert rest.epoch == 2
+    train([rest])
+    whole = lane("crd", tmp_path / "whole")
+    train([whole])
+    assert_same(result(rest), result(whole))
+    assert written == [2]  # and none of a finished lane
+
+
 def test_methods_are_not_blamed_for_the_thread(by_thread: None, tmp_path: Path) -> None:
     some = [lane(name, tmp_path) for name in ("kd", "crd")]
     train(some)

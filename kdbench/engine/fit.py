@@ -146,7 +146,7 @@ def keep(setting: Setting, lane: Lane, finish: Callable[[Lane], None]) -> None:
 def _keep(
     setting: Setting, lane: Lane, finish: Callable[[Lane], None], guard: Guard, saver: Saver, *, due: bool = True
 ) -> None:
-    """Save a lane that has more before it, where it is ``due``; finish one that is done or has failed."""
+    """Save a lane that has more before it, at once where it is ``due``; finish one that is done or has failed."""
 
     def example() -> Tensor:
         return next(iter(setting.test()))[0][:2]
@@ -154,13 +154,12 @@ def _keep(
     guard.note(thorough=True)
     if not lane.failure and not lane.done:
         what = f"the checkpoint of {lane.key}"
-        if due:
-            save = partial(saver.save, lane)
-            guard.run(lane, " when its checkpoint was written", save, what=what, passing=(OSError,))
+        save = partial(saver.save, lane, due=due)
+        guard.run(lane, " when its checkpoint was written", save, what=what, passing=(OSError,))
     elif not lane.failure:
         guard.run(lane, " when it was finished", partial(lane.close, example), what=f"what is kept of {lane.key}")
     if lane.failure or lane.done:
-        saver.settle()  # the record takes the checkpoint's place: none may be written after it
+        saver.settle(lane)
         with holds(f"what is kept of {lane.key}", lane.device):
             finish(lane)
         lane.forget()
@@ -184,12 +183,12 @@ def split(setting: Setting, lanes: Sequence[Lane], free: int | None) -> list[lis
         image, label, idx = next(iter(setting.train.epoch(0)))
         shown = Shown(image, label, idx, None if setting.teacher is None else look(setting, image))
         if on_cuda:
-            graphs = setting.machine is not None
-            needs = [memory.peak(lane, shown, guard) + (memory.compared(lane) if graphs else 0) for lane in lanes]
-            test = next(iter(setting.test()))[0]
-            exam = max(memory.evaluated(lane, test) for lane in lanes) if graphs else 0
-            half = setting.precision.dtype(setting.device) is not None
-            once = memory.once(exam, half=half) if graphs else 0
+            needs = [memory.peak(lane, shown, guard) for lane in lanes]
+            once = 0
+            if setting.machine is not None:
+                needs = [need + memory.compared(lane) for need, lane in zip(needs, lanes, strict=True)]
+                test, half = next(iter(setting.test()))[0], setting.precision.dtype(setting.device) is not None
+                once = memory.once(max(memory.evaluated(lane, test, guard) for lane in lanes), half=half)
             sizes = memory.pack(needs, memory.free(setting.device), memory.SHARE, once)
         else:
             assert free is not None

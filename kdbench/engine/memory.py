@@ -125,21 +125,28 @@ def compared(lane: Lane) -> int:
     return 2 * (momenta + sum(t.nbytes for part in (lane.student, lane.method) for t in tensors_of(part)))
 
 
-def evaluated(lane: Lane, image: torch.Tensor) -> int:
-    """Bytes of fp32 that a layer of the student reads and writes at most, for a batch of images of this shape."""
+def evaluated(lane: Lane, image: torch.Tensor, guard: Guard) -> int:
+    """Bytes of fp32 that a layer of the student reads and writes at most, for a batch of images of this shape.
+
+    0 where a method raises: it says so when it is evaluated.
+    """
     few, most = image[:2], [0]
 
     def look(module: nn.Module, given: tuple[object, ...], made: object) -> None:
         tensors = [one for one in (*given, made) if isinstance(one, torch.Tensor)]
         most[0] = max(most[0], sum(4 * one.numel() for one in tensors))
 
-    handles = [module.register_forward_hook(look) for module in lane.student.modules()]
-    try:
-        with in_eval_mode(lane):
-            lane.student(few)
-    finally:
-        for handle in handles:
-            handle.remove()
+    def measure() -> None:
+        handles = [module.register_forward_hook(look) for module in lane.student.modules()]
+        try:
+            with in_eval_mode(lane):
+                lane.student(few)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    guard.note()
+    guard.attempt("", measure, what=f"the evaluation of {lane.key}", device=lane.device)
     return most[0] * len(image) // len(few)
 
 

@@ -1,9 +1,10 @@
 """When checkpoints are written, and by whom: on the CPU after every epoch, at once; on CUDA now and then, by a thread.
 
-An epoch of a GPU takes seconds, and to write, hash and read back what a dozen lanes hold takes a good part of one while
-the device idles. So lanes on CUDA are saved together once ``EVERY`` seconds have passed, and where one enters another
-stage: their tensors are copied to the host, and a thread that never touches the device writes the files. What is on the
-disk at any moment is a whole checkpoint of an earlier epoch; a resumed lane repeats what came after it.
+An epoch of a GPU takes seconds, and to write, hash and read back what a dozen lanes hold takes a good part of one
+while the device idles. So what lanes on CUDA hold is copied to the host after every epoch, and a thread that never
+touches the device writes the copies once ``EVERY`` seconds have passed, where a lane enters another stage, and where
+the training is interrupted. What is on the disk at any moment is a whole checkpoint of an earlier epoch; after a kill,
+a resumed lane repeats what came after it.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Saver:
     def __init__(self, every: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._every, self._clock, self._last = every, clock, clock()
         self._stages: dict[Lane, str] = {}
+        self._held: dict[Lane, dict[str, Any]] = {}  # copies of the last epoch that are not handed over
         self._todo: queue.Queue[tuple[Lane, dict[str, Any]] | None] = queue.Queue()
         self._errors: list[BaseException] = []
         self._thread: threading.Thread | None = None
@@ -47,8 +49,11 @@ class Saver:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Whatever ends the training, what was handed over is written."""
+        """Whatever ends the training, its last full epoch is written."""
         if self._thread is not None:
+            for work in self._held.items():
+                self._todo.put(work)
+            self._held = {}
             self._todo.put(None)
             self._thread.join()
 
@@ -61,8 +66,8 @@ class Saver:
         self._last = self._clock()
         return set(lanes)
 
-    def save(self, lane: Lane) -> None:
-        """Write a lane's checkpoint, or hand it over.
+    def save(self, lane: Lane, *, due: bool = True) -> None:
+        """Write a lane's checkpoint; or copy what it holds, and hand it over where it is ``due``.
 
         Raises:
             Failed: its state holds what no checkpoint can keep.
@@ -71,23 +76,28 @@ class Saver:
         if self._thread is None:
             lane.save()
             return
-        self.settle(wait=False)
+        self._tell()
         state = lane.state()
         if strange := checkpoint.stranger(state):
             raise Failed(f"its state holds {strange}, which no checkpoint can keep")
         copied = on_the_host(state)
         if lane.device.type == "cuda":
             torch.cuda.current_stream(lane.device).synchronize()
-        self._todo.put((lane, copied))
+        self._held[lane] = copied
+        if due:
+            self._todo.put((lane, self._held.pop(lane)))
 
-    def settle(self, *, wait: bool = True) -> None:
-        """Everything is written that was handed over; without ``wait``, only errors so far are told.
+    def settle(self, lane: Lane) -> None:
+        """Nothing is written any more of a lane whose record takes the checkpoint's place.
 
         Raises:
-            OSError: one of them could not be.
+            OSError: what was handed over could not be written.
         """
-        if wait:
-            self._todo.join()
+        self._held.pop(lane, None)
+        self._todo.join()
+        self._tell()
+
+    def _tell(self) -> None:
         if self._errors:
             raise self._errors[0]
 

@@ -528,7 +528,7 @@ class Captures:
         self._now: Captured | None = None
         self._epochs = 0  # that were trained with it
         self._known: dict[Lane, tuple[object, _Track | None]] = {}  # by lane: its optimizer; None: it runs beside
-        self._switches = switches()
+        self._switches = switches() if machine.captures else ()
 
     def of(
         self, loader: object, lanes: Sequence[Lane], stage: str, show: Callable[[Tensor], Outputs] | None
@@ -542,7 +542,7 @@ class Captures:
         try:
             if key != self._key:
                 self._key, self._now, self._epochs = key, None, 0  # the old graphs' memory first
-                self._switches = switches()
+                self._switches = switches() if graphs else ()
                 self._now = self._made(loader, lanes, stage, show)
             if self._now is not None and graphs:
                 if put_switches(self._switches):
