@@ -91,7 +91,7 @@ def run_group(work: Work, emit: Emit, images: Dataset | None = None) -> Done:
 
 def disk_trouble(out: Path, error: OSError) -> str:
     """What to say when a file cannot be read or written."""
-    what = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else one_line(error)
+    what = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error.strerror or one_line(error)
     return f"cannot go on in {out}: {what}; what was finished is kept, repeat the command when that is mended"
 
 

@@ -81,8 +81,8 @@ def sentences(verb: Callable[..., Any]) -> Callable[..., Any]:
         except ValueError as error:
             raise Failure(str(error)) from error
         except OSError as error:
-            said = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
-            raise Failure(said) from error
+            said = error.strerror or str(error)
+            raise Failure(f"{error.filename}: {said}" if error.filename and error.strerror else said) from error
         except click.ClickException:
             raise
         except Exception as error:

@@ -27,7 +27,7 @@ def atomic_write(path: Path, mode: str = "wb", *, newline: str | None = None) ->
     above it are made; a link at ``path`` is replaced, not followed.
 
     Raises:
-        OSError: it cannot be written; what lay at ``path`` is untouched.
+        OSError: it cannot be written, and names a file; what lay at ``path`` is untouched.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -46,9 +46,11 @@ def atomic_write(path: Path, mode: str = "wb", *, newline: str | None = None) ->
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # a write that does not fit names no file
+            error.filename = os.fspath(path)
         raise
     sync_folder(path.parent)
 

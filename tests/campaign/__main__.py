@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import os
 import random
 import resource
@@ -17,6 +18,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # the kdbench beside these file
 
 from campaign import child  # noqa: E402
 
+#: Failures of an area that are shown in full.
+SHOWN = 20
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run what is asked for; returns the exit status."""
@@ -72,14 +75,15 @@ def campaign(
         print(f"no try is named {only!r}")
         return 2
     print(f"campaign of {len(names)} tries, seed {seed}, prepared in {time.monotonic() - started:.0f} s", flush=True)
-    said = time.monotonic()
+    said, shown = time.monotonic(), collections.Counter[str]()
 
     def told(result: working.Result, left: int) -> None:
         nonlocal said
-        if result.sentence:
+        shown[result.area] += bool(result.sentence)
+        if result.sentence and shown[result.area] <= SHOWN:
             again = f"make campaign AREA={result.area} SEED={seed} TRIES={tries or AREAS[result.area].usual}"
             print(f"\n{again} ONLY='{result.name}'\n    {result.sentence}", flush=True)
-        elif time.monotonic() - said > 60 and not quiet:
+        if time.monotonic() - said > 60 and not quiet:
             said = time.monotonic()
             print(f"... {left} tries to go after {said - started:.0f} s", flush=True)
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from campaign import kill
+from campaign import disk, kill
 
-AREAS = {area.name: area for area in (kill.AREA,)}
+AREAS = {area.name: area for area in (kill.AREA, disk.AREA)}

@@ -12,6 +12,7 @@ import numpy as np
 
 from campaign.area import Fault
 from kdbench import record
+from kdbench.models.teacher_files import named_weights
 
 Facts = dict[str, Any]
 #: Of teachers' cards and tuned weights.
@@ -27,8 +28,11 @@ def of(out: Path) -> Facts:
     found: Facts = {}
     for folder in (out, out / "tuned", out / "assistants"):
         found |= records(folder, out)
-    for path in out.rglob("*.safetensors"):
+    for path in out.rglob("students/**/*.safetensors"):
         found[_name(path, out)] = hashlib.sha256(path.read_bytes()).hexdigest()
+    for card in out.glob("teachers/*/*.json"):  # weights that no card names are nobody's, and go after an hour
+        if (weights := named_weights(card)) is not None:
+            found[_name(weights, out)] = hashlib.sha256(weights.read_bytes()).hexdigest()
     for path in [*out.glob("teachers/*/*.json"), *out.glob("tuned/*/*/*.json")]:
         if "/tuned/runs/" not in path.as_posix():
             values = json.loads(path.read_bytes())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,8 @@ class Ledger:
             log = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
             def note(*words: object) -> None:
-                os.write(log, (" ".join(map(str, words)) + "\n").encode())
+                with suppress(OSError):  # where the system lets no file grow
+                    os.write(log, (" ".join(map(str, words)) + "\n").encode())
 
             start, save, write = Lane.start_epoch, Lane.save, Rows.write
 
