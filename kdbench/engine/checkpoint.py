@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kdbench.engine.errors import Failed, OutOfMemory, holds, printable, said
-from kdbench.utils.files import atomic_write
+from kdbench.utils.files import atomic_write, content
 
 _MAGIC = b"kdbench checkpoint 1\n"
 _DIGEST = hashlib.sha256().digest_size
@@ -96,7 +96,7 @@ def peek(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is none.
         CheckpointDamaged: it cannot be read whole.
     """
-    return unpack(path.read_bytes(), path.name)
+    return unpack(content(path), path.name)
 
 
 def pack(state: dict[str, Any]) -> bytes:

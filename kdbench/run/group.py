@@ -31,6 +31,7 @@ from kdbench.run.ledger import Ledger
 from kdbench.run.outcome import Done, Emit, GroupBegins, Note, Skipped, Stop, Teller, one_line
 from kdbench.suites import Suite
 from kdbench.utils import environment
+from kdbench.utils.files import trouble
 from kdbench.utils.seeding import stable_seed
 from kdbench.utils.wording import count
 
@@ -91,7 +92,7 @@ def run_group(work: Work, emit: Emit, images: Dataset | None = None) -> Done:
 
 def disk_trouble(out: Path, error: OSError) -> str:
     """What to say when a file cannot be read or written."""
-    what = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error.strerror or one_line(error)
+    what = one_line(trouble(error))
     return f"cannot go on in {out}: {what}; what was finished is kept, repeat the command when that is mended"
 
 

@@ -18,6 +18,7 @@ import click
 
 from kdbench.terminal.signals import Asked, orderly
 from kdbench.terminal.streams import ReaderGone, Stream, standard, unbreakable
+from kdbench.utils.files import trouble
 from kdbench.utils.wording import printable
 
 #: Letters of a sentence: some name every method that there is.
@@ -81,8 +82,7 @@ def sentences(verb: Callable[..., Any]) -> Callable[..., Any]:
         except ValueError as error:
             raise Failure(str(error)) from error
         except OSError as error:
-            said = error.strerror or str(error)
-            raise Failure(f"{error.filename}: {said}" if error.filename and error.strerror else said) from error
+            raise Failure(trouble(error)) from error
         except click.ClickException:
             raise
         except Exception as error:

@@ -21,6 +21,7 @@ from campaign import child  # noqa: E402
 #: Failures of an area that are shown in full.
 SHOWN = 20
 
+
 def main(words: Sequence[str] | None = None) -> int:
     """Run what is asked for; returns the exit status."""
     parser = argparse.ArgumentParser(prog="make campaign", description=__doc__)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from campaign import disk, kill
+from campaign import damage, disk, kill
 
-AREAS = {area.name: area for area in (kill.AREA, disk.AREA)}
+AREAS = {area.name: area for area in (kill.AREA, disk.AREA, damage.AREA)}

@@ -115,9 +115,7 @@ def forked(
         return Ended(os.waitstatus_to_exitcode(status), said.read(), told.read())
 
 
-def _be(
-    act: Callable[[], int], here: Path, environment: dict[str, str], encoding: str, out: int, err: int
-) -> NoReturn:
+def _be(act: Callable[[], int], here: Path, environment: dict[str, str], encoding: str, out: int, err: int) -> NoReturn:
     """The child's whole life."""
     code = 1
     try:

@@ -56,13 +56,17 @@ def hold(one: Try) -> int:
     total = largest if way == "limit" else json.loads((one.home / f"written-{name}.json").read_text())
     size = full.sizes(total, SIZES)[int(number)]
     ledger = Ledger(one.folder / "out", one.folder / "ledger.txt")
-    first, second = _on_disk(one, scenario, ledger, size) if way == "disk" else _in_place(one, scenario, ledger, way, size)
+    first, second = (
+        _on_disk(one, scenario, ledger, size) if way == "disk" else _in_place(one, scenario, ledger, way, size)
+    )
     try:
         _first(first, f"{way} of {size:,} bytes")
         sound(second, {0})
         wanted, found = (scenario.look(where) for where in (one.home / f"whole-{name}", ledger.out))
         if name == "filling":  # a table that cannot grow costs time, not the run
-            wanted, found = ({key: value for key, value in one.items() if "tables" not in key} for one in (wanted, found))
+            wanted, found = (
+                {key: value for key, value in one.items() if "tables" not in key} for one in (wanted, found)
+            )
         facts.same(found, wanted)
         if scenario.thrifty:
             ledger.check()
@@ -79,7 +83,9 @@ def _first(ended: Ended, how: str) -> None:
 
 def _in_place(one: Try, scenario: Scenario, ledger: Ledger, way: str, size: int) -> tuple[Ended, Ended]:
     copied(one.home / scenario.base, ledger.out)
-    short: Callable[[], None] = full.Budget(ledger.out, size).before if way == "budget" else full.limit(max(size, _SENTENCE))
+    short: Callable[[], None] = (
+        full.Budget(ledger.out, size).before if way == "budget" else full.limit(max(size, _SENTENCE))
+    )
     words = scenario.asked(one.home, ledger.out)
     first = command(words, one.folder, before=ledger.writing(short))
     if scenario.between is not None:

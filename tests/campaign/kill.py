@@ -89,7 +89,11 @@ def prepare(home: Path) -> None:
     (home / "empty").mkdir()
     made = home / "made"
     small = ("run", *SMALL, "--methods", "student", "--epochs", "2", "--out", made)
-    for words in (small, (*small[:-3], "3", "--out", made), ("run", *SMALL, "--methods", "kd", "--epochs", "2", "--out", made)):
+    for words in (
+        small,
+        (*small[:-3], "3", "--out", made),
+        ("run", *SMALL, "--methods", "kd", "--epochs", "2", "--out", made),
+    ):
         sound(command(words, home), {0})
     for taught in (home / "taught", home / "imported"):
         shutil.copytree(made / "teachers", taught / "teachers")
