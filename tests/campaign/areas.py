@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
-from campaign import damage, disk, kill
+from campaign import company, damage, disk, kill, lines, screens
+from campaign.area import Area
 
-AREAS = {area.name: area for area in (kill.AREA, disk.AREA, damage.AREA)}
+AREAS: dict[str, Area] = {
+    area.name: area for area in (kill.AREA, disk.AREA, damage.AREA, lines.AREA, company.AREA, screens.AREA)
+}
