@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run report test test-slow test-all check lint type matrix gpu acceptance costs results clean
+.PHONY: help install run report test test-slow test-all campaign check lint type matrix gpu acceptance costs results clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ test-slow: $(STAMP) ## Run the tests that take long
 	@$(BIN)/python -m pytest -m "slow and not gpu"
 
 test-all: test test-slow ## Both
+
+campaign: $(STAMP) ## Faults by the thousand, for half an hour on two idle cores; AREA=kill,disk TRIES=20 run a part
+	@$(BIN)/python tests/campaign --area "$(AREA)" --tries "$(TRIES)" --seed "$(SEED)" --only "$(ONLY)"
 
 check: lint type test ## Lint, types and tests
 

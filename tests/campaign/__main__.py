@@ -7,6 +7,7 @@ import collections
 import os
 import random
 import resource
+import shlex
 import sys
 import tempfile
 import time
@@ -83,7 +84,7 @@ def campaign(
         shown[result.area] += bool(result.sentence)
         if result.sentence and shown[result.area] <= SHOWN:
             again = f"make campaign AREA={result.area} SEED={seed} TRIES={tries or AREAS[result.area].usual}"
-            print(f"\n{again} ONLY='{result.name}'\n    {result.sentence}", flush=True)
+            print(f"\n{again} ONLY={shlex.quote(result.name)}\n    {result.sentence}", flush=True)
         if time.monotonic() - said > 60 and not quiet:
             said = time.monotonic()
             print(f"... {left} tries to go after {said - started:.0f} s", flush=True)

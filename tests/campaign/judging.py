@@ -34,7 +34,7 @@ def sound(ended: Ended, codes: Collection[int] = CODES, *, but: str = "") -> End
     if ended.code not in codes:
         wanted = " or ".join(map(str, sorted(codes)))
         raise Fault(f"exit code {ended.code}, not {wanted}: {shortened(said)}")
-    if ended.code not in (0, 130, 143) and not said.strip():
+    if ended.code not in (0, 130, 143) and not ended.said.strip():
         raise Fault(f"exit code {ended.code} without a word")
     return ended
 
