@@ -15,8 +15,10 @@ from campaign.child import command, copied
 from campaign.judging import shortened, sound
 
 HOSTILE = Path(__file__).resolve().parents[1] / "hostile"
-SMALL = ("--suite", "digits", "--pairs", "resnet14:resnet8", "--seeds", "1", "--device", "cpu", "--epochs", "2")
-SMALL = (*SMALL, "--limit-train", "96", "--set", "teacher.epochs=1")
+SMALL = (
+    *("--suite", "digits", "--pairs", "resnet14:resnet8", "--seeds", "1", "--device", "cpu", "--epochs", "2"),
+    *("--limit-train", "96", "--set", "teacher.epochs=1"),
+)
 HONEST = "kd,fitnet"
 #: A plug-in that is one of the classes of tests/hostile, which begins to misbehave when it is trained.
 FILE = '''"""A stranger's method."""

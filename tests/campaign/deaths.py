@@ -97,4 +97,4 @@ def _watch(below: Path, seen: Callable[[], None]) -> None:
         seen()
         sync(file)
 
-    os.fsync = fsync
+    os.fsync = fsync  # type: ignore[assignment]

@@ -122,4 +122,4 @@ def _packed(ended: Ended) -> list[Any]:
     return [ended.code, ended.said]
 
 
-AREA = Area("disk", 600, prepare, names, hold)
+AREA = Area("disk", 440, prepare, names, hold)

@@ -119,7 +119,7 @@ def reading(here: Path) -> Callable[[], None]:
         def offline(*_: object, **__: object) -> None:
             raise OSError("there is no network here")
 
-        socket.socket.connect = offline  # type: ignore[method-assign, assignment]
+        socket.socket.connect = offline  # type: ignore[method-assign]
         socket.getaddrinfo = offline  # type: ignore[assignment]
         costs.TABLE = here / "cost.csv"
         sums = dict(line.split() for line in (here / "data" / "sums").read_text().splitlines())
@@ -140,7 +140,7 @@ def _halfway(here: Path) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             start(lane)
 
-        Lane.start_epoch = dying  # type: ignore[method-assign]
+        Lane.start_epoch = dying  # type: ignore[method-assign, assignment]
 
     ended = command(VERBS["resume"], here, before=before)
     assert ended.code == -signal.SIGKILL, ended.said

@@ -62,7 +62,7 @@ class Budget:
             return pwrite(file, data, at)
 
         builtins.open = io.open = open_
-        os.open, os.write, os.pwrite = os_open, os_write, os_pwrite  # type: ignore[assignment]
+        os.open, os.write, os.pwrite = os_open, os_write, os_pwrite
 
     def _within(self, path: Any) -> bool:
         return isinstance(path, str | os.PathLike) and os.path.abspath(os.fspath(path)).startswith(self._root)

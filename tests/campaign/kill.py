@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,10 @@ from campaign.judging import shortened, sound
 from campaign.ledger import Ledger
 from kdbench.engine import checkpoint
 
-SMALL = ("--suite", "digits", "--pairs", "resnet14:resnet8", "--seeds", "1", "--device", "cpu", "--limit-train", "64")
-SMALL = (*SMALL, "--set", "teacher.epochs=2")
+SMALL = (
+    *("--suite", "digits", "--pairs", "resnet14:resnet8", "--seeds", "1", "--device", "cpu", "--limit-train", "64"),
+    *("--set", "teacher.epochs=2"),
+)
 
 
 @dataclass(frozen=True)
@@ -61,13 +64,14 @@ def _old_or_new(base: Path, out: Path) -> None:
 
 def _verified(base: Path, out: Path) -> None:
     """The old teacher is there or the new one."""
-    words = ["teacher", "verify", "resnet8", "--suite", "digits", "--out", out]
+    words: list[str | Path] = ["teacher", "verify", "resnet8", "--suite", "digits", "--out", out]
     sound(command(words, out.parent), {0})
 
 
 SCENARIOS = {
     "train": Scenario(("run", *SMALL, "--methods", "student,kd,fitnet,crd", "--epochs", "3"), "taught", 5),
     "stages": Scenario(("run", *SMALL, "--methods", "ft,mag", "--epochs", "2"), "taught", 3),
+    "assistant": Scenario(("run", *SMALL, "--methods", "hkd", "--epochs", "2"), "taught", 1),
     "fresh": Scenario(("run", *SMALL, "--methods", "kd,at", "--epochs", "2"), "empty", 3),
     "teacher": Scenario(("teacher", "train", "resnet8", "--suite", "digits", "--epochs", "2"), "empty", 3),
     "table": Scenario(("teacher", "table", "resnet8", "--suite", "digits"), "imported", 3),
@@ -88,18 +92,23 @@ def prepare(home: Path) -> None:
     """Make every scenario's folder before, its folder after an undisturbed command, and what that took."""
     (home / "empty").mkdir()
     made = home / "made"
-    small = ("run", *SMALL, "--methods", "student", "--epochs", "2", "--out", made)
-    for words in (
-        small,
-        (*small[:-3], "3", "--out", made),
-        ("run", *SMALL, "--methods", "kd", "--epochs", "2", "--out", made),
-    ):
-        sound(command(words, home), {0})
+    for method, epochs in (("student", "2"), ("student", "3"), ("kd", "2")):
+        sound(command(["run", *SMALL, "--methods", method, "--epochs", epochs, "--out", made], home), {0})
     for taught in (home / "taught", home / "imported"):
         shutil.copytree(made / "teachers", taught / "teachers")
     students = sorted((made / "students" / "digits" / "resnet8").glob("*.safetensors"))
     shutil.copy(students[1], home / "other.safetensors")
-    words = ["teacher", "import", students[0], "--name", "resnet8", "--suite", "digits", "--out", home / "imported"]
+    words: list[str | Path] = [
+        "teacher",
+        "import",
+        students[0],
+        "--name",
+        "resnet8",
+        "--suite",
+        "digits",
+        "--out",
+        home / "imported",
+    ]
     sound(command(words, home), {0})
     for name, scenario in SCENARIOS.items():
         if scenario.base == "reported":
@@ -116,7 +125,6 @@ def _report_before(home: Path) -> None:
 
 
 def _undisturbed(home: Path, name: str, scenario: Scenario) -> None:
-    import time
 
     out = copied(home / scenario.base, home / f"whole-{name}")
     counter, started = Counter(out), time.monotonic()

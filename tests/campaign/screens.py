@@ -122,7 +122,7 @@ def _encoded(verb: str, encoding: str, width: str, here: Path, home: Path) -> No
     try:
         said = ended.out.decode(encoding) + ended.err.decode(encoding)
     except UnicodeError as error:
-        raise Fault(f"what was written is not {encoding}: {error.reason} at {error.start}") from None
+        raise Fault(f"what was written is not {encoding}: {error}") from None
     sound(Ended(ended.code, said.encode("utf-8", "replace"), b""), {_usual(verb, here)})
     if not said.strip():
         raise Fault("it says nothing")
