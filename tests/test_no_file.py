@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import synthetic
-from commands import kdbench
+from commands import SMALL, fine, flat, kdbench, run
 
 from kdbench import record
 from kdbench.engine import checkpoint
@@ -138,3 +138,15 @@ def test_a_number_of_thousands_of_digits_in_a_suite(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text("name = " + "9" * 5000)
     with pytest.raises(ValueError, match=r"^a\.toml is not readable as TOML: it has a number of thousands of digits$"):
         _files.read(tmp_path / "a.toml")
+
+
+def test_the_record_of_another_cell_is_not_this_ones(tmp_path: Path) -> None:
+    assert run(tmp_path, methods="kd,at").exit_code == 0
+    first, second = sorted((tmp_path / "runs" / "digits").rglob("*.json"))
+    whole = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    told = kdbench("run", *SMALL, "--methods", "kd,at", "--out", tmp_path)
+    assert told.exit_code == 1
+    assert "in the place of its record lies that of kd on resnet14:resnet8, seed 0 (done, settings" in flat(told.output)
+    first.write_bytes(whole)
+    assert "2 of 2 cells are there" in fine("run", *SMALL, "--methods", "kd,at", "--out", tmp_path)

@@ -107,7 +107,9 @@ def table(chosen: Sequence[str], found: Sequence[object], wanted: int, seconds: 
         tried = held + sum(one.count for one in own if one.sentence)
         all_held &= held == tried
         print(f"{name:<10} {tried:>7} {held:>7} {sum(one.seconds for one in own):>8.0f}")
-    print(f"{len(results)} of {wanted} tries in {seconds:.0f} s")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = used.ru_utime + used.ru_stime
+    print(f"{len(results)} of {wanted} tries in {seconds:.0f} s, {cpu:.0f} s of the processor")
     return 0 if all_held and len(results) == wanted else 1
 
 

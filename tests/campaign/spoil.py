@@ -60,7 +60,9 @@ PLACES: dict[str, Callable[[Path], None]] = {
     "dangling": _dangling,
     "gone": lambda path: None,
 }
-KINDS = (*CONTENTS, *PLACES)
+#: A good file of the same type takes its place.
+OTHER = "other"
+KINDS = (*CONTENTS, *PLACES, OTHER)
 
 
 def spoil(path: Path, kind: str, draw: random.Random) -> str:
@@ -71,6 +73,11 @@ def spoil(path: Path, kind: str, draw: random.Random) -> str:
         path.write_bytes(new)
         first = next((at for at, pair in enumerate(zip(old, new, strict=False)) if len(set(pair)) > 1), None)
         return f"{path.name} {kind}, {len(old)} bytes now {len(new)}" + (f", the first at {first}" if first else "")
+    if kind == OTHER:
+        theirs = sorted(one for one in path.parent.parent.rglob(f"*{path.suffix}") if one.is_file() and one != path)
+        chosen = draw.choice([one for one in theirs if one.read_bytes() != path.read_bytes()] or [path])
+        path.write_bytes(chosen.read_bytes())
+        return f"{path.name} is what {chosen.name} was"
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -84,6 +84,7 @@ def test_a_budget_is_spent(tmp_path: Path) -> None:
 def test_a_spoilt_file_is_another(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(b'{"a": 1}' * 20)
+    (tmp_path / "b.json").write_bytes(b"another")
     assert spoil.spoil(path, kind, random.Random(1)).startswith("a.json ")
     assert not path.is_file() or path.read_bytes() != b'{"a": 1}' * 20
 
