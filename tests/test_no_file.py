@@ -113,7 +113,8 @@ def test_status_believes_no_edited_card(tmp_path: Path) -> None:
     values["checksum"] = checksum(values)
     path.write_text(json.dumps(values))
     assert "teacher digits/resnet8: 70.00%" in kdbench("status", "--out", tmp_path).output
-    for odd in (values | {"top1": 99.0}, {"top1": "x"}, {"top1": True}, {}, [], 3):
+    odds: list[object] = [values | {"top1": 99.0}, {"top1": "x"}, {"top1": True}, {}, [], 3]
+    for odd in odds:
         path.write_text(json.dumps(odd))
         told = kdbench("status", "--out", tmp_path)
         assert told.exit_code == 1

@@ -115,4 +115,8 @@ def table(chosen: Sequence[str], found: Sequence[object], wanted: int, seconds: 
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("\ninterrupted")
+        sys.exit(130)

@@ -35,6 +35,7 @@ def warm() -> None:
     """Import all that commands need, so that their processes need not. Runs no autograd and starts no thread."""
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["MPLBACKEND"] = "agg"
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # faults are the same everywhere, and a device is not forked
     import matplotlib.pyplot
     import pandas
     import scipy.stats

@@ -169,4 +169,4 @@ def _rows(table: Path) -> Mapping[str, Mapping[str, str]]:
     }
 
 
-AREA = Area("damage", 900, prepare, names, hold)
+AREA = Area("damage", 1500, prepare, names, hold)
