@@ -20,7 +20,7 @@ from kdbench.distiller import Batch
 Costume = Callable[[Tensor, Batch], Tensor]
 ROWS = np.array([1, 0])
 TWO = torch.full((), 2.0)
-SPARSE: Any = torch.sparse_coo_tensor  # takes lists, which its types leave out
+TORCH: Any = torch  # its types leave out lists for sparse tensors, and from_dlpack
 
 
 @cache
@@ -83,7 +83,7 @@ def _within(x: Tensor) -> Tensor:
 
 
 def _sparse(x: Tensor) -> Tensor:
-    made = torch.sparse_coo_tensor([[0], [0]], [2.0], x.shape, device=x.device, check_invariants=False)
+    made: Tensor = TORCH.sparse_coo_tensor([[0], [0]], [2.0], x.shape, device=x.device, check_invariants=False)
     return made.to_dense()
 
 
@@ -111,7 +111,7 @@ HOSTED: dict[str, Costume] = {
     "FloatTensor": lambda x, b: x[:2] * torch.FloatTensor([[1.0], [2.0]]).to(x.device),
     "from_numpy": lambda x, b: x[torch.from_numpy(ROWS).to(x.device)],
     "frombuffer": lambda x, b: x[:2] * torch.frombuffer(bytearray(2), dtype=torch.int8)[:, None].to(x.device),
-    "from_dlpack": lambda x, b: x[torch.from_dlpack(ROWS).to(x.device)],
+    "from_dlpack": lambda x, b: x[TORCH.from_dlpack(ROWS).to(x.device)],
     "sparse": lambda x, b: x + _sparse(x),
     "through numpy": lambda x, b: x + torch.from_numpy(2 * x.detach().numpy()).to(x.device),
     "full on no device": lambda x, b: x * torch.full((x.shape[1],), 2.0),

@@ -73,11 +73,6 @@ def open_table(
     return TeacherTable.opened(place(folder), shared.train, partial(engine.look, shared), told.append, create=create)
 
 
-def there(table: TeacherTable | None) -> TeacherTable:
-    assert table is not None
-    return table
-
-
 def lane(name: str, folder: Path, feed: Loader, student: str = "resnet8") -> Lane:
     return training.lane(name, folder, student=student, labels=feed.labels)
 

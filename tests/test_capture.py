@@ -242,9 +242,12 @@ def test_a_graph_draws_the_numbers_of_its_lanes(device: pretended.Device) -> Non
     machine, lanes = Graphs(torch.device("cuda")), dicing(1, 2)
     machine.dice(lanes)
 
+    def draw(lane: Lane) -> None:
+        device.draw()
+
     def step() -> None:
         device.draw()  # the trunk's own, of which nobody knows
-        machine.branches(lanes, lambda lane: device.draw())
+        machine.branches(lanes, draw)
 
     replay: Callable[[], Any] = machine.record(step)[0]
     assert replay()[3:] == numbers(1, 1) + numbers(2, 1)
@@ -259,9 +262,12 @@ def test_after_a_capture_that_failed_the_lanes_go_on_with_their_numbers(device: 
     machine, lanes = Graphs(torch.device("cuda")), dicing(1, 2)
     machine.dice(lanes)
 
+    def draw(lane: Lane) -> None:
+        device.draw()
+
     def step() -> None:
         device.draw()
-        machine.branches(lanes, lambda lane: device.draw())
+        machine.branches(lanes, draw)
         breaks()
 
     with pytest.raises(RuntimeError, match="no"):

@@ -20,8 +20,9 @@ from unittest.mock import patch
 import pytest
 import torch
 from costumes import HOSTED, INSIDE, RIGHT
+from narrow import there
 from ondevice import BATCH, CUDA, META, Watch, lane_of, move, place, settle, steps, walk, watched
-from tabled import lane, loader, open_table, setting, there
+from tabled import lane, loader, open_table, setting
 from torch import Tensor, nn
 from training import CPU
 

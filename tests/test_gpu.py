@@ -191,7 +191,9 @@ def test_a_lane_that_waits_for_the_device_runs_beside_the_graph(tmp_path: Path) 
     assert_close(lanes[2], alone)
 
 
-def test_a_failed_capture_of_a_step_leaves_the_numbers_of_the_others_alone(tmp_path: Path) -> None:
+def test_a_failed_capture_of_a_step_leaves_the_numbers_of_the_others_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     who, notes = teacher(), list[str]()
     bad, good = (lane(name, tmp_path / "graph", teacher=who) for name in ("fitnet", "crd"))
     usual = bad.method.terms
@@ -200,7 +202,7 @@ def test_a_failed_capture_of_a_step_leaves_the_numbers_of_the_others_alone(tmp_p
         torch.cuda.synchronize()  # a strict rehearsal may let it pass; a capture does not
         return usual(*given)
 
-    bad.method.terms = terms  # type: ignore[method-assign]
+    monkeypatch.setattr(bad.method, "terms", terms)
     fit(setting(who, loader(), "fp32", Graphs(CUDA), notes), [bad, good], Silent(), nothing)
     assert [one.failure for one in (bad, good)] == [None] * 2
     assert len(notes) == 1

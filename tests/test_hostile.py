@@ -199,7 +199,7 @@ def test_ctrl_c_ends_the_run_also_in_a_method_that_catches_everything(swallowed:
     def terms(*_: object) -> dict[str, torch.Tensor]:
         try:
             os.kill(os.getpid(), signal.SIGINT)
-            for _ in range(10**6):  # the handler comes between two of these
+            for _turn in range(10**6):  # the handler comes between two of these
                 pass
         except BaseException:
             if not swallowed:
@@ -256,7 +256,7 @@ def test_a_failed_lane_keeps_nothing_of_its_step_alive(tmp_path: Path) -> None:
     assert not any(str(one) == "no such thing" for one in held)
 
 
-def test_importing_in_a_call_is_no_fault(tmp_path: Path) -> None:
+def test_importing_in_a_call_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = tmp_path / "changes_at_import.py"
     module.write_text("import os, warnings\nos.environ['SET_BY_IMPORT'] = '1'\nwarnings.simplefilter('ignore')\n")
     stranger = bad("raising", tmp_path)
@@ -268,7 +268,7 @@ def test_importing_in_a_call_is_no_fault(tmp_path: Path) -> None:
         sys.path.remove(str(tmp_path))
         return usual(*given)
 
-    stranger.method.terms = terms  # type: ignore[method-assign]
+    monkeypatch.setattr(stranger.method, "terms", terms)
     filters = list(warnings.filters)
     try:
         assert company(stranger, tmp_path) == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -101,7 +102,12 @@ def test_lanes_on_the_cpu_share_what_a_step_takes(
     monkeypatch.setattr(packing, "CPU_SHARE", 1.0)
     monkeypatch.setattr(packing, "gained", lambda lane: 10)
     monkeypatch.setattr(packing, "standing", lambda lane: 5)
-    monkeypatch.setattr(packing, "of_a_step", lambda lane, shown, guard: seen.append(lane) or step)
+
+    def of_a_step(lane: Lane, *_: object) -> int | None:
+        seen.append(lane)
+        return step
+
+    monkeypatch.setattr(packing, "of_a_step", of_a_step)
     lanes = lanes_of(tmp_path, 6)
     assert [len(part) for part in split(setting(), lanes, free)] == sizes
     assert len(seen) == measured
@@ -176,10 +182,10 @@ def budget(folder: Path, free: int) -> None:
         usual = one.method.terms
 
         def terms(
-            *given: object, own: torch.Tensor = one.method.wide, usual: object = usual
+            *given: object, own: torch.Tensor = one.method.wide, usual: Callable[..., dict[str, torch.Tensor]] = usual
         ) -> dict[str, torch.Tensor]:
             large = torch.ones(100 * MEGABYTE // 4)
-            return usual(*given) | {"wide": own.sum() * 0 + large[:1].sum() * 0}  # type: ignore[operator]
+            return usual(*given) | {"wide": own.sum() * 0 + large[:1].sum() * 0}
 
         one.method.terms = terms  # type: ignore[assignment, method-assign]
         one.enter("train")

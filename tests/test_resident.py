@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from narrow import there
 from tabled import (
     BELOW_MAPS,
     VIEWS,
@@ -22,7 +23,6 @@ from tabled import (
     place,
     setting,
     supported,
-    there,
     train,
 )
 from torch import Tensor, nn

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from commands import fine, measured, refused, small
+from narrow import there
 from tabled import (
     BELOW_MAPS,
     IMAGES,
@@ -30,7 +31,6 @@ from tabled import (
     place,
     setting,
     supported,
-    there,
     train,
 )
 from torch import Tensor, nn
