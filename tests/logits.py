@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -85,11 +87,11 @@ def batch_of(label: Tensor, progress: float = 0.5) -> Batch:
     return Batch(torch.zeros(len(label), 3, 8, 8), label, torch.arange(len(label)), torch.tensor(progress))
 
 
-def bears(cls: type[Distiller], kind: str, **hyper: object) -> dict[str, Tensor]:
+def bears(cls: type[Distiller], kind: str, **hyper: Any) -> dict[str, Tensor]:
     """Terms of the method on such logits; fails unless they and every gradient are finite."""
     s, t, label = hard(kind)
     student, teacher = shown(s, t)
-    method = cls(pair_of(student, teacher), **hyper)  # type: ignore[arg-type]
+    method = cls(pair_of(student, teacher), **hyper)
     terms = method.terms(student, teacher, batch_of(label))
     assert all(term.isfinite() for term in terms.values()), terms
     with torch.autograd.set_detect_anomaly(True):  # nor may a NaN be met on the way and masked later

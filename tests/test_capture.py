@@ -82,9 +82,11 @@ def test_in_company_and_resumed_into_the_other_loop(tmp_path: Path) -> None:
         assert_same(result(resumed), result(plain))
 
 
-def test_a_diverging_term_is_named_as_in_the_loop_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_diverging_term_is_named_as_in_the_loop_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bad, good, plain = (lane(name, tmp_path / name) for name in ("fitnet", "kd", "student"))
-    bad.method.beta = float("inf")  # type: ignore[assignment]
+    monkeypatch.setattr(bad.method, "beta", float("inf"))
     captured([bad, good, plain])
     assert bad.failure is not None
     assert bad.failure.startswith("term 'hint' was inf in epoch 1; try a smaller beta, ")

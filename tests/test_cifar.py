@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from commands import fine
+from narrow import there
 
 from kdbench import record
 from kdbench.run import session
@@ -77,7 +78,7 @@ def check(records: dict[str, record.Record], out: Path, pair: str, *, epochs: in
         assert one.settings.limit_train == images
         assert (one.settings.hyper["ce_weight"], one.settings.hyper["kd_weight"]) == (1.0, 1.0)
         # All 10,000 test images were looked at: top-1 is a multiple of 0.01%.
-        hundredths = one.top1_last * 100  # type: ignore[operator]
+        hundredths = 100 * there(one.top1_last)
         assert hundredths == pytest.approx(round(hundredths), abs=1e-2)
         assert one.teacher_sha256 == records["kd"].teacher_sha256
         assert one.extra_infer_params == 0
@@ -108,7 +109,7 @@ def test_students_learn(cifar100: Path, tmp_path: Path) -> None:
     for one in records.values():
         ce = [point.terms["ce"] for point in one.curve]
         assert ce == sorted(ce, reverse=True), f"the loss of {one.method} does not fall: {ce}"
-        assert one.top1_last > 3.0, f"{one.method} is at chance, which is 1%"  # type: ignore[operator]
+        assert there(one.top1_last) > 3.0, f"{one.method} is at chance, which is 1%"
 
 
 def test_conventions_differ(tmp_path: Path) -> None:

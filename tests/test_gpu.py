@@ -242,7 +242,9 @@ def test_no_batch_of_an_evaluation_waits_for_the_device(tmp_path: Path) -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_a_failed_capture_of_the_evaluation_leaves_training_alone(tmp_path: Path) -> None:
+def test_a_failed_capture_of_the_evaluation_leaves_training_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     who, notes = teacher(), list[str]()
     ours, theirs = (lane("crd", tmp_path / kind, teacher=who) for kind in ("graph", "loop"))
 
@@ -250,7 +252,7 @@ def test_a_failed_capture_of_the_evaluation_leaves_training_alone(tmp_path: Path
         torch.cuda.synchronize()  # a strict rehearsal may let it pass; a capture does not
         return student.logits
 
-    ours.method.predict = predict  # type: ignore[method-assign]
+    monkeypatch.setattr(ours.method, "predict", predict)
     fit(setting(who, loader(), "fp32", Graphs(CUDA), notes), [ours], Silent(), nothing)
     train([theirs], who, graphs=True)
     assert len(notes) == 1

@@ -193,7 +193,9 @@ def test_a_method_that_changes_the_labels_or_the_teacher_is_not_built() -> None:
 
 
 @pytest.mark.parametrize("swallowed", [False, True])
-def test_ctrl_c_ends_the_run_also_in_a_method_that_catches_everything(swallowed: bool, tmp_path: Path) -> None:
+def test_ctrl_c_ends_the_run_also_in_a_method_that_catches_everything(
+    swallowed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stranger = bad("raising", tmp_path, place="terms")
 
     def terms(*_: object) -> dict[str, torch.Tensor]:
@@ -206,21 +208,21 @@ def test_ctrl_c_ends_the_run_also_in_a_method_that_catches_everything(swallowed:
                 raise
         return {}
 
-    stranger.method.terms = terms  # type: ignore[assignment, method-assign]
+    monkeypatch.setattr(stranger.method, "terms", terms)
     with unchanged(), pytest.raises(KeyboardInterrupt):
         train([stranger])
     assert stranger.failure is None
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_another_signal_whose_handler_raises_ends_the_run(tmp_path: Path) -> None:
+def test_another_signal_whose_handler_raises_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def leave(*_: object) -> None:
         raise SystemExit(143)
 
     before = signal.signal(signal.SIGTERM, leave)
     try:
         stranger = bad("raising", tmp_path, place="terms")
-        stranger.method.terms = lambda *_: os.kill(os.getpid(), signal.SIGTERM)  # type: ignore[assignment, method-assign]
+        monkeypatch.setattr(stranger.method, "terms", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(SystemExit):
             train([stranger])
         assert stranger.failure is None

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pytest
 import torch
@@ -159,8 +159,10 @@ def test_one_cycle_is_torchs(epochs: int) -> None:
 @pytest.mark.parametrize("schedule", ["step", "cosine", "onecycle"])
 @pytest.mark.parametrize("epochs", [1, 2, 3, 7])
 @pytest.mark.parametrize("warmup", [0, 1, 5])
-def test_every_rate_of_a_short_run_is_one(schedule: str, epochs: int, warmup: int) -> None:
-    plan = Plan(epochs, 0.1, schedule=schedule, warmup_epochs=min(warmup, epochs - 1))  # type: ignore[arg-type]
+def test_every_rate_of_a_short_run_is_one(
+    schedule: Literal["step", "cosine", "onecycle"], epochs: int, warmup: int
+) -> None:
+    plan = Plan(epochs, 0.1, schedule=schedule, warmup_epochs=min(warmup, epochs - 1))
     rates = [plan.rate(e) for e in range(epochs)]
     assert all(0 < rate <= 0.1 and math.isfinite(rate) for rate in rates)
     assert max(rates) >= 0.05
