@@ -15,6 +15,7 @@ from training import Burst, Silent, lane_of, nothing, state
 from kdbench import models, registry
 from kdbench.data import Loader
 from kdbench.distiller import Outputs, Pair
+from kdbench.engine.compiled import Compiler
 from kdbench.engine.evaluate import evaluate
 from kdbench.engine.fit import Setting, fit, look
 from kdbench.engine.graph.backend import Graphs
@@ -311,3 +312,21 @@ def test_twelve_methods_on_resnet32x4_fit_and_their_time(
     with capsys.disabled():
         print(f"\n{precision}: {1e3 * min(times):.2f} ms per step of twelve lanes, peak {peak:.2f} GiB, {notes}")
     assert peak <= 8
+
+
+@pytest.mark.parametrize("precision", ["fp32", "amp"])
+def test_compiled_steps_are_captured(precision: str, tmp_path: Path) -> None:
+    compiler, who = Compiler(CUDA), teacher()
+    images = [image for image, _, _ in loader().epoch(0)][-2:]
+    ours, theirs = (
+        [lane(name, tmp_path / part, teacher=who, precision=precision) for name in ("kd", "fitnet")]
+        for part in ("ours", "theirs")
+    )
+    for one in ours:
+        one.compiled = compiler.of(one.student)
+        compiler.prepare(one.student, images, one.precision, print)
+    for group in (ours, theirs):
+        train(group, who, graphs=True)  # nothing is left out of the graph
+    if precision == "fp32":
+        for mine, plain in zip(ours, theirs, strict=True):
+            assert_close(mine, plain)
