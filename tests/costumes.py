@@ -40,7 +40,7 @@ class _Forward(torch.autograd.Function):
         return 2 * grad
 
 
-def _backward(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def backward(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """The identity with ``change`` made to its gradient."""
 
     class Backward(torch.autograd.Function):
@@ -135,15 +135,15 @@ HOSTED: dict[str, Costume] = {
 
 #: On "meta" nothing of these shows.
 INSIDE: dict[str, Costume] = {
-    "tensor in a backward pass": lambda x, b: _backward(_scaled)(x),
-    "as_tensor in a backward pass": lambda x, b: _backward(lambda g: g * torch.as_tensor(2.0, device=g.device))(x),
-    "index in a backward pass": lambda x, b: _backward(lambda g: g + g[:, [0]])(x),
-    "put at a list in a backward pass": lambda x, b: _backward(lambda g: _put(g, [1, 0], 0.0))(x),
+    "tensor in a backward pass": lambda x, b: backward(_scaled)(x),
+    "as_tensor in a backward pass": lambda x, b: backward(lambda g: g * torch.as_tensor(2.0, device=g.device))(x),
+    "index in a backward pass": lambda x, b: backward(lambda g: g + g[:, [0]])(x),
+    "put at a list in a backward pass": lambda x, b: backward(lambda g: _put(g, [1, 0], 0.0))(x),
     "tensor in a hook": lambda x, b: _hooked(x, _scaled),
     "new_tensor in a hook": lambda x, b: _hooked(x, lambda g: g * g.new_tensor(2.0)),
-    "tensor in a gradient": lambda x, b: _gradient(_backward(_scaled), x),
+    "tensor in a gradient": lambda x, b: _gradient(backward(_scaled), x),
     "number put at places": lambda x, b: _put(x, b.label % len(x), 0.0),
-    "number put at places in a backward pass": lambda x, b: _backward(lambda g: _put(g, b.label % len(g), 0.0))(x),
+    "number put at places in a backward pass": lambda x, b: backward(lambda g: _put(g, b.label % len(g), 0.0))(x),
 }
 
 RIGHT: dict[str, Costume] = {
@@ -157,6 +157,6 @@ RIGHT: dict[str, Costume] = {
     "indices on the device": lambda x, b: x[b.label % len(x)] + x[:, torch.arange(1, device=x.device)],
     "number put": lambda x, b: _put(x, 0, 1.0) + _put(x, (slice(None), 0), 1) + _put(x, ..., 0.0),
     "tensor put": lambda x, b: _put(x, 0, x[1]) + _put(x, b.label % len(x), x.new_zeros(())),
-    "number put in a backward pass": lambda x, b: _backward(lambda g: _put(g, 0, 0.0))(x),
-    "number put in a gradient": lambda x, b: _gradient(_backward(lambda g: _put(g, (slice(None), 0), 0.0)), x),
+    "number put in a backward pass": lambda x, b: backward(lambda g: _put(g, 0, 0.0))(x),
+    "number put in a gradient": lambda x, b: _gradient(backward(lambda g: _put(g, (slice(None), 0), 0.0)), x),
 }

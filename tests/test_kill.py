@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import measured
+from forking import forked
 
-from kdbench import record
 from kdbench.run import runner, session
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork, which this system has not")
@@ -49,16 +50,12 @@ def grid(out: Path) -> int:
 
 def child(out: Path, prepare: Callable[[], None]) -> int:
     """Go on with the grid in a forked child; returns its wait status."""
-    pid = os.fork()
-    if pid == 0:  # nothing of pytest may run in here
-        code = 70
-        try:
-            sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-            prepare()
-            code = grid(out)
-        finally:
-            os._exit(code)
-    return os.waitpid(pid, 0)[1]
+
+    def work() -> int:
+        prepare()
+        return grid(out)
+
+    return os.waitpid(forked(work), 0)[1]
 
 
 def die_at(calls: int) -> Callable[[], None]:
@@ -87,12 +84,6 @@ def die_in(seconds: float) -> Callable[[], None]:
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
     return prepare
-
-
-def measured(out: Path) -> dict[str, object]:
-    found, problems = record.read_all(out / "runs")
-    assert problems == []
-    return {f"{one.teacher}:{one.student} {one.method} {one.seed}": one.measured() for one in found}
 
 
 @pytest.mark.parametrize("kills", KILLS)

@@ -6,7 +6,6 @@ import errno
 import os
 import random
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from commands import fine, measured, refused, small
+from forking import forked
 from narrow import there
 from tabled import (
     BELOW_MAPS,
@@ -362,19 +362,16 @@ def test_a_full_disk_stops_the_filling_not_the_run(tmp_path: Path, monkeypatch: 
 
 def killed(folder: Path, prepare: Callable[[], None], after: float | None) -> int:
     """Fill a table in a forked child that dies by SIGKILL; returns its wait status."""
-    pid = os.fork()
-    if pid == 0:  # nothing of pytest may run in here
-        code = 70
-        try:
-            sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-            prepare()
-            table = open_table(folder, setting(loader()))
-            if table is not None:
-                for _ in table.fill_all("pooled"):
-                    pass
-            code = 0
-        finally:
-            os._exit(code)
+
+    def work() -> int:
+        prepare()
+        table = open_table(folder, setting(loader()))
+        if table is not None:
+            for _ in table.fill_all("pooled"):
+                pass
+        return 0
+
+    pid = forked(work)
     if after is not None:
         time.sleep(after)
         os.kill(pid, signal.SIGKILL)
