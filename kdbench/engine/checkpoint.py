@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdbench.engine.errors import Failed, OutOfMemory, holds, printable, said
+from kdbench.engine.errors import Failed, OutOfMemory, holds, said
 from kdbench.utils.files import atomic_write
+from kdbench.utils.wording import printable
 
 _MAGIC = b"kdbench checkpoint 1\n"
 _DIGEST = hashlib.sha256().digest_size

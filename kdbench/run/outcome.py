@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from kdbench.engine.errors import printable, text
+from kdbench.engine.errors import text
 from kdbench.engine.lane import Lane
 from kdbench.record import Record
 from kdbench.run.grid import Cell
+from kdbench.utils.wording import printable
 
 
 @dataclass(frozen=True)
