@@ -73,7 +73,8 @@ def highest(step: Callable[[], object], device: torch.device) -> int:
         torch.cuda.synchronize(device)
         peak: int = torch.cuda.max_memory_allocated(device)
         return peak - before
-    with Held() as held:
+    held = Held()
+    with held:
         step()
     return held.highest
 

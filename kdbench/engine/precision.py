@@ -90,6 +90,12 @@ class Precision:
     ``tf32`` (CUDA) rounds the inputs of convolutions and products to 10 bits; ``bf16`` computes them
     in bf16, ``fp16`` (CUDA) in fp16 with a loss scale; ``amp`` is fp16 on CUDA and bf16 on the CPU.
     Weights, batch-norm statistics and losses are fp32 throughout.
+
+    >>> Precision("amp").dtype(torch.device("cpu"))
+    torch.bfloat16
+    >>> Precision("fp16").check(torch.device("cpu"))
+    Traceback (most recent call last):
+    ValueError: precision fp16 needs a CUDA device; on the CPU there are fp32, bf16 and amp
     """
 
     name: str = "fp32"
