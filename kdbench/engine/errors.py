@@ -110,7 +110,7 @@ def first_cause(error: BaseException) -> str:
 
 
 def said(error: BaseException, where: str = "") -> str:
-    """An error on one printable line of bounded length: "TypeError in epoch 1: no such thing". Never raises.
+    r"""An error on one printable line of bounded length: "TypeError in epoch 1: no such thing". Never raises.
 
     Args:
         error: any, a stranger's with its own ideas of text included.
@@ -125,7 +125,7 @@ def said(error: BaseException, where: str = "") -> str:
 
 
 def text(error: BaseException, length: int = LENGTH) -> str:
-    """What an error says, on one printable line of at most ``length`` letters; never raises.
+    r"""What an error says, on one printable line of at most ``length`` letters; never raises.
 
     >>> text(ValueError("no such\nthing"))
     'no such thing'

@@ -168,7 +168,7 @@ _SIGNS = {"→": "->", "±": "+-", "·": "-", "\u00d7": "x", "\u2212": "-", "▲
 
 
 def terminal(text: object, encoding: str = "utf-8") -> str:
-    """For a screen of that encoding: signs that it lacks become plain ones, and nothing is an order to it.
+    r"""For a screen of that encoding: signs that it lacks become plain ones, and nothing is an order to it.
 
     >>> terminal("98.1 ± 0.3 → best", encoding="ascii")
     '98.1 +- 0.3 -> best'

@@ -76,9 +76,8 @@ def choose(
     training images are likelier; test images choose nothing. Without images a tag's is timm's, any other the suite's.
 
     >>> from kdbench import suites
-    >>> net, suite = models.create("timm/resnet18", 100), suites.load("semckd")
+    >>> net, suite = models.create("resnet8", 100), suites.load("semckd")
     >>> choose(net, None, suite, None, torch.device("cpu"), print) == of(suite)
-    timm/resnet18 is taken to be trained in the normalisation of the suite; --normalisation says otherwise
     True
     """
     given, usual = of(suite), models.usual_normalisation(net.name)

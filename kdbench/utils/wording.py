@@ -34,7 +34,7 @@ def duration(seconds: float) -> str:
 
 
 def printable(found: str, length: int = LENGTH) -> str:
-    """A string on one line: control and unpaired signs escaped, cut at ``length`` letters.
+    r"""A string on one line: control and unpaired signs escaped, cut at ``length`` letters.
 
     >>> printable("two\nlines")
     'two lines'
