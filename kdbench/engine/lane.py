@@ -33,11 +33,24 @@ STAGES = ("pretrain", "train")
 
 
 class Diverged(Failed):
-    """A loss term stopped being finite; the message names the term and the epoch."""
+    """A loss term stopped being finite; the message names the term and the epoch.
+
+    >>> raise Diverged("term ce is nan in epoch 1")
+    Traceback (most recent call last):
+    kdbench.engine.lane.Diverged: term ce is nan in epoch 1
+    """
 
 
 class NothingToTrain(ValueError):
-    """A method freezes all that a stage could train; the message names the stage."""
+    """A method freezes all that a stage could train; the message names the stage.
+
+    >>> from kdbench.testing.examples import lanes
+    >>> (lane,) = lanes("kd")
+    >>> _ = lane.student.requires_grad_(False)
+    >>> lane.enter("train")
+    Traceback (most recent call last):
+    kdbench.engine.lane.NothingToTrain: stage 'train' has nothing to train: no parameter requires a gradient there
+    """
 
 
 class Lane:
@@ -59,6 +72,16 @@ class Lane:
 
     Raises:
         NothingToTrain: its pre-training stage trains nothing.
+
+    >>> from kdbench.testing.examples import lanes, setting
+    >>> (lane,), shared = lanes("kd"), setting()
+    >>> lane.start_epoch()
+    >>> for image, label, idx in shared.train.epoch(0):
+    ...     batch = Batch(image, label, idx, torch.tensor(0.0))
+    ...     lane.step(shared.teacher(image), batch)
+    >>> lane.end_epoch(0.0)
+    >>> lane.epoch, list(lane.curve[0]["terms"])
+    (1, ['ce', 'kd'])
     """
 
     def __init__(

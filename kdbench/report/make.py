@@ -34,7 +34,17 @@ _TAKEN = {"runs", "teachers", "students", "assistants", "tables", "tuned", "prob
 
 @dataclass
 class SuiteReport:
-    """What a report says about one suite, and where it wrote it."""
+    """What a report says about one suite, and where it wrote it.
+
+    >>> from kdbench.run import outcome, runner, session
+    >>> class Quiet(outcome.Watcher):
+    ...     "Hears everything and says nothing."
+    >>> words = {"suite": "digits", "seeds": "1", "epochs": 1, "limit_train": 64, "device": "cpu"}
+    >>> _ = runner.run(session.resolve(session.Request("student", "resnet20:resnet8", **words)), Quiet())
+    >>> (digits,) = report(Path("results"), formats=["csv"])
+    >>> digits.suite, digits.tables[0].name, digits.problems
+    ('digits', 'leaderboard', [])
+    """
 
     suite: str
     title: str
@@ -96,6 +106,15 @@ def report(
     Raises:
         ValueError: no records, or no such suite, method, pair, rule or format; or a choice of none at all.
         OSError: a file cannot be written; those that were there are whole.
+
+    >>> from kdbench.run import outcome, runner, session
+    >>> class Quiet(outcome.Watcher):
+    ...     "Hears everything and says nothing."
+    >>> words = {"suite": "digits", "seeds": "1", "epochs": 1, "limit_train": 64, "device": "cpu"}
+    >>> _ = runner.run(session.resolve(session.Request("student", "resnet20:resnet8", **words)), Quiet())
+    >>> (digits,) = report(Path("results"), formats=["csv"])
+    >>> Path("results/digits/leaderboard.csv") in digits.files
+    True
     """
     if select not in RULES:
         raise ValueError(f"no rule {select!r} for the epoch that counts; there are {', '.join(RULES)}")

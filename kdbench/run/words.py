@@ -25,7 +25,13 @@ def number(option: str, value: int | None, least: int, most: int, what: str = ""
 
 
 def length(epochs: int | None, limit_train: int | None, lanes: int | None) -> None:
-    """Raises: ValueError: a number of the command line is not within its bounds."""
+    """Raises: ValueError: a number of the command line is not within its bounds.
+
+    >>> length(240, None, 4)
+    >>> length(0, None, None)
+    Traceback (most recent call last):
+    ValueError: --epochs must be 1 or more, not 0
+    """
     number("--epochs", epochs, 1, EPOCHS)
     number("--limit-train", limit_train, 2, IMAGES, " images")
     number("--lanes", lanes, 1, CELLS)

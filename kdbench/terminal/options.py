@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from functools import partial, reduce
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,8 +14,14 @@ from kdbench.terminal.guard import Failure
 from kdbench.utils.files import expanded
 from kdbench.utils.wording import quoted
 
+if TYPE_CHECKING:  # says what it converts to since click 8.4 only
+    _Number = click.ParamType[int]
+    _Place = click.ParamType[Path]
+else:
+    _Number = _Place = click.ParamType
 
-class Whole(click.ParamType):
+
+class Whole(_Number):
     """A whole number as a person writes it; what it may be is the verb's matter."""
 
     name = "integer"
@@ -29,7 +35,7 @@ class Whole(click.ParamType):
         return int(value)
 
 
-class Folder(click.ParamType):
+class Folder(_Place):
     """A folder, or a file; ``~`` is the user's own."""
 
     name = "path"

@@ -52,6 +52,10 @@ def resolve(request: session.Request, *, trials: int = 6, seeds: int = 1) -> Pla
 
     Raises:
         ValueError: one sentence that names what was given and what would do.
+
+    >>> plan = resolve(session.Request("fitnet,semckd", "resnet20:resnet8", "digits"), trials=3)
+    >>> [str(question) for question in plan.questions], len(plan.job.cells)
+    (['fitnet on resnet20:resnet8', 'semckd on resnet20:resnet8'], 6)
     """
     if not 2 <= trials <= 6:
         raise ValueError(f"--trials takes 2 to 6 candidates of every method, not {trials}")
