@@ -1,0 +1,174 @@
+"""Robustness: accuracy on corrupted test images, level by level, and the area under these curves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from kdbench.probes import cifar_c
+from kdbench.probes.corruption import LEVELS, STRENGTHS, corrupt
+from kdbench.probes.probe import Context, Found, Probe, Settings
+from kdbench.probes.subject import Subject
+from kdbench.utils.wording import quoted
+
+#: Images that are corrupted at once.
+CHUNK = 1000
+#: Stands among the corruptions for the files that ``--cifar-c`` names.
+FILES = "cifar-c"
+
+Answer = Callable[[Tensor], Tensor]
+
+
+class RobustnessSettings(Settings):
+    """Which ``corruptions``, and the ``seed`` of what they draw."""
+
+    corruptions: tuple[str, ...] = tuple(STRENGTHS)
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+    @field_validator("corruptions")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in STRENGTHS and name != FILES:
+                raise ValueError(f"no corruption {quoted(name)}; there are {', '.join([*STRENGTHS, FILES])}")
+        if not names:
+            raise ValueError(f"name some of {', '.join([*STRENGTHS, FILES])}")
+        return tuple(dict.fromkeys(names))
+
+
+def robustness(
+    answer: Answer, images: Tensor, labels: Tensor, corruptions: Sequence[str] = tuple(STRENGTHS), *, seed: int = 0
+) -> dict[str, list[float]]:
+    """Top-1 in percent under every corruption at levels 0 (clean) to ``LEVELS``.
+
+    Args:
+        answer: (B, 3, H, W) uint8 images -> (B, K) logits.
+        images: (N, 3, H, W) uint8.
+        labels: (N,) int64.
+        corruptions: of ``kdbench.probes.corruption.STRENGTHS``.
+        seed: of what they draw; the same seed gives the same images, whatever the batches.
+
+    Raises:
+        ValueError: no such corruption, or no images.
+
+    >>> images = torch.tensor([0, 255], dtype=torch.uint8)[:, None, None, None].expand(2, 3, 8, 8)
+    >>> bright = lambda shown: shown.float().mean(dim=(1, 2, 3))[:, None] * torch.tensor([0.0, 1.0]) - 100
+    >>> def is_white(shown):
+    ...     white = shown.float().mean(dim=(1, 2, 3)) / 255
+    ...     return torch.stack([1 - white, white], dim=1)
+    >>> robustness(is_white, images, torch.tensor([0, 1]), ["contrast"])
+    {'contrast': [100.0, 100.0, 100.0, 100.0, 100.0, 100.0]}
+    """
+    if not len(labels):
+        raise ValueError("there are no images to corrupt")
+    clean = _top1(answer, images, labels)
+    return {
+        kind: [clean]
+        + [
+            _top1(answer, images, labels, lambda part, first, kind=kind, level=level: corrupt(  # type: ignore[misc]
+                part, kind, level, seed=seed, first=first
+            ))
+            for level in range(1, LEVELS + 1)
+        ]
+        for kind in corruptions
+    }  # fmt: skip
+
+
+def area(curve: Sequence[float]) -> float:
+    """The mean height of a curve over its levels, by the trapezoid rule: a constant is its own area.
+
+    >>> area([100.0, 50.0, 0.0])
+    50.0
+    """
+    return sum((left + right) / 2 for left, right in pairwise(curve)) / (len(curve) - 1)
+
+
+def _top1(
+    answer: Answer, images: Tensor, labels: Tensor, change: Callable[[Tensor, int], Tensor] | None = None
+) -> float:
+    right = 0
+    for first in range(0, len(images), CHUNK):
+        part = images[first : first + CHUNK]
+        if len(part) == 1 and first:  # a loader takes two: the last image has company, and is counted alone
+            part, first = images[first - 1 : first + 1], first - 1
+            shown = part if change is None else change(part, first)
+            right += int(answer(shown).argmax(dim=1)[1] == labels[first + 1])
+            continue
+        shown = part if change is None else change(part, first)
+        right += int((answer(shown).argmax(dim=1) == labels[first : first + CHUNK]).sum())
+    return 100 * right / len(labels)
+
+
+def _measure(subject: Subject, settings: RobustnessSettings, context: Context) -> Found:
+    images, labels = subject.images.test_images, subject.labels
+    if settings.corruptions == (FILES,):
+        return _of_files(subject, context)
+    curves = robustness(subject.answers, images, labels, settings.corruptions, seed=settings.seed)
+    # As the record has it: all images at once, not in parts.
+    clean = 100 * float((subject.logits.argmax(dim=1) == labels).double().mean())
+    for curve in curves.values():
+        curve[0] = clean
+    areas = {kind: area(curve) for kind, curve in curves.items()}
+    summary: dict[str, float | None] = {"clean (%)": clean, "mean area (%)": sum(areas.values()) / len(areas)}
+    rows: list[dict[str, bool | int | float | str | None]] = [
+        {"corruption": kind, "level": level, "strength": STRENGTHS[kind][level - 1] if level else 0.0, "top1": top1}
+        for kind, curve in curves.items()
+        for level, top1 in enumerate(curve)
+    ]
+    return Found(summary | {f"{kind.replace('_', ' ')} (%)": value for kind, value in areas.items()}, rows)
+
+
+def _of_files(subject: Subject, context: Context) -> Found:
+    """The mean accuracy of every corruption of CIFAR-C over its severities."""
+    assert context.cifar_c is not None
+    found: dict[str, list[float]] = {}
+    for kind, _, images in cifar_c.parts(context.cifar_c, subject.labels, subject.images.image_shape):
+        found.setdefault(kind, []).append(_top1(subject.answers, images, subject.labels))
+    clean = 100 * float((subject.logits.argmax(dim=1) == subject.labels).double().mean())
+    return Found(
+        {"clean (%)": clean, **_means(found)},
+        [
+            {"corruption": kind, "level": level, "strength": None, "top1": top1}
+            for kind, curve in found.items()
+            for level, top1 in enumerate([clean, *curve])
+        ],
+    )
+
+
+def _means(found: Mapping[str, Sequence[float]]) -> dict[str, float | None]:
+    means = {kind: sum(curve) / len(curve) for kind, curve in found.items()}
+    counted = [mean for kind, mean in means.items() if kind not in cifar_c.EXTRA] or list(means.values())
+    summary: dict[str, float | None] = {"mean (%)": sum(counted) / len(counted)}
+    return summary | {f"{kind.replace('_', ' ')} (%)": mean for kind, mean in means.items()}
+
+
+def _spread(settings: RobustnessSettings, context: Context) -> list[RobustnessSettings]:
+    """Our own corruptions, and the files, where some were named."""
+    own = tuple(name for name in settings.corruptions if name != FILES)
+    parts = [settings.model_copy(update={"corruptions": own})] if own else []
+    if context.cifar_c is not None:
+        parts.append(RobustnessSettings(corruptions=(FILES,)))
+    elif FILES in settings.corruptions:
+        raise ValueError(f"robustness.corruptions names {FILES}, whose folder --cifar-c names")
+    return parts
+
+
+def _rests_on(settings: RobustnessSettings, subject: object, context: Context) -> dict[str, str]:
+    if settings.corruptions != (FILES,):
+        return {}
+    assert context.cifar_c is not None
+    return {"cifar-c": cifar_c.fingerprint(context.cifar_c)}
+
+
+PROBE = Probe(
+    "robustness",
+    RobustnessSettings,
+    _measure,
+    spread=_spread,
+    rests_on=_rests_on,
+    variant=lambda settings: "CIFAR-C" if settings.corruptions == (FILES,) else "",
+)
