@@ -115,6 +115,10 @@ def _method(subject: Subject) -> Distiller:
     one = subject.record
     assert one is not None
     assert subject.teacher is not None
+    try:
+        registry.get(one.settings.method)
+    except ValueError as error:
+        raise NotApplicable(f"{error}; --plugin names its file") from error
     pair = models.make_pair(
         subject.net,
         subject.teacher,

@@ -71,7 +71,7 @@ def parts(folder: Path, labels: Tensor, image_shape: tuple[int, int, int]) -> It
                 " uint8"
             )
         for severity in range(1, SEVERITIES + 1):
-            part = np.ascontiguousarray(images[(severity - 1) * n : severity * n])
+            part = np.array(images[(severity - 1) * n : severity * n])  # a copy: the file is mapped read-only
             yield kind, severity, torch.from_numpy(part).permute(0, 3, 1, 2).contiguous()
 
 

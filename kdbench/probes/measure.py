@@ -12,7 +12,6 @@ import torch
 from safetensors import SafetensorError
 
 from kdbench.engine.errors import said, text
-from kdbench.probes import choose
 from kdbench.probes.choose import Choice, Target
 from kdbench.probes.probe import Context, Found, NotApplicable, Probe, Settings
 from kdbench.probes.subject import Subject, load
@@ -84,7 +83,9 @@ def _target(
             at = probe.variant(settings)
             what = f"{target}{f', {at}' if at else ''}"
             try:
-                path = target.file(probe.name, settings_hash(settings.model_dump(mode="json")))
+                path = target.file(
+                    probe.name, settings_hash({"suite": target.record.suite, **settings.model_dump(mode="json")})
+                )
                 kept, note = (None, "") if work.force else _kept(path)
                 if note:
                     yield Verdict(probe.name, what, "note", f"{note}; it is measured anew")
@@ -163,6 +164,3 @@ def _finding(
         environment=environment.describe(str(subject.device)),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-
-
-__all__ = ["Verdict", "Work", "choose", "measure"]

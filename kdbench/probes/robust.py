@@ -13,6 +13,7 @@ from kdbench.probes import cifar_c
 from kdbench.probes.corruption import LEVELS, STRENGTHS, corrupt
 from kdbench.probes.probe import Context, Found, Probe, Settings
 from kdbench.probes.subject import Subject
+from kdbench.record import settings_hash
 from kdbench.utils.wording import quoted
 
 #: Images that are corrupted at once.
@@ -159,7 +160,7 @@ def _spread(settings: RobustnessSettings, context: Context) -> list[RobustnessSe
 
 def _rests_on(settings: RobustnessSettings, subject: object, context: Context) -> dict[str, str]:
     if settings.corruptions != (FILES,):
-        return {}
+        return {"strengths": settings_hash({kind: STRENGTHS[kind] for kind in settings.corruptions})}
     assert context.cifar_c is not None
     return {"cifar-c": cifar_c.fingerprint(context.cifar_c)}
 

@@ -80,8 +80,12 @@ class Subject:
 
     @cached_property
     def logits(self) -> Tensor:
-        """(N, K) logits of the test images, on the CPU."""
-        return self.answers(self.images.test_images)
+        """(N, K) logits of the test images, on the CPU.
+
+        Raises:
+            ValueError: some are not finite.
+        """
+        return _finite(self.answers(self.images.test_images), "its")
 
     @property
     def labels(self) -> Tensor:
@@ -91,7 +95,7 @@ class Subject:
     @cached_property
     def teacher_logits(self) -> Tensor:
         """(N, K) logits of the teacher on the test images, on the CPU."""
-        return torch.cat([seen.logits.cpu() for seen in self.taught(self.batches())])
+        return _finite(torch.cat([seen.logits.cpu() for seen in self.taught(self.batches())]), "its teacher's")
 
     @torch.no_grad()
     def taught(self, batches: Plain) -> Iterator[Outputs]:
@@ -169,6 +173,12 @@ def _teacher(target: Target, out: Path, images: Dataset, given: Any) -> tuple[Ta
         images.image_shape[-1],
         normalisation=given,
     )
+
+
+def _finite(logits: Tensor, whose: str) -> Tensor:
+    if not bool(logits.isfinite().all()):
+        raise ValueError(f"{whose} logits on the test images are not finite")
+    return logits
 
 
 def _placed(net: Tapped, device: torch.device) -> Tapped:

@@ -115,7 +115,8 @@ def _parts(table: Table, rows: Sequence[Row], width: int) -> list[list[int]]:
         for column in range(len(table.header))
     ]
     # What a row is about stands in every part.
-    fixed = [0, 1] if table.name == "reproduction" or table.name.startswith("probe-") else [0]
+    probed = table.header.index("seeds") if table.name.startswith("probe-") and "seeds" in table.header else 0
+    fixed = list(range(probed)) or ([0, 1] if table.name == "reproduction" else [0])
     columns = 5 if table.name == "reproduction" else len(table.header)  # the others are in the files
     parts: list[list[int]] = [list(fixed)]
     room = width - sum(wide[column] for column in fixed)
