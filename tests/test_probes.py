@@ -19,7 +19,7 @@ from kdbench.probes import cifar_c, linear
 from kdbench.probes.cka import correlation_difference, hsic, logit_difference, similarity
 from kdbench.probes.corruption import LEVELS, STRENGTHS, corrupt
 from kdbench.probes.reliability import best_temperature, calibration
-from kdbench.probes.robust import area, robustness
+from kdbench.probes.robust import _Lent, _top1, area
 from kdbench.probes.whole import finetune, with_new_head
 
 
@@ -196,21 +196,29 @@ def test_corruptions_that_there_are_not(kind: str, level: int, words: str) -> No
         corrupt(pictures(1).float(), "blur", 1)
 
 
-def test_curves_begin_with_the_clean_accuracy_whatever_the_number_of_images() -> None:
-    images, labels = pictures(1001, side=4), torch.arange(1001) % 2
-    right = labels.clone()
-    right[-1] = 1 - right[-1]  # the last one is wrong
+@pytest.mark.parametrize("n", [1, 2, 999, 1000, 1001, 2001, 2002])
+def test_every_image_is_counted_once_and_never_alone(n: int) -> None:
+    labels = torch.arange(n) % 2
+    images = torch.arange(n)[:, None, None, None].expand(n, 3, 4, 4)  # each image says its place
 
     def answer(shown: Tensor) -> Tensor:
-        assert len(shown) > 1, "a loader takes two"
-        where = [int((images == one).all(dim=(1, 2, 3)).nonzero()[0]) for one in shown[[0, -1]]]
-        return F.one_hot(right[where[0] : where[1] + 1], 2).float()
+        assert len(shown) > 1 or n == 1, "a loader takes two"
+        places = shown[:, 0, 0, 0]
+        return F.one_hot(torch.where(places < n // 2, places % 2, 1 - places % 2), 2).float()
 
-    found = robustness(answer, images, labels, [])
-    assert found == {}
-    from kdbench.probes.robust import _top1
+    assert _top1(answer, images, labels) == pytest.approx(100 * (n // 2) / n)
 
-    assert _top1(answer, images, labels) == pytest.approx(100 * 1000 / 1001)
+
+def test_what_is_lent_to_the_next_network_is_what_would_be_made() -> None:
+    made = two_colours(20)
+    lent = _Lent()
+    for _ in range(2):
+        found = lent.make(made)(made.test_images, "gaussian_noise", 3, seed=1, first=5)
+        assert torch.equal(found, corrupt(made.test_images, "gaussian_noise", 3, seed=1, first=5))
+    assert len(lent.kept) == 1
+    other = lent.make(two_colours(30))(made.test_images, "gaussian_noise", 3, seed=1, first=6)
+    assert torch.equal(other, corrupt(made.test_images, "gaussian_noise", 3, seed=1, first=6))
+    assert len(lent.kept) == 1, "another data set's are let go"
 
 
 def test_area_under_a_curve() -> None:

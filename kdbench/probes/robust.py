@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from pydantic import Field, field_validator
 from torch import Tensor
 
+from kdbench.data import Dataset
 from kdbench.probes import cifar_c
 from kdbench.probes.corruption import LEVELS, STRENGTHS, corrupt
 from kdbench.probes.probe import Context, Found, Probe, Settings
@@ -21,7 +22,17 @@ CHUNK = 1000
 #: Stands among the corruptions for the files that ``--cifar-c`` names.
 FILES = "cifar-c"
 
+#: Of corrupted images that are kept for the next network.
+BYTES = 10**9
+
 Answer = Callable[[Tensor], Tensor]
+
+
+class Make(Protocol):
+    """As ``kdbench.probes.corruption.corrupt``."""
+
+    def __call__(self, images: Tensor, kind: str, level: int, *, seed: int = 0, first: int = 0) -> Tensor:
+        """Corrupted images, (N, 3, H, W) uint8."""
 
 
 class RobustnessSettings(Settings):
@@ -42,7 +53,13 @@ class RobustnessSettings(Settings):
 
 
 def robustness(
-    answer: Answer, images: Tensor, labels: Tensor, corruptions: Sequence[str] = tuple(STRENGTHS), *, seed: int = 0
+    answer: Answer,
+    images: Tensor,
+    labels: Tensor,
+    corruptions: Sequence[str] = tuple(STRENGTHS),
+    *,
+    seed: int = 0,
+    make: Make = corrupt,
 ) -> dict[str, list[float]]:
     """Top-1 in percent under every corruption at levels 0 (clean) to ``LEVELS``.
 
@@ -52,12 +69,13 @@ def robustness(
         labels: (N,) int64.
         corruptions: of ``kdbench.probes.corruption.STRENGTHS``.
         seed: of what they draw; the same seed gives the same images, whatever the batches.
+        make: makes the corrupted images, as ``corrupt`` does.
 
     Raises:
         ValueError: no such corruption, or no images.
 
+    >>> import torch
     >>> images = torch.tensor([0, 255], dtype=torch.uint8)[:, None, None, None].expand(2, 3, 8, 8)
-    >>> bright = lambda shown: shown.float().mean(dim=(1, 2, 3))[:, None] * torch.tensor([0.0, 1.0]) - 100
     >>> def is_white(shown):
     ...     white = shown.float().mean(dim=(1, 2, 3)) / 255
     ...     return torch.stack([1 - white, white], dim=1)
@@ -67,16 +85,11 @@ def robustness(
     if not len(labels):
         raise ValueError("there are no images to corrupt")
     clean = _top1(answer, images, labels)
-    return {
-        kind: [clean]
-        + [
-            _top1(answer, images, labels, lambda part, first, kind=kind, level=level: corrupt(  # type: ignore[misc]
-                part, kind, level, seed=seed, first=first
-            ))
-            for level in range(1, LEVELS + 1)
-        ]
-        for kind in corruptions
-    }  # fmt: skip
+
+    def under(kind: str, level: int) -> float:
+        return _top1(answer, images, labels, lambda part, first: make(part, kind, level, seed=seed, first=first))
+
+    return {kind: [clean, *(under(kind, level) for level in range(1, LEVELS + 1))] for kind in corruptions}
 
 
 def area(curve: Sequence[float]) -> float:
@@ -92,23 +105,56 @@ def _top1(
     answer: Answer, images: Tensor, labels: Tensor, change: Callable[[Tensor, int], Tensor] | None = None
 ) -> float:
     right = 0
-    for first in range(0, len(images), CHUNK):
-        part = images[first : first + CHUNK]
-        if len(part) == 1 and first:  # a loader takes two: the last image has company, and is counted alone
-            part, first = images[first - 1 : first + 1], first - 1
-            shown = part if change is None else change(part, first)
-            right += int(answer(shown).argmax(dim=1)[1] == labels[first + 1])
-            continue
+    for first, last in _chunks(len(images)):
+        part = images[first:last]
         shown = part if change is None else change(part, first)
-        right += int((answer(shown).argmax(dim=1) == labels[first : first + CHUNK]).sum())
+        right += int((answer(shown).argmax(dim=1) == labels[first:last]).sum())
     return 100 * right / len(labels)
+
+
+def _chunks(n: int) -> Iterator[tuple[int, int]]:
+    """Parts of n images; none has a single one where there are more: a loader takes two."""
+    first = 0
+    while first < n:
+        last = n if n - first <= CHUNK + 1 else first + CHUNK
+        yield first, last
+        first = last
+
+
+class _Lent:
+    """Corrupted images that one network after the other looks at, as far as ``BYTES`` hold them."""
+
+    def __init__(self) -> None:
+        self.of = ""
+        self.kept: dict[tuple[object, ...], Tensor] = {}
+        self.bytes = 0
+
+    def make(self, data: Dataset) -> Make:
+        """``corrupt`` for the test images of a data set; those of another are let go."""
+        if self.of != data.fingerprint:
+            self.of, self.kept, self.bytes = data.fingerprint, {}, 0
+
+        def made(images: Tensor, kind: str, level: int, *, seed: int = 0, first: int = 0) -> Tensor:
+            key = (kind, level, seed, first, len(images))
+            if (found := self.kept.get(key)) is None:
+                found = corrupt(images, kind, level, seed=seed, first=first)
+                if self.bytes + found.numel() <= BYTES:
+                    self.kept[key] = found
+                    self.bytes += found.numel()
+            return found
+
+        return made
+
+
+_LENT = _Lent()
 
 
 def _measure(subject: Subject, settings: RobustnessSettings, context: Context) -> Found:
     images, labels = subject.images.test_images, subject.labels
     if settings.corruptions == (FILES,):
         return _of_files(subject, context)
-    curves = robustness(subject.answers, images, labels, settings.corruptions, seed=settings.seed)
+    make = _LENT.make(subject.images)
+    curves = robustness(subject.answers, images, labels, settings.corruptions, seed=settings.seed, make=make)
     # As the record has it: all images at once, not in parts.
     clean = 100 * float((subject.logits.argmax(dim=1) == labels).double().mean())
     for curve in curves.values():
