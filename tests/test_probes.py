@@ -213,10 +213,10 @@ def test_what_is_lent_to_the_next_network_is_what_would_be_made() -> None:
     made = two_colours(20)
     lent = _Lent()
     for _ in range(2):
-        found = lent.make(made)(made.test_images, "gaussian_noise", 3, seed=1, first=5)
+        found = lent.make("one")(made.test_images, "gaussian_noise", 3, seed=1, first=5)
         assert torch.equal(found, corrupt(made.test_images, "gaussian_noise", 3, seed=1, first=5))
     assert len(lent.kept) == 1
-    other = lent.make(two_colours(30))(made.test_images, "gaussian_noise", 3, seed=1, first=6)
+    other = lent.make("two")(made.test_images, "gaussian_noise", 3, seed=1, first=6)
     assert torch.equal(other, corrupt(made.test_images, "gaussian_noise", 3, seed=1, first=6))
     assert len(lent.kept) == 1, "another data set's are let go"
 

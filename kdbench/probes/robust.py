@@ -6,15 +6,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated, Protocol
 
+import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from kdbench.data import Dataset
+from kdbench.data.stratified import stratified
 from kdbench.probes import cifar_c
 from kdbench.probes.corruption import LEVELS, STRENGTHS, corrupt
 from kdbench.probes.probe import Context, Found, Probe, Settings
 from kdbench.probes.subject import Subject
 from kdbench.record import settings_hash
+from kdbench.utils.seeding import stable_seed
 from kdbench.utils.wording import quoted
 
 #: Images that are corrupted at once.
@@ -36,9 +38,13 @@ class Make(Protocol):
 
 
 class RobustnessSettings(Settings):
-    """Which ``corruptions``, and the ``seed`` of what they draw."""
+    """Which ``corruptions``, and the ``seed`` of what they draw.
+
+    ``images``: of so many test images, each class its share; 0: all.
+    """
 
     corruptions: tuple[str, ...] = tuple(STRENGTHS)
+    images: Annotated[int, Field(ge=0)] = 0
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
     @field_validator("corruptions")
@@ -129,17 +135,17 @@ class _Lent:
         self.kept: dict[tuple[object, ...], Tensor] = {}
         self.bytes = 0
 
-    def make(self, data: Dataset) -> Make:
-        """``corrupt`` for the test images of a data set; those of another are let go."""
-        if self.of != data.fingerprint:
-            self.of, self.kept, self.bytes = data.fingerprint, {}, 0
+    def make(self, key: str) -> Make:
+        """``corrupt`` for the images that ``key`` names; those of another are let go."""
+        if self.of != key:
+            self.of, self.kept, self.bytes = key, {}, 0
 
         def made(images: Tensor, kind: str, level: int, *, seed: int = 0, first: int = 0) -> Tensor:
-            key = (kind, level, seed, first, len(images))
-            if (found := self.kept.get(key)) is None:
+            of = (kind, level, seed, first, len(images))
+            if (found := self.kept.get(of)) is None:
                 found = corrupt(images, kind, level, seed=seed, first=first)
                 if self.bytes + found.numel() <= BYTES:
-                    self.kept[key] = found
+                    self.kept[of] = found
                     self.bytes += found.numel()
             return found
 
@@ -150,13 +156,14 @@ _LENT = _Lent()
 
 
 def _measure(subject: Subject, settings: RobustnessSettings, context: Context) -> Found:
-    images, labels = subject.images.test_images, subject.labels
     if settings.corruptions == (FILES,):
-        return _of_files(subject, context)
-    make = _LENT.make(subject.images)
+        return _of_files(subject, settings, context)
+    chosen = _chosen(subject, settings)
+    images, labels = subject.images.test_images[chosen], subject.labels[chosen]
+    make = _LENT.make(f"{subject.images.fingerprint} {len(labels)} {settings.seed}")
     curves = robustness(subject.answers, images, labels, settings.corruptions, seed=settings.seed, make=make)
     # As the record has it: all images at once, not in parts.
-    clean = 100 * float((subject.logits.argmax(dim=1) == labels).double().mean())
+    clean = 100 * float((subject.logits[chosen].argmax(dim=1) == labels).double().mean())
     for curve in curves.values():
         curve[0] = clean
     areas = {kind: area(curve) for kind, curve in curves.items()}
@@ -169,13 +176,22 @@ def _measure(subject: Subject, settings: RobustnessSettings, context: Context) -
     return Found(summary | {f"{kind.replace('_', ' ')} (%)": value for kind, value in areas.items()}, rows)
 
 
-def _of_files(subject: Subject, context: Context) -> Found:
+def _chosen(subject: Subject, settings: RobustnessSettings) -> Tensor:
+    """Places of the test images that are looked at."""
+    n = len(subject.labels)
+    if not 0 < settings.images < n:
+        return torch.arange(n)
+    return stratified(subject.labels, settings.images, stable_seed(settings.seed, "robustness"))
+
+
+def _of_files(subject: Subject, settings: RobustnessSettings, context: Context) -> Found:
     """The mean accuracy of every corruption of CIFAR-C over its severities."""
     assert context.cifar_c is not None
+    labels, chosen = subject.labels, _chosen(subject, settings)
     found: dict[str, list[float]] = {}
-    for kind, _, images in cifar_c.parts(context.cifar_c, subject.labels, subject.images.image_shape):
-        found.setdefault(kind, []).append(_top1(subject.answers, images, subject.labels))
-    clean = 100 * float((subject.logits.argmax(dim=1) == subject.labels).double().mean())
+    for kind, _, images in cifar_c.parts(context.cifar_c, labels, subject.images.image_shape):
+        found.setdefault(kind, []).append(_top1(subject.answers, images[chosen], labels[chosen]))
+    clean = 100 * float((subject.logits[chosen].argmax(dim=1) == labels[chosen]).double().mean())
     return Found(
         {"clean (%)": clean, **_means(found)},
         [
@@ -198,10 +214,15 @@ def _spread(settings: RobustnessSettings, context: Context) -> list[RobustnessSe
     own = tuple(name for name in settings.corruptions if name != FILES)
     parts = [settings.model_copy(update={"corruptions": own})] if own else []
     if context.cifar_c is not None:
-        parts.append(RobustnessSettings(corruptions=(FILES,)))
+        parts.append(settings.model_copy(update={"corruptions": (FILES,)}))
     elif FILES in settings.corruptions:
         raise ValueError(f"robustness.corruptions names {FILES}, whose folder --cifar-c names")
     return parts
+
+
+def _variant(settings: RobustnessSettings) -> str:
+    words = ["CIFAR-C"] if settings.corruptions == (FILES,) else []
+    return ", ".join([*words, *([f"{settings.images} images"] if settings.images else [])])
 
 
 def _rests_on(settings: RobustnessSettings, subject: object, context: Context) -> dict[str, str]:
@@ -217,5 +238,5 @@ PROBE = Probe(
     _measure,
     spread=_spread,
     rests_on=_rests_on,
-    variant=lambda settings: "CIFAR-C" if settings.corruptions == (FILES,) else "",
+    variant=_variant,
 )

@@ -1,4 +1,4 @@
-"""Figures of probes: curves under corruption, maps of similarity and attention, reliability diagrams, dots."""
+"""Figures of probes: maps of similarity and attention, reliability diagrams, dots."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from kdbench.report.escape import plain
+from kdbench.report.probe_curves import curves
 from kdbench.report.probe_groups import Group
-from kdbench.report.style import ACCENT, COLOURS, GOOD, MARKERS, PALE, SOFT, canvas, drawing, readable_on
+from kdbench.report.style import ACCENT, GOOD, PALE, SOFT, canvas, drawing, readable_on
 from kdbench.utils.findings import TEACHER, Matrix
 
-MOST_PANELS, MOST_LINES, PER_ROW = 20, 12, 5
+MOST_PANELS, PER_ROW = 20, 5
 
 
 def draw(probe: str, title: str, groups: Sequence[Group]) -> Figure | None:
     """The figure of a probe; ``groups`` are of one suite. None where there is nothing to draw."""
     drawers: dict[str, Callable[[str, Sequence[Group]], Figure | None]] = {
-        "robustness": curves,
+        "robustness": lambda title, groups: curves(title, groups, footer(groups)),
         "similarity": lambda title, groups: maps(title, groups, "cka", "student's layer, down", "0 to 1"),
         "attention": lambda title, groups: maps(title, groups, "alpha", "student's stage, down", "rows sum to 1"),
         "calibration": reliability,
@@ -65,66 +66,6 @@ def _grid(count: int) -> tuple[int, int]:
 
 def _heading(name: str) -> str:
     return "\n".join(plain(line, 34) for line in name.split("\n"))
-
-
-# -- curves -------------------------------------------------------------------------------
-
-
-def curves(title: str, groups: Sequence[Group]) -> Figure | None:
-    """Top-1 against the level of each corruption; a line for each method on a pair, the teacher dashed."""
-    kinds = list(dict.fromkeys(str(row["corruption"]) for one in groups for f in one.findings for row in f.rows))
-    kinds = [kind for kind in kinds if len(_curve(groups, kind)) > 0][:MOST_PANELS]
-    shown, cut = _cut(groups, MOST_LINES, "rows")
-    if not kinds:
-        return None
-    rows, columns = _grid(len(kinds))
-    names = [_line_name(group, groups) for group in shown]
-    figure = canvas(
-        max(6.4, 2.1 * columns + 0.09 * max(map(len, names)) + 1.0),
-        1.5 + 2.1 * rows,
-        title,
-        "Top-1 (%) from level 0 (clean) to level 5. Every network sees the same corrupted images." + cut,
-        footer(groups),
-    )
-    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    for axis, kind in zip(axes.flat, kinds, strict=False):
-        axis.set_title(plain(kind.replace("_", " "), 30), fontsize=8.5)
-        for at, group in enumerate(shown):
-            points = _curve([group], kind)
-            if points:
-                axis.plot(*zip(*points, strict=True), label=names[at], **_looks(group, at))
-        axis.grid(True)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for axis in axes.flat[len(kinds) :]:
-        axis.set_visible(False)
-    for row in axes:
-        row[0].set_ylabel("top-1 (%)")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize=7.5)
-    return figure
-
-
-def _curve(groups: Sequence[Group], kind: str) -> list[tuple[float, float]]:
-    """(level, mean top-1)."""
-    found: dict[float, list[float]] = {}
-    for group in groups:
-        for one in group.findings:
-            for row in one.rows:
-                level, top1 = row.get("level"), row.get("top1")
-                if row.get("corruption") == kind and isinstance(level, int | float) and isinstance(top1, int | float):
-                    found.setdefault(level, []).append(top1)
-    return [(level, fmean(values)) for level, values in sorted(found.items())]
-
-
-def _looks(group: Group, at: int) -> dict[str, object]:
-    if group.method == TEACHER:
-        return {"color": SOFT, "linestyle": (0, (4, 3)), "linewidth": 1.1}
-    return {
-        "color": COLOURS[at % len(COLOURS)],
-        "marker": MARKERS[(at + at // len(COLOURS)) % len(MARKERS)],
-        "markersize": 3.5,
-        "linewidth": 1.2,
-    }
 
 
 def _line_name(group: Group, groups: Sequence[Group]) -> str:
