@@ -109,6 +109,11 @@ def test_what_is_there_is_kept_and_measured_anew_when_it_rests_on_something_else
         assert f"note calibration of kd on resnet14:resnet8, seed 0: {path}" in output
         assert "it is measured anew" in output
         assert "1 measured, 1 kept" in output
+    for fact in ("network", "data", "normalisation", "precision"):
+        one = findings.read(path)
+        findings.write(one.model_copy(update={"identity": one.identity | {fact: "other"}}), path)
+        output = fine(*words, "--set", f"calibration.bins={findings_bins(whole)}")
+        assert f"measured before with another {fact}: measured anew" in output
     one = catalogue.PROBES["calibration"]
     object.__setattr__(one, "version", 2)
     try:

@@ -87,7 +87,8 @@ def _line_name(group: Group, groups: Sequence[Group]) -> str:
 
 def maps(title: str, groups: Sequence[Group], name: str, rows_are: str, scale: str) -> Figure | None:
     """A map for each method on a pair: rows the student's layers, columns the teacher's."""
-    both = [(group, found) for group in groups if (found := group.matrix(name)) is not None]
+    every = [(group, group.matrix(name)) for group in groups]
+    both = [(group, found) for group, found in every if found is not None and found.rows and found.columns]
     shown, cut = _cut([group for group, _ in both], MOST_PANELS, "maps")
     if not shown:
         return None
