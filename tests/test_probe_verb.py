@@ -182,10 +182,13 @@ def test_attention_is_kept_beside_the_student_and_missing_from_older_ones(copied
     student = next((copied / "students").rglob("semckd-*.safetensors"))
     state = load_file(student)
     assert {key.split(".")[1] for key in state if key.startswith("method.")} == {"query", "key"}
-    # Other weights of the attention are another map; without them there is a sentence.
-    save_file({key: value * 50 if key.startswith("method.query") else value for key, value in state.items()}, student)
+    # Queries of nothing are all alike; without queries there is a sentence.
+    save_file({key: value * (not key.startswith("method.query")) for key, value in state.items()}, student)
     fine("probe", "attention", "--methods", "semckd", "--force", "--out", copied)
-    assert found(copied, "attention")["semckd"].matrices["alpha"] != alpha
+    even = found(copied, "attention")["semckd"]
+    assert [value for row in even.matrices["alpha"].values for value in row] == pytest.approx([1 / 3] * 9)
+    assert even.summary["mean entropy"] == pytest.approx(1)
+    assert alpha != even.matrices["alpha"]
     save_file({key: value for key, value in state.items() if key.startswith("student.")}, student)
     output = fine("probe", "attention", "--methods", "semckd", "--force", "--out", copied, code=1)
     assert "was kept before kdbench kept the attention of semckd" in output
