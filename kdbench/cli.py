@@ -264,7 +264,7 @@ def eval_(*, chosen: tuple[str, ...], plugins: tuple[str, ...], data_dir: Path |
 
 
 @main.command()
-@argument("probes", nargs=-1, required=True, metavar="NAME,...|all")
+@argument("probes", nargs=-1, required=True, metavar="NAMES|all")
 @CHOSEN
 @PROBING
 @PLUGIN
@@ -276,14 +276,14 @@ def probe(*, plugins: tuple[str, ...], **words: Any) -> int:
     """Look into kept students and their teachers.
 
     \b
-    calibration  reliability diagram, ECE, Brier score, NLL, after temperature scaling too
+    calibration  reliability diagram, ECE, Brier, NLL; after scaling, too
     agreement    with the teacher: equal predictions, KL, on its errors
-    similarity   CKA of every layer against every layer of the teacher, difference of the class correlations
-    attention    which of the teacher's stages guided which of the student's (SemCKD)
+    similarity   CKA of every layer against every layer of the teacher
+    attention    which of the teacher's stages guided which (SemCKD)
     cost         parameters, multiply-adds, latency
-    robustness   accuracy under noise, blur, contrast, JPEG and occlusion; CIFAR-C
+    robustness   noise, blur, contrast, JPEG, occlusion; CIFAR-C
     transfer     a linear classifier on the frozen student, on other data
-    finetune     the whole student, trained for a few epochs on other data
+    finetune     the whole student, trained on other data
 
     What is there already is kept. kdbench report shows what was found.
     """
