@@ -17,6 +17,7 @@ from kdbench.terminal.options import (
     OUT,
     PLUGIN,
     PRECISION,
+    PROBING,
     TABLE,
     TUNING,
     WEIGHTS,
@@ -260,6 +261,38 @@ def eval_(*, chosen: tuple[str, ...], plugins: tuple[str, ...], data_dir: Path |
     for sentence in load_plugins(plugins):
         raise ValueError(sentence)
     return screens.show_eval(out, chosen, data_dir, device, console.out())
+
+
+@main.command()
+@argument("probes", nargs=-1, required=True, metavar="NAMES|all")
+@CHOSEN
+@PROBING
+@PLUGIN
+@DATA
+@OUT
+@DEVICE
+@sentences
+def probe(*, plugins: tuple[str, ...], **words: Any) -> int:
+    """Look into kept students and their teachers.
+
+    \b
+    calibration  reliability diagram, ECE, Brier, NLL; after scaling, too
+    agreement    with the teacher: equal predictions, KL, on its errors
+    similarity   CKA of every layer against every layer of the teacher
+    attention    which of the teacher's stages guided which (SemCKD)
+    cost         parameters, multiply-adds, latency
+    robustness   noise, blur, contrast, JPEG, occlusion; CIFAR-C
+    transfer     a linear classifier on the frozen student, on other data
+    finetune     the whole student, trained on other data
+
+    What is there already is kept. kdbench report shows what was found.
+    """
+    from kdbench.terminal import console
+    from kdbench.terminal import probe as screen
+
+    for sentence in load_plugins(plugins):
+        raise ValueError(sentence)
+    return screen.probe(words, console.out())
 
 
 @main.command()

@@ -31,7 +31,7 @@ ARROWS: dict[str, set[str]] = {
     "testing": {"distiller", "registry", "engine"},
     "run": BELOW_RUN,
     "tuning": WITH_RUN,
-    "probes": WITH_RUN,
+    "probes": WITH_RUN | {"bench"},  # the cost probe counts and times as the bench does
     "bench": WITH_RUN,
     "terminal": EVERYTHING,
     "cli": EVERYTHING,

@@ -22,7 +22,7 @@ from kdbench.utils.files import expanded
 
 __all__ = ["NAMES", "DataMissing", "Dataset", "default_root", "limit", "load"]
 
-NAMES = ("cifar10", "cifar100", "digits", "imagefolder:PATH@SIZE", "tinyimagenet")
+NAMES = ("cifar10", "cifar100", "digits", "imagefolder:PATH@SIZE", "stl10", "tinyimagenet")
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +125,10 @@ def load(name: str, root: str | Path | None = None, *, download: bool = True) ->
         from kdbench.data.cifar import read_cifar
 
         return Dataset(name, *read_cifar(name, folder, download=download))
+    if name == "stl10":
+        from kdbench.data.stl10 import read_stl10
+
+        return Dataset(name, *read_stl10(folder))
     if name == "tinyimagenet":
         from kdbench.data.folder import read_tiny_imagenet
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from kdbench.distiller import Batch, Distiller, Outputs
 from kdbench.engine import checkpoint, resuming
+from kdbench.engine.attending import attention_state
 from kdbench.engine.checkpoint import state_sha256
 from kdbench.engine.counting import used_in_prediction
 from kdbench.engine.errors import Failed, holds, said
@@ -376,11 +377,13 @@ class Lane:
         self.optimizer.state.clear()
 
     def kept_state(self) -> dict[str, Tensor]:
-        """What is kept of a finished lane: the student, and the method's modules where prediction needs them."""
+        """What is kept of a finished lane: the student, and of the method what prediction or its attention needs."""
         if self._kept_state is None:
             state = {f"student.{k}": v for k, v in self.student.state_dict().items()}
             if self.method.modifies_student():
                 state |= {f"method.{k}": v for k, v in self.method.state_dict().items()}
+            else:
+                state |= {f"method.{k}": v for k, v in attention_state(self.method).items()}
             self._kept_state = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
         return self._kept_state
 

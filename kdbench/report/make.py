@@ -12,7 +12,7 @@ from typing import Any
 from kdbench import record
 from kdbench.record import Record
 from kdbench.report import board as boards
-from kdbench.report import compare, cost, facts, latex, page, runs_csv, style, tables, text
+from kdbench.report import compare, cost, facts, latex, page, probes, runs_csv, style, tables, text
 from kdbench.report import select as selecting
 from kdbench.report.board import RULES, STUDENT, Board
 from kdbench.report.cost import Cost
@@ -144,7 +144,10 @@ def report(
     if not made:
         raise ValueError(misses[0] if misses else "no suite has runs of all that was asked for")
     for one in made:
-        _write(one, by_suite[one.suite], out, names[one.suite], asked)
+        found = probes.part(out, one.suite, one.board.selection.finished)
+        one.tables += found.tables
+        problems += found.problems
+        _write(one, by_suite[one.suite], out, names[one.suite], asked, found)
     made[0].problems = problems + [plain(miss, 600) for miss in misses]
     return made
 
@@ -164,7 +167,9 @@ def _suite(suite: str, records: Sequence[Record], asked: _Asked) -> SuiteReport:
     return SuiteReport(suite, facts.title(selection), facts.banner(selection), board, shown, notes)
 
 
-def _write(made: SuiteReport, records: Sequence[Record], out: Path, name: str, asked: _Asked) -> None:
+def _write(
+    made: SuiteReport, records: Sequence[Record], out: Path, name: str, asked: _Asked, found: probes.Part
+) -> None:
     folder, board, formats = out / name, made.board, asked.formats
     files: dict[Path, bytes] = {}
     if "csv" in formats:
@@ -182,6 +187,7 @@ def _write(made: SuiteReport, records: Sequence[Record], out: Path, name: str, a
         drawn = figures(board)
         if (figure := cost_figure(board, asked.costs)) is not None:
             drawn["cost"] = figure
+        drawn |= found.drawings
         vectors = {stem: style.render(drawn[stem], "svg") for stem in drawn if "svg" in formats or "html" in formats}
         for stem, figure in drawn.items():
             if "svg" in formats:

@@ -166,3 +166,24 @@ _TUNING = (
 def TUNING(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of `kdbench tune` that no other verb has."""
     return reduce(lambda made, option: option(made), reversed(_TUNING), command)
+
+
+_PROBING = (
+    option("--methods", "-m", default="all", show_default=True, help="Of the kept students: a,b | all | fit*."),
+    option("--pairs", "-p", default="all", show_default=True, help="all | TEACHER:STUDENT,... | globs."),
+    option("--seeds", help="A count (3) or a list (0,1,2). Default: all that are there."),
+    option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="PROBE.KEY=VALUE",
+        help="Change a probe, e.g. transfer.data=imagefolder:PATH@64 or robustness.corruptions=blur,jpeg.",
+    ),
+    option("--cifar-c", type=FOLDER, metavar="DIR", help="Where the .npy files of CIFAR-10-C or CIFAR-100-C lie."),
+    option("--force", is_flag=True, help="Measure again what is already there."),
+)
+
+
+def PROBING(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of `kdbench probe` that no other verb has."""
+    return reduce(lambda made, option: option(made), reversed(_PROBING), command)
