@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Self, cast
 
 import torch
@@ -149,7 +149,8 @@ class Attached(nn.Module):
         if not self.method.needs_teacher or networks.answering is None:
             return seen, seen.map(Tensor.detach)
         with torch.no_grad():
-            return seen, _wide(networks.answering(images))
+            # Its classifier is its own parameter, whatever the mode: without a detach it would be given a gradient.
+            return seen, _wide(networks.answering(images)).map(Tensor.detach)
 
     def _attached(self) -> Networks:
         if self._networks is None:
@@ -271,7 +272,7 @@ class Attached(nn.Module):
         try:
             for epoch in range(total):
                 set_rate(optimizer, _rate(plan, self.method, epoch, total))
-                batches = loader if isinstance(loader, Sized) else list(loader)
+                batches = _counted(loader)
                 for number, batch in enumerate(batches):
                     self.progress = min((epoch + number / len(batches)) / total, _LATEST)
                     optimizer.zero_grad(set_to_none=True)
@@ -327,6 +328,15 @@ class Attached(nn.Module):
         self.stage, self.calls = (self.stages[stage - 1] if stage else ""), calls
         if self.stage:
             self._settle()
+
+
+def _counted(loader: Iterable[Any]) -> Collection[Any]:
+    """An epoch's batches, whose number is known: a stream's are collected."""
+    try:
+        len(loader)  # type: ignore[arg-type]
+    except TypeError:
+        return list(loader)
+    return loader  # type: ignore[return-value]
 
 
 def _wide(seen: Outputs) -> Outputs:

@@ -58,7 +58,11 @@ class Side:
         elif taps is None and hasattr(given, "tap") and hasattr(given, "head"):  # a network of the zoo
             self.tapped = Tapped(given, getattr(given, "name", type(given).__name__))
         else:
-            self.tapped = self._read(given, image_shape, taps)
+            try:
+                self.tapped = self._read(given, image_shape, taps)
+            except BaseException:
+                self.detach()
+                raise
 
     def _read(self, given: nn.Module, image_shape: tuple[int, int, int], taps: Sequence[str] | None) -> Tapped:
         net = given.net if isinstance(given, Tapped) else given
