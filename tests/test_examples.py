@@ -47,9 +47,7 @@ def test_an_example_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     d = found["d"] if "d" in found else found["net"].d
     assert d.terms
     assert all(term.isfinite() for term in d.terms.values())
-    assert all(
-        p.grad is not None for p in found.get("student", getattr(found.get("net"), "student", None)).parameters()
-    )
+    assert d.calls > 1
 
 
 def test_what_is_asked_for_is_shown() -> None:
