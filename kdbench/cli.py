@@ -355,7 +355,7 @@ def bench(**words: Any) -> int:
     show_default=True,
     help="Folder of records and students.",
 )
-@option("--licence", default="", help="Of the weights, such as apache-2.0; it is for you to state.")
+@option("--licence", help="Of the weights, such as apache-2.0; it is for you to state.")
 @option("--upload", is_flag=True, help="Send the folder of --to hub to --repo, where you are logged in.")
 @option("--repo", metavar="OWNER/NAME", help="At Hugging Face.")
 @PLUGIN

@@ -307,7 +307,7 @@ def test_the_student_keeps_its_mode() -> None:
     d = attach("kd", networks=(student, teacher))
     d.train()
     student.eval()
-    before = student.stem[1].running_mean.clone()
+    before = student.stem[1].running_mean.clone()  # type: ignore[operator]
     d(*batch())
     assert torch.equal(student.stem[1].running_mean, before)  # type: ignore[arg-type]
     student.train()

@@ -93,17 +93,16 @@ def _names(one: Record) -> set[str]:
     }
 
 
-def _only(done: Sequence[Record], words: Iterable[str]) -> Record:
+def _only(done: Sequence[Record], asked: Iterable[str]) -> Record:
     left = list(done)
-    for word in words:
+    for word in asked:
         kept = [one for one in left if word.removeprefix("seed=") in _names(one)]
         # ``semckd`` alone is the row of that name, where there are others with other values.
         if any(one.method == word for one in kept):
             kept = [one for one in kept if one.method == word or word in _names(one) - {one.settings.method}]
         if not kept:
-            known = sorted(
-                {name for one in left for name in _names(one) if name and not re.fullmatch("s?[0-9]+", name)}
-            )
+            words = {name for one in left for name in _names(one) - {one.settings_hash} if name}
+            known = sorted(name for name in words if not re.fullmatch("s?[0-9]+", name))
             raise ValueError(f"no finished run has {quoted(word)} beside the words before it; there are {_some(known)}")
         left = kept
     if len(left) > 1:

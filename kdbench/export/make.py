@@ -44,7 +44,7 @@ def export(
     *,
     out: str | Path | None = None,
     results: str | Path | None = None,
-    licence: str = "",
+    licence: str | None = None,
     data_dir: str | Path | None = None,
     upload: bool = False,
     repo: str | None = None,
@@ -83,6 +83,7 @@ def export(
     target = expanded(out) if out is not None else Path(_stem(one) + (KINDS[to] or f"-{to}"))
     _fits(target, to)
     data = data_dir or os.environ.get("KDBENCH_DATA")
+    licence = licence or ""
     deployed = load(one, home, None if data is None else expanded(data))
     check_writable(target.parent)
     notes: list[str] = []
