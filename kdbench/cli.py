@@ -338,7 +338,7 @@ def bench(**words: Any) -> int:
 
 
 @main.command()
-@argument("cell", nargs=-1, required=True)
+@argument("cell", nargs=-1, required=True, metavar="CELL")
 @option(
     "--to",
     type=click.Choice(["torch", "timm", "torch-export", "onnx", "hub"]),
