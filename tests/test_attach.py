@@ -208,6 +208,62 @@ def test_a_squeezed_head_serves_what_reads_logits_alone() -> None:
         attach("semckd", networks=(student, teacher))
 
 
+def test_a_network_without_maps_serves_what_reads_none() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, 7), nn.ReLU(), nn.Linear(7, K))
+    _, teacher = networks()
+    for name in ("kd", "crd"):
+        assert attach(name, networks=(net, teacher))(*batch()).isfinite()
+    with pytest.raises(ValueError, match="the student Sequential shows no maps that could be stages, and semckd reads"):
+        attach("semckd", networks=(net, teacher))
+    assert hooks(net, teacher) > 0  # those of kd and crd alone
+
+
+def test_images_need_be_neither_square_nor_coloured() -> None:
+    def grey(width: int) -> nn.Module:
+        layers = [nn.Conv2d(1, width, 3, 2, 1), nn.ReLU(True), nn.Conv2d(width, 8, 3, 2, 1), nn.ReLU(True)]
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, K))
+
+    d = attach("semckd", networks=(grey(4), grey(6)), image_size=(1, 28, 20))
+    assert d.pair.student.feats == ((4, 14, 10), (8, 7, 5))
+    assert d(torch.randn(B, 1, 28, 20), batch()[1]).isfinite()
+
+
+def test_two_methods_share_a_student() -> None:
+    student, teacher = networks()
+    one, other = attach("semckd", networks=(student, teacher)), attach("fitnet", networks=(student, teacher))
+    alone = other(*batch())
+    one(*batch())
+    one.detach()
+    assert torch.equal(other(*batch()), alone)
+    other.detach()
+    assert hooks(student, teacher) == 0
+
+
+def test_number_formats_go_together() -> None:
+    student, teacher = networks()
+    with pytest.raises(ValueError, match=r"the student's weights are torch.float64, the teacher's torch.float32"):
+        attach("semckd", networks=(student.double(), teacher))
+    image, label, idx = batch()
+    assert attach("semckd", networks=(student, teacher.double()))(image.double(), label, idx).dtype is torch.float64
+    student, teacher = networks()
+    d = attach("semckd", networks=(student, teacher))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = d(image, label, idx)
+    loss.backward()
+    assert loss.dtype is torch.float32
+
+
+def test_wrappers_are_called_as_they_are_and_compiled_networks_are_told() -> None:
+    student, teacher = networks()
+    torch.manual_seed(0)
+    plain = attach("semckd", networks=(student, teacher))
+    torch.manual_seed(0)
+    wrapped = attach("semckd", networks=(nn.DataParallel(student), teacher))
+    assert torch.equal(plain(*batch()), wrapped(*batch()))
+    with pytest.raises(ValueError, match=r"was compiled, .* attach the network that torch\.compile was given"):
+        attach("semckd", networks=(torch.compile(student, backend="eager"), teacher))
+
+
 def test_detach_leaves_no_hook_and_no_loss() -> None:
     student, teacher = networks()
     before = hooks(student, teacher)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,7 +114,14 @@ def borrowed(deployed: Deployed, out: Path) -> dict[str, Tensor]:
 
 
 def difference(made: Callable[[Tensor], Tensor], deployed: Deployed) -> float:
-    """Largest distance between the logits of a file, loaded again, and those of the student, on its example images."""
+    """Largest distance between the logits of a file, loaded again, and those of the student, on its example images.
+
+    Raises:
+        ValueError: they are not finite.
+    """
     example = deployed.example()
     with torch.no_grad():
-        return float((made(example) - deployed(example)).abs().max())
+        off = float((made(example) - deployed(example)).abs().max())
+    if not math.isfinite(off):
+        raise ValueError(f"the logits of {title(deployed.record)} are not finite on plain images; it is of no use")
+    return off

@@ -83,7 +83,7 @@ def card(deployed: Deployed, said: dict[str, Any], file: str, use: str, *, heade
         header: whether Hugging Face's YAML stands before it.
     """
     one, own = deployed.record, deployed.record.settings
-    cls = registry.get(own.method)
+    idea, reference = _source(own.method)
     classes = [plain(name) for name in deployed.classes]
     listed = ", ".join(classes[:20]) + (f" and {len(classes) - 20} more (config)" if len(classes) > 20 else "")
     c, h, w = deployed.image_shape
@@ -135,8 +135,8 @@ One run, seed {one.seed}, {count(one.epochs, "epoch")}{quick}; on the test image
 
 ## Where it comes from
 
-- Method: {plain(registry.idea(cls))}
-- Reference: {plain(cls.reference) or "none"}
+- Method: {plain(idea)}
+- Reference: {plain(reference)}
 - Convention {plain(one.convention)}; {plain(values) or "no hyper-parameters"}; proven against: {plain(one.provenance)}
 - Suite {plain(one.suite)}, settings {one.settings_hash}, kdbench {plain(str(one.code.get("kdbench", "?")))}
 - Weights sha256 {one.weights_sha256}
@@ -145,6 +145,15 @@ One run, seed {one.seed}, {count(one.epochs, "epoch")}{quick}; on the test image
 {f"- Started from pretrained weights, sha256 {own.pretrained}" + chr(10) if own.pretrained else ""}
 {licence}
 """
+
+
+def _source(method: str) -> tuple[str, str]:
+    """A method's idea and its citation."""
+    try:
+        cls = registry.get(method)
+    except ValueError:  # a plug-in's, which nobody has loaded: the plain student needs no method
+        return f"{method}, of a file that is not kdbench's", "not known"
+    return registry.idea(cls) or method, cls.reference or "none"
 
 
 def _yaml(deployed: Deployed, said: dict[str, Any]) -> str:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kdbench.distiller import Distiller
 from kdbench.library.attached import Attached, Networks
 from kdbench.library.create import choose, create
 from kdbench.library.facts import Facts, labels_of
-from kdbench.library.sides import Side, Taps, taps_of
+from kdbench.library.sides import Side, Taps, dtype_of, taps_of
 from kdbench.models import double, fold, make_pair
 from kdbench.models.tapped import measure
 from kdbench.utils.wording import quoted
@@ -98,6 +98,8 @@ def attach(
         )
         _assisted(name, cls, sides)
         answering = None if teacher is None else (fold(sides[1].tapped) if sides[1].ours else sides[1].tapped)
+        if dtype_of(student) is torch.float64:
+            built.double()
         held = Networks(sides[0], sides[1] if teacher is not None else None, answering)
         held.follow(built)
         return Attached(built, name, held, facts, shape, steps)
@@ -117,13 +119,21 @@ def _shape(image_size: int | tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def _readable(name: str, cls: type[Distiller], sides: Sequence[Side]) -> None:
-    """Raises: ValueError: what stands before the classifier is not known, and the method may read it."""
+    """Raises: ValueError: a network does not show what the method may read, or the two compute in different formats."""
     for role, side in zip(("student", "teacher"), sides, strict=False):
         if not side.linear and cls.reads != "logits":
             raise ValueError(
                 f"the logits of the {role} {side.tapped.name} come from no linear layer, so the vector before it, which"
                 f" {name} may read, is not known; end the network in torch.nn.Linear, or let it return kdbench.Outputs"
             )
+        if not side.maps and cls.reads == "maps":
+            raise ValueError(
+                f"the {role} {side.tapped.name} shows no maps that could be stages, and {name} reads some; name its"
+                " modules in taps, the stem first"
+            )
+    formats = [dtype_of(side.given) for side in sides]
+    if formats[0] != formats[-1]:
+        raise ValueError(f"the student's weights are {formats[0]}, the teacher's {formats[-1]}; give both one format")
 
 
 def _facts(
@@ -186,6 +196,3 @@ def _assisted(name: str, cls: type[Distiller], sides: Sequence[Side]) -> None:
             f" {by}; it takes {teacher}, which it was given, for that",
             stacklevel=3,
         )
-
-
-__all__ = ["Attached", "Tensor", "attach"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any
 
@@ -50,6 +49,8 @@ class HookReader:
 
     last: the map whose mean is the input of the classifier; where no module's output is such a map, that input
     itself, as a map (B, D, 1, 1).
+
+    A network without maps, a perceptron say, shows ``last`` in the place of both its taps, and ``feats`` is empty.
 
     pooled and classifier: input and weights of the linear layer that gives the logits. Where there is none,
     ``linear`` is None, and the logits stand for both.
@@ -113,11 +114,7 @@ class HookReader:
             return self._named(calls, taps)
         if len(found) < 3 and (tokens := trial.blocks(calls)):
             found = [*found[:1], *tokens] if found else [tokens[0], *tokens]
-        if not found:
-            raise ValueError(
-                f"{self.name} shows no maps that could be stages; name its modules in taps, the stem first"
-            )
-        return found if len(found) > 1 else [*found, *found]
+        return [*found, *found] if len(found) == 1 else found
 
     def _named(self, calls: Sequence[Call], taps: Sequence[str]) -> list[Call]:
         if isinstance(taps, str) or len(taps) < 2 or not all(isinstance(path, str) for path in taps):
@@ -161,12 +158,12 @@ class HookReader:
         finally:
             for hook in hooks:
                 hook.looking, hook.shown = False, None
-        feats = tuple(self._as_map(hook, seen[id(hook)]) for hook in self.feats)
         pooled = logits if self.given is None else seen[id(self.given)].flatten(1)
         last = pooled[..., None, None]
         if self.last is not None:
             last = seen[id(self.last)]
             last = F.relu(last) if self.relu else last
+        feats = tuple(self._as_map(hook, seen[id(hook)]) for hook in self.feats) or (last, last)
         return Outputs(feats, last, pooled, logits, None, self._classifier())
 
     def head(self, last: Tensor) -> Tensor:
@@ -197,12 +194,11 @@ def _mean(last: Tensor, relu: bool = False) -> Tensor:
     return (F.relu(last) if relu else last).mean(dim=(2, 3))
 
 
-def unhook_since(net: nn.Module, before: set[int]) -> None:
-    """Remove the forward hooks of ``net`` that were not there ``before`` (see ``hooks_of``)."""
+def unhook(net: nn.Module, keys: set[int]) -> None:
+    """Remove the forward hooks of these keys (see ``hooks_of``)."""
     for module in net.modules():
-        for key in [key for key in module._forward_hooks if key not in before]:
-            with suppress(KeyError):
-                del module._forward_hooks[key]
+        for key in keys & module._forward_hooks.keys():
+            del module._forward_hooks[key]
 
 
 def hooks_of(net: nn.Module) -> set[int]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kdbench.distiller import Outputs
-from kdbench.library.hooks import HookReader, hooks_of, unhook_since
-from kdbench.library.trial import logits_of
+from kdbench.library.hooks import HookReader, hooks_of, unhook
 from kdbench.models import Tapped
 from kdbench.models.tapped import evaluating, picture
 from kdbench.models.timm_taps import TimmReader
@@ -44,15 +44,18 @@ class Side:
     Attributes:
         given: the module as the user has it.
         tapped: the same, showing ``Outputs``.
+        linear: whether the input of a linear classifier is known.
+        maps: whether there are maps that could be stages.
         ours: whether kdbench knows its make (zoo, timm), so that a copy for inference can be folded.
     """
 
     def __init__(self, given: nn.Module, role: str, image_shape: tuple[int, int, int], taps: Sequence[str] | None):
         if not isinstance(given, nn.Module):
             raise ValueError(f"the {role} is a torch.nn.Module, not {type(given).__name__}")
-        self.given, self._before = given, hooks_of(given)
+        before = hooks_of(given)
+        self.given = given
         self.ours = taps is None
-        self.linear = True  # whether the input of a linear classifier is known
+        self.linear = self.maps = True
         if taps is None and isinstance(given, Tapped):
             self.tapped = given
         elif taps is None and hasattr(given, "tap") and hasattr(given, "head"):  # a network of the zoo
@@ -61,28 +64,34 @@ class Side:
             try:
                 self.tapped = self._read(given, image_shape, taps)
             except BaseException:
-                self.detach()
+                unhook(given, hooks_of(given) - before)
                 raise
+        self._own = hooks_of(given) - before
 
     def _read(self, given: nn.Module, image_shape: tuple[int, int, int], taps: Sequence[str] | None) -> Tapped:
         net = given.net if isinstance(given, Tapped) else given
         name = given.name if isinstance(given, Tapped) else type(net).__name__
+        if hasattr(net, "_orig_mod"):
+            raise ValueError(
+                f"{name} was compiled, and hooks do not reach inside; attach the network that torch.compile was given"
+            )
+        before = hooks_of(net)
         c, h, w = image_shape
         if taps is None and hasattr(net, "forward_intermediates") and (c, h) == (3, w):
             try:
                 return Tapped(net, name, reader=TimmReader(net, name, image_size=h))
             except ValueError:
-                unhook_since(net, self._before)
+                unhook(net, hooks_of(net) - before)
         self.ours = False
         if taps is None and gives_outputs(net, image_shape):
             return Tapped(net, name, reader=OutputsReader(net))
         reader = HookReader(net, name, image_shape=image_shape, taps=taps)
-        self.linear = reader.linear is not None
+        self.linear, self.maps = reader.linear is not None, bool(reader.feats)
         return Tapped(net, name, reader=reader)
 
     def detach(self) -> None:
-        """Remove the hooks that were added."""
-        unhook_since(self.given, self._before)
+        """Remove the hooks that were added, and no others."""
+        unhook(self.given, self._own)
 
 
 def gives_outputs(net: nn.Module, image_shape: tuple[int, int, int]) -> bool:
@@ -109,4 +118,6 @@ def taps_of(taps: Taps, role: str) -> Sequence[str] | None:
     return taps.get(role)
 
 
-__all__ = ["Side", "Taps", "logits_of", "taps_of"]
+def dtype_of(net: nn.Module) -> torch.dtype:
+    """Of its weights; float32 of a network without any."""
+    return next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
