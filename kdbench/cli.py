@@ -189,6 +189,7 @@ def report(
         top=top,
         select=select,
         published={name: suites.published(suites.load(name)) for name in suites.names()},
+        standing={name: suites.records_to_beat(suites.load(name)) for name in suites.names()},
         costs=rows,
         formats=tuple(part.strip() for part in formats.split(",") if part.strip()),
     )

@@ -9,11 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from click.testing import CliRunner
+from commands import fine
 
 from kdbench import record
-from kdbench.cli import main
 from kdbench.run import session
 
 UNPACK = Path(__file__).resolve().parents[2] / "shared" / "data" / "unpack.py"
@@ -37,16 +35,9 @@ def cifar100(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.rmtree(folder)  # 180 MB, which pytest would keep for three sessions
 
 
-def kdbench(*words: str | Path) -> str:
-    torch.set_num_threads(1)
-    result = CliRunner().invoke(main, [str(word) for word in words])
-    assert result.exit_code == 0, result.output
-    return result.output
-
-
 def train(data: Path, out: Path, pair: str, *, epochs: int, images: int) -> dict[str, record.Record]:
     """Run and report; method -> its record."""
-    said = kdbench(
+    said = fine(
         "run",
         "--suite",
         "semckd",
@@ -68,7 +59,7 @@ def train(data: Path, out: Path, pair: str, *, epochs: int, images: int) -> dict
         "cpu",
     )
     assert "3 of 3 cells are there" in said
-    said = kdbench("report", "--out", out)
+    said = fine("report", "--out", out)
     assert "quick run" in said
     assert f"{images} training images" in said
     found, damaged = record.read_all(out / "runs")

@@ -20,8 +20,10 @@ from unittest.mock import patch
 import pytest
 import torch
 from costumes import HOSTED, INSIDE, RIGHT
-from ondevice import BATCH, CPU, CUDA, META, Watch, lane_of, move, place, settle, steps, walk, watched
+from ondevice import BATCH, CUDA, META, Watch, lane_of, move, place, settle, steps, walk, watched
+from tabled import lane, loader, open_table, setting, there
 from torch import Tensor, nn
+from training import CPU
 
 from kdbench import models, registry
 from kdbench.distiller import Batch, Distiller, Outputs, Pair
@@ -144,7 +146,6 @@ def test_every_network_stays_on_the_device(student: str) -> None:
 
 def test_the_step_on_a_kept_teacher_reads_no_value(tmp_path: Path) -> None:
     """``Resident`` in the captured step; on the CPU, because it is filled with what the teacher says."""
-    from test_table import lane, loader, open_table, setting, there
 
     class Watching(Eager):
         watch = Watch(CPU)

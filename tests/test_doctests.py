@@ -11,7 +11,6 @@ from types import ModuleType
 
 import pytest
 import torch
-from isolation import isolate
 
 import kdbench
 
@@ -31,9 +30,9 @@ def public(module: ModuleType) -> Iterator[tuple[str, object]]:
             yield name, value
 
 
+@pytest.mark.usefixtures("own_registry")  # an example may register a method
 @pytest.mark.parametrize("name", MODULES)
-def test_the_examples_of(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    isolate(monkeypatch)  # an example may register a method
+def test_the_examples_of(name: str) -> None:
     with torch.random.fork_rng(devices=[]):
         failed, _ = doctest.testmod(import_module(name), optionflags=FLAGS)
     assert not failed, "the captured output says which and how"

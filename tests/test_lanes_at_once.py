@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_hostile import BATCH, CPU, bad, good, loader, teacher, train
+from strangers import BATCH, bad, good, loader, teacher, train
+from training import CPU
 
 from kdbench.engine import memory as packing
 from kdbench.engine.errors import OutOfMemory

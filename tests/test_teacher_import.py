@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import commands
 import pytest
 import torch
 import torch.nn.functional as F
-from click.testing import CliRunner
 from safetensors.torch import save_file
 from torch import Tensor
 
 from kdbench import data, models, suites
-from kdbench.cli import main
 from kdbench.engine.evaluate import measure, predictions
 from kdbench.engine.precision import Precision
 from kdbench.models import teachers
@@ -39,7 +38,6 @@ def shown(pixels: Tensor, terms: tuple[tuple[float, ...], tuple[float, ...]]) ->
 def net(images: data.Dataset) -> models.Tapped:
     """A network of timm's, trained a little as timm trains: with mean = std = .5."""
     torch.manual_seed(0)
-    torch.set_num_threads(1)
     net = models.create(NAME, 10, image_size=8).train()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
     for _ in range(6):
@@ -68,10 +66,9 @@ def file(net: models.Tapped, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def kdbench(*words: object, code: int = 0) -> str:
-    torch.set_num_threads(1)
-    result = CliRunner().invoke(main, [str(word) for word in words])
+    result = commands.kdbench(*words)
     assert result.exit_code == code, result.output
-    return " ".join(result.output.split())
+    return commands.flat(result.output)
 
 
 def test_an_import_finds_the_terms(tmp_path: Path, file: Path, accuracy: float, images: data.Dataset) -> None:

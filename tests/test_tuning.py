@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_run import kdbench, records
+from click.testing import Result
+from commands import kdbench, records
 
 from kdbench import data, registry
 from kdbench.run import tuned
@@ -19,7 +20,7 @@ SHORT = ["--suite", "digits", "--epochs", "2", "--limit-train", "96", "--pairs",
 WORDS = [*SHORT, "--set", "teacher.epochs=1"]
 
 
-def tune(out: Path, *words: str, methods: str = "kd,fitnet"):  # type: ignore[no-untyped-def]
+def tune(out: Path, *words: str, methods: str = "kd,fitnet") -> Result:
     return kdbench("tune", *WORDS, "--methods", methods, "--trials", "3", "--out", out, *words)
 
 

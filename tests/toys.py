@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,9 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from golden import shapes
-from kdbench import Batch, Outputs, Pair
+from kdbench import Batch, Distiller, Outputs, Pair
 
 Shape = tuple[int, int, int]
+#: What the fixture ``plugin`` gives: the class that a plug-in file registers.
+Plugin = Callable[[Path], type[Distiller]]
 
 
 def outputs(*taps: Shape, k: int = 5, b: int = 6, seed: int = 0, grad: bool = False) -> Outputs:

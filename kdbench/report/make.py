@@ -21,6 +21,7 @@ from kdbench.report.escape import plain
 from kdbench.report.figures import figures
 from kdbench.report.gather import gather
 from kdbench.report.items import Table
+from kdbench.report.records import Records, to_beat
 from kdbench.utils.files import atomic_write
 
 FORMATS = ("csv", "md", "tex", "html", "png", "svg")
@@ -55,6 +56,7 @@ class _Asked:
     rule: str
     top: int | None
     published: PublishedTables
+    standing: Mapping[str, Records]
     costs: Sequence[Cost]
     formats: Sequence[str]
 
@@ -69,6 +71,7 @@ def report(
     select: str = "last",
     top: int | None = None,
     published: PublishedTables = None,
+    standing: Mapping[str, Records] | None = None,
     costs: Sequence[Cost] | None = None,
     formats: Sequence[str] = FORMATS,
 ) -> list[SuiteReport]:
@@ -86,6 +89,7 @@ def report(
             set, which flatters and says so).
         top: show so many of the best methods; ranks and corrections still count all. None shows all.
         published: published numbers of a suite, see ``PublishedTables``.
+        standing: by suite, the published numbers to beat, see ``kdbench.suites.records_to_beat``.
         costs: measured costs of methods; without them none are shown.
         formats: files to write, of ``FORMATS``.
 
@@ -109,7 +113,7 @@ def report(
     _check_labels([baseline] if baseline != STUDENT else [], by_suite, "baseline")
     _check_labels(rows or [], by_suite, "method")
     keep = None if rows is None else [*rows, baseline, STUDENT]
-    asked = _Asked(baseline, keep, columns, select, top, published, costs or (), kinds)
+    asked = _Asked(baseline, keep, columns, select, top, published, standing or {}, costs or (), kinds)
     names, made, misses = _names(by_suite), [], []
     for suite in sorted(by_suite):
         own = [one for one in by_suite[suite] if rows is None or one.method in rows]
@@ -135,8 +139,9 @@ def _suite(suite: str, records: Sequence[Record], asked: _Asked) -> SuiteReport:
     measured = cost.tables(board, asked.costs)
     if not measured:
         notes.append(cost.UNKNOWN)
+    beaten = to_beat(board, asked.standing.get(suite, {}))
     place = next((number for number, table in enumerate(shown) if table.name == "parameters"), len(shown))
-    shown[place:place] = measured
+    shown[place:place] = [*measured, *([beaten] if beaten.rows else [])]
     return SuiteReport(suite, facts.title(selection), facts.banner(selection), board, shown, notes)
 
 

@@ -5,6 +5,20 @@ it is a TOML file here or one of the user's. No torch in this package.
 """
 
 from kdbench.suites.convention import Convention, convention, convention_names
+from kdbench.suites.records import Standing, best_comparable, records_to_beat
 from kdbench.suites.suite import Published, Recipe, Suite, load, names, published
 
-__all__ = ["Convention", "Published", "Recipe", "Suite", "convention", "convention_names", "load", "names", "published"]
+__all__ = [
+    "Convention",
+    "Published",
+    "Recipe",
+    "Standing",
+    "Suite",
+    "best_comparable",
+    "convention",
+    "convention_names",
+    "load",
+    "names",
+    "published",
+    "records_to_beat",
+]

@@ -6,7 +6,7 @@ import csv
 import math
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import reduce
 from importlib.resources.abc import Traversable
@@ -141,6 +141,7 @@ class Suite(BaseModel):
     default_seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=SEEDS)] = (0, 1, 2)
     published: str | None = None  # CSV file beside the suite's
     published_rule: Rule | None = None
+    records: str | None = None  # CSV file beside the suite's: see kdbench.suites.records
     notes: str = ""
 
     _home: Traversable = PrivateAttr(default=HOME)
@@ -273,18 +274,24 @@ def published(suite: Suite) -> dict[tuple[str, str, str], Published]:
     file = suite._home / suite.published
     try:
         rows = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
-        return {
-            (row["teacher"], row["student"], row["method"]): Published(
-                float(row["mean"]),
-                float(row["std"]) if row["std"] else None,
-                int(row["n"]) if row["n"] else None,
-                row["source"],
-                _rule(row["rule"]),
-            )
-            for row in rows
-        }
+        return {(row["teacher"], row["student"], row["method"]): read_number(row) for row in rows}
     except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
         raise ValueError(f"the published table {suite.published} of suite {suite.name}: {error}") from error
+
+
+def read_number(row: Mapping[str, str]) -> Published:
+    """The number of one row of such a table.
+
+    Raises:
+        KeyError, ValueError, TypeError: a column is missing, or holds what it cannot.
+    """
+    return Published(
+        float(row["mean"]),
+        float(row["std"]) if row["std"] else None,
+        int(row["n"]) if row["n"] else None,
+        row["source"],
+        _rule(row["rule"]),
+    )
 
 
 def _spellings(model: str) -> set[str]:
