@@ -171,26 +171,20 @@ def report(
     formats: str,
 ) -> int:
     """Leaderboards: terminal, CSV, Markdown, LaTeX, HTML, plots."""
-    from kdbench import suites
-    from kdbench.report import report as make
-    from kdbench.terminal import console, costs
+    from kdbench.library.boards import boards
+    from kdbench.terminal import console
     from kdbench.terminal.report import print_report
 
     screen = console.out()
-    rows, unread = costs.rows()
-    if unread:
-        screen.print(f"no costs are shown: {unread}", markup=False)
-    reports = make(
+    reports = boards(
         out,
+        lambda sentence: screen.print(sentence, markup=False),
         suites=list(chosen) or None,
         baseline=baseline,
         methods=None if methods is None else methods.split(","),
         pairs=None if pairs is None else pairs.split(","),
         top=top,
         select=select,
-        published={name: suites.published(suites.load(name)) for name in suites.names()},
-        standing={name: suites.records_to_beat(suites.load(name)) for name in suites.names()},
-        costs=rows,
         formats=tuple(part.strip() for part in formats.split(",") if part.strip()),
     )
     for one in reports:

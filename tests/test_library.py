@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shutil
 import subprocess
 import sys
 import types
@@ -139,6 +140,14 @@ def test_reports_and_records_are_frames(out: Path) -> None:
         kdbench.load_records(out, suite="crd")
 
 
+def test_a_report_has_the_bytes_of_the_command_lines(out: Path, tmp_path: Path) -> None:
+    shutil.copytree(out / "runs", tmp_path / "runs")
+    kdbench.report(out=out, formats="md,tex,csv")
+    assert CliRunner().invoke(main, ["report", "--out", str(tmp_path), "--formats", "md,tex,csv"]).exit_code == 0
+    for name in ("digits/leaderboard.md", "digits/leaderboard.tex", "digits.csv"):
+        assert (out / name).read_bytes() == (tmp_path / name).read_bytes()
+
+
 def test_a_damaged_record_is_left_out_with_a_warning(out: Path, tmp_path: Path) -> None:
     for path in (out / "runs").rglob("*.json"):
         copy = tmp_path / path.relative_to(out)
@@ -216,3 +225,14 @@ def test_import_kdbench_loads_nothing_heavy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", [name for name in kdbench.__all__ if not name.startswith("_") and name.islower()])
+def test_a_public_function_shows_an_example_and_says_what_it_raises(name: str) -> None:
+    found: Any = getattr(kdbench, name)
+    text = inspect.getdoc(inspect.unwrap(found)) or ""  # a wing wraps its function
+    assert ">>>" in text
+    assert "Raises:" in text or name == "kl"
+    signature = inspect.signature(found)
+    assert signature.return_annotation is not inspect.Signature.empty
+    assert all(one.annotation is not inspect.Parameter.empty for one in signature.parameters.values())

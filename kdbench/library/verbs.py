@@ -224,25 +224,19 @@ def report(
     Traceback (most recent call last):
     ValueError: no run records under nowhere/runs; `kdbench run` makes some, --out names another folder
     """
-    from kdbench import suites
-    from kdbench.library.costs import rows
-    from kdbench.report.make import report as make
+    from kdbench.library.boards import boards
     from kdbench.report.text import wide_form
 
     told = _Told(say)
-    costs, unread = rows()
-    if unread:
-        told.note(f"no costs are shown: {unread}")
-    made = make(
+    made = boards(
         out_folder(out),
+        told.note,
         suites=_parts(suite),
         baseline=baseline,
         methods=_parts(methods),
         pairs=_parts(pairs),
         top=top,
         select=select,
-        published={name: suites.published(suites.load(name)) for name in suites.names()},
-        costs=costs,
         formats=_parts(formats) or (),
     )
     for one in made:

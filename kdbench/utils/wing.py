@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -15,7 +15,7 @@ def also_a_function(wing: str, home: str) -> None:
     Importing a submodule binds a package's name on its parent, so ``kdbench.run`` is the package whatever else is
     bound there. ``home`` is loaded when it is called.
 
-    >>> import kdbench
+    >>> import inspect, kdbench
     >>> callable(kdbench.report), inspect.ismodule(kdbench.report)
     (True, True)
     """
@@ -23,10 +23,13 @@ def also_a_function(wing: str, home: str) -> None:
 
     class Wing(ModuleType):
         def __call__(self, *args: Any, **words: Any) -> Any:
-            return getattr(import_module(home), name)(*args, **words)
+            return self.__wrapped__(*args, **words)
 
         @property
-        def __signature__(self) -> inspect.Signature:
-            return inspect.signature(getattr(import_module(home), name))
+        def __wrapped__(self) -> Callable[..., Any]:
+            """The function: what ``inspect`` shows the signature of."""
+            found: Callable[..., Any] = getattr(import_module(home), name)
+            return found
 
+    Wing.__call__.__doc__ = f"``{home}.{name}``: its documentation is there."
     sys.modules[wing].__class__ = Wing
