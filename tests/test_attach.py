@@ -409,6 +409,10 @@ def test_a_method_that_changes_with_the_time_must_know_it() -> None:
     counted = attach("dkd", steps=4)
     shares = [(counted(*batch()), counted.progress)[1] for _ in range(5)]
     assert shares == [0.25, 0.5, 0.75, 1 - 2**-24, 1 - 2**-24]
+    staged = attach("dkd+ft", steps=4).on_stage("pretrain", steps=2)
+    staged(*batch())
+    assert staged.progress == 0.5
+    assert staged.on_stage("train").progress == 0.0  # of the steps that attach was told
     with torch.no_grad():
         counted(*batch())
     counted.eval()
@@ -595,6 +599,9 @@ def test_networks_that_cannot_be() -> None:
         ((student, student), "kd was given one network as student and teacher"),
         ((student, other), "the teacher Small has 6 classes, the data 5"),
         ((student, "resnet8"), "the teacher is a torch.nn.Module, not str"),
+        ((nn.Flatten(), teacher), "the student Flatten has no weights"),
+        ((nn.Sequential(nn.Flatten(), nn.LazyLinear(K)), teacher), "the student Sequential has weights without values"),
+        ((student, Small(6).to("meta")), "the teacher Small has weights without values"),
         ((nn.Sequential(nn.Linear(3, 4)), teacher), "Sequential cannot take images of shape"),
         ((nn.Sequential(nn.Conv2d(3, K, 3)), teacher), "Sequential returns a tensor of shape"),
     ):
@@ -620,6 +627,18 @@ def test_attaching_draws_and_changes_nothing() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     assert student.training
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
+
+
+def test_whatever_is_elsewhere_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    d = attach("crd")
+    assert d._networks is not None
+    assert d._networks.teacher is not None
+    assert d._networks.answering is not None
+    monkeypatch.setattr(type(d._networks), "device", torch.device("meta"))
+    d._networks.follow(d.method)
+    for part in (d.method, d._networks.teacher.given, d._networks.answering):
+        assert all(tensor.is_meta for tensor in (*part.parameters(), *part.buffers()))
+    assert not any(p.is_meta for p in d._networks.student.given.parameters())
 
 
 @pytest.mark.gpu

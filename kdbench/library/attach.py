@@ -43,7 +43,8 @@ def attach(
     as in the engine. Teacher and method go to the student's device.
 
     Args:
-        student: the network under training. Its optimizer, its mode and its memory format are yours.
+        student: the network under training. Its optimizer, its mode and its memory format are yours; for the engine's
+            bits on the CPU it is channels last, and trained by SGD on the same batches.
         teacher: None where the method needs none.
         method: as ``kdbench.create`` takes it.
         labels: classes of the training images, in the order that ``idx`` counts.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +81,8 @@ class Attached(nn.Module):
         self.logits: Tensor | None = None
         self.stage, self.calls = "", 0
         self._begun: set[str] = set()
-        self._steps, self._progress = steps, cast(float | None, None)
+        self._steps = {"train": steps}
+        self._progress: float | None = None
         if len(self.stages) == 1:
             self.on_stage("train", steps=steps)
 
@@ -172,9 +173,8 @@ class Attached(nn.Module):
     @property
     def progress(self) -> float | None:
         """Share of the stage that is done; None: nobody has said."""
-        if self._progress is not None or self._steps is None:
-            return self._progress
-        return min(self.calls / self._steps, _LATEST)
+        steps = self._steps.get(self.stage)
+        return self._progress if self._progress is not None or steps is None else min(self.calls / steps, _LATEST)
 
     @progress.setter
     def progress(self, share: float) -> None:
@@ -205,8 +205,8 @@ class Attached(nn.Module):
         if steps is not None and steps < 1:
             raise ValueError(f"a stage has 1 step or more, not {steps}")
         self.stage, self.calls, self._progress = stage, 0, None
-        if steps is not None or stage == "pretrain":
-            self._steps = steps
+        if steps is not None:
+            self._steps[stage] = steps
         self._settle()
         return self
 
@@ -255,9 +255,8 @@ class Attached(nn.Module):
             ValueError: as for a call; or the loader gives nothing.
         """
         if len(self.stages) == 1:
-            self.on_stage("train", steps=steps if steps is not None else self._steps)
+            self.on_stage("train", steps=steps)
             return 0
-        steps = steps if steps is not None else self._steps
         plan = Plan(total_epochs, lr, momentum, weight_decay=weight_decay)
         total = plan.pretrain_epochs(self.method) if epochs is None else epochs
         self.on_stage("pretrain")

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from kdbench.distiller import Outputs
 from kdbench.library.hooks import HookReader, hooks_of, unhook
@@ -52,6 +53,7 @@ class Side:
     def __init__(self, given: nn.Module, role: str, image_shape: tuple[int, int, int], taps: Sequence[str] | None):
         if not isinstance(given, nn.Module):
             raise ValueError(f"the {role} is a torch.nn.Module, not {type(given).__name__}")
+        _have_values(given, role)
         before = hooks_of(given)
         self.given = given
         self.ours = taps is None
@@ -92,6 +94,17 @@ class Side:
     def detach(self) -> None:
         """Remove the hooks that were added, and no others."""
         unhook(self.given, self._own)
+
+
+def _have_values(net: nn.Module, role: str) -> None:
+    """Raises: ValueError: there is nothing that could compute, or nothing yet."""
+    weights = [*net.parameters()]
+    if not weights:
+        raise ValueError(f"the {role} {type(net).__name__} has no weights")
+    if any(isinstance(p, UninitializedParameter) or p.is_meta for p in weights):
+        raise ValueError(
+            f"the {role} {type(net).__name__} has weights without values; call it once, or load them, then attach it"
+        )
 
 
 def gives_outputs(net: nn.Module, image_shape: tuple[int, int, int]) -> bool:
