@@ -78,11 +78,13 @@ def test_a_cell_is_found_by_record_path_and_words(results: Path) -> None:
         ("kd 7", "no finished run has '7' beside the words before it"),
         ("fitnet", "no finished run has 'fitnet' beside the words before it; there are digits, kd, kd"),
         ("", "no cell was named"),
+        ([], "no cell was named"),
+        (3, "a cell is a record, a path, or words"),
         ("nowhere.json", "there is no record nowhere.json"),
         ("~nobody-here/x.json", "begins with the home folder of a user that is not known here"),
     ],
 )
-def test_a_cell_that_is_none_is_a_sentence(results: Path, cell: str, sentence: str) -> None:
+def test_a_cell_that_is_none_is_a_sentence(results: Path, cell: Any, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         cells.find(cell, results)
 

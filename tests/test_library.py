@@ -98,6 +98,31 @@ def test_sentences_are_the_command_lines(given: dict[str, Any], line: list[str],
     assert told.stderr.strip() == f"Error: {error.value}"
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ({"methods": []}, "."),
+        ({"methods": ""}, "."),
+        ({"methods": 3}, "."),
+        ({"pairs": []}, "no pair was asked for"),
+        ({"seeds": True}, "--seeds takes a count such as 3 or a list such as 0,1,2, not True"),
+        ({"seeds": []}, "--seeds takes a count"),
+        ({"seeds": 1.5}, "--seeds takes a count"),
+        ({"epochs": "3"}, "--epochs takes a whole number, not '3'"),
+        ({"epochs": 2.0}, "--epochs takes a whole number, not 2.0"),
+        ({"lanes": True}, "--lanes takes a whole number, not True"),
+        ({"precision": None}, "--precision takes a text, not None"),
+        ({"suite": 3}, "--suite takes a text, not 3"),
+        ({"suite": Path("nowhere.toml")}, "nowhere.toml"),
+        ({"device": torch.device("meta")}, "device 'meta' is not supported"),
+    ],
+)
+def test_what_only_python_can_say_is_a_sentence_too(words: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"suite": "digits", "methods": "kd", "out": tmp_path, **words}
+    with pytest.raises(ValueError, match=sentence):
+        kdbench.run(**given)
+
+
 def test_words_may_be_pythons_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = {"plugin": (), "data_dir": None, "out": tmp_path}
     one = words.request(methods=["kd", "at"], pairs=[PAIR], set={"recipe.lr": 0.1}, **plain)  # type: ignore[arg-type]

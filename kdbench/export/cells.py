@@ -35,6 +35,8 @@ def find(cell: Any, out: Path) -> tuple[Record, Path]:
     """
     if isinstance(cell, Record):
         return _finished(cell, str(cell.method)), out
+    if not isinstance(cell, str | Path | Iterable):
+        raise ValueError(f"a cell is a record, a path, or words such as: semckd resnet20:resnet8 0; not {cell!r}")
     words = [str(cell)] if isinstance(cell, Path) else cell.split() if isinstance(cell, str) else [*map(str, cell)]
     if not words:
         raise ValueError("no cell was named; give the path of a record, or words such as: semckd resnet20:resnet8 0")

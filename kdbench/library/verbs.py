@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from kdbench import record
-from kdbench.library.words import Place, Several, joined, out_folder, request
+from kdbench.library.words import Place, Several, joined, out_folder, request, whole
 from kdbench.library.words import seeds as written_seeds
 from kdbench.record import Record
 from kdbench.run import grid, session
@@ -172,6 +172,7 @@ def tune(
         precision=precision,
         device=device,
     )
+    whole(trials=trials, seeds=seeds)
     plan, told = planning.resolve(asked, trials=trials, seeds=seeds), _Told(say)
     for sentence in plan.notes:
         told.note(sentence)
@@ -227,6 +228,7 @@ def report(
     from kdbench.library.boards import boards
     from kdbench.report.text import wide_form
 
+    whole(top=top)
     told = _Told(say)
     made = boards(
         out_folder(out),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ def joined(words: Several) -> str | None:
     >>> joined(["semckd", "crd"]), joined("semckd,crd"), joined(None)
     ('semckd,crd', 'semckd,crd', None)
     """
+    if words is not None and not isinstance(words, Iterable):
+        raise ValueError(f"methods, pairs, suites and formats are texts, or lists of them, not {words!r}")
     return words if words is None or isinstance(words, str) else ",".join(map(str, words))
 
 
@@ -47,6 +50,8 @@ def seeds(given: int | str | Iterable[int] | None) -> str | None:
     >>> seeds(3), seeds([4]), seeds("0,1")
     ('3', '4,', '0,1')
     """
+    if isinstance(given, bool) or not isinstance(given, str | int | Iterable | None):
+        raise ValueError(f"--seeds takes a count such as 3 or a list such as 0,1,2, not {given!r}")
     if given is None or isinstance(given, str | int):
         return None if given is None else str(given)
     return "".join(f"{one}," for one in given)
@@ -67,6 +72,26 @@ def _value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ",".join(map(_value, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def whole(**numbers: Any) -> None:
+    """Raises: ValueError: one that was given is no whole number.
+
+    >>> whole(epochs=3, limit_train=None)
+    >>> whole(limit_train="96")
+    Traceback (most recent call last):
+    ValueError: --limit-train takes a whole number, not '96'
+    """
+    for name, value in numbers.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
+            raise ValueError(f"--{name.replace('_', '-')} takes a whole number, not {value!r}")
+
+
+def texts(**words: Any) -> None:
+    """Raises: ValueError: one that was given is no text."""
+    for name, value in words.items():
+        if not isinstance(value, str | Path):
+            raise ValueError(f"--{name.replace('_', '-')} takes a text, not {value!r}")
 
 
 def plugins(given: Place | Iterable[str | Path]) -> None:
@@ -94,6 +119,12 @@ def request(
     Raises:
         ValueError: a plug-in cannot be loaded, or there is no such home folder.
     """
+    whole(**{name: words.get(name) for name in ("epochs", "limit_train", "lanes")})
+    texts(**{name: words[name] for name in ("suite", "precision", "graphs", "table", "weights") if name in words})
+    if "suite" in words:
+        words["suite"] = str(words["suite"])  # a path of a file is one, too
+    if "device" in words:
+        words["device"] = str(words["device"])  # a torch.device
     plugins(plugin)
     return Request(
         methods=joined(methods),
