@@ -16,7 +16,11 @@ PACKAGE = Path(kdbench.__file__).parent
 #: What a wing of the house (the first name below the package) may import of the others. No file is exempt.
 BELOW_RUN = {"distiller", "version", "utils", "suites", "record", "registry", "data", "models", "engine"}
 WITH_RUN = BELOW_RUN | {"run"}
-EVERYTHING = WITH_RUN | {"report", "testing", "tuning", "probes", "bench", "terminal"}
+LIBRARY = WITH_RUN | {"report", "tuning", "probes", "export"}  # the verbs as functions, without a screen
+EVERYTHING = LIBRARY | {"testing", "bench", "library", "terminal"}
+#: Files of the library that sit in strangers' training loops: they know of networks and methods, not of runs.
+BESIDE_A_LOOP = ("attach", "attached", "checks", "create", "facts", "hooks", "sides", "trial")
+IN_A_LOOP = {"distiller", "registry", "suites", "models", "engine", "utils"}
 ARROWS: dict[str, set[str]] = {
     "distiller": set(),
     "version": set(),
@@ -33,6 +37,8 @@ ARROWS: dict[str, set[str]] = {
     "tuning": WITH_RUN,
     "probes": WITH_RUN | {"bench"},  # the cost probe counts and times as the bench does
     "bench": WITH_RUN,
+    "export": WITH_RUN | {"probes"},  # a kept student is loaded where it is measured again
+    "library": LIBRARY,
     "terminal": EVERYTHING,
     "cli": EVERYTHING,
     "methods": {"distiller", "registry"},
@@ -92,6 +98,17 @@ def test_arrows_point_the_right_way() -> None:
         f"{where}: {part} may import {', '.join(sorted(ARROWS[part])) or 'nothing of kdbench'}, not {other}"
         for part, other, where in arrows()
         if part in ARROWS and other not in ARROWS[part] | {part}
+    ]
+    assert wrong == [], "\n".join(wrong)
+
+
+def test_what_sits_in_a_training_loop_knows_of_no_run() -> None:
+    wrong = [
+        f"{where}: {', '.join(sorted(IN_A_LOOP))} is all that it may import, not {other}"
+        for part, other, where in arrows()
+        if part == "library"
+        and any(f"library/{name}.py" in where for name in BESIDE_A_LOOP)
+        and other not in IN_A_LOOP | {"library"}
     ]
     assert wrong == [], "\n".join(wrong)
 
