@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from kdbench.terminal.export import export
 from kdbench.terminal.guard import Ended, Interruptible, sentences
 from kdbench.terminal.options import (
     CHOSEN,
@@ -365,42 +366,5 @@ def bench(**words: Any) -> int:
     return 0
 
 
-@main.command()
-@argument("cell", nargs=-1, required=True, metavar="CELL")
-@option(
-    "--to",
-    type=click.Choice(["torch", "timm", "torch-export", "onnx", "hub"]),
-    default="torch",
-    show_default=True,
-    help="safetensors; a folder for timm; a .pt2 program; ONNX; or a folder for Hugging Face.",
-)
-@option("--out", type=FOLDER, metavar="FILE", help="The file, or the folder. Default: named after the run, here.")
-@option(
-    "--results",
-    type=FOLDER,
-    default=Path("results"),
-    envvar="KDBENCH_OUT",
-    show_default=True,
-    help="Folder of records and students.",
-)
-@option("--licence", help="Of the weights, such as apache-2.0; it is for you to state.")
-@option("--upload", is_flag=True, help="Send the folder of --to hub to --repo, where you are logged in.")
-@option("--repo", metavar="OWNER/NAME", help="At Hugging Face.")
-@PLUGIN
-@DATA
-@sentences
-def export(*, plugins: tuple[str, ...], cell: tuple[str, ...], **words: Any) -> int:
-    """Write a kept student for others, with a model card.
-
-    CELL is the path of a record, or words that one run alone has: method, student or TEACHER:STUDENT, suite, seed.
-    The student is written as it is deployed, and the file's logits are compared with its own.
-    """
-    from kdbench.terminal import console
-    from kdbench.terminal import export as screen
-
-    for sentence in load_plugins(plugins):
-        raise ValueError(sentence)
-    return screen.export(console.out(), cell, **words)
-
-
+main.add_command(export)
 main.add_command(teacher)

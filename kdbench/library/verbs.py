@@ -14,7 +14,7 @@ from kdbench.record import Record
 from kdbench.run import grid, session
 
 if TYPE_CHECKING:
-    from kdbench.report.runs_csv import pd
+    from kdbench.report.frames import DataFrame
     from kdbench.run.grid import Cell
     from kdbench.run.outcome import Standing
     from kdbench.run.tuned import Tuned
@@ -199,7 +199,7 @@ def report(
     formats: Several = "csv,md,tex,html,png,svg",
     out: Place = None,
     say: Say | None = None,
-) -> dict[str, pd.DataFrame]:
+) -> dict[str, DataFrame]:
     """Write the leaderboards of an output folder, as ``kdbench report`` does.
 
     Args:
