@@ -28,7 +28,17 @@ FORMATS = ("csv", "md", "tex", "html", "png", "svg")
 PublishedTable = Mapping[tuple[str, str, str], Any]  # (teacher, student, method) -> mean, std, n, source, rule
 PublishedTables = Callable[[str], PublishedTable] | Mapping[str, PublishedTable] | None  # by suite
 
-_TAKEN = {"runs", "teachers", "students", "assistants", "tables", "tuned", "probes", "bench"}  # folders of others
+_TAKEN = {
+    "runs",
+    "teachers",
+    "students",
+    "assistants",
+    "tables",
+    "tuned",
+    "probes",
+    "bench",
+    "estimates",
+}  # folders of others
 
 
 @dataclass

@@ -33,8 +33,6 @@ def _table(screen: Console, *heads: str) -> Table:
 
 def show_plan(job: Job, screen: Console) -> None:
     """The matrix of a dry run: methods down, pairs across, one letter per seed."""
-    from kdbench.run import estimate
-
     if not job.cells:
         screen.print("no cells: this shard of the grid is empty")
         return
@@ -65,10 +63,6 @@ def show_plan(job: Job, screen: Console) -> None:
     screen.print("one letter per seed: D done, r running or stopped on its way, F failed, n not supported, . missing")
     counts = Counter(states.values())
     screen.print(", ".join(f"{counts[s]} {s}" for s in _LETTERS if counts[s]) + f" of {len(states)} cells")
-    again = {"missing", "running", "unsupported"} | ({"failed"} if job.request.retry_failed else set())
-    todo = [cell for cell, state in states.items() if state in again or job.request.force]
-    for sentence in estimate.sentences(job, todo) if todo else []:
-        screen.print(sentence, markup=False)
 
 
 def _abreast(pairs: Sequence[tuple[str, str]], room: int, seeds: int) -> Iterator[list[tuple[str, str]]]:

@@ -1,0 +1,86 @@
+"""What runs really took against their estimates: ``<out>/estimates.csv``, a row for each run that did all it was to do.
+
+The same numbers correct the next estimate on this machine (``kdbench.run.speeds``).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from kdbench.run import speeds
+from kdbench.run.estimate import Estimate
+from kdbench.run.speeds import Machine
+from kdbench.utils.files import atomic_write
+from kdbench.utils.wording import duration
+
+COLUMNS = (
+    "finished",
+    "verb",
+    "suite",
+    "cells",
+    "parts_seconds",
+    "factor",
+    "busy",
+    "estimated_seconds",
+    "taken_seconds",
+    "worked_seconds",
+    "taken_over_estimated",
+    *Machine.model_fields,
+)
+
+
+def path(out: Path) -> Path:
+    """The file of an output folder."""
+    return out / "estimates.csv"
+
+
+def note(out: Path, verb: str, suite: str, machine: Machine, made: Estimate, seconds: float, worked: float) -> None:
+    """Write down what a run took that trained every cell it set out to train, and let it correct the next estimate.
+
+    ``seconds`` on the wall, ``worked`` by ``kdbench.run.clock``.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    row = [
+        datetime.now(UTC).isoformat(timespec="seconds"),
+        verb,
+        suite,
+        made.cells,
+        f"{made.measured:.2f}",
+        f"{made.factor:.4f}",
+        f"{made.busy:.4f}",
+        f"{made.seconds:.2f}",
+        f"{seconds:.2f}",
+        f"{worked:.2f}",
+        f"{seconds / made.seconds:.4f}" if made.seconds else "",
+        *machine.model_dump().values(),
+    ]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(row)
+    file = path(out)
+    before = ""
+    with suppress(FileNotFoundError, UnicodeDecodeError):  # the first one, or nothing that kdbench wrote
+        before = file.read_text(encoding="utf-8")
+    head = ",".join(COLUMNS) + "\n"
+    if not before.startswith(head):  # begun by another version
+        before = head
+    with atomic_write(file, "w", newline="") as opened:
+        opened.write(before + ("" if before.endswith("\n") else "\n") + text.getvalue())
+    kept = speeds.load(machine)
+    kept.ran(suite, made.measured, worked)
+    kept.keep()
+
+
+def sentence(made: Estimate, seconds: float) -> str:
+    """``estimated 3 min, taken 3 min 20 s (11% more)``."""
+    if not made.seconds:
+        return f"taken {duration(seconds)}"
+    off = round(100 * (seconds / made.seconds - 1))
+    words = "as estimated" if not off else f"{abs(off)}% {'more' if off > 0 else 'less'}"
+    return f"estimated {duration(made.seconds)}, taken {duration(seconds)} ({words})"
