@@ -188,13 +188,13 @@ def report(
 
 
 @main.command("list")
-@argument("what", type=click.Choice(["methods", "pairs", "suites", "models"]), default="methods")
+@argument("what", type=click.Choice(["methods", "pairs", "suites", "models", "teachers"]), default="methods")
 @option("--suite", "-s", default="auto", show_default=True, help="Whose pairs.")
 @option("--plain", is_flag=True, help="One line each, tabs between the columns; the default in a pipe.")
 @PLUGIN
 @sentences
 def list_(*, what: str, suite: str, plain: bool, plugins: tuple[str, ...]) -> int:
-    """Methods, pairs, suites or models that there are."""
+    """Methods, pairs, suites, models or published teachers."""
     from kdbench.terminal import console, screens
 
     broken = load_plugins(plugins)

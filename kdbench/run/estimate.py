@@ -18,9 +18,10 @@ from kdbench.run import amounts, assistants, grid, speeds
 from kdbench.run.clock import Clock
 from kdbench.run.grid import Cell, files
 from kdbench.run.lanes import epochs, plan
-from kdbench.run.session import Job
+from kdbench.run.session import AUTO, Job
 from kdbench.run.stopwatch import BUDGET, Item, Stopwatch
 from kdbench.suites import costs
+from kdbench.suites.published_teachers import hint
 from kdbench.utils.wording import count, duration
 
 #: Seconds that a dry run may take from the start of its process, and those that are measured in at least.
@@ -126,6 +127,8 @@ class Estimator:
         parts = tuple(self._parts(job, cells, teachers))
         factor, basis = self._factor(job)
         ahead = list(_first(teachers, helpers))
+        where = job.suite.name if job.request.suite == AUTO else job.request.suite
+        ahead += filter(None, (hint(name, job.suite.dataset, where) for name in teachers))
         if self.images.missing:
             ahead.append(self.images.missing)
         if self.unknown:

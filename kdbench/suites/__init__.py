@@ -5,6 +5,19 @@ it is a TOML file here or one of the user's. No torch in this package.
 """
 
 from kdbench.suites.convention import Convention, convention, convention_names
+from kdbench.suites.published_teachers import PublishedTeacher, load_published
 from kdbench.suites.suite import Published, Recipe, Suite, load, names, published
 
-__all__ = ["Convention", "Published", "Recipe", "Suite", "convention", "convention_names", "load", "names", "published"]
+__all__ = [
+    "Convention",
+    "Published",
+    "PublishedTeacher",
+    "Recipe",
+    "Suite",
+    "convention",
+    "convention_names",
+    "load",
+    "load_published",
+    "names",
+    "published",
+]

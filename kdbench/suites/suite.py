@@ -237,7 +237,8 @@ class Published(NamedTuple):
 def names() -> list[str]:
     """Every suite that kdbench brings, sorted."""
     found = (file.name for file in HOME.iterdir())
-    return sorted(f.removesuffix(".toml") for f in found if f.endswith(".toml") and not f.startswith("convention_"))
+    others = ("convention_", "teachers.")
+    return sorted(f.removesuffix(".toml") for f in found if f.endswith(".toml") and not f.startswith(others))
 
 
 def load(name: str) -> Suite:

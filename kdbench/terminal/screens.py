@@ -98,11 +98,12 @@ def show_outcome(job: Job, outcome: Outcome, screen: Console) -> None:
 
 
 def show_list(what: str, suite: str, plain: bool, broken: list[str], screen: Console, aside: Console) -> None:
-    """Methods, pairs, suites or models: a table on a terminal, one line each elsewhere.
+    """Methods, pairs, suites, models or teachers: a table on a terminal, one line each elsewhere.
 
     Plain lines have their columns between tabs; what is no entry goes to ``aside``.
     """
-    heads, rows, notes = {"methods": _methods, "suites": _suites, "pairs": _pairs, "models": _models}[what](suite)
+    made = {"methods": _methods, "suites": _suites, "pairs": _pairs, "models": _models, "teachers": _teachers}
+    heads, rows, notes = made[what](suite)
     if plain or not seen(screen) or len(heads) == 1:
         for row in rows:
             print("\t".join(map(without_orders, row)), file=screen.file)
@@ -156,6 +157,12 @@ def _models(_: str) -> _Rows:
     from kdbench import models
 
     return ["model"], [[name] for name in models.names()], ["and any model of timm as timm/NAME, e.g. timm/resnet50"]
+
+
+def _teachers(_: str) -> _Rows:
+    from kdbench.terminal.fetch import rows
+
+    return *rows(), ["kdbench teacher fetch NETWORK --suite SUITE brings one"]
 
 
 # -- info, status, eval -------------------------------------------------------------------
