@@ -19,6 +19,7 @@ CAPTIONS = {
     "heatmap": "Gain per method and pair",
     "ranks": "Average ranks",
     "cost": "Accuracy against cost",
+    "sensitivity": "Accuracy against the weight",
     "curves": "Curves",
 }
 
