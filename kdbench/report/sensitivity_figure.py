@@ -52,8 +52,8 @@ def sensitivity(board: Board, chosen: Sequence[Tuned]) -> Figure | None:
     rows, columns = grid_shape(len(methods))
     with drawing():
         figure = canvas(
-            max(6.4, 0.9 + 2.3 * columns),
-            1.75 + 1.95 * rows + 0.17 * len(shown),
+            max(6.4, 2.4 + 2.2 * columns),
+            1.6 + 2.1 * rows,
             "Validation accuracy against the weight" + quick_words(board),
             "Top-1 (%) on held-out training images, last epoch, mean over the tuning seeds; bars from the lowest to the"
             f" highest seed. Ring: chosen. Cross: failed. Vertical line: the published weight. {often(chosen)}{more}",
@@ -66,12 +66,14 @@ def sensitivity(board: Board, chosen: Sequence[Tuned]) -> Figure | None:
         for axis in axes.flat[len(methods) :]:
             axis.set_visible(False)
         for axis in axes[:, 0]:
-            axis.set_ylabel("validation top-1 (%)")
+            axis.set_ylabel("validation top-1 (%)", fontsize=8.5)
         for column in range(columns):
-            axes[(len(methods) - 1 - column) // columns, column].set_xlabel("factor on the published weight")
+            axes[(len(methods) - 1 - column) // columns, column].set_xlabel(
+                "factor on the published weight", fontsize=8.5
+            )
         names = [pair for pair in shown if pair in handles]
         words = [plain(pair.replace(":", " → "), 60) for pair in names]
-        figure.legend([handles[pair] for pair in names], words, loc="outside lower left", fontsize=8)
+        figure.legend([handles[pair] for pair in names], words, loc="outside right center", fontsize=8)
     return figure
 
 
@@ -94,7 +96,7 @@ def _panel(
     axis.set_title(plain(method, 30), fontsize=8.5)
     axis.set_xscale("log")
     axis.axvline(1, color=SOFT, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-    failed, means = [], []
+    failed, ends = [], []
     for pair, points in curves:
         number = pairs.index(pair)
         good = [point for point in points if point.mean is not None]
@@ -111,12 +113,15 @@ def _panel(
         if ring:
             axis.plot(*zip(*ring, strict=True), "o", markersize=9, fillstyle="none", color=INK, zorder=4, linewidth=0)
         failed += [(point.factor, number) for point in points if point.mean is None]
-        means += ys
-    low, high = min(means), max(means)
-    room = max(high - low, 0.5)
-    axis.set_ylim(low - 0.22 * room, high + 0.12 * room)
-    for by, number in failed:
-        axis.plot([by], [low - 0.14 * room], "x", color=COLOURS[number], markersize=5, zorder=3, clip_on=False)
+        ends += [end for point in good for end in (point.low, point.high)]
+    low, high = min(ends), max(ends)
+    room, below = max(high - low, 0.5), 0.07 * (1 + len({number for _, number in failed}))
+    axis.set_ylim(low - (below + 0.05) * room, high + 0.1 * room)
+    for by, number in failed:  # each pair on a line of its own
+        place = sorted({other for _, other in failed}).index(number)
+        axis.plot(
+            [by], [low - 0.07 * (1 + place) * room], "x", color=COLOURS[number], markersize=5, zorder=3, clip_on=False
+        )
     ticks = sorted({point.factor for _, points in curves for point in points})
     axis.xaxis.set_major_locator(FixedLocator(ticks))
     axis.xaxis.set_minor_locator(NullLocator())

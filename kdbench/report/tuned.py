@@ -30,6 +30,8 @@ COLUMNS = (
     "difference", "low", "high", "paired_runs", "p", "p_holm",
 )  # fmt: skip
 TRIALS = ("method", "pair", "values", "factor", "published", "chosen", "seed", "val_top1", "why_not")
+#: Factors that tuning usually tries.
+FACTORS = (1 / 100, 1 / 10, 1 / 3, 1.0, 3.0, 10.0)
 #: Files of one suite that are read; a choice has a method and a pair.
 MOST = 20_000
 
@@ -218,8 +220,13 @@ def factor(one: Tuned, trial: Trial) -> float | None:
         numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (value, usual))
         if not numbers or not usual or not math.isfinite(float(value)) or float(value) / float(usual) <= 0:
             return None
-        found.add(float(f"{float(value) / float(usual):.2g}"))
+        found.add(_snapped(float(value) / float(usual)))
     return found.pop() if len(found) == 1 else None
+
+
+def _snapped(by: float) -> float:
+    """The factor that was meant: values are rounded to three digits when they are scaled."""
+    return next((usual for usual in FACTORS if abs(by / usual - 1) < 0.01), float(f"{by:.3g}"))
 
 
 def trials(chosen: Sequence[Tuned]) -> pd.DataFrame:
