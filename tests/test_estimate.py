@@ -375,10 +375,17 @@ def test_the_file_of_estimates_can_be_checked(tmp_path: Path, cache: Path) -> No
     for row in rows:
         ratio = float(row["taken_seconds"]) / float(row["estimated_seconds"])
         assert float(row["taken_over_estimated"]) == pytest.approx(ratio, rel=1e-3)
+        work = float(row["worked_seconds"]) / float(row["parts_seconds"]) / float(row["factor"])
+        assert float(row["worked_over_estimated"]) == pytest.approx(work, rel=1e-2)
         product = float(row["parts_seconds"]) * float(row["factor"]) * float(row["busy"])
         assert float(row["estimated_seconds"]) == pytest.approx(product, rel=1e-3)
-    assert taken.sentence(plain, plain.seconds * 1.25).endswith("(25% more)")
-    assert taken.sentence(plain, plain.seconds * 0.8).endswith("(20% less)")
+    whole = plain.seconds
+    assert taken.sentence(plain, whole * 1.25, whole * 1.25).endswith("(25% more)")
+    assert taken.sentence(plain, whole * 0.8, whole * 0.8).endswith("(20% less)")
+    slowed = taken.sentence(plain, whole * 2, whole * 1.02)
+    assert slowed.endswith("(100% more; of work 2% more, others used more of the machine than at the beginning)")
+    spared = taken.sentence(replace(plain, busy=2.0), whole * 1.1, whole)
+    assert spared.endswith("(45% less; of work as estimated, others used less of the machine than at the beginning)")
 
 
 def test_a_machine_that_others_use_takes_longer(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

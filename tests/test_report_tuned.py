@@ -95,22 +95,17 @@ def test_they_stand_side_by_side(tmp_path: Path) -> None:
     whole(tmp_path)
     (made,) = report(tmp_path, formats=("csv", "md", "html", "tex"))
     table = next(one for one in made.tables if one.name == "tuned")
-    first, second, everything = sorted(
-        ([item.text for item in one.items] for one in table.rows), key=lambda texts: texts[1] == "all pairs"
-    )
-    by_pair = {texts[1]: texts for texts in (first, second)}
-    changed = by_pair["resnet32x4 → vgg8"]
-    assert changed[:2] == ["semckd", "resnet32x4 → vgg8"]
-    assert changed[2] == "beta=400 → beta=4000"
-    assert changed[3].startswith("74.20 ±")
-    assert changed[4].startswith("75.20 ±")
-    assert changed[5].startswith("+1.00 [+")
-    stayed = by_pair["resnet32x4 → resnet8x4"]
-    assert stayed[2] == "beta=400 (kept)"
-    assert stayed[5] == "+0.00"
-    assert everything[:2] == ["semckd", "all pairs"]
-    assert everything[3:5] == ["75.20", "75.70"]
-    assert everything[5].startswith("+0.50")
+    found = {one.items[0].text: [item.text for item in one.items[1:]] for one in table.rows}
+    assert set(found) == {f"semckd: {pair}" for pair in ("resnet32x4 → vgg8", "resnet32x4 → resnet8x4", "all pairs")}
+    published, better, difference, _, weights = found["semckd: resnet32x4 → vgg8"]
+    assert published.startswith("74.20 ±")
+    assert better.startswith("75.20 ±")
+    assert difference.startswith("+1.00 [+")
+    assert weights == "beta 400 → 4000"
+    *_, difference, _, weights = found["semckd: resnet32x4 → resnet8x4"]
+    assert (difference, weights) == ("+0.00", "beta 400 (kept)")
+    assert found["semckd: all pairs"][:2] == ["75.20", "75.70"]
+    assert found["semckd: all pairs"][2].startswith("+0.50")
     for name in ("leaderboard.md", "leaderboard.html", "leaderboard.tex"):
         assert "Published and tuned weights" in (tmp_path / "semckd" / name).read_text()
 

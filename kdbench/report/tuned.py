@@ -7,7 +7,7 @@ chose. The trials are read from the files that it left in ``<out>/tuned``.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from kdbench.record import runs_folder, safe_name
 from kdbench.report import escape, facts, stats
 from kdbench.report.board import Board, Line, differences
 from kdbench.report.escape import plain
-from kdbench.report.items import Item, Row, Table, count, gain_item, one_line, p_words, spread_item, sure
+from kdbench.report.items import NONE, Item, Row, Table, count, gain_item, one_line, p_words, spread_item, sure
 from kdbench.report.stats import Gain
 from kdbench.report.teacherless import Pair
 from kdbench.utils.tuning_file import Trial, Tuned, read
@@ -132,15 +132,12 @@ def table(board: Board, chosen: Sequence[Tuned]) -> Table:
     rows = []
     for one, p in zip(made, corrected(made), strict=True):
         pair = "all pairs" if one.pair is None else one_line(one.pair)
-        numbers = [_accuracy(board, one, line) for line in (one.published, one.tuned)]
-        words = _weights(one, by_place)
         items = (
-            Item(one.published.shown, one.published.label.lower()),
-            Item(pair, pair),
-            Item(words[0] + (f" → {words[1]}" if words[1] != words[0] else " (kept)" if words[0] else "") or "-"),
-            *numbers,
+            Item(f"{one.published.shown}: {pair}", one.published.label.lower()),
+            *(_accuracy(board, one, line) for line in (one.published, one.tuned)),
             gain_item(one.gain, p=p),
             Item(p_words(p), p, best=sure(p)),
+            Item(_moved(one, by_place) or NONE),
         )
         rows.append(Row(items, one.published.kind))
     notes = [
@@ -150,7 +147,7 @@ def table(board: Board, chosen: Sequence[Tuned]) -> Table:
     ]
     if sentence := often(chosen):
         notes.append(sentence)
-    header = ["method", "pair", "weights", "published", "tuned", "tuned - published", "p (Holm)"]
+    header = ["method: pair", "published", "tuned", "tuned - published", "p (Holm)", "weights"]
     caption = f"Published and tuned weights: top-1 (%) and paired difference, {facts.seeds(board)}."
     return Table("tuned", "Published and tuned weights", header, rows, notes, caption=caption if rows else "")
 
@@ -159,7 +156,7 @@ def _accuracy(board: Board, one: Couple, line: Line) -> Item:
     if one.pair is not None:
         return spread_item(line.cells[one.pair].spread())
     mean = line.mean(pairs=_both(board, one))
-    return Item("-" if mean is None else f"{mean:.2f}", mean)
+    return Item(NONE if mean is None else f"{mean:.2f}", mean)
 
 
 def _both(board: Board, one: Couple) -> list[Pair]:
@@ -167,20 +164,36 @@ def _both(board: Board, one: Couple) -> list[Pair]:
     return [pair for pair in pairs if all(line.cells[pair].by_seed for line in (one.published, one.tuned))]
 
 
-def _weights(one: Couple, chosen: dict[tuple[str, str, str], Tuned]) -> tuple[str, str]:
-    """Published and chosen values of what was tuned, as text; empty over all pairs and where no file says."""
+def _moved(one: Couple, chosen: Mapping[tuple[str, str, str], Tuned]) -> str:
+    """``beta 400 → 40``, ``beta 400 (kept)``; empty over all pairs and where no file says."""
+    usual, tuned = _weights(one, chosen)
+    return plain(
+        ", ".join(
+            f"{name} {_number(value)}" + (f" → {_number(tuned[name])}" if tuned[name] != value else " (kept)")
+            for name, value in usual.items()
+        ),
+        120,
+    )
+
+
+def _weights(one: Couple, chosen: Mapping[tuple[str, str, str], Tuned]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Published and chosen values of what was tuned; none over all pairs and where no file says."""
     if one.pair is None:
-        return "", ""
+        return {}, {}
     name = one.published.label.partition("[")[0]
     found = chosen.get((name, *one.pair)) or chosen.get((name, "", one.pair[1]))
     if found is None or not found.trials:
-        return "", ""
+        return {}, {}
     usual = {key: found.published[key] for key in found.trials[0].values if key in found.published}
-    return _said(usual), _said(usual | found.choice)
+    return usual, usual | found.choice
 
 
-def _said(values: dict[str, Any]) -> str:
-    return plain(", ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items()), 120)
+def _said(values: Mapping[str, Any]) -> str:
+    return plain(", ".join(f"{name}={_number(value)}" for name, value in values.items()), 120)
+
+
+def _number(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else plain(value, 40)
 
 
 def side_by_side(board: Board, chosen: Sequence[Tuned]) -> pd.DataFrame:
@@ -195,8 +208,8 @@ def side_by_side(board: Board, chosen: Sequence[Tuned]) -> pd.DataFrame:
             {
                 "method": escape.csv(one.published.label),
                 "pair": escape.csv(":".join(one.pair)) if one.pair else ALL,
-                "published_values": escape.csv(usual),
-                "tuned_values": escape.csv(tuned),
+                "published_values": escape.csv(_said(usual)),
+                "tuned_values": escape.csv(_said(tuned)),
                 "published_mean": one.published.mean(pairs=both),
                 "published_n": sum(len(one.published.cells[pair].by_seed) for pair in both),
                 "tuned_mean": one.tuned.mean(pairs=both),

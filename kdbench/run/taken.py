@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,9 @@ from kdbench.run.estimate import Estimate
 from kdbench.run.speeds import Machine
 from kdbench.utils.files import atomic_write
 from kdbench.utils.wording import duration
+
+#: Others count where they make a run slower or faster than at its beginning by this, in natural logarithms.
+OTHERS = 0.1
 
 COLUMNS = (
     "finished",
@@ -29,6 +33,7 @@ COLUMNS = (
     "taken_seconds",
     "worked_seconds",
     "taken_over_estimated",
+    "worked_over_estimated",
     *Machine.model_fields,
 )
 
@@ -58,6 +63,7 @@ def note(out: Path, verb: str, suite: str, machine: Machine, made: Estimate, sec
         f"{seconds:.2f}",
         f"{worked:.2f}",
         f"{seconds / made.seconds:.4f}" if made.seconds else "",
+        f"{worked / made.work:.4f}" if made.work else "",
         *machine.model_dump().values(),
     ]
     text = io.StringIO()
@@ -77,10 +83,20 @@ def note(out: Path, verb: str, suite: str, machine: Machine, made: Estimate, sec
     kept.keep()
 
 
-def sentence(made: Estimate, seconds: float) -> str:
-    """``estimated 3 min, taken 3 min 20 s (11% more)``."""
+def sentence(made: Estimate, seconds: float, worked: float) -> str:
+    """``estimated 3 min, taken 3 min 20 s (11% more)``; also how far the work was off, where others slowed it.
+
+    ``seconds`` on the wall, ``worked`` by ``kdbench.run.clock``.
+    """
     if not made.seconds:
         return f"taken {duration(seconds)}"
-    off = round(100 * (seconds / made.seconds - 1))
-    words = "as estimated" if not off else f"{abs(off)}% {'more' if off > 0 else 'less'}"
-    return f"estimated {duration(made.seconds)}, taken {duration(seconds)} ({words})"
+    said = _off(seconds / made.seconds)
+    if worked < seconds and abs(math.log(seconds / worked / made.busy)) > OTHERS:
+        now = "more" if seconds / worked > made.busy else "less"
+        said += f"; of work {_off(worked / made.work)}, others used {now} of the machine than at the beginning"
+    return f"estimated {duration(made.seconds)}, taken {duration(seconds)} ({said})"
+
+
+def _off(ratio: float) -> str:
+    percent = round(100 * (ratio - 1))
+    return f"{abs(percent)}% {'more' if percent > 0 else 'less'}" if percent else "as estimated"

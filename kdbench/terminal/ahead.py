@@ -51,7 +51,7 @@ class Ahead:
         seconds, worked = time.monotonic() - self.started[0], self._worked() - self.started[1]
         if self.made is None or self.estimator is None or not self.made.cells:
             return
-        screen.print(taken.sentence(self.made, seconds), markup=False)
+        screen.print(taken.sentence(self.made, seconds, worked), markup=False)
         if set(self.todo) <= set(done):
             out = self.job.request.home or self.job.request.out
             machine = self.estimator.speeds.machine
