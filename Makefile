@@ -38,12 +38,12 @@ test-slow: $(STAMP) ## Run the tests that take long
 
 test-all: test test-slow ## Both
 
-check: lint type test ## Lint, types and tests
+check: lint test ## Lint, types and tests
 
-lint: $(STAMP) ## Ruff
+lint: $(STAMP) type ## Ruff and mypy, as before every commit (.pre-commit-config.yaml)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-type: $(STAMP) ## Mypy
+type: $(STAMP) ## Mypy alone
 	@$(BIN)/mypy
 
 matrix: ## The core of the tests on the oldest and the newest torch, in throw-away environments of some GB

@@ -18,6 +18,7 @@ from kdbench.terminal.options import (
     OUT,
     PLUGIN,
     PRECISION,
+    PROBING,
     TABLE,
     TUNING,
     WEIGHTS,
@@ -161,25 +162,20 @@ def report(
     formats: str,
 ) -> int:
     """Leaderboards: terminal, CSV, Markdown, LaTeX, HTML, plots."""
-    from kdbench import report as reporting
-    from kdbench import suites
-    from kdbench.terminal import console, costs
+    from kdbench.library.boards import boards
+    from kdbench.terminal import console
     from kdbench.terminal.report import print_report
 
     screen = console.out()
-    rows, unread = costs.rows()
-    if unread:
-        screen.print(f"no costs are shown: {unread}", markup=False)
-    reports = reporting.report(
+    reports = boards(
         out,
+        lambda sentence: screen.print(sentence, markup=False),
         suites=list(chosen) or None,
         baseline=baseline,
         methods=None if methods is None else methods.split(","),
         pairs=None if pairs is None else pairs.split(","),
         top=top,
         select=select,
-        published={name: suites.published(suites.load(name)) for name in suites.names()},
-        costs=rows,
         formats=tuple(part.strip() for part in formats.split(",") if part.strip()),
     )
     for one in reports:
@@ -249,6 +245,38 @@ def eval_(*, chosen: tuple[str, ...], plugins: tuple[str, ...], data_dir: Path |
     for sentence in load_plugins(plugins):
         raise ValueError(sentence)
     return screens.show_eval(out, chosen, data_dir, device, console.out())
+
+
+@main.command()
+@argument("probes", nargs=-1, required=True, metavar="NAMES|all")
+@CHOSEN
+@PROBING
+@PLUGIN
+@DATA
+@OUT
+@DEVICE
+@sentences
+def probe(*, plugins: tuple[str, ...], **words: Any) -> int:
+    """Look into kept students and their teachers.
+
+    \b
+    calibration  reliability diagram, ECE, Brier, NLL; after scaling, too
+    agreement    with the teacher: equal predictions, KL, on its errors
+    similarity   CKA of every layer against every layer of the teacher
+    attention    which of the teacher's stages guided which (SemCKD)
+    cost         parameters, multiply-adds, latency
+    robustness   noise, blur, contrast, JPEG, occlusion; CIFAR-C
+    transfer     a linear classifier on the frozen student, on other data
+    finetune     the whole student, trained on other data
+
+    What is there already is kept. kdbench report shows what was found.
+    """
+    from kdbench.terminal import console
+    from kdbench.terminal import probe as screen
+
+    for sentence in load_plugins(plugins):
+        raise ValueError(sentence)
+    return screen.probe(words, console.out())
 
 
 @main.command()
@@ -325,6 +353,44 @@ def bench(**words: Any) -> int:
     out = console.out()
     show.show(measure.bench(measure.Request(**words), lambda sentence: out.print(f"... {sentence}", markup=False)), out)
     return 0
+
+
+@main.command()
+@argument("cell", nargs=-1, required=True, metavar="CELL")
+@option(
+    "--to",
+    type=click.Choice(["torch", "timm", "torch-export", "onnx", "hub"]),
+    default="torch",
+    show_default=True,
+    help="safetensors; a folder for timm; a .pt2 program; ONNX; or a folder for Hugging Face.",
+)
+@option("--out", type=FOLDER, metavar="FILE", help="The file, or the folder. Default: named after the run, here.")
+@option(
+    "--results",
+    type=FOLDER,
+    default=Path("results"),
+    envvar="KDBENCH_OUT",
+    show_default=True,
+    help="Folder of records and students.",
+)
+@option("--licence", help="Of the weights, such as apache-2.0; it is for you to state.")
+@option("--upload", is_flag=True, help="Send the folder of --to hub to --repo, where you are logged in.")
+@option("--repo", metavar="OWNER/NAME", help="At Hugging Face.")
+@PLUGIN
+@DATA
+@sentences
+def export(*, plugins: tuple[str, ...], cell: tuple[str, ...], **words: Any) -> int:
+    """Write a kept student for others, with a model card.
+
+    CELL is the path of a record, or words that one run alone has: method, student or TEACHER:STUDENT, suite, seed.
+    The student is written as it is deployed, and the file's logits are compared with its own.
+    """
+    from kdbench.terminal import console
+    from kdbench.terminal import export as screen
+
+    for sentence in load_plugins(plugins):
+        raise ValueError(sentence)
+    return screen.export(console.out(), cell, **words)
 
 
 main.add_command(teacher)

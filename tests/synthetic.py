@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import random
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from kdbench import record
 from kdbench.record import Record, Settings
+from kdbench.utils.sealing import checksum
 
 PAIRS = (("resnet32x4", "vgg8"), ("resnet32x4", "resnet8x4"), ("vgg13", "ShuffleV2"), ("wrn_40_2", "MobileNetV2"))
 PLAIN = {"vgg8": 70.4, "resnet8x4": 73.0, "ShuffleV2": 72.6, "MobileNetV2": 65.4}
@@ -143,6 +145,13 @@ def save(out: Path, *records: Record) -> list[Path]:
         paths.append(record.runs_folder(out, one.suite, one.teacher, one.student) / (stem + suffix))
         record.write(one, paths[-1])
     return paths
+
+
+def seal(path: Path, values: dict[str, Any]) -> None:
+    """A record as somebody may write it: anything at all, under a checksum that fits."""
+    values["checksum"] = checksum({name: value for name, value in values.items() if name != "checksum"})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values))
 
 
 def grid(out: Path, *, pairs: int = 4, seeds: int = 3, methods: tuple[str, ...] = tuple(METHODS)) -> None:

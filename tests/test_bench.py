@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner
+from commands import flat, refused
 from rich.console import Console
 from torch import Tensor, nn
+from training import CPU, TINY
 
 from kdbench import Batch, Distiller, Outputs, models, registry
 from kdbench.bench import clock, flops, measure, on_table, reference, side_by_side
@@ -22,7 +23,6 @@ from kdbench.bench.engine_side import Engine, cut
 from kdbench.bench.result import Result
 from kdbench.bench.steps import Steps
 from kdbench.bench.work import Work, pixels
-from kdbench.cli import main
 from kdbench.distiller import kl
 from kdbench.engine import precision
 from kdbench.engine.graph import train_step as capture
@@ -31,23 +31,6 @@ from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
 from kdbench.terminal import bench as show
 from kdbench.utils.plan import BatchPlan
-
-CPU = torch.device("cpu")
-TINY = measure.Request(
-    pairs=("resnet14:resnet8",),
-    methods="kd,crd[nce_k=20]",
-    repeat=2,
-    steps=1,
-    batch_size=4,
-    images=80,
-    side=8,
-    num_classes=5,
-)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def work(methods: str = "kd") -> Work:
@@ -146,9 +129,9 @@ def test_both_sides_begin_with_the_same_weights_and_do_the_same_steps() -> None:
     assert [lane.images for lane in engine.lanes] == [12, 12]
 
 
-def test_a_failed_lane_is_not_timed() -> None:
+def test_a_failed_lane_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(work("kd,fitnet"))
-    engine.lanes[1].method.beta = float("inf")  # type: ignore[assignment]
+    monkeypatch.setattr(engine.lanes[1].method, "beta", float("inf"))
     with pytest.raises(ValueError, match="cannot time fitnet: term 'hint'"):
         engine.run(1)
 
@@ -422,11 +405,6 @@ def shown(result: Result) -> str:
     return text
 
 
-def flat(text: str) -> str:
-    """Without borders and line breaks."""
-    return " ".join(text.replace("│", " ").split())
-
-
 @pytest.mark.usefixtures("no_peaks")
 def test_the_bench_of_captured_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "machine_for", lambda device, graphs: Eager())
@@ -521,10 +499,7 @@ def test_bf16_without_instructions_for_it_is_a_warning_above_the_table(monkeypat
     ],
 )
 def test_a_wrong_word_is_one_sentence(words: list[str], sentence: str) -> None:
-    done = CliRunner().invoke(main, ["bench", *words])
-    assert done.exit_code == 2
-    assert sentence in done.output
-    assert "Traceback" not in done.output
+    assert sentence in refused("bench", *words)
 
 
 @pytest.mark.parametrize("name", [n for n in registry.names() if not registry.get(n).views])

@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,7 @@ import click
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
-from isolation import isolate
+from commands import fine, kdbench, refused, small
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
@@ -32,27 +32,7 @@ from kdbench.utils.wording import duration
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SMALL = ["--suite", "digits", "--epochs", "1", "--limit-train", "96", "--seeds", "1", "--pairs", "resnet14:resnet8"]
-
-
-def kdbench(*words: str | Path) -> Result:
-    torch.set_num_threads(1)
-    return CliRunner().invoke(main, [str(word) for word in words])
-
-
-def fine(*words: str | Path) -> str:
-    """Output of a command that must end with 0."""
-    result = kdbench(*words)
-    assert result.exit_code == 0, result.output
-    return result.output
-
-
-def refused(*words: str | Path, code: int = 2) -> str:
-    """The one line of a command that must end in a sentence."""
-    result = kdbench(*words)
-    assert result.exit_code == code, result.output
-    assert "Traceback" not in result.output
-    return " ".join(result.output.split())
+SMALL = small(epochs=1)
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +46,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copied(finished: Path, tmp_path: Path) -> Path:
     """A copy to spoil."""
-    import shutil
-
     return Path(shutil.copytree(finished, tmp_path / "copied"))
 
 
@@ -125,8 +103,8 @@ def test_the_readme_shows_every_verb_and_no_option_that_is_not_there() -> None:
     assert set(re.findall(r"`(--[a-z-]+)", text)) - there == set()
 
 
-def test_the_readme_method_keeps_the_contract_and_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    isolate(monkeypatch)
+@pytest.mark.usefixtures("own_registry")
+def test_the_readme_method_keeps_the_contract_and_trains(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     found = re.search(r"```python\n(.*?)```", README, re.DOTALL)
     assert found
@@ -437,8 +415,8 @@ def test_a_teacher_is_trained_by_name(tmp_path: Path) -> None:
 # -- check, doctor, the shell -------------------------------------------------------------
 
 
-def test_check_ends_with_1_where_a_method_is_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    isolate(monkeypatch)
+@pytest.mark.usefixtures("own_registry")
+def test_check_ends_with_1_where_a_method_is_wrong(tmp_path: Path) -> None:
     assert "student: keeps the contract" in fine("check", "student")
     file = tmp_path / "silent.py"
     found = re.search(r"```python\n(.*?)```", README, re.DOTALL)

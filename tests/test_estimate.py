@@ -17,6 +17,7 @@ from kdbench.run import teacher_cache as tables
 from kdbench.run.session import Job, Request
 from kdbench.run.speeds import Speeds
 from kdbench.run.stopwatch import Item, Stopwatch, count_macs
+from kdbench.utils import environment
 
 
 def job(out: Path, methods: str = "kd", **words: Any) -> Job:
@@ -183,12 +184,17 @@ def test_what_was_measured_is_kept_and_not_measured_again(
     made = job(tmp_path, "student,kd")
     first = estimate.Estimator(made, budget=60.0).of(made, made.cells)
     assert first.measured > 0
-    tried: list[object] = []
-    monkeypatch.setattr(Stopwatch, "_seconds", lambda self, item: tried.append(item) or 1.0)
+    tried: list[Item] = []
+
+    def noted(self: Stopwatch, item: Item) -> float:
+        tried.append(item)
+        return 1.0
+
+    monkeypatch.setattr(Stopwatch, "_seconds", noted)
     again = estimate.Estimator(made, budget=60.0).of(made, made.cells)
     assert not [item for item in tried if not item.method]
     assert again.measured == pytest.approx(first.measured, rel=1e-6)
-    monkeypatch.setattr(speeds.environment, "threads", lambda: 2)  # another machine, as it were
+    monkeypatch.setattr(environment, "threads", lambda: 2)  # another machine, as it were
     estimate.Estimator(made, budget=60.0).of(made, made.cells)
     assert {item.network for item in tried} == {"resnet14", "resnet8"}
 
@@ -342,9 +348,7 @@ def test_records_of_this_machine_correct_where_no_run_does(tmp_path: Path, cache
     assert estimate.Estimator(after, budget=0.0).of(after, after.cells[1:]).factor == 1.0
 
 
-def write_record(out: Path, made: Job, seconds: float, **environment: str) -> None:
-    from kdbench.utils.environment import describe
-
+def write_record(out: Path, made: Job, seconds: float, **other: str) -> None:
     cell = made.cells[0]
     one = record.Record(
         status="done",
@@ -358,7 +362,7 @@ def write_record(out: Path, made: Job, seconds: float, **environment: str) -> No
         provenance="test",
         modified_student=False,
         code={},
-        environment=describe("cpu") | {"threads": speeds.environment.threads()} | environment,
+        environment=environment.describe("cpu") | {"threads": environment.threads()} | other,
         finished="2026-01-01T00:00:00+00:00",
     )
     record.write(one, grid.files(out, cell).record)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from isolation import isolate, plugin
+from toys import Plugin
 
 import kdbench
 from kdbench import Distiller, Pair, register, registry
@@ -32,9 +32,7 @@ class Mine(Distiller):
 '''
 
 
-@pytest.fixture(autouse=True)
-def _isolated(monkeypatch: pytest.MonkeyPatch) -> None:
-    isolate(monkeypatch)
+pytestmark = pytest.mark.usefixtures("own_registry")
 
 
 def write(file: Path, text: str = GOOD) -> Path:
@@ -96,8 +94,8 @@ def test_the_folder_is_not_imported_twice() -> None:
     assert "'kd' is defined twice" in second
 
 
-def test_idea_is_the_first_line_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert registry.idea(plugin(write(tmp_path / "mine.py"), monkeypatch)) == "An idea in one line."
+def test_idea_is_the_first_line_of_the_file(tmp_path: Path, plugin: Plugin) -> None:
+    assert registry.idea(plugin(write(tmp_path / "mine.py"))) == "An idea in one line."
 
 
 # -- plug-in files ------------------------------------------------------------------------------

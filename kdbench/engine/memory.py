@@ -6,6 +6,7 @@ import copy
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from kdbench.distiller import Batch
 from kdbench.engine.graph.rollback import undone
@@ -98,7 +99,8 @@ def of_a_step(lane: Lane, shown: Shown, guard: Guard) -> int | None:
 
 def gained(lane: Lane) -> int:
     """Bytes that a lane has between steps beyond those that it was built with: gradients and momenta."""
-    return 2 * sum(p.nbytes for group in lane.optimizer.param_groups for p in group["params"])
+    trained: list[Tensor] = [p for group in lane.optimizer.param_groups for p in group["params"]]
+    return 2 * sum(p.nbytes for p in trained)
 
 
 def standing(lane: Lane) -> int:

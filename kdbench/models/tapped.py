@@ -41,6 +41,12 @@ class Tapped(nn.Module):
         name: what to call it in errors and records.
         reader: how to tap ``net``; a network of the zoo taps itself.
         norms: what ``norms()`` answers in place of asking ``net`` (whose norms may be folded).
+
+    >>> from kdbench.models import create
+    >>> net = create("resnet8x4", num_classes=100)
+    >>> seen = net(torch.zeros(2, 3, 32, 32))
+    >>> net.name, [tuple(feat.shape[1:]) for feat in seen.feats]
+    ('resnet8x4', [(32, 32, 32), (64, 32, 32), (128, 16, 16), (256, 8, 8)])
     """
 
     def __init__(self, net: nn.Module, name: str, *, reader: Reader | None = None, norms: Norms | None = None) -> None:

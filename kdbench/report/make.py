@@ -12,7 +12,7 @@ from typing import Any
 from kdbench import record
 from kdbench.record import Record
 from kdbench.report import board as boards
-from kdbench.report import compare, cost, facts, latex, page, runs_csv, style, tables, text, tuned
+from kdbench.report import compare, cost, facts, latex, page, probes, runs_csv, style, tables, text, tuned
 from kdbench.report import select as selecting
 from kdbench.report.board import RULES, STUDENT, Board
 from kdbench.report.cost import Cost
@@ -21,6 +21,7 @@ from kdbench.report.escape import plain
 from kdbench.report.figures import figures
 from kdbench.report.gather import gather
 from kdbench.report.items import Table
+from kdbench.report.records import Records, to_beat
 from kdbench.report.sensitivity_figure import sensitivity
 from kdbench.utils.files import atomic_write
 from kdbench.utils.tuning_file import Tuned
@@ -45,7 +46,17 @@ _TAKEN = {
 
 @dataclass
 class SuiteReport:
-    """What a report says about one suite, and where it wrote it."""
+    """What a report says about one suite, and where it wrote it.
+
+    >>> from kdbench.run import outcome, runner, session
+    >>> class Quiet(outcome.Watcher):
+    ...     "Hears everything and says nothing."
+    >>> words = {"suite": "digits", "seeds": "1", "epochs": 1, "limit_train": 64, "device": "cpu"}
+    >>> _ = runner.run(session.resolve(session.Request("student", "resnet20:resnet8", **words)), Quiet())
+    >>> (digits,) = report(Path("results"), formats=["csv"])
+    >>> digits.suite, digits.tables[0].name, digits.problems
+    ('digits', 'leaderboard', [])
+    """
 
     suite: str
     title: str
@@ -68,6 +79,7 @@ class _Asked:
     rule: str
     top: int | None
     published: PublishedTables
+    standing: Mapping[str, Records]
     costs: Sequence[Cost]
     formats: Sequence[str]
 
@@ -82,6 +94,7 @@ def report(
     select: str = "last",
     top: int | None = None,
     published: PublishedTables = None,
+    standing: Mapping[str, Records] | None = None,
     costs: Sequence[Cost] | None = None,
     formats: Sequence[str] = FORMATS,
 ) -> list[SuiteReport]:
@@ -99,12 +112,22 @@ def report(
             set, which flatters and says so).
         top: show so many of the best methods; ranks and corrections still count all. None shows all.
         published: published numbers of a suite, see ``PublishedTables``.
+        standing: by suite, the published numbers to beat, see ``kdbench.suites.records_to_beat``.
         costs: measured costs of methods; without them none are shown.
         formats: files to write, of ``FORMATS``.
 
     Raises:
         ValueError: no records, or no such suite, method, pair, rule or format; or a choice of none at all.
         OSError: a file cannot be written; those that were there are whole.
+
+    >>> from kdbench.run import outcome, runner, session
+    >>> class Quiet(outcome.Watcher):
+    ...     "Hears everything and says nothing."
+    >>> words = {"suite": "digits", "seeds": "1", "epochs": 1, "limit_train": 64, "device": "cpu"}
+    >>> _ = runner.run(session.resolve(session.Request("student", "resnet20:resnet8", **words)), Quiet())
+    >>> (digits,) = report(Path("results"), formats=["csv"])
+    >>> Path("results/digits/leaderboard.csv") in digits.files
+    True
     """
     if select not in RULES:
         raise ValueError(f"no rule {select!r} for the epoch that counts; there are {', '.join(RULES)}")
@@ -122,7 +145,7 @@ def report(
     _check_labels([baseline] if baseline != STUDENT else [], by_suite, "baseline")
     _check_labels(rows or [], by_suite, "method")
     keep = None if rows is None else [*rows, baseline, STUDENT]
-    asked = _Asked(baseline, keep, columns, select, top, published, costs or (), kinds)
+    asked = _Asked(baseline, keep, columns, select, top, published, standing or {}, costs or (), kinds)
     names, made, misses = _names(by_suite), [], []
     for suite in sorted(by_suite):
         own = [one for one in by_suite[suite] if rows is None or one.method in rows]
@@ -134,7 +157,10 @@ def report(
     if not made:
         raise ValueError(misses[0] if misses else "no suite has runs of all that was asked for")
     for one in made:
-        _write(one, by_suite[one.suite], out, names[one.suite], asked)
+        found = probes.part(out, one.suite, one.board.selection.finished)
+        one.tables += found.tables
+        problems += found.problems
+        _write(one, by_suite[one.suite], out, names[one.suite], asked, found)
     made[0].problems = problems + [plain(miss, 600) for miss in misses]
     return made
 
@@ -148,8 +174,9 @@ def _suite(out: Path, suite: str, records: Sequence[Record], asked: _Asked) -> S
     measured = cost.tables(board, asked.costs)
     if not measured:
         notes.append(cost.UNKNOWN)
+    beaten = to_beat(board, asked.standing.get(suite, {}))
     place = next((number for number, table in enumerate(shown) if table.name == "parameters"), len(shown))
-    shown[place:place] = measured
+    shown[place:place] = [*measured, *([beaten] if beaten.rows else [])]
     chosen, problems = tuned.choices(out, suite, board.pairs)
     notes += problems
     if (beside := tuned.table(board, chosen)).rows:
@@ -159,7 +186,9 @@ def _suite(out: Path, suite: str, records: Sequence[Record], asked: _Asked) -> S
     return SuiteReport(suite, facts.title(selection), facts.banner(selection), board, shown, notes, choices=chosen)
 
 
-def _write(made: SuiteReport, records: Sequence[Record], out: Path, name: str, asked: _Asked) -> None:
+def _write(
+    made: SuiteReport, records: Sequence[Record], out: Path, name: str, asked: _Asked, found: probes.Part
+) -> None:
     folder, board, formats = out / name, made.board, asked.formats
     files: dict[Path, bytes] = {}
     if "csv" in formats:
@@ -183,6 +212,7 @@ def _write(made: SuiteReport, records: Sequence[Record], out: Path, name: str, a
             drawn["cost"] = figure
         if (figure := sensitivity(board, made.choices)) is not None:
             drawn["sensitivity"] = figure
+        drawn |= found.drawings
         vectors = {stem: style.render(drawn[stem], "svg") for stem in drawn if "svg" in formats or "html" in formats}
         for stem, figure in drawn.items():
             if "svg" in formats:

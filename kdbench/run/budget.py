@@ -46,7 +46,11 @@ def seconds(text: str) -> float:
 
 @dataclass(frozen=True)
 class Choice:
-    """What a grid is made of."""
+    """What a grid is made of.
+
+    >>> Choice(("student", "kd"), (("resnet20", "resnet8"),), (0, 1, 2), 20).epochs
+    20
+    """
 
     methods: tuple[str, ...]  # as they are written on a command line
     pairs: tuple[Pair, ...]
@@ -62,6 +66,10 @@ def propose(whole: Choice, budget: float, cost: Cost, suite_epochs: int) -> Choi
 
     Raises:
         ValueError: not even the smallest fits; the sentence says what it takes.
+
+    >>> whole = Choice(("student", "kd"), (("resnet20", "resnet8"), ("wrn_16_2", "resnet8")), (0, 1, 2), 20)
+    >>> propose(whole, 60.0, lambda one: len(one.pairs) * len(one.seeds) * one.epochs, 20).pairs
+    (('resnet20', 'resnet8'),)
     """
     if cost(whole) <= budget:
         return whole
@@ -112,7 +120,12 @@ def _largest(least: int, most: int, fits: Callable[[int], bool]) -> int:
 
 
 def cuts(whole: Choice, now: Choice) -> list[str]:
-    """What a proposal leaves out, a sentence for each kind."""
+    """What a proposal leaves out, a sentence for each kind.
+
+    >>> whole = Choice(("student", "kd"), (("resnet20", "resnet8"),), (0, 1, 2), 20)
+    >>> cuts(whole, replace(whole, seeds=(0,), methods=("kd",)))
+    ['1 of 3 seeds', '1 of 2 methods, without student']
+    """
     said = []
     if gone := [f"{teacher}:{student}" for teacher, student in whole.pairs if (teacher, student) not in now.pairs]:
         said.append(f"{len(now.pairs)} of {count(len(whole.pairs), 'pair')}, without {_few(gone)}")

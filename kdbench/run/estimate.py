@@ -48,7 +48,12 @@ KINDS = ("teachers to be trained", "teachers' passes", "students", "methods", "e
 
 @dataclass(frozen=True)
 class Estimate:
-    """The parts as they were measured, and what runs before say of such measurements."""
+    """The parts as they were measured, and what runs before say of such measurements.
+
+    >>> made = Estimate(1, (Part("students", "resnet20:resnet8", "kd", 60.0),), "cpu", factor=1.5, busy=2.0)
+    >>> made.measured, made.work, made.seconds
+    (60.0, 90.0, 180.0)
+    """
 
     cells: int
     parts: tuple[Part, ...]
@@ -93,6 +98,13 @@ class Estimator:
 
     Raises:
         ValueError: a network cannot be built for the suite's images, or these are too large to try.
+
+    >>> from kdbench.run.session import Request, resolve
+    >>> words = {"suite": "digits", "seeds": "1", "epochs": 1, "limit_train": 64, "device": "cpu"}
+    >>> job = resolve(Request("student", "resnet20:resnet8", **words))
+    >>> made = Estimator(job).of(job, job.cells)
+    >>> made.cells, sorted(made.by(lambda part: part.kind))
+    (1, ['checkpoints', 'evaluation', 'students'])
     """
 
     def __init__(self, job: Job, *, look: bool = False, budget: float | None = None, generous: float = 0.0) -> None:
@@ -309,7 +321,11 @@ def _first(teachers: Iterable[str], helpers: Sequence[Cell]) -> Iterable[str]:
 
 
 def sentences(made: Estimate) -> list[str]:
-    """An estimate as a person reads it: the whole, then by kind of work, by method and by pair."""
+    """An estimate as a person reads it: the whole, then by kind of work, by method and by pair.
+
+    >>> sentences(Estimate(1, (Part("students", "resnet20:resnet8", "kd", 60.0),), "cpu"))
+    ['about 1 min on cpu for 1 cell', '  of it: students 1 min']
+    """
     said = [f"about {duration(made.seconds)} on {made.device} for {count(made.cells, 'cell')}"]
     notes = [made.basis] if made.basis else []
     notes += [f"others use the machine, too: {made.busy:.1f} s for each second of work"] if made.busy > 1.2 else []

@@ -90,7 +90,11 @@ def run_group(work: Work, emit: Emit, images: Dataset | None = None) -> Done:
 
 
 def disk_trouble(out: Path, error: OSError) -> str:
-    """What to say when a file cannot be read or written."""
+    """What to say when a file cannot be read or written.
+
+    >>> disk_trouble(Path("results"), OSError(28, "No space left on device", "results/runs"))
+    'cannot go on in results: results/runs: No space left on device; what was finished is kept, repeat the ...
+    """
     what = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else one_line(error)
     return f"cannot go on in {out}: {what}; what was finished is kept, repeat the command when that is mended"
 

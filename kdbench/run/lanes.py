@@ -53,7 +53,13 @@ class Maker:
         shared = [reach(self.images, teacher)]
         try:
             make = partial(self._built, cell, teacher, taught_by)
-            lane = built(f"{cell.student} for {cell}", make, device=self.device, shared=shared)
+            lane = built(
+                f"{cell.student} for {cell}", make, device=self.device, shared=shared, passing=(models.WeightsMissing,)
+            )
+        except models.WeightsMissing as error:
+            # The pair can be served, only not on this machine today: the next run tries it again.
+            self.ledger.fail(cell, error, keep=False)
+            return None
         except ValueError as error:
             self.ledger.refuse(cell, error)
             return None

@@ -27,6 +27,15 @@ def run(job: Job, watch: Watcher) -> Outcome:
         ValueError: the data are not there, or the output folder cannot be written to at all.
         Stop: see there.
         KeyboardInterrupt: everything up to the last full epoch is on disk.
+
+    >>> from kdbench.run.session import Request, resolve
+    >>> class Quiet(Watcher):
+    ...     "Hears everything and says nothing."
+    >>> words = {"suite": "digits", "seeds": "1", "epochs": 1, "limit_train": 64, "device": "cpu"}
+    >>> job = resolve(Request("student", "resnet20:resnet8", **words))
+    >>> outcome = run(job, Quiet())
+    >>> [cell.label for cell in outcome.done], outcome.exit_code
+    (['student'], 0)
     """
     outcome = Outcome()
     emit: Emit = partial(tell, watch)

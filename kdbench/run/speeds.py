@@ -121,7 +121,11 @@ class Speeds(BaseModel):
 
 
 def folder() -> Path:
-    """The folder of what kdbench knows of this machine: $KDBENCH_CACHE, else kdbench in the user's cache folder."""
+    """The folder of what kdbench knows of this machine: $KDBENCH_CACHE, else kdbench in the user's cache folder.
+
+    >>> folder() == expanded(os.environ.get("KDBENCH_CACHE") or "~/.cache/kdbench")
+    True
+    """
     if said := os.environ.get(CACHE, "").strip():
         return expanded(said)
     return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "kdbench"

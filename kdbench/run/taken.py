@@ -50,6 +50,12 @@ def note(out: Path, verb: str, suite: str, machine: Machine, made: Estimate, sec
 
     Raises:
         OSError: the file cannot be written.
+
+    >>> from kdbench.run.estimate import Part
+    >>> made = Estimate(1, (Part("students", "resnet20:resnet8", "kd", 8.0),), "cpu")
+    >>> note(Path("results"), "run", "digits", Machine.of("cpu", "fp32"), made, 10.0, 9.0)
+    >>> len(path(Path("results")).read_text().splitlines())
+    2
     """
     row = [
         datetime.now(UTC).isoformat(timespec="seconds"),
@@ -87,6 +93,10 @@ def sentence(made: Estimate, seconds: float, worked: float) -> str:
     """``estimated 3 min, taken 3 min 20 s (11% more)``; also how far the work was off, where others slowed it.
 
     ``seconds`` on the wall, ``worked`` by ``kdbench.run.clock``.
+
+    >>> from kdbench.run.estimate import Part
+    >>> sentence(Estimate(1, (Part("students", "resnet20:resnet8", "kd", 8.0),), "cpu"), 10.0, 10.0)
+    'estimated 8 s, taken 10 s (25% more)'
     """
     if not made.seconds:
         return f"taken {duration(seconds)}"

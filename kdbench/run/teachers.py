@@ -36,7 +36,12 @@ TEST_PIXELS = 64 * 32 * 32
 
 
 class TeacherFailed(Exception):
-    """The teacher could not be trained; its cells cannot run."""
+    """The teacher could not be trained; its cells cannot run.
+
+    >>> raise TeacherFailed("teacher resnet20: ce is nan in epoch 1")
+    Traceback (most recent call last):
+    kdbench.run.teachers.TeacherFailed: teacher resnet20: ce is nan in epoch 1
+    """
 
 
 def images(suite: Suite, data_dir: Path | None, limit: int | None = None) -> Dataset:
@@ -44,6 +49,10 @@ def images(suite: Suite, data_dir: Path | None, limit: int | None = None) -> Dat
 
     Raises:
         ValueError: they are not there, or not what the suite says they are.
+
+    >>> from kdbench import suites
+    >>> len(images(suites.load("digits"), None, limit=64).train_labels)
+    64
     """
     found = sets.load(suite.dataset, data_dir)
     said, here = (suite.num_classes, suite.image_size), (found.num_classes, found.image_shape[-1])
@@ -56,7 +65,13 @@ def images(suite: Suite, data_dir: Path | None, limit: int | None = None) -> Dat
 
 
 def recipe(suite: Suite, name: str, epochs: int | None, limit_train: int | None) -> dict[str, Any]:
-    """What the teacher ``name`` is trained with; short when the run itself is a short look."""
+    """What the teacher ``name`` is trained with; short when the run itself is a short look.
+
+    >>> from kdbench import suites
+    >>> wanted = recipe(suites.load("semckd"), "resnet32x4", None, None)
+    >>> wanted["epochs"], wanted["milestones"], wanted["quick"]
+    (240, [150, 180, 210], False)
+    """
     own = suite.teacher
     full = own.epochs
     length = full if epochs is None or epochs >= suite.recipe.epochs else min(full, epochs)
@@ -77,7 +92,13 @@ def variant(wanted: dict[str, Any]) -> str:
 
 
 def there(folder: Path, suite: Suite, name: str, wanted: dict[str, Any]) -> str | None:
-    """Suffix of the stored teacher that a run with this recipe uses; None: it must be trained."""
+    """Suffix of the stored teacher that a run with this recipe uses; None: it must be trained.
+
+    >>> from kdbench import suites
+    >>> suite = suites.load("digits")
+    >>> there(Path("results/teachers"), suite, "resnet20", recipe(suite, "resnet20", None, None)) is None
+    True
+    """
     for suffix in dict.fromkeys(("", variant(wanted))):
         if teachers.path(folder, suite.dataset, name, suffix).exists():
             return suffix
@@ -108,6 +129,15 @@ def get(
     Raises:
         ValueError: the stored file is damaged or does not fit.
         TeacherFailed: training diverged.
+
+    >>> from kdbench import suites
+    >>> from kdbench.run.outcome import Teller
+    >>> suite, said = suites.load("digits"), []
+    >>> data, wanted = images(suite, None, 64), recipe(suite, "resnet8", epochs=1, limit_train=64)
+    >>> how = {"device": torch.device("cpu"), "watch": Teller(said.append), "note": said.append}
+    >>> net, card = get(Path("teachers"), suite, "resnet8", data, wanted, **how)
+    >>> card.name, net.training
+    ('resnet8', False)
     """
     suffix = variant(wanted)
     lock = teachers.path(folder, suite.dataset, name, suffix).with_suffix(".lock")
@@ -139,7 +169,12 @@ def get(
 
 
 def identity(data: Dataset, *, part: bool = False) -> DataIdentity:
-    """Which data these are; ``part``: some of the training images, so only what is not of them is compared."""
+    """Which data these are; ``part``: some of the training images, so only what is not of them is compared.
+
+    >>> from kdbench.data import load
+    >>> identity(load("digits")).counts
+    {'train': 1000, 'test': 797}
+    """
     counts = {"train": len(data.train_labels), "test": len(data.test_labels)}
     if part:
         del counts["train"]
@@ -291,7 +326,14 @@ def _keep(lane: Lane) -> None:
 def make_loader(
     data: Dataset, recipe: dict[str, Any], *, seed: int, device: torch.device, views: tuple[str, ...] = ()
 ) -> Loader:
-    """The training batches of one recipe."""
+    """The training batches of one recipe.
+
+    >>> from kdbench import suites
+    >>> suite = suites.load("digits")
+    >>> wanted = suite.recipe.model_dump()
+    >>> len(make_loader(images(suite, None), wanted, seed=0, device=torch.device("cpu"))), wanted["batch_size"]
+    (16, 64)
+    """
     return Loader(
         data.train_images,
         data.train_labels,
@@ -307,7 +349,14 @@ def make_loader(
 
 
 def test_batches(data: Dataset, recipe: dict[str, Any], device: torch.device) -> Plain:
-    """The test images in order, normalised, without augmentation; they lie on the device as long as this is held."""
+    """The test images in order, normalised, without augmentation; they lie on the device as long as this is held.
+
+    >>> from kdbench import suites
+    >>> suite = suites.load("digits")
+    >>> batches = test_batches(images(suite, None), suite.recipe.model_dump(), torch.device("cpu"))
+    >>> sum(len(label) for _, label in batches)
+    797
+    """
     return plain_batches(data.test_images, data.test_labels, recipe, device)
 
 

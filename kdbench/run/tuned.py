@@ -22,19 +22,20 @@ __all__ = [
     "Score",
     "Trial",
     "Tuned",
-    "choice",
     "home",
     "path",
     "read",
-    "same_budget",
-    "strange",
     "tunable",
     "write",
 ]
 
 
 def home(out: Path) -> Path:
-    """Where tuned weights, and the records of their trials, lie."""
+    """Where tuned weights, and the records of their trials, lie.
+
+    >>> home(Path("results")).as_posix()
+    'results/tuned'
+    """
     return out / "tuned"
 
 
@@ -43,6 +44,9 @@ def path(out: Path, suite: str, teacher: str, student: str, method: str) -> Path
 
     Raises:
         ValueError: the suite's name is one of the folders beside it.
+
+    >>> path(Path("results"), "digits", "resnet20", "resnet8", "semckd").as_posix()
+    'results/tuned/digits/resnet20-resnet8/semckd.json'
     """
     if safe_name(suite) in ("runs", "students", "assistants"):
         raise ValueError(
@@ -57,6 +61,9 @@ def tunable(method: str, published: Mapping[str, Any]) -> bool:
 
     Raises:
         ValueError: its search space is not well stated.
+
+    >>> tunable("semckd", {"beta": 400.0}), tunable("student", {})
+    (True, False)
     """
     return registry.get(method).search_space(published) != [{}]
 

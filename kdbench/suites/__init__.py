@@ -6,6 +6,7 @@ it is a TOML file here or one of the user's. No torch in this package.
 
 from kdbench.suites.convention import Convention, convention, convention_names
 from kdbench.suites.published_teachers import PublishedTeacher, load_published
+from kdbench.suites.records import Standing, best_comparable, records_to_beat
 from kdbench.suites.suite import Published, Recipe, Suite, load, names, published
 
 __all__ = [
@@ -13,11 +14,14 @@ __all__ = [
     "Published",
     "PublishedTeacher",
     "Recipe",
+    "Standing",
     "Suite",
+    "best_comparable",
     "convention",
     "convention_names",
     "load",
     "load_published",
     "names",
     "published",
+    "records_to_beat",
 ]

@@ -134,10 +134,14 @@ def _parameters(name: str, pair: str) -> tuple[int, int]:
 
 
 def _published(name: str) -> list[str]:
+    """The method's own numbers, and the highest of any method where the recipe is the same."""
     lines = []
-    for suite in suites.names():
-        for (teacher, student, method), number in suites.published(suites.load(suite)).items():
+    for suite in map(suites.load, suites.names()):
+        bars = suites.records_to_beat(suite)
+        for (teacher, student, method), number in suites.published(suite).items():
             if method == name:
                 spread = f" +- {number.std:.2f}" if number.std is not None else ""
-                lines.append(f"{suite}: {teacher}:{student} {number.mean:.2f}{spread}")
+                best = suites.best_comparable(bars.get((teacher, student), ()))
+                bar = f" (to beat: {best.number.mean:.2f} {best.method}, {best.number.source})" if best else ""
+                lines.append(f"{suite.name}: {teacher}:{student} {number.mean:.2f}{spread}{bar}")
     return lines

@@ -19,7 +19,11 @@ AGENT = "kdbench"
 
 
 class NotFetched(Exception):
-    """A file could not be had; the text is the end of a sentence."""
+    """A file could not be had; the text is the end of a sentence.
+
+    >>> str(NotFetched("the server says 404 Not Found"))
+    'the server says 404 Not Found'
+    """
 
 
 def fetch(address: str, target: Path, *, sha256: str, size: int, told: Callable[[int], None]) -> None:
@@ -37,6 +41,10 @@ def fetch(address: str, target: Path, *, sha256: str, size: int, told: Callable[
     Raises:
         NotFetched: no network, no such file, it broke off, or it is another file.
         OSError: the disk does not take it.
+
+    >>> fetch("http://127.0.0.1:9/x.pt", Path("x.pt"), sha256="0" * 64, size=3, told=print)
+    Traceback (most recent call last):
+    kdbench.utils.download.NotFetched: the network does not reach it (...)
     """
     part = target.with_name(target.name + ".part")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -96,6 +104,11 @@ def _piece(answer: http.client.HTTPResponse) -> bytes:
 
 
 def file_sha256(file: Path) -> str:
-    """Of a file's bytes, 64 hex digits."""
+    """Of a file's bytes, 64 hex digits.
+
+    >>> _ = Path("x.pt").write_bytes(b"abc")
+    >>> file_sha256(Path("x.pt"))[:8]
+    'ba7816bf'
+    """
     with open(file, "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

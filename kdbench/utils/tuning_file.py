@@ -16,7 +16,11 @@ FORMAT = 1
 
 
 class Score(BaseModel):
-    """One trial with one seed: validation accuracy in percent after the last epoch, or why there is none."""
+    """One trial with one seed: validation accuracy in percent after the last epoch, or why there is none.
+
+    >>> Score(seed=1000, settings="0123abcd", val_top1=97.5).reason
+    ''
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -27,7 +31,13 @@ class Score(BaseModel):
 
 
 class Trial(BaseModel):
-    """One candidate of the search space."""
+    """One candidate of the search space.
+
+    >>> one = Score(seed=1000, settings="0123abcd", val_top1=97.0)
+    >>> other = Score(seed=1001, settings="4567abcd", val_top1=98.0)
+    >>> Trial(values={"beta": 400.0}, published=True, scores=(one, other)).mean
+    97.5
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
@@ -43,7 +53,11 @@ class Trial(BaseModel):
 
 
 class Budget(BaseModel):
-    """What was spent on a method: the same for every one."""
+    """What was spent on a method: the same for every one.
+
+    >>> print(Budget(trials=6, epochs=30, seeds=(1000,), validation=0.1))
+    6 trials of 30 epochs, seeds 1000
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -57,7 +71,18 @@ class Budget(BaseModel):
 
 
 class Tuned(BaseModel):
-    """The choice of one method on one pair, and all that it rests on."""
+    """The choice of one method on one pair, and all that it rests on.
+
+    >>> words = {"suite": "digits", "dataset": "digits", "convention": "crd"}
+    >>> words |= {"teacher": "resnet20", "student": "resnet8"}
+    >>> facts = {"recipe": {}, "precision": "fp32", "data": {}, "code": {}, "finished": "2026-01-01"}
+    >>> budget = Budget(trials=6, epochs=30, seeds=(1000,), validation=0.1)
+    >>> score = Score(seed=1000, settings="0123abcd", val_top1=97.0)
+    >>> facts["trials"] = (Trial(values={"beta": 10.0}, published=False, scores=(score,)),)
+    >>> one = Tuned(**words, **facts, method="fitnet", published={"beta": 100.0}, choice={"beta": 10.0}, budget=budget)
+    >>> one.choice
+    {'beta': 10.0}
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
@@ -102,6 +127,16 @@ def write(one: Tuned, file: Path) -> Tuned:
 
     Raises:
         OSError: it cannot be written.
+
+    >>> words = {"suite": "digits", "dataset": "digits", "convention": "crd"}
+    >>> words |= {"teacher": "resnet20", "student": "resnet8"}
+    >>> facts = {"recipe": {}, "precision": "fp32", "data": {}, "code": {}, "finished": "2026-01-01"}
+    >>> budget = Budget(trials=6, epochs=30, seeds=(1000,), validation=0.1)
+    >>> score = Score(seed=1000, settings="0123abcd", val_top1=97.0)
+    >>> facts["trials"] = (Trial(values={"beta": 10.0}, published=False, scores=(score,)),)
+    >>> one = Tuned(**words, **facts, method="fitnet", published={"beta": 100.0}, choice={"beta": 10.0}, budget=budget)
+    >>> write(one, Path("fitnet.json")) == read(Path("fitnet.json"))
+    True
     """
     values = json.loads(one.model_dump_json(exclude={"checksum"}))
     values["checksum"] = checksum(values)
@@ -117,6 +152,11 @@ def read(file: Path) -> Tuned:
     Raises:
         FileNotFoundError: there is none.
         ValueError: it was cut or edited, or cannot be read.
+
+    >>> _ = Path("fitnet.json").write_text('{"beta": 10, "checksum": "0123"}')
+    >>> read(Path("fitnet.json"))
+    Traceback (most recent call last):
+    ValueError: fitnet.json was changed after it was written: its checksum differs
     """
     try:
         values = json.loads(file.read_bytes())

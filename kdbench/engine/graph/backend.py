@@ -33,7 +33,12 @@ T = TypeVar("T")
 
 
 class Machine(Protocol):
-    """What runs a step."""
+    """What runs a step.
+
+    >>> machine: Machine = Eager()  # the same steps without graphs, for the CPU and for tests
+    >>> machine.captures
+    False
+    """
 
     captures: bool  # whether a step is recorded, or called every time
 
@@ -193,7 +198,11 @@ class Graphs:
 
 
 def machine_for(device: torch.device, graphs: str = "auto") -> Machine | None:
-    """What runs whole steps on a device; None where the plain loop does: on the CPU, and with ``graphs`` "off"."""
+    """What runs whole steps on a device; None where the plain loop does: on the CPU, and with ``graphs`` "off".
+
+    >>> machine_for(torch.device("cpu")) is None
+    True
+    """
     return Graphs(device) if device.type == "cuda" and graphs != "off" else None
 
 

@@ -1,0 +1,66 @@
+"""Records to beat: the best published numbers of a pair, and in what their recipes depart from the suite's."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from kdbench.suites.suite import Published, Suite, read_number
+
+
+class Standing(NamedTuple):
+    """A published number that nobody has beaten under its recipe, as far as its source tells.
+
+    >>> from kdbench import suites
+    >>> first = records_to_beat(suites.load("crd"))["resnet56", "resnet20"][0]
+    >>> first.number.rule
+    'best_test'
+    """
+
+    method: str  # in the field's words, as its source writes it
+    number: Published
+    departs: str  # in what its recipe departs from the suite's; "": it is the same
+
+
+def records_to_beat(suite: Suite) -> dict[tuple[str, str], list[Standing]]:
+    """(teacher, student) -> its records, the best first; empty where the suite names no file of them.
+
+    The same recipe means the same epochs, batch, learning rate, crops, teacher and an unchanged student.
+    Nearly all of them rest on the best test epoch, with weights that were chosen on the test set.
+
+    >>> from kdbench import suites
+    >>> best_comparable(records_to_beat(suites.load("crd"))["resnet56", "resnet20"]).method
+    'DKD+LS'
+
+    Raises:
+        ValueError: the file is not there or not readable.
+    """
+    if suite.records is None:
+        return {}
+    found: dict[tuple[str, str], list[Standing]] = {}
+    try:
+        text = (suite._home / suite.records).read_text(encoding="utf-8")
+        for row in csv.DictReader(text.splitlines()):
+            one = Standing(row["method"], read_number(row), row["departs"].strip())
+            found.setdefault((row["teacher"], row["student"]), []).append(one)
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, csv.Error) as error:
+        raise ValueError(f"the records {suite.records} of suite {suite.name}: {error}") from error
+    return {pair: sorted(ones, key=lambda one: -one.number.mean) for pair, ones in found.items()}
+
+
+def best_comparable(standing: Iterable[Standing]) -> Standing | None:
+    """The highest of those with the suite's own recipe.
+
+    >>> from kdbench import suites
+    >>> found = records_to_beat(suites.load("crd"))["resnet56", "resnet20"]
+    >>> best_comparable(found).departs
+    ''
+    >>> best_comparable([]) is None
+    True
+    """
+    same = [one for one in standing if not one.departs]
+    return max(same, key=lambda one: one.number.mean, default=None)
+
+
+Records = Mapping[tuple[str, str], list[Standing]]
