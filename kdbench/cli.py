@@ -302,13 +302,24 @@ def check(*, methods: tuple[str, ...], verbose: bool) -> int:
 
 
 @main.command()
+@option("--gpu", is_flag=True, help="Try in two minutes whether this GPU, driver and torch do what graphs rest on.")
+@option("--json", "file", type=FOLDER, metavar="FILE.json", help="With --gpu: also write the checks there.")
+@DEVICE
 @DATA
 @OUT
 @sentences
-def doctor(*, data_dir: Path | None, out: Path) -> int:
-    """Look at the installation: versions, device, data, folders."""
-    from kdbench.terminal import console, screens
+def doctor(*, gpu: bool, file: Path | None, device: str, data_dir: Path | None, out: Path) -> int:
+    """Look at the installation: versions, device, data, folders.
 
+    With --gpu sixteen checks are made instead; exit code 1 at the first that fails. On a CPU those are made that need
+    no CUDA.
+    """
+    from kdbench.terminal import console, doctor_gpu, screens
+
+    if gpu:
+        return doctor_gpu.show(device, file, console.out())
+    if file is not None or device != "auto":
+        raise ValueError(f"{'--json' if file is not None else '--device'} goes with --gpu: kdbench doctor --gpu")
     return screens.show_doctor(data_dir, out, console.out())
 
 

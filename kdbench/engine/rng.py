@@ -44,3 +44,8 @@ def set_rng_state(state: dict[str, Tensor], device: torch.device) -> None:
 def _has_its_own(device: torch.device) -> bool:
     """Whether random numbers are drawn on the device itself; a CUDA device that only stands for one draws none."""
     return device.type == "cuda" and torch.cuda.is_available()
+
+
+def offset(state: Tensor) -> int | None:
+    """How far a CUDA generator has gone, from its state: sixteen bytes, the seed and this; None of a CPU's."""
+    return int.from_bytes(bytes(state[8:].tolist()), "little") if state.numel() == 16 else None
