@@ -25,8 +25,8 @@ RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 SCENE = np.stack([RAMP, RAMP.T, 255 - RAMP], axis=-1)
 
 
-def saved(path: Path, image: Image.Image, **words: object) -> str:
-    image.save(path, **words)  # type: ignore[arg-type]
+def saved(path: Path, image: Image.Image, **words: Any) -> str:
+    image.save(path, **words)
     return str(path)
 
 

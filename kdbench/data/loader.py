@@ -38,6 +38,11 @@ class Loader:
 
     Raises:
         ValueError: shapes or settings that do not go together.
+
+    >>> images, labels = torch.zeros(5, 3, 8, 8, dtype=torch.uint8), torch.arange(5)
+    >>> loader = Loader(images, labels, batch_size=2, mean=[0.5] * 3, std=[0.25] * 3, flip=True)
+    >>> [tuple(image.shape) for image, label, idx in loader.epoch(0)]
+    [(2, 3, 8, 8), (2, 3, 8, 8)]
     """
 
     def __init__(
@@ -160,7 +165,13 @@ class Loader:
 
 
 class Plain:
-    """A loader's images in order, only normalised; they can be gone through again and again."""
+    """A loader's images in order, only normalised; they can be gone through again and again.
+
+    >>> images, labels = torch.zeros(5, 3, 8, 8, dtype=torch.uint8), torch.arange(5)
+    >>> loader = Loader(images, labels, batch_size=2, mean=[0.5] * 3, std=[0.25] * 3, flip=True)
+    >>> [label.tolist() for image, label in Plain(loader, batch_size=3)]
+    [[0, 1, 2], [3, 4]]
+    """
 
     def __init__(self, loader: Loader, batch_size: int) -> None:
         self.labels, self.batch_size, self.images = loader.labels, batch_size, loader.show

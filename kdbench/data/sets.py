@@ -22,7 +22,7 @@ from kdbench.utils.files import expanded
 
 __all__ = ["NAMES", "DataMissing", "Dataset", "default_root", "limit", "load"]
 
-NAMES = ("cifar10", "cifar100", "digits", "imagefolder:PATH@SIZE", "tinyimagenet")
+NAMES = ("cifar10", "cifar100", "digits", "imagefolder:PATH@SIZE", "stl10", "tinyimagenet")
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +31,10 @@ class Dataset:
 
     Images are (N, 3, H, W) uint8, labels (N,) int64 in [0, number of classes), all on the CPU. ``notes`` are
     sentences about what was left out, converted or found twice when they were read.
+
+    >>> digits = load("digits")
+    >>> digits.num_classes, digits.image_shape, len(digits.train_labels), len(digits.test_labels)
+    (10, (3, 8, 8), 1000, 797)
     """
 
     name: str
@@ -77,7 +81,13 @@ class Dataset:
 
 
 def default_root() -> Path:
-    """Where data sets lie unless told: $KDBENCH_DATA, else kdbench in the user's cache folder."""
+    """Where data sets lie unless told: $KDBENCH_DATA, else kdbench in the user's cache folder.
+
+    >>> from unittest.mock import patch
+    >>> with patch.dict(os.environ, KDBENCH_DATA="/data/sets"):
+    ...     default_root().as_posix()
+    '/data/sets'
+    """
     if os.environ.get("KDBENCH_DATA"):
         return expanded(os.environ["KDBENCH_DATA"])
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -97,6 +107,12 @@ def load(name: str, root: str | Path | None = None, *, download: bool = True) ->
     Raises:
         DataMissing: the files are not there or broken; the sentence says what to put where.
         ValueError: no such data set, or it would not fit into memory.
+
+    >>> load("digits").train_images.shape
+    torch.Size([1000, 3, 8, 8])
+    >>> load("cifar-100")
+    Traceback (most recent call last):
+    ValueError: no data set 'cifar-100'; did you mean cifar100 or cifar10?
     """
     if name == "digits":
         return _digits()
@@ -109,6 +125,10 @@ def load(name: str, root: str | Path | None = None, *, download: bool = True) ->
         from kdbench.data.cifar import read_cifar
 
         return Dataset(name, *read_cifar(name, folder, download=download))
+    if name == "stl10":
+        from kdbench.data.stl10 import read_stl10
+
+        return Dataset(name, *read_stl10(folder))
     if name == "tinyimagenet":
         from kdbench.data.folder import read_tiny_imagenet
 
@@ -126,6 +146,9 @@ def limit(dataset: Dataset, n: int, seed: int = 0) -> Dataset:
 
     Raises:
         ValueError: n is not positive.
+
+    >>> limit(load("digits"), 20).train_labels.bincount().tolist()
+    [2, 2, 2, 2, 2, 2, 2, 2, 2, 2]
     """
     if n < 1:
         raise ValueError(f"a training set of {n} images cannot be trained on; give 1 or more")
