@@ -15,7 +15,15 @@ def fresh_rng(seed: int, device: torch.device) -> dict[str, Tensor]:
 
 
 def rng_state(device: torch.device) -> dict[str, Tensor]:
-    """The present states."""
+    """The present states.
+
+    >>> device = torch.device("cpu")
+    >>> before = rng_state(device)
+    >>> drawn = torch.rand(1)
+    >>> set_rng_state(before, device)
+    >>> torch.equal(torch.rand(1), drawn)
+    True
+    """
     state = {"cpu": torch.get_rng_state()}
     if _has_its_own(device):
         state["cuda"] = torch.cuda.get_rng_state(device)
@@ -23,7 +31,12 @@ def rng_state(device: torch.device) -> dict[str, Tensor]:
 
 
 def set_rng_state(state: dict[str, Tensor], device: torch.device) -> None:
-    """Make these the present states."""
+    """Make these the present states.
+
+    >>> set_rng_state(fresh_rng(0, torch.device("cpu")), torch.device("cpu"))
+    >>> torch.initial_seed()
+    0
+    """
     torch.set_rng_state(state["cpu"])
     if _has_its_own(device) and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)

@@ -73,6 +73,11 @@ class TimmReader:
 
     Raises:
         ValueError: the model cannot be tapped, and why.
+
+    >>> net = timm.create_model("test_resnet", num_classes=5).eval()
+    >>> reader = TimmReader(net, "timm/test_resnet", image_size=32)
+    >>> reader.tap(picture((3, 32, 32))).logits.shape
+    torch.Size([1, 5])
     """
 
     def __init__(self, net: nn.Module, name: str, *, image_size: int) -> None:

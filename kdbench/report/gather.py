@@ -31,6 +31,9 @@ def gather(folder: Path) -> tuple[list[Record], list[str]]:
     """All records under a folder that can be reported, and sentences about files, folders and records that cannot.
 
     A cell that failed once and was finished later counts as finished.
+
+    >>> gather(Path("nowhere"))
+    ([], [])
     """
     paths, problems = record.files(folder)
     kept = []

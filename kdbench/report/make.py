@@ -55,6 +55,10 @@ class SuiteReport:
     problems: list[str] = field(default_factory=list)  # damaged records
     files: list[Path] = field(default_factory=list)
 
+    def frame(self) -> Any:
+        """The leaderboard as a table of pandas: numbers only, one row per method, as in leaderboard.csv."""
+        return text.wide_form(self.board)
+
 
 @dataclass(frozen=True)
 class _Asked:
