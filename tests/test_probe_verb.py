@@ -16,7 +16,8 @@ from test_data import gallery
 
 from kdbench import data, record
 from kdbench.cli import main
-from kdbench.probes import catalogue, measure
+from kdbench.probes import catalogue
+from kdbench.probes.subject import Subject
 from kdbench.utils import findings
 from kdbench.utils.findings import Finding
 
@@ -114,12 +115,12 @@ def test_what_is_there_is_kept_and_measured_anew_when_it_rests_on_something_else
         findings.write(one.model_copy(update={"identity": one.identity | {fact: "other"}}), path)
         output = fine(*words, "--set", f"calibration.bins={findings_bins(whole)}")
         assert f"measured before with another {fact}: measured anew" in output
-    one = catalogue.PROBES["calibration"]
-    object.__setattr__(one, "version", 2)
+    probe = catalogue.PROBES["calibration"]
+    object.__setattr__(probe, "version", 2)
     try:
         assert "measured before with another version of the probe" in fine(*words)
     finally:
-        object.__setattr__(one, "version", 1)
+        object.__setattr__(probe, "version", 1)
 
 
 def findings_bins(text: str) -> int:
@@ -143,7 +144,7 @@ def test_one_network_that_fails_leaves_the_others_alone(copied: Path, monkeypatc
     def odd(*_: object) -> object:
         raise RuntimeError("no such\nluck")
 
-    monkeypatch.setattr(measure.Subject, "answers", odd)
+    monkeypatch.setattr(Subject, "answers", odd)
     output = fine("probe", "calibration", "--methods", "student", "--force", "--out", copied, code=1)
     assert "RuntimeError" in output
     assert "no such luck" in output

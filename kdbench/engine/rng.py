@@ -17,11 +17,10 @@ def fresh_rng(seed: int, device: torch.device) -> dict[str, Tensor]:
 def rng_state(device: torch.device) -> dict[str, Tensor]:
     """The present states.
 
-    >>> device = torch.device("cpu")
-    >>> before = rng_state(device)
-    >>> drawn = torch.rand(1)
-    >>> set_rng_state(before, device)
-    >>> torch.equal(torch.rand(1), drawn)
+    >>> before = rng_state(torch.device("cpu"))
+    >>> one = torch.rand(2)
+    >>> set_rng_state(before, torch.device("cpu"))
+    >>> torch.equal(torch.rand(2), one)
     True
     """
     state = {"cpu": torch.get_rng_state()}
@@ -33,9 +32,9 @@ def rng_state(device: torch.device) -> dict[str, Tensor]:
 def set_rng_state(state: dict[str, Tensor], device: torch.device) -> None:
     """Make these the present states.
 
-    >>> set_rng_state(fresh_rng(0, torch.device("cpu")), torch.device("cpu"))
-    >>> torch.initial_seed()
-    0
+    >>> set_rng_state({"cpu": torch.Generator().manual_seed(3).get_state()}, torch.device("cpu"))
+    >>> torch.equal(torch.rand(2), torch.rand(2, generator=torch.Generator().manual_seed(3)))
+    True
     """
     torch.set_rng_state(state["cpu"])
     if _has_its_own(device) and "cuda" in state:

@@ -111,8 +111,8 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
     >>> net = nn.Dropout()
     >>> with evaluating(net):
-    ...     print(net.training, torch.is_grad_enabled())
-    False False
+    ...     net.training, torch.is_grad_enabled()
+    (False, False)
     >>> net.training
     True
     """
@@ -129,9 +129,9 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 def measure(tapped: Tapped, image_shape: tuple[int, int, int]) -> Outputs:
     """Outputs for ``picture``: no statistics change, no random number is drawn.
 
-    >>> from kdbench import models
-    >>> measure(models.create("resnet8", 10), (3, 8, 8)).shapes().last
-    (64, 2, 2)
+    >>> from kdbench.models import create
+    >>> measure(create("resnet8", 10), (3, 32, 32)).shapes().last
+    (64, 8, 8)
     """
     like = next(tapped.parameters())
     with evaluating(tapped):
@@ -141,7 +141,7 @@ def measure(tapped: Tapped, image_shape: tuple[int, int, int]) -> Outputs:
 def picture(image_shape: tuple[int, int, int]) -> Tensor:
     """(1, C, H, W), always the same values, in [-1, 1].
 
-    >>> picture((3, 8, 8)).shape
-    torch.Size([1, 3, 8, 8])
+    >>> picture((3, 32, 32)).shape
+    torch.Size([1, 3, 32, 32])
     """
     return torch.arange(math.prod(image_shape), dtype=torch.float64).sin().reshape(1, *image_shape)

@@ -32,8 +32,10 @@ def gather(folder: Path) -> tuple[list[Record], list[str]]:
 
     A cell that failed once and was finished later counts as finished.
 
-    >>> gather(Path("nowhere"))
-    ([], [])
+    >>> Path("runs").mkdir()
+    >>> _ = Path("runs/kd.json").write_text("{}")
+    >>> gather(Path("runs"))
+    ([], ['runs/kd.json is not a record of kdbench: it has no format or no checksum'])
     """
     paths, problems = record.files(folder)
     kept = []

@@ -362,6 +362,12 @@ def plain_batches(images: Tensor, labels: Tensor, recipe: dict[str, Any], device
 
     Raises:
         ValueError: fewer than two.
+
+    >>> from kdbench import suites
+    >>> recipe = suites.load("digits").recipe.model_dump()
+    >>> found, labels = torch.zeros(5, 3, 8, 8, dtype=torch.uint8), torch.arange(5)
+    >>> [len(label) for _, label in plain_batches(found, labels, recipe, torch.device("cpu"))]
+    [5]
     """
     loader = Loader(images, labels, batch_size=256, mean=recipe["mean"], std=recipe["std"], device=device)
     height, width = images.shape[2:]

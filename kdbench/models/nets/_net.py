@@ -103,8 +103,8 @@ def init_normal(net: nn.Module, *, linear_std: float | None) -> None:
 def timm_name(name: str) -> str:
     """The name in timm's registry; a dot there would begin a tag of weights.
 
-    >>> timm_name("ShuffleV2_1.5")
-    'cifar_shufflev2_1_5'
+    >>> timm_name("resnet8x4")
+    'cifar_resnet8x4'
     """
     return "cifar_" + name.lower().replace(".", "_")
 
