@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from kdbench.terminal.export import export
-from kdbench.terminal.guard import Ended, Interruptible, sentences
+from kdbench.terminal.guard import Interruptible, sentences
 from kdbench.terminal.options import (
+    BUDGET,
     CHOSEN,
     DATA,
     DEVICE,
@@ -23,6 +24,7 @@ from kdbench.terminal.options import (
     TUNING,
     WEIGHTS,
     WHOLE,
+    YES,
     argument,
     option,
 )
@@ -85,34 +87,20 @@ def main() -> None:
 @option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")
 @option("--fail-fast", is_flag=True, help="Stop at the first cell that fails.")
 @option("--dry-run", is_flag=True, help="Show what would be trained and how long it may take.")
+@BUDGET
+@YES
 @PLUGIN
 @DATA
 @OUT
 @DEVICE
 @sentences
-def run(*, plugins: tuple[str, ...], dry_run: bool, **words: Any) -> int:
+def run(*, plugins: tuple[str, ...], dry_run: bool, budget: str | None, yes: bool, **words: Any) -> int:
     """Train methods x pairs x seeds; goes on where it stopped."""
-    from kdbench.run import session
-    from kdbench.terminal import console, screens
+    from kdbench.terminal import console
+    from kdbench.terminal import run as screen
 
     broken = load_plugins(plugins)
-    job = session.resolve(session.Request(**words))
-    out = console.out()
-    for sentence in job.notes + broken:
-        out.print(sentence, markup=False)
-    if dry_run:
-        screens.show_plan(job, out)
-        return 1 if broken else 0
-    from kdbench.run import runner
-    from kdbench.run.outcome import Stop
-
-    with console.Progress(out) as watch:
-        try:
-            outcome = runner.run(job, watch)
-        except Stop as stop:
-            raise Ended(str(stop)) from stop
-    screens.show_outcome(job, outcome, out)
-    return outcome.exit_code or (1 if broken else 0)
+    return screen.run(words, plugins, broken, console.out(), dry=dry_run, budget=budget, yes=yes)
 
 
 def load_plugins(plugins: tuple[str, ...]) -> list[str]:
@@ -130,19 +118,21 @@ def load_plugins(plugins: tuple[str, ...]) -> list[str]:
 
 @main.command()
 @TUNING
+@BUDGET
+@YES
 @PRECISION
 @PLUGIN
 @DATA
 @OUT
 @DEVICE
 @sentences
-def tune(*, plugins: tuple[str, ...], **words: Any) -> int:
+def tune(*, plugins: tuple[str, ...], budget: str | None, yes: bool, **words: Any) -> int:
     """Find each method's weights on held-out images."""
     from kdbench.terminal import console
     from kdbench.terminal import tune as screen
 
     broken = load_plugins(plugins)
-    return screen.tune(words, broken, console.out())
+    return screen.tune(words, plugins, broken, console.out(), budget=budget, yes=yes)
 
 
 @main.command()
@@ -195,13 +185,13 @@ def report(
 
 
 @main.command("list")
-@argument("what", type=click.Choice(["methods", "pairs", "suites", "models"]), default="methods")
+@argument("what", type=click.Choice(["methods", "pairs", "suites", "models", "teachers"]), default="methods")
 @option("--suite", "-s", default="auto", show_default=True, help="Whose pairs.")
 @option("--plain", is_flag=True, help="One line each, tabs between the columns; the default in a pipe.")
 @PLUGIN
 @sentences
 def list_(*, what: str, suite: str, plain: bool, plugins: tuple[str, ...]) -> int:
-    """Methods, pairs, suites or models that there are."""
+    """Methods, pairs, suites, models or published teachers."""
     from kdbench.terminal import console, screens
 
     broken = load_plugins(plugins)

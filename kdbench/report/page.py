@@ -20,6 +20,7 @@ CAPTIONS = {
     "heatmap": "Gain per method and pair",
     "ranks": "Average ranks",
     "cost": "Accuracy against cost",
+    "sensitivity": "Accuracy against the weight",
     "curves": "Curves",
     **{f"probe-{name}": f"Probe: {name}" for name in TITLES},
 }

@@ -27,6 +27,7 @@ from kdbench.engine.schedule import Plan, later
 from kdbench.models import Tapped, teachers
 from kdbench.models.teachers import DataIdentity, TeacherCard
 from kdbench.suites import Suite
+from kdbench.suites.published_teachers import hint
 from kdbench.utils.seeding import stable_seed
 from kdbench.utils.wording import count
 
@@ -216,6 +217,8 @@ def train(
         TeacherFailed: training diverged.
     """
     note(f"no teacher {name} for {suite.dataset} yet: training it for {count(wanted['epochs'], 'epoch')}")
+    if published := hint(name, suite.dataset, suite.name):
+        note(published)
     torch.manual_seed(stable_seed(seed, "teacher", name))
     net = models.create(name, data.num_classes, image_size=data.image_shape[-1])
     if net.pretrained:

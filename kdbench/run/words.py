@@ -43,8 +43,8 @@ def seeds(wanted: str | None, default: Sequence[int]) -> list[int]:
     Raises:
         ValueError: not whole numbers, none, or more than anybody trains.
 
-    >>> seeds("3", default=[0]), seeds("0,4", default=[0]), seeds("4,", default=[0])
-    ([0, 1, 2], [0, 4], [4])
+    >>> seeds("3", (0,)), seeds("4,", (0,)), seeds(None, (0, 1))
+    ([0, 1, 2], [4], [0, 1])
     """
     if wanted is None:
         return list(default)

@@ -259,7 +259,8 @@ def names() -> list[str]:
     True
     """
     found = (file.name for file in HOME.iterdir())
-    return sorted(f.removesuffix(".toml") for f in found if f.endswith(".toml") and not f.startswith("convention_"))
+    others = ("convention_", "teachers.")
+    return sorted(f.removesuffix(".toml") for f in found if f.endswith(".toml") and not f.startswith(others))
 
 
 def load(name: str) -> Suite:

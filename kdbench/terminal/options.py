@@ -147,6 +147,16 @@ WEIGHTS = option(
 )
 
 
+BUDGET = option(
+    "--budget",
+    metavar="TIME",
+    help="Propose the pairs, seeds, epochs and methods that fit into a time such as 45m, 4h or 1h30m.",
+)
+
+
+YES = option("--yes", "-y", is_flag=True, help="Answer yes: to a run of more than two hours on a CPU, to a proposal.")
+
+
 _TUNING = (
     option("--methods", "-m", help="As for `kdbench run`, without values. Default: the suite's."),
     option("--pairs", "-p", default="all", show_default=True, help="As for `kdbench run`."),

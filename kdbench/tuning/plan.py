@@ -39,7 +39,12 @@ class Question:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that is asked, and the job that would answer it; its records lie in ``<out>/tuned``."""
+    """Everything that is asked, and the job that would answer it; its records lie in ``<out>/tuned``.
+
+    >>> made = resolve(session.Request("at", "resnet20:resnet8", suite="digits", device="cpu"))
+    >>> len(made.questions), len(made.job.cells)
+    (1, 6)
+    """
 
     out: Path
     job: Job
