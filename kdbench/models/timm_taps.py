@@ -74,9 +74,8 @@ class TimmReader:
     Raises:
         ValueError: the model cannot be tapped, and why.
 
-    >>> net = timm.create_model("test_resnet", num_classes=5).eval()
-    >>> reader = TimmReader(net, "timm/test_resnet", image_size=32)
-    >>> reader.tap(picture((3, 32, 32))).logits.shape
+    >>> net = timm.create_model("resnet10t", num_classes=5).eval()
+    >>> TimmReader(net, "timm/resnet10t", image_size=32).tap(picture((3, 32, 32)).float()).logits.shape
     torch.Size([1, 5])
     """
 
