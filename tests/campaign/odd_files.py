@@ -144,11 +144,11 @@ def _may_be(key: str, value: Any) -> bool:
     if short in ("title", "dataset"):
         return isinstance(value, str) and (short == "title" or bool(value.strip()))
     if short == "name":
-        return value == "0.1"
+        return bool(value == "0.1")
     if short in ("flip", "nesterov"):
         return value is True
     if short == "milestones":
-        return value == []
+        return bool(value == [])
     if short in ("lr", "light_lr"):
         return number and value == 10**30
     if short == "weight_decay":
