@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from kdbench.terminal.export import export
 from kdbench.terminal.guard import Interruptible, sentences
 from kdbench.terminal.options import (
     BUDGET,
@@ -301,13 +302,24 @@ def check(*, methods: tuple[str, ...], verbose: bool) -> int:
 
 
 @main.command()
+@option("--gpu", is_flag=True, help="Try in two minutes whether this GPU, driver and torch do what graphs rest on.")
+@option("--json", "file", type=FOLDER, metavar="FILE.json", help="With --gpu: also write the checks there.")
+@DEVICE
 @DATA
 @OUT
 @sentences
-def doctor(*, data_dir: Path | None, out: Path) -> int:
-    """Look at the installation: versions, device, data, folders."""
-    from kdbench.terminal import console, screens
+def doctor(*, gpu: bool, file: Path | None, device: str, data_dir: Path | None, out: Path) -> int:
+    """Look at the installation: versions, device, data, folders.
 
+    With --gpu sixteen checks are made instead; exit code 1 at the first that fails. On a CPU those are made that need
+    no CUDA.
+    """
+    from kdbench.terminal import console, doctor_gpu, screens
+
+    if gpu:
+        return doctor_gpu.show(device, file, console.out())
+    if file is not None or device != "auto":
+        raise ValueError(f"{'--json' if file is not None else '--device'} goes with --gpu: kdbench doctor --gpu")
     return screens.show_doctor(data_dir, out, console.out())
 
 
@@ -355,42 +367,5 @@ def bench(**words: Any) -> int:
     return 0
 
 
-@main.command()
-@argument("cell", nargs=-1, required=True, metavar="CELL")
-@option(
-    "--to",
-    type=click.Choice(["torch", "timm", "torch-export", "onnx", "hub"]),
-    default="torch",
-    show_default=True,
-    help="safetensors; a folder for timm; a .pt2 program; ONNX; or a folder for Hugging Face.",
-)
-@option("--out", type=FOLDER, metavar="FILE", help="The file, or the folder. Default: named after the run, here.")
-@option(
-    "--results",
-    type=FOLDER,
-    default=Path("results"),
-    envvar="KDBENCH_OUT",
-    show_default=True,
-    help="Folder of records and students.",
-)
-@option("--licence", help="Of the weights, such as apache-2.0; it is for you to state.")
-@option("--upload", is_flag=True, help="Send the folder of --to hub to --repo, where you are logged in.")
-@option("--repo", metavar="OWNER/NAME", help="At Hugging Face.")
-@PLUGIN
-@DATA
-@sentences
-def export(*, plugins: tuple[str, ...], cell: tuple[str, ...], **words: Any) -> int:
-    """Write a kept student for others, with a model card.
-
-    CELL is the path of a record, or words that one run alone has: method, student or TEACHER:STUDENT, suite, seed.
-    The student is written as it is deployed, and the file's logits are compared with its own.
-    """
-    from kdbench.terminal import console
-    from kdbench.terminal import export as screen
-
-    for sentence in load_plugins(plugins):
-        raise ValueError(sentence)
-    return screen.export(console.out(), cell, **words)
-
-
+main.add_command(export)
 main.add_command(teacher)

@@ -15,6 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from kdbench.engine.graph import capture
+
 _CPU = torch.Generator
 
 
@@ -80,7 +82,7 @@ class Device:
         return []
 
     @contextmanager
-    def capture(self, graph: Graph, stream: object) -> Iterator[None]:
+    def capture(self, graph: Graph, stream: object, pool: object) -> Iterator[None]:
         """A capture that fails leaves the states that it knew unusable."""
         marked = [self._points, *graph.states]
         self._graph = graph
@@ -104,9 +106,14 @@ def pretend(monkeypatch: pytest.MonkeyPatch, seed: int) -> Device:
         "CUDAGraph": Graph,
         "default_generators": [device],
         "current_device": lambda: 0,
+        "set_stream": lambda stream: None,
+        "graph_pool_handle": object,
+        "get_sync_debug_mode": lambda: 0,
         "graph": device.capture,
     }
     for name, stand_in in stand_ins.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
+    monkeypatch.setattr(capture, "trouble", lambda device: "")
+    monkeypatch.setattr(capture, "_streams", {})
     monkeypatch.setattr(torch, "Generator", lambda device="cpu": _CPU() if str(device) == "cpu" else Generator())
     return device

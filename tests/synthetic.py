@@ -11,6 +11,8 @@ from typing import Any
 
 from kdbench import record
 from kdbench.record import Record, Settings
+from kdbench.report import SuiteReport
+from kdbench.report.items import Table
 from kdbench.utils.sealing import checksum
 
 PAIRS = (("resnet32x4", "vgg8"), ("resnet32x4", "resnet8x4"), ("vgg13", "ShuffleV2"), ("wrn_40_2", "MobileNetV2"))
@@ -165,3 +167,8 @@ def grid(out: Path, *, pairs: int = 4, seeds: int = 3, methods: tuple[str, ...] 
                     save(out, refused(method, pair, seed, "at needs maps of one size; vgg13 shows 4x4, ShuffleV2 8x8"))
                 else:
                     save(out, make(method, pair, seed))
+
+
+def table(made: SuiteReport, name: str) -> Table:
+    """The table of a report that has this name."""
+    return next(one for one in made.tables if one.name == name)

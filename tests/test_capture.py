@@ -22,7 +22,7 @@ from kdbench.distiller import Batch, Distiller, Outputs, Pair
 from kdbench.engine.fit import look
 from kdbench.engine.graph import backend
 from kdbench.engine.graph.backend import Eager, Graphs, machine_for
-from kdbench.engine.graph.train_step import Captures
+from kdbench.engine.graph.train_step import Captured, Captures
 from kdbench.engine.lane import Lane
 from kdbench.engine.memory import pack, standing
 from kdbench.engine.schedule import Plan, fill_momentum, set_rate
@@ -279,7 +279,9 @@ def test_after_a_capture_that_failed_the_lanes_go_on_with_their_numbers(device: 
     assert drawn == numbers(1, 1) + numbers(2, 1)
 
 
-def test_a_lane_whose_capture_fails_is_found_and_left_out(tmp_path: Path) -> None:
+def test_a_lane_whose_capture_fails_is_found_and_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Captured, "prove", lambda *_: None)  # the graphs of this test do nothing
+
     class Breaking(Eager):
         captures = True
 

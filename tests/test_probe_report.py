@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import math
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from kdbench.report import probes, style
@@ -65,7 +67,7 @@ def test_a_row_is_the_mean_of_its_seeds_and_the_teacher_comes_first() -> None:
         ({"identity": {"network": "n", "data": "d" * 64, "condition": "another CPU"}}, "condition another CPU"),
     ],
 )
-def test_what_was_measured_otherwise_is_never_averaged_and_says_so(more: dict[str, object], said: str) -> None:
+def test_what_was_measured_otherwise_is_never_averaged_and_says_so(more: dict[str, Any], said: str) -> None:
     rows = texts([finding(seed=0), finding(seed=1, **more)])
     assert len(rows) == 2
     assert said in [row[2] for row in rows]
@@ -129,7 +131,7 @@ def test_every_probe_is_drawn(pairs: int, methods: int) -> None:
     assert len(axes) == (9 if pairs == 1 else 16)
     lines = axes[0].get_lines()
     assert len(lines) == min(methods, 12) + 1  # with the teacher
-    assert list(lines[0].get_ydata()) == [50.0 - level for level in range(6)]
+    assert np.asarray(lines[0].get_ydata()).tolist() == [50.0 - level for level in range(6)]
 
 
 def test_odd_findings_raise_nothing() -> None:

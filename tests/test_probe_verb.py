@@ -10,25 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from commands import SMALL, kdbench
 from safetensors.torch import load_file, save_file
 from test_data import gallery
 
 from kdbench import data, record
-from kdbench.cli import main
-from kdbench.probes import catalogue, measure
+from kdbench.probes import catalogue
+from kdbench.probes.subject import Subject
 from kdbench.utils import findings
 from kdbench.utils.findings import Finding
 
-SMALL = ["--suite", "digits", "--epochs", "2", "--limit-train", "96", "--pairs", "resnet14:resnet8"]
 
-
-def kdbench(*words: str | Path) -> Result:
-    torch.set_num_threads(1)
-    return CliRunner().invoke(main, [str(word) for word in words])
-
-
-def fine(*words: str | Path, code: int = 0) -> str:
+def fine(*words: object, code: int = 0) -> str:
+    """Output of a command that must end with this code."""
     result = kdbench(*words)
     assert result.exit_code == code, result.output
     return result.output
@@ -38,7 +32,7 @@ def fine(*words: str | Path, code: int = 0) -> str:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four methods, two of them with modules that are kept; tests must not change it."""
     out = tmp_path_factory.mktemp("probed")
-    fine("run", *SMALL, "--seeds", "1", "--methods", "student,kd,semckd,simkd", "--out", out)
+    fine("run", *SMALL, "--methods", "student,kd,semckd,simkd", "--out", out)
     return out
 
 
@@ -114,12 +108,12 @@ def test_what_is_there_is_kept_and_measured_anew_when_it_rests_on_something_else
         findings.write(one.model_copy(update={"identity": one.identity | {fact: "other"}}), path)
         output = fine(*words, "--set", f"calibration.bins={findings_bins(whole)}")
         assert f"measured before with another {fact}: measured anew" in output
-    one = catalogue.PROBES["calibration"]
-    object.__setattr__(one, "version", 2)
+    probe = catalogue.PROBES["calibration"]
+    object.__setattr__(probe, "version", 2)
     try:
         assert "measured before with another version of the probe" in fine(*words)
     finally:
-        object.__setattr__(one, "version", 1)
+        object.__setattr__(probe, "version", 1)
 
 
 def findings_bins(text: str) -> int:
@@ -143,7 +137,7 @@ def test_one_network_that_fails_leaves_the_others_alone(copied: Path, monkeypatc
     def odd(*_: object) -> object:
         raise RuntimeError("no such\nluck")
 
-    monkeypatch.setattr(measure.Subject, "answers", odd)
+    monkeypatch.setattr(Subject, "answers", odd)
     output = fine("probe", "calibration", "--methods", "student", "--force", "--out", copied, code=1)
     assert "RuntimeError" in output
     assert "no such luck" in output

@@ -18,7 +18,7 @@ import pytest
 import synthetic
 from narrow import there
 from rich.console import Console
-from synthetic import PAIRS, make, refused, save
+from synthetic import PAIRS, make, refused, save, table
 
 from kdbench.report import Cost, SuiteReport, report
 from kdbench.report.items import Table
@@ -56,10 +56,6 @@ def paper(mean: float, rule: str) -> SimpleNamespace:
 
 def rows(table: Table) -> dict[str, list[str]]:
     return {row.items[0].text: [item.text for item in row.items] for row in table.rows}
-
-
-def table(made: SuiteReport, name: str) -> Table:
-    return next(one for one in made.tables if one.name == name)
 
 
 def test_every_file_is_there_and_named(full: Full) -> None:

@@ -1,7 +1,8 @@
 """The acceptance run: twelve methods on one pair for 240 epochs, on an H200-class GPU in 20 minutes and 8 GB.
 
-It is `kdbench run`, whole and under a clock; nothing is projected. The teacher's own training is not
-part of it. `make acceptance` calls it; its judgement lies in ``<out>/acceptance.json``.
+It is `kdbench run`, whole and under a clock. The teacher's own training is not part of it. `make acceptance` calls
+it; its judgement lies in ``<out>/acceptance.json``. `make gpu-acceptance` runs twelve epochs of it on random data and
+projects: that shows where a machine stands, and is no acceptance.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kdbench import record
+from kdbench.bench import random_data
 from kdbench.record import Record
 from kdbench.run import grid, session
 from kdbench.run import teachers as teaching
@@ -55,8 +57,11 @@ class Measured:
     device: str  # its name, or cpu
 
 
-def accept(request: Request, watch: Watcher) -> Measured:
+def accept(request: Request, watch: Watcher, *, random: bool = False) -> Measured:
     """Run a request that has not begun, from its first step to its last record.
+
+    ``random``: on random pictures under a teacher of random weights, which it makes: what a machine without data or
+    network can measure.
 
     Raises:
         ValueError: some of it is there already, or its teacher is not.
@@ -77,15 +82,18 @@ def accept(request: Request, watch: Watcher) -> Measured:
             f"{begun[0]} has begun or ended in {request.out}; acceptance times a whole run: choose another"
             " folder with the teacher, or remove its runs"
         )
+    images = random_data.pictures(job.suite) if random else None
     for name in dict.fromkeys(cell.teacher for cell in job.cells if cell.teacher):
         wanted = teaching.recipe(job.suite, name, request.epochs, request.limit_train)
+        if images is not None:
+            random_data.keep_teacher(request.out, job.suite, name, images)
         if teaching.there(request.out / "teachers", job.suite, name, wanted) is None:
             raise ValueError(
                 f"there is no teacher {name} in {request.out}, and its training is not to be timed; first"
                 f" `kdbench teacher train {name} --suite {job.suite.name} --out {request.out}`"
             )
     started = time.perf_counter()
-    outcome = runner.run(job, watch)
+    outcome = runner.run(job, watch, images)
     seconds = time.perf_counter() - started
     missing = {cell.label: reason for cell, reason in outcome.failed.items()}
     missing |= {cell.label: "it refuses the pair" for cell in outcome.unsupported}
@@ -117,6 +125,14 @@ def measured(
         epochs=min((one.epochs for one in records), default=0),
         device=records[0].environment.get("gpu", device) if records else device,
     )
+
+
+def projected(found: Measured, epochs: int) -> float:
+    """Wall seconds of a run of so many epochs, from a shorter one: the loop's time grows with them, the rest stays.
+
+    A short run evaluates a larger share of its epochs than a long one, so this is rather too much.
+    """
+    return found.wall_seconds + found.train_seconds * (epochs / max(1, found.epochs) - 1)
 
 
 def judge(found: Measured, gate: Gate) -> list[tuple[bool, str]]:

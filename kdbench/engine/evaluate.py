@@ -70,7 +70,7 @@ def measure(logits: Tensor, label: Tensor, teacher: Tensor | None = None) -> dic
 
 @torch.no_grad()
 def predictions(net: nn.Module, batches: Batches, precision: Precision) -> tuple[Tensor, Tensor]:
-    """(N, K) logits and (N,) labels of a network in eval mode.
+    """(N, K) logits and (N,) labels of a network in eval mode, in this precision whatever the process is set to.
 
     >>> from kdbench.testing.examples import setting
     >>> shared = setting()
@@ -80,7 +80,7 @@ def predictions(net: nn.Module, batches: Batches, precision: Precision) -> tuple
     """
     logits, labels = [], []
     for image, label in batches:
-        with precision.autocast(image.device):
+        with precision.switched(image.device), precision.autocast(image.device):
             seen: Outputs = net(image)
         logits.append(seen.logits.float())
         labels.append(label)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kdbench.distiller import Batch
+from kdbench.engine.graph.capture import give_back
 from kdbench.engine.graph.rollback import undone
 from kdbench.engine.guard import Guard
 from kdbench.engine.lane import Lane
@@ -141,5 +142,5 @@ def peak(lane: Lane, shown: Shown, guard: Guard) -> int:
 
 def free(device: torch.device) -> int:
     """Bytes that can still be had on a CUDA device."""
-    torch.cuda.empty_cache()
+    give_back(device)
     return torch.cuda.mem_get_info(device)[0]

@@ -116,3 +116,22 @@ def onednn_has_bf16() -> bool:
     ``torch.backends.cpu.get_cpu_capability`` knows AVX2 from AVX-512 and nothing of bf16.
     """
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def failed_captures_stay_open() -> bool:
+    """Whether the allocator of this torch goes on with a capture that failed, as releases before 2.13 do."""
+    major, minor = torch.__version__.split(".")[:2]
+    return (int(major), int(minor)) < (2, 13)
+
+
+def end_capture_of_pool(index: int, pool: Any) -> None:
+    """Make the allocator of CUDA device ``index`` end a capture into ``pool`` that failed, and let the pool go.
+
+    torch.cuda.CUDAGraph does both in ``capture_end``, which before 2.13 raises before it comes to that. Read in
+    torch's source; nobody has seen on hardware that it suffices, so ``graph.capture`` tries a capture afterwards.
+
+    Raises:
+        RuntimeError: there was no such capture.
+    """
+    torch._C._cuda_endAllocateToPool(index, pool)
+    torch._C._cuda_releasePool(index, pool)

@@ -10,10 +10,10 @@ from kdbench.library.words import Place, folder, out_folder
 if TYPE_CHECKING:
     from kdbench.export.deployed import Deployed
     from kdbench.models import Tapped
-    from kdbench.report.runs_csv import pd
+    from kdbench.report.frames import DataFrame
 
 
-def load_records(out: Place = None, *, suite: str | None = None) -> pd.DataFrame:
+def load_records(out: Place = None, *, suite: str | None = None) -> DataFrame:
     """Every run of an output folder, one row each, with the columns of ``<out>/<suite>.csv``.
 
     Args:

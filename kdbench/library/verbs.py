@@ -14,7 +14,7 @@ from kdbench.record import Record
 from kdbench.run import grid, session
 
 if TYPE_CHECKING:
-    from kdbench.report.runs_csv import pd
+    from kdbench.report.frames import DataFrame
     from kdbench.run.grid import Cell
     from kdbench.run.outcome import Standing
     from kdbench.run.tuned import Tuned
@@ -199,7 +199,7 @@ def report(
     formats: Several = "csv,md,tex,html,png,svg",
     out: Place = None,
     say: Say | None = None,
-) -> dict[str, pd.DataFrame]:
+) -> dict[str, DataFrame]:
     """Write the leaderboards of an output folder, as ``kdbench report`` does.
 
     Args:
@@ -226,7 +226,6 @@ def report(
     ValueError: no run records under nowhere/runs; `kdbench run` makes some, --out names another folder
     """
     from kdbench.library.boards import boards
-    from kdbench.report.text import wide_form
 
     whole(top=top)
     told = _Told(say)
@@ -245,7 +244,7 @@ def report(
         for sentence in (*one.notes, *(f"left out: {problem}" for problem in one.problems)):
             told.note(sentence)
         told.note(f"wrote {len(one.files)} files of suite {one.suite} to {out_folder(out)}")
-    return {one.suite: wide_form(one.board) for one in made}
+    return {one.suite: one.frame() for one in made}
 
 
 def _parts(words: Several) -> list[str] | None:

@@ -19,7 +19,11 @@ from kdbench.record import Record
 
 @lru_cache(maxsize=1)
 def images(name: str, data_dir: Path | None, limit: int | None) -> Dataset:
-    """The data set of a record; the last one asked for is kept."""
+    """The data set of a record; the last one asked for is kept.
+
+    >>> images("digits", None, 100).num_classes
+    10
+    """
     whole = data.load(name, data_dir)
     return whole if limit is None else data.limit(whole, limit)
 
@@ -29,6 +33,10 @@ def part(state: dict[str, Tensor], prefix: str, path: Path) -> dict[str, Tensor]
 
     Raises:
         ValueError: there is none.
+
+    >>> import torch
+    >>> part({"student.a": torch.zeros(2), "method.b": torch.zeros(3)}, "student.", Path("x"))
+    {'a': tensor([0., 0.])}
     """
     found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     if not found:
@@ -37,7 +45,14 @@ def part(state: dict[str, Tensor], prefix: str, path: Path) -> dict[str, Tensor]
 
 
 def method(one: Record, student: Tapped, images: Dataset, out: Path, state: dict[str, Tensor]) -> Distiller:
-    """The method's modules, which the evaluated network of this row needs."""
+    """The method's modules, which the evaluated network of this row needs.
+
+    >>> from types import SimpleNamespace as Facts
+    >>> one = Facts(dataset="digits", teacher="resnet20", teacher_sha256="0" * 64, method="simkd")
+    >>> method(one, None, Facts(image_shape=(3, 8, 8)), Path("nowhere"), {})
+    Traceback (most recent call last):
+    ValueError: its teacher resnet20 (00000000) is not in nowhere/teachers, and simkd predicts with it
+    """
     mentor = teacher(one, out / "teachers", images.image_shape[-1])
     pair = models.make_pair(
         student,
@@ -53,7 +68,14 @@ def method(one: Record, student: Tapped, images: Dataset, out: Path, state: dict
 
 
 def teacher(one: Record, folder: Path, image_size: int) -> Tapped:
-    """The teacher of a record, by its hash."""
+    """The teacher of a record, by its hash.
+
+    >>> from types import SimpleNamespace as Facts
+    >>> one = Facts(dataset="digits", teacher="resnet20", teacher_sha256="0" * 64, method="simkd")
+    >>> teacher(one, Path("nowhere"), 8)
+    Traceback (most recent call last):
+    ValueError: its teacher resnet20 (00000000) is not in nowhere, and simkd predicts with it
+    """
     try:
         return named_teacher(folder, one.dataset, one.teacher, one.teacher_sha256, image_size)[0]
     except FileNotFoundError as error:

@@ -6,6 +6,7 @@ emits events. It never prints.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from kdbench.engine import fit as engine
 from kdbench.engine.compiled import Compiler
 from kdbench.engine.errors import OutOfMemory, holds, release
 from kdbench.engine.graph.backend import machine_for
+from kdbench.engine.graph.capture import give_back
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
 from kdbench.models import Tapped
@@ -31,6 +33,7 @@ from kdbench.run.ledger import Ledger
 from kdbench.run.outcome import Done, Emit, GroupBegins, Note, Skipped, Stop, Teller, one_line
 from kdbench.suites import Suite
 from kdbench.utils import environment
+from kdbench.utils.files import trouble
 from kdbench.utils.seeding import stable_seed
 from kdbench.utils.wording import count
 
@@ -95,7 +98,7 @@ def disk_trouble(out: Path, error: OSError) -> str:
     >>> disk_trouble(Path("results"), OSError(28, "No space left on device", "results/runs"))
     'cannot go on in results: results/runs: No space left on device; what was finished is kept, repeat the ...
     """
-    what = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else one_line(error)
+    what = one_line(trouble(error))
     return f"cannot go on in {out}: {what}; what was finished is kept, repeat the command when that is mended"
 
 
@@ -195,8 +198,9 @@ class _Group:
         error = self._fits(cells, teacher)
         if error is None:
             return
+        gc.collect()  # an autograd graph or a captured one may hang in a circle
         if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+            give_back(self.device)
         left = [cell for cell in cells if not self.done.ended(cell)]
         if len(cells) == 1:
             for cell in left:
@@ -274,8 +278,11 @@ class _Group:
             switch=work.table,
         ) as lent:
             for part in self._parts(lent, left):
-                self.ledger.together |= {lanes[lane]: part for lane in part}
-                engine.fit(lent, part, self.teller, finish=lambda lane: self.ledger.finish(lane, lanes[lane]))
+                self.ledger.together = {lanes[lane]: part for lane in part}
+                try:
+                    engine.fit(lent, part, self.teller, finish=lambda lane: self.ledger.finish(lane, lanes[lane]))
+                finally:
+                    self.ledger.together = {}  # nothing of them stays in the memory that the next ones need
 
     def _parts(self, setting: engine.Setting, lanes: list[Lane]) -> list[list[Lane]]:
         """Lanes that train at once: as many as the memory holds, where --lanes does not say."""

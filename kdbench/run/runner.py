@@ -12,7 +12,7 @@ from kdbench.data import Dataset, held_out_count
 from kdbench.run import assistants, grid, teachers
 from kdbench.run.grid import Cell
 from kdbench.run.group import Work, disk_trouble, run_group, works
-from kdbench.run.identity import changed_plugin
+from kdbench.run.identity import another_cells, changed_plugin
 from kdbench.run.lanes import epochs
 from kdbench.run.outcome import Emit, Outcome, Stop, Watcher, tell
 from kdbench.run.session import Job
@@ -20,8 +20,8 @@ from kdbench.utils import environment
 from kdbench.utils.files import check_writable
 
 
-def run(job: Job, watch: Watcher) -> Outcome:
-    """Train what is missing.
+def run(job: Job, watch: Watcher, images: Dataset | None = None) -> Outcome:
+    """Train what is missing. ``images`` take the place of the suite's.
 
     Raises:
         ValueError: the data are not there, or the output folder cannot be written to at all.
@@ -44,7 +44,7 @@ def run(job: Job, watch: Watcher) -> Outcome:
         return outcome
     request = job.request
     torch.set_num_threads(environment.threads())
-    images = teachers.images(job.suite, request.data_dir, request.limit_train)
+    images = images or teachers.images(job.suite, request.data_dir, request.limit_train)
     for sentence in images.notes:
         watch.note(sentence)
     watch.note(f"data {images.name}: {images.identity.describe()}")
@@ -123,7 +123,8 @@ def _todo(job: Job, watch: Watcher, outcome: Outcome) -> list[Cell]:
             todo.append(cell)
         elif state == "done":
             try:
-                why = changed_plugin(record.read(where.record), cell)
+                one = record.read(where.record)
+                why = another_cells(one, cell) or changed_plugin(one, cell)
             except record.RecordDamaged as error:
                 why = f"{error}; --force trains the cell anew"
             if why:

@@ -227,22 +227,24 @@ def train(
     lane = _lane(net, data, wanted, checkpoint, seed=stable_seed(seed, "teacher lane", name), device=device, note=note)
     loader = make_loader(data, wanted, seed=stable_seed(seed, "teacher data"), device=device)
     test = test_batches(data, wanted, device)
+    precision = Precision()  # whatever the run's: its card says so, and every student of every run is taught by it
     setting = Setting(
         None,
         loader,
         lambda: test,
         device,
-        Precision(),
+        precision,
         machine=machine_for(device, graphs),
         note=note,
         fold=models.fold,
     )
     if not lane.done:
-        fit(setting, [lane], watch, finish=_keep)
+        with precision.switched(device):
+            fit(setting, [lane], watch, finish=_keep)
     if lane.failure:
         raise TeacherFailed(f"the teacher {name} could not be trained: {lane.failure}")
     teachers.round_half(net)
-    top1 = measure(*predictions(net.eval(), setting.test(), Precision()))["top1"]
+    top1 = measure(*predictions(net.eval(), setting.test(), precision))["top1"]
     card = teachers.store(
         folder,
         net,
@@ -257,7 +259,7 @@ def train(
         data=identity(data),
         mean=wanted["mean"],
         std=wanted["std"],
-        precision=Precision().name,
+        precision=precision.name,
         pretrained=net.pretrained,
     )
     checkpoint.unlink(missing_ok=True)
@@ -365,6 +367,12 @@ def plain_batches(images: Tensor, labels: Tensor, recipe: dict[str, Any], device
 
     Raises:
         ValueError: fewer than two.
+
+    >>> from kdbench import suites
+    >>> recipe = suites.load("digits").recipe.model_dump()
+    >>> found, labels = torch.zeros(5, 3, 8, 8, dtype=torch.uint8), torch.arange(5)
+    >>> [len(label) for _, label in plain_batches(found, labels, recipe, torch.device("cpu"))]
+    [5]
     """
     loader = Loader(images, labels, batch_size=256, mean=recipe["mean"], std=recipe["std"], device=device)
     height, width = images.shape[2:]

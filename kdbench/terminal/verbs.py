@@ -12,7 +12,7 @@ from rich.console import Console
 from kdbench import data, models
 from kdbench.engine import fit as engine
 from kdbench.engine.evaluate import measure, predictions
-from kdbench.engine.precision import Precision
+from kdbench.engine.precision import Precision, canonical
 from kdbench.engine.teacher_cache.cache import TeacherTable
 from kdbench.models import teachers
 from kdbench.models.teachers import TeacherCard
@@ -150,7 +150,9 @@ def verify(screen: Console, *, name: str, suite: str, data_dir: Path | None, out
     net, card = teachers.load(
         out / "teachers", chosen.dataset, name, image_size=chosen.image_size, normalisation=given, data=seen
     )
-    top1 = _top1(net, chosen, images, where)
+    measured_in = Precision(canonical(card.precision or Precision().name))
+    measured_in.check(where)
+    top1 = _top1(net, chosen, images, where, measured_in)
     screen.print(
         f"teacher {name} for {chosen.dataset}: sha256 as on its card, {top1:.2f}% on the test set", markup=False
     )
@@ -159,7 +161,7 @@ def verify(screen: Console, *, name: str, suite: str, data_dir: Path | None, out
         return 1
     if not card.sealed:
         own = card.normalisation or given
-        known = {"top1": top1, "data": seen, "mean": own.mean, "std": own.std, "precision": Precision().name}
+        known = {"top1": top1, "data": seen, "mean": own.mean, "std": own.std, "precision": measured_in.name}
         teachers.reseal(out / "teachers", card, known)
         screen.print(f"its card, of kdbench {card.kdbench}, is sealed now", markup=False)
     return 0
@@ -223,7 +225,13 @@ def _setting(suite: str, device: str) -> tuple[Suite, torch.device]:
     return session.choose_suite(suite, where)[0], torch.device(where)
 
 
-def _top1(net: models.Tapped, suite: Suite, images: data.Dataset, device: torch.device) -> float:
+def _top1(
+    net: models.Tapped,
+    suite: Suite,
+    images: data.Dataset,
+    device: torch.device,
+    precision: Precision = Precision(),  # noqa: B008
+) -> float:
     batches = teaching.test_batches(images, suite.teacher.model_dump(), device)
     net = net.eval().to(device).to(memory_format=torch.channels_last)
-    return measure(*predictions(net, batches, Precision()))["top1"]
+    return measure(*predictions(net, batches, precision))["top1"]
