@@ -51,7 +51,7 @@ def run(
     """Train methods x pairs x seeds, as ``kdbench run`` does; what is there is kept, what was stopped goes on.
 
     Every word is the command line's, without its dashes: ``--limit-train 96`` is ``limit_train=96``. Lists may be
-    lists, and ``set`` a mapping.
+    lists, and ``set`` a mapping. A function asks nobody, so there is neither ``--budget`` nor ``--yes``.
 
     Args:
         methods: "a,b" or ["a", "b"]; see ``kdbench run --help`` for this and all others.
