@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from kdbench.utils.files import atomic_write
-from kdbench.utils.sealing import checksum
+from kdbench.utils.files import atomic_write, content
+from kdbench.utils.sealing import checksum, parsed
 
 FORMAT = 1
 #: ``method`` of what was measured on a teacher itself.
@@ -87,7 +87,7 @@ def read(path: Path) -> Finding:
         ValueError: it was cut or edited, is of another format, or cannot be read; one sentence.
     """
     try:
-        values = json.loads(path.read_bytes())
+        values = _values(path)
         if not isinstance(values, Mapping) or "checksum" not in values:
             raise ValueError(f"{path} is not what a probe writes: it has no checksum")
         if values["checksum"] != checksum({name: value for name, value in values.items() if name != "checksum"}):
@@ -101,12 +101,18 @@ def read(path: Path) -> Finding:
         first = error.errors()[0]
         at = ".".join(map(str, first["loc"]))
         raise ValueError(f"{path} is not what a probe writes: {at + ': ' if at else ''}{first['msg']}") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is truncated or not JSON: {error}") from error
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    except (RecursionError, UnicodeDecodeError, OverflowError, TypeError) as error:
+    except (RecursionError, OverflowError, TypeError) as error:
         raise ValueError(f"{path} is not what a probe writes: {type(error).__name__}: {error}") from error
+
+
+def _values(path: Path) -> object:
+    file = content(path)
+    try:
+        return parsed(file)
+    except ValueError as error:
+        raise ValueError(f"{path} is truncated or not JSON: {error}") from error
 
 
 def read_all(folder: Path) -> tuple[list[Finding], list[str]]:
