@@ -26,6 +26,7 @@ from kdbench.engine.guard import Guard
 from kdbench.engine.lane import STAGES, Lane
 from kdbench.engine.precision import Precision
 from kdbench.engine.rng import rng_state, set_rng_state
+from kdbench.engine.saving import EVERY, Saver
 from kdbench.engine.shared import Lasting, Shown, tensors_of
 from kdbench.engine.teacher_cache.cache import TeacherTable
 from kdbench.engine.teacher_cache.reader import Lesson, widest
@@ -114,13 +115,22 @@ def fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callabl
     rng = rng_state(setting.device)
     main_memory.trim()  # what the lanes before these have freed
     try:
-        with holds(f"the training of {count(len(lanes), 'lane')}", setting.device), setting.guard() as guard:
-            _fit(setting, lanes, watch, finish, guard)
+        saver = Saver(EVERY if setting.device.type == "cuda" else 0.0)
+        training = holds(f"the training of {count(len(lanes), 'lane')}", setting.device)
+        with training, saver, setting.guard() as guard:
+            _fit(setting, lanes, watch, finish, guard, saver)
     finally:
         set_rng_state(rng, setting.device)
 
 
-def _fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callable[[Lane], None], guard: Guard) -> None:
+def _fit(
+    setting: Setting,
+    lanes: Sequence[Lane],
+    watch: Watcher,
+    finish: Callable[[Lane], None],
+    guard: Guard,
+    saver: Saver,
+) -> None:
     teacher_says = None
     judge = setting.teacher if setting.judge is None else setting.judge
     if judge is not None:
@@ -146,8 +156,9 @@ def _fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callab
                 if not math.isfinite(lane.report["nll"]):
                     lane.failure = f"the logits were not finite after epoch {epoch + 1}; try {lane.remedy()}"
             watch.epoch(stage, active)
+            saved = saver.due(active)
             for lane in active:
-                _keep(setting, lane, finish, guard)
+                _keep(setting, lane, finish, guard, saver, due=lane in saved)
 
 
 def keep(setting: Setting, lane: Lane, finish: Callable[[Lane], None]) -> None:
@@ -162,11 +173,13 @@ def keep(setting: Setting, lane: Lane, finish: Callable[[Lane], None]) -> None:
     kd True
     """
     with setting.guard() as guard:
-        _keep(setting, lane, finish, guard)
+        _keep(setting, lane, finish, guard, Saver(0.0))
 
 
-def _keep(setting: Setting, lane: Lane, finish: Callable[[Lane], None], guard: Guard) -> None:
-    """Save a lane that has more before it; finish one that is done or has failed."""
+def _keep(
+    setting: Setting, lane: Lane, finish: Callable[[Lane], None], guard: Guard, saver: Saver, *, due: bool = True
+) -> None:
+    """Save a lane that has more before it, where it is ``due``; finish one that is done or has failed."""
 
     def example() -> Tensor:
         return next(iter(setting.test()))[0][:2]
@@ -174,10 +187,13 @@ def _keep(setting: Setting, lane: Lane, finish: Callable[[Lane], None], guard: G
     guard.note(thorough=True)
     if not lane.failure and not lane.done:
         what = f"the checkpoint of {lane.key}"
-        guard.run(lane, " when its checkpoint was written", lane.save, what=what, passing=(OSError,))
+        if due:
+            save = partial(saver.save, lane)
+            guard.run(lane, " when its checkpoint was written", save, what=what, passing=(OSError,))
     elif not lane.failure:
         guard.run(lane, " when it was finished", partial(lane.close, example), what=f"what is kept of {lane.key}")
     if lane.failure or lane.done:
+        saver.settle()  # the record takes the checkpoint's place: none may be written after it
         with holds(f"what is kept of {lane.key}", lane.device):
             finish(lane)
         lane.forget()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -237,17 +238,20 @@ class _Group:
         )
         test = teachers.test_batches(self.images, first.recipe, self.device)
         held_out = None if self.held_out is None else teachers.plain_batches(*self.held_out, first.recipe, self.device)
+        # On the CPU the teacher's table is named by the weights as they are.
+        half = self.precision.dtype(self.device) if self.device.type == "cuda" else None
+        fold = models.fold if half is None else partial(models.fold, half=half)
         setting = engine.Setting(
-            None if teacher is None else models.fold(teacher).to(self.device),
+            None if teacher is None else fold(teacher).to(self.device),
             loader,
             lambda: test,
             self.device,
             self.precision,
-            judge=None if self.judge is None else models.fold(self.judge).to(self.device),
+            judge=None if self.judge is None else fold(self.judge).to(self.device),
             machine=machine_for(self.device, work.graphs),
             note=self.teller.note,
             validation=None if held_out is None else lambda: held_out,
-            fold=models.fold,
+            fold=fold,
         )
         self.maker.compile(lanes, loader)
         ahead = sum(epochs(cell) - behind(lane) for lane, cell in lanes.items()) * len(loader)
