@@ -7,10 +7,13 @@ from typing import Any
 
 import click
 
+from kdbench.terminal.data import data
 from kdbench.terminal.guard import Ended, Interruptible, sentences
 from kdbench.terminal.options import (
     CHOSEN,
     DATA,
+    DATA_SOURCE,
+    DATA_WORKERS,
     DEVICE,
     FOLDER,
     GRAPHS,
@@ -85,6 +88,8 @@ def main() -> None:
 @option("--dry-run", is_flag=True, help="Show what would be trained and how long it may take.")
 @PLUGIN
 @DATA
+@DATA_SOURCE
+@DATA_WORKERS
 @OUT
 @DEVICE
 @sentences
@@ -131,6 +136,8 @@ def load_plugins(plugins: tuple[str, ...]) -> list[str]:
 @PRECISION
 @PLUGIN
 @DATA
+@DATA_SOURCE
+@DATA_WORKERS
 @OUT
 @DEVICE
 @sentences
@@ -339,3 +346,4 @@ def bench(**words: Any) -> int:
 
 
 main.add_command(teacher)
+main.add_command(data)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kdbench.data.sets import Dataset
+from kdbench.data.source import DataSource
 from kdbench.data.stratified import stratified
 
 #: Of the shuffle that decides which images are held out: a constant, so that all methods, pairs and seeds share them.
@@ -18,7 +19,7 @@ VALIDATION_SEED = 20_240_229
 class HeldOut(NamedTuple):
     """Images (V, 3, H, W) uint8 and labels (V,) int64 that no student is trained on, in the data set's order."""
 
-    images: Tensor
+    images: Tensor | DataSource
     labels: Tensor
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from kdbench.record import Record
 
 
 @lru_cache(maxsize=1)
-def images(name: str, data_dir: Path | None, limit: int | None) -> Dataset:
-    """The data set of a record; the last one asked for is kept."""
-    whole = data.load(name, data_dir)
+def images(name: str, data_dir: Path | None, limit: int | None, side: int | None = None) -> Dataset:
+    """The data set of a record; the last one asked for is kept. ``side``: of what networks see, where it is another."""
+    whole = data.choose(name, data_dir)
+    if side not in (None, whole.image_shape[-1]):
+        whole = replace(whole, side=side)
     return whole if limit is None else data.limit(whole, limit)
 
 

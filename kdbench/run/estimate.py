@@ -85,6 +85,9 @@ def _images(job: Job) -> tuple[int, list[str]]:
     try:
         if (many := _pictures(job)) > READ:
             return many, []
+        if job.request.data_source.startswith("packed"):
+            found = data.choose(job.suite.dataset, job.request.data_dir, source=job.request.data_source)
+            return len(found.train_labels), []
         return len(data.load(job.suite.dataset, job.request.data_dir, download=False).train_labels), []
     except ValueError as error:
         return GUESS, [f"the data are not there yet: {error}"]
@@ -159,7 +162,8 @@ def _asked(job: Job, group: Sequence[Cell], kept: dict[str, float]) -> float:
     reads = [method.reads for method in methods if method.needs_teacher]
     if not reads:
         return 0.0
-    if job.request.table == "off" or first.assistant or methods[0].views or "maps" in reads:
+    drawn = any(recipe.get(name) for name in ("augment", "mixup", "cutmix", "random_erasing"))
+    if job.request.table == "off" or first.assistant or methods[0].views or "maps" in reads or drawn:
         return 1.0
     views = count_views(recipe["crop_padding"], recipe["flip"])
     if first.teacher not in kept:

@@ -353,7 +353,7 @@ class Captures:
         if key != self._key:
             self._key, self._now = key, None  # the old graphs' memory first
             try:
-                if not isinstance(loader, Planned):
+                if not isinstance(loader, Planned) or not getattr(loader, "on_device", True):
                     raise CannotCapture("its batches come as a stream")
                 kept = self._kept if stage == "train" else None
                 made = Captured(
