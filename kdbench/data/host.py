@@ -39,7 +39,8 @@ class Ask:
     @classmethod
     def of(cls, plan: BatchPlan, key: int | None) -> Ask:
         """For a part of a plan, and the key of its epoch."""
-        return cls(*(part.cpu().numpy() for part in plan), key)
+        order, row, column, flip = (part.cpu().numpy() for part in plan)
+        return cls(order, row, column, flip, key)
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ class Packed(DataSource):
         try:
             handle = self._handle()
             for row, at in zip(made, idx.tolist(), strict=True):
-                view = memoryview(row).cast("B")
+                view = row.data.cast("B")
                 if os.preadv(handle, [view], at * self._each) != self._each or zlib.crc32(view) != self._sums[at]:
                     raise DataMissing(
                         f"picture {at} of {shown(self.file)} is not as it was packed; `kdbench data pack` into"
@@ -122,4 +122,5 @@ def opened(folder: Path) -> Dataset:
                 raise DataMissing(f"{shown(file)} of a pack {said}; `kdbench data pack` makes it anew")
         labels = torch.from_numpy(np.fromfile(folder / f"{part}.labels", dtype="<i8").astype(np.int64))
         arrays += [Packed(folder / f"{part}.u8", shape, getattr(identity.parts, f"{part}_images")), labels]
-    return Dataset(found["dataset"], *arrays, identity.classes, identity.notes)
+    train, train_labels, test, test_labels = arrays
+    return Dataset(found["dataset"], train, train_labels, test, test_labels, identity.classes, identity.notes)

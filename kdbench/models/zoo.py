@@ -112,6 +112,7 @@ def create(
     image_size: int = 32,
     pretrained: bool | None = None,
     weights: str | Path | None = None,
+    drop_path: float = 0.0,
 ) -> Tapped:
     """A model, ready to tap: fresh from the default generator, or started from weights.
 
@@ -124,6 +125,7 @@ def create(
         image_size: side of the square images; zoo networks take any, timm's transformers must know.
         pretrained: whether to load the weights that the name promises; None: if it promises any. False is
             for who loads others right after.
+        drop_path: rate of stochastic depth of timm's networks, where they have it; 0: none.
         weights: file to start from in place of the tag's weights, safetensors or what torch saves.
 
     Raises:
@@ -144,7 +146,11 @@ def create(
         from kdbench.models import timm_taps
 
         promised = bool(tag(name)) if pretrained is None else pretrained
-        return timm_taps.create(name, num_classes, image_size=image_size, pretrained=promised, weights=weights)
+        return timm_taps.create(
+            name, num_classes, image_size=image_size, pretrained=promised, weights=weights, drop_path=drop_path
+        )
+    if drop_path:
+        raise ValueError(f"{name} has no stochastic depth; drop_path={drop_path:g} is for timm's networks")
     tapped = Tapped(timm.create_model(timm_name(name), num_classes=num_classes), name)
     if weights is not None:
         tapped.net.load_state_dict(match(read_checkpoint(Path(weights)), tapped))

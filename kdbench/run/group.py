@@ -96,8 +96,9 @@ def _images(work: Work, emit: Emit) -> Dataset:
     def say(sentence: str) -> None:
         emit(Note(sentence))
 
-    where = {"source": work.data_source, "workers": work.data_workers, "say": say}
-    return teachers.images(work.suite, work.data_dir, work.limit_train, **where)
+    return teachers.images(
+        work.suite, work.data_dir, work.limit_train, source=work.data_source, workers=work.data_workers, say=say
+    )
 
 
 def disk_trouble(out: Path, error: OSError) -> str:
@@ -267,8 +268,9 @@ class _Group:
 
     def _held_out_batches(self) -> Plain | Passed:
         assert self.held_out is not None
-        ours = {"side": self.part.side, "workers": self.part.workers}
-        return teachers.plain_batches(*self.held_out, self.first.recipe, self.device, **ours)
+        return teachers.plain_batches(
+            *self.held_out, self.first.recipe, self.device, side=self.part.side, workers=self.part.workers
+        )
 
     def _train(self, setting: engine.Setting, loader: Loader, left: list[Lane], lanes: dict[Lane, Cell]) -> None:
         work = self.work

@@ -90,10 +90,15 @@ def resolve(request: Request) -> Job:
         raise ValueError(f"--table takes auto or off, not {quoted(request.table)}")
     if request.weights not in ("published", "tuned"):
         raise ValueError(f"--weights takes published or tuned, not {quoted(request.weights)}")
+    from kdbench.data.augment import Augment
     from kdbench.data.selection import check as check_source
+    from kdbench.engine.optimizers import prove
     from kdbench.engine.precision import Precision  # loads torch, so only once the words are right
 
     check_source(request.data_source)
+    for part in (suite.recipe, suite.teacher):
+        prove(part.optimizer)
+        Augment.of(part.augment)
     words.number("--data-workers", request.data_workers, 0, 256)
 
     part = None if request.shard is None else words.shard(request.shard)

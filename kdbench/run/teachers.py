@@ -200,7 +200,8 @@ def train(
     """
     note(f"no teacher {name} for {suite.dataset} yet: training it for {count(wanted['epochs'], 'epoch')}")
     torch.manual_seed(stable_seed(seed, "teacher", name))
-    net = models.create(name, data.num_classes, image_size=data.image_shape[-1])
+    drop_path = wanted.get("drop_path", 0.0)
+    net = models.create(name, data.num_classes, image_size=data.image_shape[-1], drop_path=drop_path)
     if net.pretrained:
         note(f"teacher {name} starts from its pretrained weights ({net.pretrained[:8]})")
     checkpoint = teachers.path(folder, suite.dataset, name, variant(wanted)).with_suffix(".ckpt")

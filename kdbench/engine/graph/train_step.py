@@ -274,6 +274,8 @@ class Captured:
             CannotCapture: the lane does what a repeated step must not.
         """
         lane, machine, rng = track.lane, self._machine, track.lane.rng
+        if lane.by_host:
+            raise CannotCapture(lane.by_host)
         if self._guard is not None:
             self._guard.note(*(shown for _, shown in seen.values()), thorough=True)
         what = f"a step of {lane.key}"
