@@ -47,12 +47,12 @@ def prove(name: str) -> None:
         return
     from timm.optim import list_optimizers
 
-    known = list_optimizers()
+    known = [str(one) for one in list_optimizers()]
     if name not in known:
         near = get_close_matches(name, known, n=3, cutoff=0.5)
         more = f"did you mean {' or '.join(near)}?" if near else "sgd, adamw and lamb are among those of timm"
         raise ValueError(f"timm has no optimizer {name!r}; {more}")
-    before = random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[union-attr]
+    before = _drawn()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -60,11 +60,16 @@ def prove(name: str) -> None:
     except Exception as error:  # a package that is not installed; gradients of gradients
         why = f"does not train here: {said(error)}"
     finally:
-        drew = before != (random.getstate(), np.random.get_state()[1].tolist())  # type: ignore[union-attr]
+        drew = before != _drawn()
     if drew:
         why = "draws random numbers that a checkpoint does not keep"
     if why:
         raise ValueError(f"the optimizer {name} {why}; take sgd, adamw or lamb")
+
+
+def _drawn() -> tuple[object, object]:
+    """Where the random numbers of Python and numpy stand."""
+    return random.getstate(), str(np.random.get_state())
 
 
 def _trial(name: str) -> str:
@@ -121,8 +126,12 @@ def resume(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
     kept = state.get("param_groups")
     if isinstance(kept, list) and len(kept) == len(groups):
         for own, its in zip(groups, kept, strict=True):
-            own |= {key: value for key, value in its.items() if key not in own and isinstance(value, int | float)}
+            own |= {key: value for key, value in its.items() if key not in own and _is_number(value)}
     optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) or (isinstance(value, Tensor) and not value.ndim)
 
 
 def _made(

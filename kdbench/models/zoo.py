@@ -8,6 +8,7 @@ from pathlib import Path
 
 import timm
 
+from kdbench.models import extra as extra  # enters networks that timm does not have
 from kdbench.models.checkpoints import match, read_checkpoint
 from kdbench.models.nets import mobilenetv2, resnet, resnet_bottleneck, shufflenetv1, shufflenetv2, vgg, wrn
 from kdbench.models.nets._net import DOUBLE, ZOO, timm_name

@@ -96,9 +96,9 @@ def resolve(request: Request) -> Job:
     from kdbench.engine.precision import Precision  # loads torch, so only once the words are right
 
     check_source(request.data_source)
-    for part in (suite.recipe, suite.teacher):
-        prove(part.optimizer)
-        Augment.of(part.augment)
+    for one in (suite.recipe, suite.teacher):
+        prove(one.optimizer)
+        Augment.of(one.augment)
     words.number("--data-workers", request.data_workers, 0, 256)
 
     part = None if request.shard is None else words.shard(request.shard)

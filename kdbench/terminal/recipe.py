@@ -24,7 +24,8 @@ def sentence(recipe: Mapping[str, Any], rates: Sequence[float]) -> str:
     parts.append(f"{name}{', nesterov' if recipe['nesterov'] else ''}, rate {rate}, {how}")
     parts.append(f"weight decay {recipe['weight_decay']:g}")
     augment = recipe.get("augment", "crop")
-    crop = f"{augment} of {recipe['crop_padding']} px" if augment == "crop" else augment
+    moved = f"crop of {recipe['crop_padding']} px" if recipe["crop_padding"] else "no crop"
+    crop = augment if augment != "crop" or recipe.get("image_size") else moved
     parts.append(crop + (", flip" if recipe["flip"] else "") + _of(recipe, "image_size", ", seen at {} px"))
     words = {
         "mixup": "mixup {:g}",
