@@ -13,11 +13,12 @@ from kdbench.version import __version__
 
 if TYPE_CHECKING:
     from kdbench.distiller import Batch, Distiller, Outputs, Pair, Shapes, kl
+    from kdbench.models.own import register_model
     from kdbench.registry import register
 
-__all__ = ["Batch", "Distiller", "Outputs", "Pair", "Shapes", "__version__", "kl", "register"]
+__all__ = ["Batch", "Distiller", "Outputs", "Pair", "Shapes", "__version__", "kl", "register", "register_model"]
 
-_HOMES = {"register": "kdbench.registry", "__version__": "kdbench.version"}
+_HOMES = {"register": "kdbench.registry", "register_model": "kdbench.models.own", "__version__": "kdbench.version"}
 
 
 def home(name: str) -> str:

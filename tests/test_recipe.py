@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from click.testing import CliRunner
-from torch import nn
+from torch import Tensor, nn
 
 from kdbench import data, models, record, registry, suites
 from kdbench.cli import main

@@ -9,6 +9,7 @@ from pathlib import Path
 import timm
 
 from kdbench.models import extra as extra  # enters networks that timm does not have
+from kdbench.models import own
 from kdbench.models.checkpoints import match, read_checkpoint
 from kdbench.models.nets import mobilenetv2, resnet, resnet_bottleneck, shufflenetv1, shufflenetv2, vgg, wrn
 from kdbench.models.nets._net import DOUBLE, ZOO, timm_name
@@ -38,9 +39,14 @@ _PUBLISHED_DOUBLE = "resnet8x4_double"
 _LISTED = {_plain(name): name for name in ZOO if not name.endswith(DOUBLE) or name == _PUBLISHED_DOUBLE}
 
 
+def is_ours(name: str) -> bool:
+    """Whether a name, however it is written, is a network of the zoo."""
+    return _longer(_plain(name)) in _BY_PLAIN
+
+
 def names() -> list[str]:
-    """Canonical names of the zoo; ``NAME_double`` and ``timm/NAME`` are understood besides."""
-    return list(_LISTED.values())
+    """Canonical names of the zoo and of the user's own; ``NAME_double`` and ``timm/NAME`` are understood besides."""
+    return [*_LISTED.values(), *own.names()]
 
 
 def double(name: str) -> str:
@@ -52,6 +58,8 @@ def double(name: str) -> str:
     name = resolve(name)
     if name.startswith(_TIMM):
         raise ValueError(f"{name} has no twin of double width: timm's networks set their widths each in its own way")
+    if own.find(name):
+        raise ValueError(f"{name} is a network of yours, and its twin of double width is not known")
     if name.endswith(DOUBLE):
         raise ValueError(f"{name} is a network of double width itself; the zoo has none that is wider still")
     return name + DOUBLE
@@ -63,6 +71,8 @@ def resolve(name: str) -> str:
     Raises:
         ValueError: there is no such model; the sentence has the nearest names.
     """
+    if own.find(name):
+        return name
     if name.lower().startswith(_TIMM):
         return _resolve_timm(name[len(_TIMM) :])
     if found := _BY_PLAIN.get(_longer(_plain(name))):
@@ -150,6 +160,12 @@ def create(
         return timm_taps.create(
             name, num_classes, image_size=image_size, pretrained=promised, weights=weights, drop_path=drop_path
         )
+    if own.find(name) and not drop_path:
+        tapped = own.create(name, num_classes, image_size=image_size)
+        if weights is not None:
+            tapped.net.load_state_dict(match(read_checkpoint(Path(weights)), tapped))
+            tapped.pretrained = weights_identity(name, weights)
+        return tapped
     if drop_path:
         raise ValueError(f"{name} has no stochastic depth; drop_path={drop_path:g} is for timm's networks")
     tapped = Tapped(timm.create_model(timm_name(name), num_classes=num_classes), name)

@@ -189,8 +189,9 @@ def train(
     note: Callable[[str], None],
     seed: int = 0,
     graphs: str = "auto",
+    start: Callable[[], Tapped] | None = None,
 ) -> TeacherCard:
-    """Train one teacher with plain cross-entropy; resumes its own checkpoint.
+    """Train one teacher with plain cross-entropy; resumes its own checkpoint. ``start`` makes what it starts from.
 
     The finished weights are rounded to fp16 *before* they are measured and used, so that the
     small file is exactly the teacher that every student saw.
@@ -201,7 +202,8 @@ def train(
     note(f"no teacher {name} for {suite.dataset} yet: training it for {count(wanted['epochs'], 'epoch')}")
     torch.manual_seed(stable_seed(seed, "teacher", name))
     drop_path = wanted.get("drop_path", 0.0)
-    net = models.create(name, data.num_classes, image_size=data.image_shape[-1], drop_path=drop_path)
+    side = data.image_shape[-1]
+    net = start() if start else models.create(name, data.num_classes, image_size=side, drop_path=drop_path)
     if net.pretrained:
         note(f"teacher {name} starts from its pretrained weights ({net.pretrained[:8]})")
     checkpoint = teachers.path(folder, suite.dataset, name, variant(wanted)).with_suffix(".ckpt")
