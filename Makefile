@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run report test test-slow test-all check lint type matrix gpu acceptance costs results clean
+.PHONY: help install run report test test-slow test-all check lint type matrix gpu acceptance served costs results clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ gpu: $(STAMP) ## On a CUDA device: its tests, the bench in three precisions, the
 acceptance: $(STAMP) ## On an H200-class GPU: 12 methods, 240 epochs on CIFAR-100 in 20 min and 8 GB? Runs it and says so
 	@$(BIN)/kdbench teacher train resnet32x4 --suite semckd --device cuda --out $(OUT)/acceptance
 	@$(BIN)/python -m kdbench.terminal.acceptance --out $(OUT)/acceptance
+
+served: $(STAMP) ## Try every method on every kind of network, into results/served.md (minutes)
+	@$(BIN)/python -m kdbench.bench.served
 
 costs: $(STAMP) ## Measure what every method costs beside its student, into kdbench/suites/cost.csv (10 minutes)
 	@$(BIN)/python -m kdbench.bench.costs --repeat 3

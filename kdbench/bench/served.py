@@ -8,8 +8,12 @@ cannot use what a pair shows refuses in a sentence. ``python -m kdbench.bench.se
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +26,7 @@ from kdbench.engine.errors import said
 from kdbench.utils.files import atomic_write
 
 #: Pixels of an image, images of a batch, classes. A ViT makes 4 x 4 tokens of such an image.
-SIDE, BATCH, CLASSES = 64, 6, 10
+SIDE, BATCH, CLASSES = 64, 4, 10
 #: By family; small ones, since the shapes of what they show are those of the large.
 NETWORKS = {
     "CNN (zoo)": "resnet8x4",
@@ -107,20 +111,17 @@ def _view(name: str, image: torch.Tensor) -> torch.Tensor:
     return VIEWS[name]((image * 50 + 128).clamp(0, 255).to(torch.uint8), seeds).float() / 50 - 2.5
 
 
-def survey(methods: Sequence[str], networks: Sequence[str], tell: bool = False) -> dict[tuple[str, str, str], Outcome]:
-    """(method, network, "student" or "teacher") -> what came of it."""
-    found = {}
-    for name in networks:
-        roles = (("student", network(name), network(TEACHER)), ("teacher", network(STUDENT), network(name)))
-        for role, student, teacher in roles:
-            for method in methods:
-                found[method, name, role] = outcome(method, student, teacher)
-        if tell:
-            print(f"{name}: looked at", file=sys.stderr)
-    return found
+Found = dict[tuple[str, str, str], Outcome]
 
 
-def table(found: dict[tuple[str, str, str], Outcome], methods: Sequence[str]) -> str:
+def survey(methods: Sequence[str], name: str) -> Found:
+    """(method, network, "student" or "teacher") -> what came of it, for one network."""
+    torch.set_num_threads(1)
+    roles = (("student", network(name), network(TEACHER)), ("teacher", network(STUDENT), network(name)))
+    return {(method, name, role): outcome(method, s, t) for role, s, t in roles for method in methods}
+
+
+def table(found: Found, methods: Sequence[str]) -> str:
     """Markdown: a row for each method, two signs for each network, and every sentence of a refusal below."""
     sentences: dict[str, int] = {}
     lines = [
@@ -156,10 +157,15 @@ def main(words: Sequence[str] | None = None) -> int:
     """The table of all methods; 1 where one crashes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("results/served.md"))
-    out = parser.parse_args(words).out
-    torch.set_num_threads(1)
-    methods = registry.names()
-    found = survey(methods, list(NETWORKS.values()), tell=True)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    asked = parser.parse_args(words)
+    out, methods = asked.out, registry.names()
+    found: Found = {}
+    with ProcessPoolExecutor(asked.workers, mp_context=get_context("spawn")) as pool:
+        names = NETWORKS.values()
+        for name, part in zip(names, pool.map(partial(survey, methods), names), strict=True):
+            found |= part
+            print(f"{name}: looked at", file=sys.stderr)
     with atomic_write(out, "w") as file:
         file.write(table(found, methods))
     crashed = [key for key, one in found.items() if one.verdict == "crashed"]

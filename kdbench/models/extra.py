@@ -25,7 +25,13 @@ default_cfgs = generate_default_cfgs(
 @register_model
 def swin_pico_patch4_window7_224(pretrained: bool = False, **words: Any) -> SwinTransformer:
     """Swin-P of OFA-KD (Hao et al., NeurIPS 2023): four stages of two blocks, 48 channels in the first."""
-    shape = {"patch_size": 4, "window_size": 7, "embed_dim": 48, "depths": (2, 2, 2, 2), "num_heads": (2, 4, 8, 16)}
+    shape: dict[str, Any] = {
+        "patch_size": 4,
+        "window_size": 7,
+        "embed_dim": 48,
+        "depths": (2, 2, 2, 2),
+        "num_heads": (2, 4, 8, 16),
+    }
     net: SwinTransformer = build_model_with_cfg(
         SwinTransformer,
         "swin_pico_patch4_window7_224",
