@@ -95,20 +95,13 @@ def _images(job: Job) -> tuple[int, list[str]]:
 
 def _pictures(job: Job) -> int:
     """Pictures of a training folder, counted and not read; 0 where there is no such folder, or it will be refused."""
-    from kdbench.data import listing, names, sets
+    from kdbench.data.selection import listed
 
-    word = job.suite.dataset
-    root = job.request.data_dir or sets.default_root()
-    found = names.image_folder(word)
-    homes = [found.path] if found else []
-    homes += [root / name for name in ("tiny-imagenet-200", "tiny-imagenet")] if word == "tinyimagenet" else []
-    for home in homes:
-        try:
-            classes = listing.classes(home / "train", listing.Aside(home))
-        except (ValueError, OSError):
-            continue
-        return sum(len(one.pictures) for one in classes.values())
-    return 0
+    try:
+        found = listed(job.suite.dataset, job.request.data_dir)
+    except (ValueError, OSError):
+        return 0
+    return len(found[0].train) if found else 0
 
 
 def _from_steps(job: Job, cells: Sequence[Cell], teachers: dict[str, int], images: int) -> tuple[float, int]:
