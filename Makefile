@@ -4,14 +4,17 @@ VENV   ?= .venv
 OUT    ?= my-results
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# GPU machines often have no network: whatever Python is there will do; what it lacks is listed.
+VISIT   = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m kdbench.terminal.gpu_visit
 # One thread per process: results do not depend on the number of cores, and two workers do not spin.
 export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run report test test-slow test-all check lint type matrix gpu acceptance served costs results clean
+.PHONY: help install run report test test-slow test-all check lint type matrix gpu gpu-check gpu-test gpu-bench \
+  gpu-acceptance acceptance served costs results clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -38,25 +41,30 @@ test-slow: $(STAMP) ## Run the tests that take long
 
 test-all: test test-slow ## Both
 
-check: lint type test ## Lint, types and tests
+check: lint test ## Lint, types and tests
 
-lint: $(STAMP) ## Ruff
+lint: $(STAMP) type ## Ruff and mypy, as before every commit (.pre-commit-config.yaml)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-type: $(STAMP) ## Mypy
+type: $(STAMP) ## Mypy alone
 	@$(BIN)/mypy
 
 matrix: ## The core of the tests on the oldest and the newest torch, in throw-away environments of some GB
 	@PYTHON=$(PYTHON) .ci/matrix
 
-gpu: $(STAMP) ## On a CUDA device: its tests, the bench in three precisions, then `make acceptance`
-	@$(BIN)/python -m pytest -m gpu
-	@mkdir -p $(OUT)
-	@for precision in amp tf32 fp32; do \
-	  $(BIN)/kdbench bench --device cuda --pair resnet32x4:resnet8x4 --precision $$precision --side-by-side \
-	    --out $(OUT)/bench-cuda-$$precision.json || exit; \
-	done
-	@$(MAKE) --no-print-directory acceptance
+gpu: gpu-check gpu-test gpu-bench gpu-acceptance ## The four below, one after the other; the first that fails ends it
+
+gpu-check: ## On a CUDA device, 2 minutes: does it do what graphs rest on? OUT/gpu-check.json (no network needed, as the next)
+	@$(VISIT) check --out $(OUT)
+
+gpu-test: ## Under 10 minutes: the tests that only a GPU can run, OUT/gpu-test.json
+	@$(VISIT) test --out $(OUT)
+
+gpu-bench: ## Under 10 minutes: the bench in three precisions, OUT/gpu-bench.json
+	@$(VISIT) bench --out $(OUT)
+
+gpu-acceptance: ## Under 10 minutes: 12 epochs of the acceptance on random data and a projection, OUT/gpu-acceptance.json
+	@$(VISIT) acceptance --out $(OUT)
 
 acceptance: $(STAMP) ## On an H200-class GPU: 12 methods, 240 epochs on CIFAR-100 in 20 min and 8 GB? Runs it and says so
 	@$(BIN)/kdbench teacher train resnet32x4 --suite semckd --device cuda --out $(OUT)/acceptance

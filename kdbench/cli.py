@@ -8,8 +8,10 @@ from typing import Any
 import click
 
 from kdbench.terminal.data import data
-from kdbench.terminal.guard import Ended, Interruptible, sentences
+from kdbench.terminal.export import export
+from kdbench.terminal.guard import Interruptible, sentences
 from kdbench.terminal.options import (
+    BUDGET,
     CHOSEN,
     DATA,
     DATA_SOURCE,
@@ -20,10 +22,12 @@ from kdbench.terminal.options import (
     OUT,
     PLUGIN,
     PRECISION,
+    PROBING,
     TABLE,
     TUNING,
     WEIGHTS,
     WHOLE,
+    YES,
     argument,
     option,
 )
@@ -86,6 +90,8 @@ def main() -> None:
 @option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")
 @option("--fail-fast", is_flag=True, help="Stop at the first cell that fails.")
 @option("--dry-run", is_flag=True, help="Show what would be trained and how long it may take.")
+@BUDGET
+@YES
 @PLUGIN
 @DATA
 @DATA_SOURCE
@@ -93,29 +99,13 @@ def main() -> None:
 @OUT
 @DEVICE
 @sentences
-def run(*, plugins: tuple[str, ...], dry_run: bool, **words: Any) -> int:
+def run(*, plugins: tuple[str, ...], dry_run: bool, budget: str | None, yes: bool, **words: Any) -> int:
     """Train methods x pairs x seeds; goes on where it stopped."""
-    from kdbench.run import session
-    from kdbench.terminal import console, screens
+    from kdbench.terminal import console
+    from kdbench.terminal import run as screen
 
     broken = load_plugins(plugins)
-    job = session.resolve(session.Request(**words))
-    out = console.out()
-    for sentence in job.notes + broken:
-        out.print(sentence, markup=False)
-    if dry_run:
-        screens.show_plan(job, out)
-        return 1 if broken else 0
-    from kdbench.run import runner
-    from kdbench.run.outcome import Stop
-
-    with console.Progress(out) as watch:
-        try:
-            outcome = runner.run(job, watch)
-        except Stop as stop:
-            raise Ended(str(stop)) from stop
-    screens.show_outcome(job, outcome, out)
-    return outcome.exit_code or (1 if broken else 0)
+    return screen.run(words, plugins, broken, console.out(), dry=dry_run, budget=budget, yes=yes)
 
 
 def load_plugins(plugins: tuple[str, ...]) -> list[str]:
@@ -133,6 +123,8 @@ def load_plugins(plugins: tuple[str, ...]) -> list[str]:
 
 @main.command()
 @TUNING
+@BUDGET
+@YES
 @PRECISION
 @PLUGIN
 @DATA
@@ -141,13 +133,13 @@ def load_plugins(plugins: tuple[str, ...]) -> list[str]:
 @OUT
 @DEVICE
 @sentences
-def tune(*, plugins: tuple[str, ...], **words: Any) -> int:
+def tune(*, plugins: tuple[str, ...], budget: str | None, yes: bool, **words: Any) -> int:
     """Find each method's weights on held-out images."""
     from kdbench.terminal import console
     from kdbench.terminal import tune as screen
 
     broken = load_plugins(plugins)
-    return screen.tune(words, broken, console.out())
+    return screen.tune(words, plugins, broken, console.out(), budget=budget, yes=yes)
 
 
 @main.command()
@@ -178,26 +170,20 @@ def report(
     formats: str,
 ) -> int:
     """Leaderboards: terminal, CSV, Markdown, LaTeX, HTML, plots."""
-    from kdbench import report as reporting
-    from kdbench import suites
-    from kdbench.terminal import console, costs
+    from kdbench.library.boards import boards
+    from kdbench.terminal import console
     from kdbench.terminal.report import print_report
 
     screen = console.out()
-    rows, unread = costs.rows()
-    if unread:
-        screen.print(f"no costs are shown: {unread}", markup=False)
-    reports = reporting.report(
+    reports = boards(
         out,
+        lambda sentence: screen.print(sentence, markup=False),
         suites=list(chosen) or None,
         baseline=baseline,
         methods=None if methods is None else methods.split(","),
         pairs=None if pairs is None else pairs.split(","),
         top=top,
         select=select,
-        published={name: suites.published(suites.load(name)) for name in suites.names()},
-        standing={name: suites.records_to_beat(suites.load(name)) for name in suites.names()},
-        costs=rows,
         formats=tuple(part.strip() for part in formats.split(",") if part.strip()),
     )
     for one in reports:
@@ -206,13 +192,13 @@ def report(
 
 
 @main.command("list")
-@argument("what", type=click.Choice(["methods", "pairs", "suites", "models"]), default="methods")
+@argument("what", type=click.Choice(["methods", "pairs", "suites", "models", "teachers"]), default="methods")
 @option("--suite", "-s", default="auto", show_default=True, help="Whose pairs.")
 @option("--plain", is_flag=True, help="One line each, tabs between the columns; the default in a pipe.")
 @PLUGIN
 @sentences
 def list_(*, what: str, suite: str, plain: bool, plugins: tuple[str, ...]) -> int:
-    """Methods, pairs, suites or models that there are."""
+    """Methods, pairs, suites, models or published teachers."""
     from kdbench.terminal import console, screens
 
     broken = load_plugins(plugins)
@@ -270,6 +256,38 @@ def eval_(*, chosen: tuple[str, ...], plugins: tuple[str, ...], data_dir: Path |
 
 
 @main.command()
+@argument("probes", nargs=-1, required=True, metavar="NAMES|all")
+@CHOSEN
+@PROBING
+@PLUGIN
+@DATA
+@OUT
+@DEVICE
+@sentences
+def probe(*, plugins: tuple[str, ...], **words: Any) -> int:
+    """Look into kept students and their teachers.
+
+    \b
+    calibration  reliability diagram, ECE, Brier, NLL; after scaling, too
+    agreement    with the teacher: equal predictions, KL, on its errors
+    similarity   CKA of every layer against every layer of the teacher
+    attention    which of the teacher's stages guided which (SemCKD)
+    cost         parameters, multiply-adds, latency
+    robustness   noise, blur, contrast, JPEG, occlusion; CIFAR-C
+    transfer     a linear classifier on the frozen student, on other data
+    finetune     the whole student, trained on other data
+
+    What is there already is kept. kdbench report shows what was found.
+    """
+    from kdbench.terminal import console
+    from kdbench.terminal import probe as screen
+
+    for sentence in load_plugins(plugins):
+        raise ValueError(sentence)
+    return screen.probe(words, console.out())
+
+
+@main.command()
 @argument("methods", nargs=-1, required=True, metavar="NAME|FILE.py|all...")
 @option("--verbose", "-v", is_flag=True, help="Show the checks that pass, too.")
 @sentences
@@ -291,13 +309,24 @@ def check(*, methods: tuple[str, ...], verbose: bool) -> int:
 
 
 @main.command()
+@option("--gpu", is_flag=True, help="Try in two minutes whether this GPU, driver and torch do what graphs rest on.")
+@option("--json", "file", type=FOLDER, metavar="FILE.json", help="With --gpu: also write the checks there.")
+@DEVICE
 @DATA
 @OUT
 @sentences
-def doctor(*, data_dir: Path | None, out: Path) -> int:
-    """Look at the installation: versions, device, data, folders."""
-    from kdbench.terminal import console, screens
+def doctor(*, gpu: bool, file: Path | None, device: str, data_dir: Path | None, out: Path) -> int:
+    """Look at the installation: versions, device, data, folders.
 
+    With --gpu sixteen checks are made instead; exit code 1 at the first that fails. On a CPU those are made that need
+    no CUDA.
+    """
+    from kdbench.terminal import console, doctor_gpu, screens
+
+    if gpu:
+        return doctor_gpu.show(device, file, console.out())
+    if file is not None or device != "auto":
+        raise ValueError(f"{'--json' if file is not None else '--device'} goes with --gpu: kdbench doctor --gpu")
     return screens.show_doctor(data_dir, out, console.out())
 
 
@@ -345,5 +374,6 @@ def bench(**words: Any) -> int:
     return 0
 
 
+main.add_command(export)
 main.add_command(teacher)
 main.add_command(data)

@@ -252,6 +252,10 @@ class Distiller(nn.Module):
     #: sees the assistant as its teacher, in ``pair``, ``terms`` and KD; None: the teacher itself.
     assistant: ClassVar[tuple[str, str] | None] = None
 
+    #: Submodules that ``weights(student, teacher)`` reads, where a method has it: how much each student stage listens
+    #: to each of the teacher's, (B, S, T). They are kept with the student, for ``kdbench probe attention``.
+    attention_modules: ClassVar[tuple[str, ...]] = ()
+
     #: In ``a+b``: names of methods whose loss this one takes over and changes, each with the hyper-parameters
     #: that make it do so. That loss is not added a second time, no plain KD stands beside it, and further losses
     #: on the logits are refused: they could be meant to be changed as well.

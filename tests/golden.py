@@ -95,7 +95,7 @@ class Case:
 
     def batch(self, *, progress: float = 0.5) -> Batch:
         """Labels and indices of the case; zeros where it has none."""
-        b = next(v for k, v in self.tensors.items() if k.startswith("in.student.")).shape[0]
+        b = next(v for k, v in self.tensors.items() if k.startswith(("in.student.", "in.teacher."))).shape[0]
         zeros = torch.zeros(b, dtype=torch.int64)
         label = self.tensors.get("in.labels", zeros)
         idx = self.tensors.get("in.indices", torch.arange(b))
@@ -142,7 +142,12 @@ class Case:
         assert worst <= bound, f"{what}: off by {worst:.3g}, allowed {bound:.3g}"
 
     def check(
-        self, loss: Tensor, module: nn.Module | None = None, renamed: dict[str, str] | None = None, **components: Tensor
+        self,
+        loss: Tensor,
+        module: nn.Module | None = None,
+        renamed: dict[str, str] | None = None,
+        /,
+        **components: Tensor,
     ) -> None:
         """Compare loss, named components (``out.<name>``) and every stored gradient."""
         theirs = self["out.loss"].item()
@@ -172,10 +177,10 @@ class Case:
                 stride = self.meta["subsampled_gradients"][name]["stride"]
                 self.same(grad.flatten()[::stride], self.raw[full], f"gradient of {name}")
                 ours = torch.stack([grad.sum(), grad.abs().sum(), grad.norm()])
-                want = self.raw[f"gradstat.{name}"].to(ours.dtype)
-                slack = self.rtol * want[1].abs() + _SMALLEST  # the plain sum may cancel: against the sum of abs
-                assert ((ours - want).abs() <= slack).all(), (
-                    f"gradient of {name}: sums {ours.tolist()}, theirs {want.tolist()}"
+                sums = self.raw[f"gradstat.{name}"].to(ours.dtype)
+                slack = self.rtol * sums[1].abs() + _SMALLEST  # the plain sum may cancel: against the sum of abs
+                assert ((ours - sums).abs() <= slack).all(), (
+                    f"gradient of {name}: sums {ours.tolist()}, theirs {sums.tolist()}"
                 )
             compared += 1
         assert compared, "the case stores no gradient that could be compared"

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import get_gradient_edge
+from training import lane_of as of
 
 from kdbench.data import Loader
 from kdbench.data.views import DRAWING
@@ -32,7 +33,7 @@ from kdbench.engine.schedule import Plan
 from kdbench.testing.strays import Strays, leaves, on_meta
 from kdbench.testing.toys import SIDE, Problem, Toy, seeded
 
-CPU, META, CUDA = torch.device("cpu"), torch.device("meta"), torch.device("cuda", 0)
+META, CUDA = torch.device("meta"), torch.device("cuda", 0)
 BATCH, TAIL = 8, 3
 
 _WAITS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
@@ -143,18 +144,7 @@ def place(device: torch.device) -> Iterator[None]:
 
 def lane_of(student: nn.Module, method: Distiller) -> Lane:
     """A lane on the CPU."""
-    return Lane(
-        "one",
-        student,
-        method,
-        Plan(240, 0.05),
-        seed=3,
-        path=Path("none"),
-        settings="s",
-        teacher="t",
-        device=CPU,
-        precision=Precision(),
-    )
+    return of("one", student, method, Path(), plan=Plan(240, 0.05))
 
 
 def settle(one: Lane, device: torch.device, precision: str) -> None:
@@ -167,7 +157,8 @@ def settle(one: Lane, device: torch.device, precision: str) -> None:
 
 def move(module: nn.Module, device: torch.device) -> nn.Module:
     """The module with tensors of the same shapes, strides and dtypes on ``device``."""
-    return module._apply(lambda t: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=device))
+    moved: nn.Module = module._apply(lambda t: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=device))
+    return moved
 
 
 def steps(

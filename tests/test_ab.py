@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from toys import batch
 
 from golden import Case, cases, shapes
 from kdbench import Outputs, Pair
@@ -32,7 +33,7 @@ def outputs(*sizes: tuple[int, int]) -> Outputs:
     return Outputs(feats, feats[-1], torch.randn(2, 3), torch.randn(2, 5))
 
 
-def build(student: Outputs, teacher: Outputs) -> torch.nn.Module:
+def build(student: Outputs, teacher: Outputs) -> AB:
     pair = Pair(shapes(student), shapes(teacher), lambda x: x, 5, torch.zeros(8, dtype=torch.int64), 2)
     return AB(pair)
 
@@ -40,8 +41,8 @@ def build(student: Outputs, teacher: Outputs) -> torch.nn.Module:
 def test_a_model_without_preacts_is_read_after_its_relus() -> None:
     student, teacher = outputs((3, 8), (4, 8)), outputs((3, 8), (4, 8))
     method = build(student, teacher)
-    same = method.pretrain_terms(student, teacher._replace(preacts=teacher.feats), None)["boundary"]
-    assert method.pretrain_terms(student, teacher, None)["boundary"] == same > 0
+    same = method.pretrain_terms(student, teacher._replace(preacts=teacher.feats), batch(2))["boundary"]
+    assert method.pretrain_terms(student, teacher, batch(2))["boundary"] == same > 0
 
 
 def test_connectors_learn_in_the_first_stage_only_and_the_main_stage_is_plain() -> None:
@@ -49,10 +50,10 @@ def test_connectors_learn_in_the_first_stage_only_and_the_main_stage_is_plain() 
     method = build(student, teacher)
     method.on_stage("pretrain")
     assert all(p.requires_grad for p in method.parameters())
-    assert method.pretrain_terms(student, teacher, None)["boundary"].isfinite()
+    assert method.pretrain_terms(student, teacher, batch(2))["boundary"].isfinite()
     method.on_stage("train")
     assert not any(p.requires_grad for p in method.parameters())
-    assert method.terms(student, teacher, None) == {}
+    assert method.terms(student, teacher, batch(2)) == {}
 
 
 def test_unequal_numbers_of_stages_are_refused() -> None:

@@ -91,7 +91,6 @@ def test_its_methods_and_pair_are_there() -> None:
 
 
 def test_a_small_run_from_its_first_step_to_its_last_record(tmp_path: Path) -> None:
-    torch.set_num_threads(1)
     request = session.Request(
         methods="kd,student",
         pairs="resnet14:resnet8",

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from golden import Case, cases, shapes
-from kdbench import Outputs, Pair
+from kdbench import Outputs, Pair, Shapes
 from kdbench.methods.afd_se import AFDSE
 
 
@@ -24,7 +24,7 @@ def test_golden(case: Case) -> None:
 
 
 def test_unequal_stages_are_refused() -> None:
-    def sizes(side: int) -> object:
+    def sizes(side: int) -> Shapes:
         feats = (torch.zeros(2, 4, 8, 8), torch.zeros(2, 6, side, side))
         return shapes(Outputs(feats, feats[-1], torch.zeros(2, 6), torch.zeros(2, 5)))
 

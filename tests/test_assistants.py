@@ -5,15 +5,18 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from commands import measured, records
 from filelock import FileLock
 
 from kdbench import record, registry
+from kdbench.engine import fit as engine
 from kdbench.engine.lane import Lane
 from kdbench.registry.combine import combined
-from kdbench.run import assistants, grid, group, runner, session
+from kdbench.run import assistants, grid, runner, session
 from kdbench.run.outcome import Outcome
 from kdbench.run.session import Job, Request
 
@@ -37,25 +40,20 @@ class Notes:
         return lambda *args: None
 
 
-def job(out: Path, methods: str = NAMES, **words: object) -> Job:
-    asked = {"pairs": "resnet14:resnet8", "suite": "digits", "seeds": "1", "epochs": 2, "limit_train": 96} | words
-    return session.resolve(Request(methods=methods, out=out, device="cpu", **asked))  # type: ignore[arg-type]
+def job(out: Path, methods: str = NAMES, **words: Any) -> Job:
+    asked: dict[str, Any] = {
+        "pairs": "resnet14:resnet8",
+        "suite": "digits",
+        "seeds": "1",
+        "epochs": 2,
+        "limit_train": 96,
+    } | words
+    return session.resolve(Request(methods=methods, out=out, device="cpu", **asked))
 
 
 def run(out: Path, methods: str = NAMES, **words: object) -> tuple[Outcome, Notes]:
-    torch.set_num_threads(1)
     watch = Notes()
     return runner.run(job(out, methods, **words), watch), watch
-
-
-def records(folder: Path) -> dict[str, record.Record]:
-    found, problems = record.read_all(folder / "runs")
-    assert not problems
-    return {f"{one.student} {one.method} {one.seed}": one for one in found}
-
-
-def measured(folder: Path) -> dict[str, object]:
-    return {name: one.measured() for name, one in records(folder).items()}
 
 
 @pytest.fixture(scope="module")
@@ -74,16 +72,17 @@ def test_it_is_trained_once_and_shared(whole: Path) -> None:
     assert helper.quick
     taught = records(whole)
     for name in ("hkd", "hkd_port"):
-        one = taught[f"resnet8 {name} 0"]
+        one = taught[f"resnet14:resnet8 {name} 0"]
         assert one.assistant_sha256 == helper.weights_sha256
-        assert one.settings.assistant.method == "pkt"
-        assert one.settings.assistant.student == "resnet8_double"
-        assert one.settings.assistant.hyper == helper.settings.hyper
+        assert (assistant := one.settings.assistant) is not None
+        assert assistant.method == "pkt"
+        assert assistant.student == "resnet8_double"
+        assert assistant.hyper == helper.settings.hyper
 
 
 def test_the_teacher_of_a_record_is_the_suites(whole: Path) -> None:
     taught = records(whole)
-    plain, helped = taught["resnet8 kd 0"], taught["resnet8 hkd 0"]
+    plain, helped = taught["resnet14:resnet8 kd 0"], taught["resnet14:resnet8 hkd 0"]
     assert helped.teacher == "resnet14"
     assert (helped.teacher_sha256, helped.teacher_top1) == (plain.teacher_sha256, plain.teacher_top1)
     assert plain.assistant_sha256 == ""
@@ -92,13 +91,13 @@ def test_the_teacher_of_a_record_is_the_suites(whole: Path) -> None:
 
 def test_agreement_is_with_the_suites_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    fit = group.engine.fit
+    fit = engine.fit
 
-    def spy(setting: group.engine.Setting, lanes: list[Lane], *rest: object, **named: object) -> None:
+    def spy(setting: engine.Setting, lanes: list[Lane], *rest: Any, **named: Any) -> None:
         seen.append((lanes[0].key, setting))
         fit(setting, lanes, *rest, **named)
 
-    monkeypatch.setattr(group.engine, "fit", spy)
+    monkeypatch.setattr(engine, "fit", spy)
     assert run(tmp_path, "hkd")[0].exit_code == 0
     (first, assisting), (second, helped) = seen
     assert "pkt" in first
@@ -109,12 +108,13 @@ def test_agreement_is_with_the_suites_teacher(tmp_path: Path, monkeypatch: pytes
     assert helped.teacher is not None
     assert helped.judge(image).pooled.shape[1] == 64  # resnet14
     assert helped.teacher(image).pooled.shape[1] == 128  # resnet8_double
+    assert assisting.teacher is not None
     assert torch.equal(helped.judge(image).logits, assisting.teacher(image).logits)
 
 
 def test_a_method_alone_has_the_numbers_of_company(whole: Path, tmp_path: Path) -> None:
     assert run(tmp_path, "hkd_port")[0].exit_code == 0
-    assert measured(tmp_path)["resnet8 hkd_port 0"] == measured(whole)["resnet8 hkd_port 0"]
+    assert measured(tmp_path)["resnet14:resnet8 hkd_port 0"] == measured(whole)["resnet14:resnet8 hkd_port 0"]
 
 
 def test_a_later_method_finds_it(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_a_student_without_a_double_is_a_sentence_in_the_table(tmp_path: Path) -
     assert not assistants.folder(tmp_path).exists()
 
 
-def test_an_assistant_that_another_run_trains_is_waited_for(tmp_path: Path) -> None:
+def test_an_assistant_that_another_run_trains_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (helper,) = assistants.of(job(tmp_path).cells)
     lock = grid.files(assistants.folder(tmp_path), helper).lock
     lock.parent.mkdir(parents=True)
@@ -238,7 +238,7 @@ def test_an_assistant_that_another_run_trains_is_waited_for(tmp_path: Path) -> N
             held.release()
             watch.notes.append(sentence)
 
-    watch.note = note  # type: ignore[method-assign]
+    monkeypatch.setattr(watch, "note", note)
     assert runner.run(job(tmp_path), watch).exit_code == 0
     assert watch.notes
 

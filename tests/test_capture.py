@@ -6,41 +6,26 @@ No CUDA device is needed here. ``tests/test_gpu.py`` has what only a device can 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import pretended
 import pytest
 import torch
-from test_engine import (
-    BATCH,
-    COMBINATIONS,
-    CPU,
-    IMAGES,
-    Silent,
-    assert_same,
-    lane,
-    loader,
-    result,
-    scored,
-    supported,
-    teacher,
-    train,
-)
+from asking import asked
 from torch import Tensor
+from training import COMBINATIONS, CPU, assert_same, lane, loader, pair_of, result, setting, supported, train
 
-from kdbench import models, registry
+from kdbench import registry
 from kdbench.distiller import Batch, Distiller, Outputs, Pair
-from kdbench.engine.fit import Setting, fit, look
+from kdbench.engine.fit import look
+from kdbench.engine.graph import backend
 from kdbench.engine.graph.backend import Eager, Graphs, machine_for
-from kdbench.engine.graph.train_step import Captures
+from kdbench.engine.graph.train_step import Captured, Captures
 from kdbench.engine.lane import Lane
 from kdbench.engine.memory import pack, standing
-from kdbench.engine.precision import Precision
 from kdbench.engine.schedule import Plan, fill_momentum, set_rate
-from kdbench.engine.torch_private import TorchDispatchMode
 from kdbench.run import session
 
 pytestmark = pytest.mark.core
@@ -64,12 +49,10 @@ METHODS = [
 
 
 def captured(lanes: list[Lane], notes: list[str] | None = None, *, stop_after: int | None = None) -> None:
-    """As ``test_engine.train``, through the captured step."""
-    told: Callable[[str], None] = (lambda sentence: None) if notes is None else notes.append
-    setting = Setting(
-        models.fold(teacher()), loader(lanes[0].method.views), scored, CPU, Precision(), machine=Eager(), note=told
-    )
-    fit(setting, lanes, Silent(stop_after), lambda lane: None)
+    """As ``train``, through the captured step."""
+    told = list[str]() if notes is None else notes
+    shared = setting(loader(views=lanes[0].method.views), machine=Eager(), note=told.append)
+    train(lanes, shared, stop_after=stop_after)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -99,9 +82,11 @@ def test_in_company_and_resumed_into_the_other_loop(tmp_path: Path) -> None:
         assert_same(result(resumed), result(plain))
 
 
-def test_a_diverging_term_is_named_as_in_the_loop_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_diverging_term_is_named_as_in_the_loop_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bad, good, plain = (lane(name, tmp_path / name) for name in ("fitnet", "kd", "student"))
-    bad.method.beta = float("inf")  # type: ignore[assignment]
+    monkeypatch.setattr(bad.method, "beta", float("inf"))
     captured([bad, good, plain])
     assert bad.failure is not None
     assert bad.failure.startswith("term 'hint' was inf in epoch 1; try a smaller beta, ")
@@ -142,15 +127,7 @@ class _Odd(Distiller):
 def odd(kind: str, folder: Path) -> Lane:
     """A lane of ``_Odd``."""
     one = lane("kd", folder)
-    pair = models.make_pair(
-        one.student,
-        teacher(),
-        image_shape=(3, 8, 8),
-        num_classes=10,
-        train_labels=torch.zeros(IMAGES, dtype=torch.int64),
-        batch_size=BATCH,
-    )
-    one.method = _Odd(pair, kind=kind)
+    one.method = _Odd(pair_of(one.student), kind=kind)
     one.enter("train")
     return one
 
@@ -182,73 +159,6 @@ def test_a_method_that_raises_fails_in_the_usual_words(tmp_path: Path) -> None:
 
 # -- nothing asks the host: what CUDA would refuse in a capture, found without CUDA -----------------
 
-#: Operators that wait for the device, or that only the host can do.
-ASKING = {
-    "_local_scalar_dense",
-    "is_nonzero",
-    "equal",
-    "nonzero",
-    "masked_select",
-    "_unique2",
-    "unique_dim",
-    "unique_consecutive",
-    "_linalg_svd",
-    "_linalg_eigh",
-    "_linalg_solve_ex",
-    "linalg_inv_ex",
-    "linalg_cholesky_ex",
-    "linalg_qr",
-    "linalg_lu_factor_ex",
-    "lift_fresh",  # torch.tensor(...): a copy from the host
-}
-
-
-class Asking(TorchDispatchMode):
-    """Names of the operators in ``ASKING`` and of indexing by masks."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: set[str] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        if name in ASKING:
-            self.found.add(name)
-        if (
-            name.startswith("index")
-            and isinstance(args[1], list | tuple)
-            and any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
-        ):
-            self.found.add(f"{name} by a mask")
-        return func(*args, **(kwargs or {}))
-
-
-class Listening(Eager):
-    """Its strict steps make tensors without a named device on another one, and name what asks the host."""
-
-    def __init__(self) -> None:
-        self.found: set[str] = set()
-
-    @contextmanager
-    def strict(self) -> Iterator[None]:
-        asking = Asking()
-        with asking, torch.device("meta"):
-            yield
-        self.found |= asking.found
-
-
-def asked(one: Lane) -> tuple[set[str], list[str]]:
-    """What a lane's steps of both sizes ask the host in every stage, and the notes of their capture."""
-    machine, notes = Listening(), list[str]()
-    setting = Setting(models.fold(teacher()), loader(one.method.views), scored, CPU, Precision())
-    while True:
-        one.start_epoch()
-        captures = Captures(machine, notes.append)
-        captures.of(setting.train, [one], one.stage, partial(look, setting))
-        if one.stage == "train":
-            return machine.found, notes
-        one.enter("train")
-
 
 @pytest.mark.parametrize("name", [*registry.names(), *COMBINATIONS])
 def test_no_step_asks_the_host(name: str, tmp_path: Path) -> None:
@@ -279,124 +189,99 @@ def test_what_asks_the_host_is_found(kind: str, what: str, tmp_path: Path) -> No
     assert any(what in said for said in (*found, *notes))
 
 
-# -- what is asked of torch.cuda, in its order ------------------------------------------------------
+# -- random numbers on a device ---------------------------------------------------------------------
 
 
-class _Log:
-    """Stands for torch.cuda: streams, generators and graphs that write down what is done to them."""
+class Dicing:
+    """What ``Graphs`` looks at in a lane: its random numbers."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.said: list[str] = []
-        self.now = [self.stream("trunk")]
-        self.default = self.generator("default")
-        self.default.state = "process"
-        self.made = 0
-        for name, stand_in in {
-            "Stream": lambda device: self.stream(f"stream{self.count()}"),
-            "stream": self.on,
-            "CUDAGraph": self.graph,
-            "current_stream": lambda device: self.now[-1],
-            "default_generators": [self.default],
-            "current_device": lambda: 0,
-            "graph": self.capture,
-            "get_sync_debug_mode": lambda: 0,
-            "set_sync_debug_mode": lambda mode: self.said.append(f"sync {mode}"),
-        }.items():
-            monkeypatch.setattr(torch.cuda, name, stand_in)
-        monkeypatch.setattr(torch, "Generator", lambda device: self.generator(f"generator{self.count()}"))
-
-    def count(self) -> int:
-        self.made += 1
-        return self.made
-
-    def stream(self, name: str) -> Any:
-        return SimpleNamespace(name=name, wait_stream=lambda other: self.said.append(f"{name} waits for {other.name}"))
-
-    def generator(self, name: str) -> Any:
-        made = SimpleNamespace(name=name, state=name, bits=None)
-        made.set_state = lambda bits: setattr(made, "bits", bits)
-        made.get_state = lambda: made.bits
-        made.graphsafe_get_state = lambda: SimpleNamespace(state=made.state)
-        made.graphsafe_set_state = lambda other: setattr(made, "state", other.state)
-        return made
-
-    def graph(self) -> Any:
-        return SimpleNamespace(
-            register_generator_state=lambda state: self.said.append(f"register {state.name}"),
-            replay=lambda: self.said.append("replay"),
-        )
-
-    @contextmanager
-    def on(self, stream: Any) -> Iterator[None]:
-        self.now.append(stream)
-        try:
-            yield
-        finally:
-            self.now.pop()
-
-    @contextmanager
-    def capture(self, graph: Any, stream: Any) -> Iterator[None]:
-        self.said.append(f"capture on {stream.name} with {self.default.state}")
-        with self.on(stream):
-            yield
+    def __init__(self, seed: int) -> None:
+        self.rng = {"cuda": torch.Generator().manual_seed(seed).get_state()}
 
 
-class _Lane:
-    def __init__(self, key: str) -> None:
-        self.key, self.rng = key, {"cuda": key}
+def dicing(*seeds: int) -> list[Any]:
+    return [Dicing(seed) for seed in seeds]
 
 
-def lanes_of(*keys: str) -> list[Any]:
-    return [_Lane(key) for key in keys]
+def numbers(seed: int, rows: int) -> list[float]:
+    """What a generator with this seed gives in rows of three."""
+    draw = torch.Generator().manual_seed(seed)
+    return [number for _ in range(rows) for number in torch.rand(3, generator=draw).tolist()]
 
 
-def test_lanes_fork_after_the_trunk_and_join_before_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    log = _Log(monkeypatch)
-    machine, lanes = Graphs(torch.device("cuda"), streams=2), lanes_of("a", "b", "c")
+def breaks(*_: object) -> None:
+    raise RuntimeError("no")
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[pretended.Device]:
+    """Whatever a test does, the process goes on with its own random numbers."""
+    made = pretended.pretend(monkeypatch, seed=99)
+    yield made
+    assert made.draw() == numbers(99, 1)
+
+
+@pytest.mark.parametrize("streams", [1, 2, 6])
+def test_every_lane_draws_its_own_numbers_and_goes_on_with_them(streams: int, device: pretended.Device) -> None:
+    machine, lanes = Graphs(torch.device("cuda"), streams), dicing(1, 2, 3)
+    drawn: dict[int, list[float]] = {at: [] for at in range(3)}
+    for _ in range(2):  # two epochs
+        machine.dice(lanes)
+        for _ in range(2):
+            machine.branches(lanes, lambda lane: drawn[lanes.index(lane)].extend(device.draw()))
+        machine.put_dice(lanes)
+    assert drawn == {at: numbers(at + 1, 4) for at in range(3)}
+
+
+def test_a_lane_that_raises_in_its_branch_leaves_the_numbers_of_the_process_alone(device: pretended.Device) -> None:
+    machine, lanes = Graphs(torch.device("cuda")), dicing(1, 2)
     machine.dice(lanes)
-    machine.branches(lanes, lambda lane: log.said.append(f"{lane.key} on {log.now[-1].name} with {log.default.state}"))
-    assert log.said == [
-        "stream2 waits for trunk",
-        "stream3 waits for trunk",
-        "a on stream2 with generator4",
-        "b on stream3 with generator5",
-        "c on stream2 with generator6",
-        "trunk waits for stream2",
-        "trunk waits for stream3",
-    ]
-    assert log.default.state == "process"
-    one = Graphs(torch.device("cuda"), streams=1)
-    one.dice(lanes)
-    log.said.clear()
-    one.branches(lanes, lambda lane: log.said.append(log.now[-1].name))
-    assert [said for said in log.said if "waits" not in said] == ["trunk"] * 3
-
-
-def test_a_capture_leaves_the_default_generator_alone_even_when_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    log = _Log(monkeypatch)
-    machine, lanes = Graphs(torch.device("cuda")), lanes_of("a", "b")
-    machine.dice(lanes)
-    replay, shown = machine.record(lambda: "shown")
-    assert shown == "shown"
-    replay()
-    assert log.said[-1] == "replay"
-    assert log.said[-2].startswith("capture on stream1 with generator")
-    assert sum(said.startswith("register") for said in log.said) == 3
-    assert log.default.state == "process"
-
-    def breaks() -> None:
-        raise RuntimeError("no")
-
-    old = dict(machine._dice)
     with pytest.raises(RuntimeError, match="no"):
-        machine.record(breaks)
-    assert log.default.state == "process"
-    assert all(machine._dice[lane] is not old[lane] for lane in lanes)  # theirs may still be marked as capturing
+        machine.branches(lanes, breaks)
+
+
+def test_a_graph_draws_the_numbers_of_its_lanes(device: pretended.Device) -> None:
+    machine, lanes = Graphs(torch.device("cuda")), dicing(1, 2)
+    machine.dice(lanes)
+
+    def draw(lane: Lane) -> None:
+        device.draw()
+
+    def step() -> None:
+        device.draw()  # the trunk's own, of which nobody knows
+        machine.branches(lanes, draw)
+
+    replay: Callable[[], Any] = machine.record(step)[0]
+    assert replay()[3:] == numbers(1, 1) + numbers(2, 1)
+    with pytest.raises(RuntimeError, match="no"):
+        machine.apart().record(breaks)  # an evaluation, whose failed capture is its own affair
     machine.put_dice(lanes)
-    assert [lane.rng["cuda"] for lane in lanes] == ["a", "b"]
+    machine.dice(lanes)
+    assert replay()[3:] == numbers(1, 2)[3:] + numbers(2, 2)[3:]
 
 
-def test_a_lane_whose_capture_fails_is_found_and_left_out(tmp_path: Path) -> None:
+def test_after_a_capture_that_failed_the_lanes_go_on_with_their_numbers(device: pretended.Device) -> None:
+    machine, lanes = Graphs(torch.device("cuda")), dicing(1, 2)
+    machine.dice(lanes)
+
+    def draw(lane: Lane) -> None:
+        device.draw()
+
+    def step() -> None:
+        device.draw()
+        machine.branches(lanes, draw)
+        breaks()
+
+    with pytest.raises(RuntimeError, match="no"):
+        machine.record(step)
+    drawn: list[float] = []
+    machine.branches(lanes, lambda lane: drawn.extend(device.draw()))
+    assert drawn == numbers(1, 1) + numbers(2, 1)
+
+
+def test_a_lane_whose_capture_fails_is_found_and_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Captured, "prove", lambda *_: None)  # the graphs of this test do nothing
+
     class Breaking(Eager):
         captures = True
 
@@ -408,8 +293,8 @@ def test_a_lane_whose_capture_fails_is_found_and_left_out(tmp_path: Path) -> Non
     everyone, notes = [lane(name, tmp_path) for name in ("kd", "fitnet", "crd")], list[str]()
     for one in everyone:
         one.start_epoch()
-    setting = Setting(models.fold(teacher()), loader(), scored, CPU, Precision())
-    made = Captures(Breaking(), notes.append).of(setting.train, everyone, "train", partial(look, setting))
+    shared = setting()
+    made = Captures(Breaking(), notes.append).of(shared.train, everyone, "train", partial(look, shared))
     assert made is not None
     assert made.lanes == [everyone[0], everyone[2]]
     assert notes == ["fitnet-resnet8 runs beside the graph, step by step: RuntimeError: operation not permitted"]
@@ -462,10 +347,11 @@ def test_a_rate_on_the_device_and_the_fused_step_give_the_same_weights() -> None
 
 
 def test_the_machine_follows_device_and_option(monkeypatch: pytest.MonkeyPatch) -> None:
-    _Log(monkeypatch)
+    graphs = object()
+    monkeypatch.setattr(backend, "Graphs", lambda device: graphs)
     assert machine_for(CPU) is None
     assert machine_for(torch.device("cuda"), "off") is None
-    assert isinstance(machine_for(torch.device("cuda"), "auto"), Graphs)
+    assert machine_for(torch.device("cuda"), "auto") is graphs
 
 
 def test_graphs_are_auto_or_off() -> None:

@@ -7,16 +7,17 @@ import contextlib
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
-from isolation import isolate
+from commands import fine, kdbench, refused, small
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
@@ -27,30 +28,11 @@ from kdbench.models import teachers
 from kdbench.run import session
 from kdbench.run import teachers as teaching
 from kdbench.terminal import console, screens
+from kdbench.utils.wording import duration
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SMALL = ["--suite", "digits", "--epochs", "1", "--limit-train", "96", "--seeds", "1", "--pairs", "resnet14:resnet8"]
-
-
-def kdbench(*words: str | Path) -> Result:
-    torch.set_num_threads(1)
-    return CliRunner().invoke(main, [str(word) for word in words])
-
-
-def fine(*words: str | Path) -> str:
-    """Output of a command that must end with 0."""
-    result = kdbench(*words)
-    assert result.exit_code == 0, result.output
-    return result.output
-
-
-def refused(*words: str | Path, code: int = 2) -> str:
-    """The one line of a command that must end in a sentence."""
-    result = kdbench(*words)
-    assert result.exit_code == code, result.output
-    assert "Traceback" not in result.output
-    return " ".join(result.output.split())
+SMALL = small(epochs=1)
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +46,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copied(finished: Path, tmp_path: Path) -> Path:
     """A copy to spoil."""
-    import shutil
-
     return Path(shutil.copytree(finished, tmp_path / "copied"))
 
 
@@ -123,8 +103,8 @@ def test_the_readme_shows_every_verb_and_no_option_that_is_not_there() -> None:
     assert set(re.findall(r"`(--[a-z-]+)", text)) - there == set()
 
 
-def test_the_readme_method_keeps_the_contract_and_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    isolate(monkeypatch)
+@pytest.mark.usefixtures("own_registry")
+def test_the_readme_method_keeps_the_contract_and_trains(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     found = re.search(r"```python\n(.*?)```", README, re.DOTALL)
     assert found
@@ -150,7 +130,7 @@ def test_the_readme_suite_trains_on_pictures(tmp_path: Path, monkeypatch: pytest
     assert found
     suite = tmp_path / "pets.toml"
     suite.write_text(found.group(1).replace("PATH", "pics"))  # beside the suite, not where the command is started
-    words = [
+    words: list[str | Path] = [
         "--suite",
         suite,
         "--epochs",
@@ -242,7 +222,9 @@ def test_the_card_of_a_combination_is_that_of_its_parts() -> None:
 @pytest.mark.parametrize("width", [80, 100])
 def test_a_plan_fits_the_screen(width: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
-    monkeypatch.setattr("kdbench.run.estimate.sentences", lambda job, todo: [f"{len(todo)} to do"])
+    monkeypatch.setattr(
+        "kdbench.terminal.ahead.look", lambda job, screen, *, dry: screen.print(len(job.cells), "to do")
+    )
     output = fine("run", "--suite", "crd", "--methods", "all", "--dry-run", "--out", tmp_path)
     table = [line for line in output.splitlines() if line.startswith(" ")]
     assert max(len(line.rstrip()) for line in table) <= width
@@ -282,7 +264,7 @@ def test_status_shows_what_is_on_its_way(tmp_path: Path, monkeypatch: pytest.Mon
         start(lane)
 
     monkeypatch.setattr(Lane, "start_epoch", interrupted)
-    words = [*SMALL[:2], "--epochs", "2", *SMALL[4:], "--methods", "kd", "--out", str(tmp_path)]
+    words: list[str | Path] = [*SMALL[:2], "--epochs", "2", *SMALL[4:], "--methods", "kd", "--out", str(tmp_path)]
     stop = "teacher"
     assert "repeat the command to go on" in refused("run", *words, code=130)
     assert re.search(r"on its way teacher resnet14\S*: 1 epoch trained", fine("status", "--out", tmp_path))
@@ -306,7 +288,12 @@ def test_status_names_what_is_damaged(copied: Path) -> None:
 def test_the_bar_counts_teachers_and_ends_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[console.Progress] = []
     leave = console.Progress.__exit__
-    monkeypatch.setattr(console.Progress, "__exit__", lambda self, *rest: (seen.append(self), leave(self, *rest))[1])
+
+    def leaving(self: console.Progress, *rest: Any) -> None:
+        seen.append(self)
+        leave(self, *rest)
+
+    monkeypatch.setattr(console.Progress, "__exit__", leaving)
     fine("run", *SMALL, "--methods", "kd,mag", "--out", tmp_path)
     assert seen[0].total > 0
     assert seen[0].behind == seen[0].total
@@ -378,13 +365,13 @@ class Evil:
 
 
 def test_a_published_checkpoint_is_taken_over(tmp_path: Path) -> None:
-    words = ["--suite", "digits", "--out", tmp_path / "o"]
+    words: list[str | Path] = ["--suite", "digits", "--out", tmp_path / "o"]
     state = models.create("resnet14", 10, image_size=8).net.state_dict()
     good, evil, other = (tmp_path / f"{name}.pth" for name in ("good", "evil", "other"))
     torch.save({"model": state, "epoch": 240, "opt": argparse.Namespace(lr=0.1)}, good)
     torch.save({"model": state, "opt": Evil()}, evil)
     torch.save({"model": models.create("resnet20", 10, image_size=8).net.state_dict()}, other)
-    take = ["teacher", "import", *words, "--name", "resnet14"]
+    take: list[str | Path] = ["teacher", "import", *words, "--name", "resnet14"]
     assert "reading it might run code" in refused(*take, evil)
     assert "not for resnet14" in refused(*take, other)
     assert "no checkpoint" in refused(*take, tmp_path / "none.pth")
@@ -398,7 +385,7 @@ def test_a_published_checkpoint_is_taken_over(tmp_path: Path) -> None:
 
 
 def test_a_teacher_whose_accuracy_is_not_that_of_its_card(copied: Path) -> None:
-    words = ["teacher", "verify", "resnet14", "--suite", "digits", "--out", copied]
+    words: list[str | Path] = ["teacher", "verify", "resnet14", "--suite", "digits", "--out", copied]
     images = data.load("digits")
     quick = next((copied / "teachers").rglob("*.json"))
     net, card = teachers.load(
@@ -417,7 +404,7 @@ def test_a_teacher_whose_accuracy_is_not_that_of_its_card(copied: Path) -> None:
 
 
 def test_a_teacher_is_trained_by_name(tmp_path: Path) -> None:
-    words = ["--suite", "digits", "--out", tmp_path]
+    words: list[str | Path] = ["--suite", "digits", "--out", tmp_path]
     output = " ".join(fine("teacher", "train", "resnet8", *words, "--epochs", "1").split())
     assert f"1 of the 30 epochs of its recipe; every later run on {tmp_path} takes this teacher" in output
     assert "training it for 1 epoch " in output
@@ -428,8 +415,8 @@ def test_a_teacher_is_trained_by_name(tmp_path: Path) -> None:
 # -- check, doctor, the shell -------------------------------------------------------------
 
 
-def test_check_ends_with_1_where_a_method_is_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    isolate(monkeypatch)
+@pytest.mark.usefixtures("own_registry")
+def test_check_ends_with_1_where_a_method_is_wrong(tmp_path: Path) -> None:
     assert "student: keeps the contract" in fine("check", "student")
     file = tmp_path / "silent.py"
     found = re.search(r"```python\n(.*?)```", README, re.DOTALL)
@@ -479,4 +466,4 @@ def test_nobody_reads_on() -> None:
     ],
 )
 def test_durations(seconds: float, said: str) -> None:
-    assert console.duration(seconds) == said
+    assert duration(seconds) == said

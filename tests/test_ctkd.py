@@ -56,7 +56,7 @@ def test_theta_climbs_while_the_student_descends() -> None:
     loss.backward()
     assert method.theta.grad is not None
     with torch.no_grad():
-        method.theta -= 10 * method.theta.grad
+        method.theta.sub_(10 * method.theta.grad)
     assert method.terms(student, teacher, batch)["soft"] > loss
 
 

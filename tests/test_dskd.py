@@ -6,8 +6,7 @@ import torch.nn.functional as F
 from toys import batch, outputs, pair
 
 from golden import total
-from kdbench.methods.dskd import DSKD
-from kdbench.registry import get
+from kdbench.methods.dskd import DSKD, Branch
 
 STUDENT = outputs((3, 16, 16), (4, 16, 16), (5, 8, 8), (6, 4, 4), grad=True)
 TEACHER, SEEN = outputs((3, 16, 16), (9, 2, 2), seed=1), batch()
@@ -35,6 +34,7 @@ def test_formula(favour: str, aux_ce: float) -> None:
 
     stages = []
     for branch, tap in zip(method.branches, STUDENT.feats[1:3], strict=True):
+        assert isinstance(branch, Branch)
         g, z = branch(tap)  # (6, 9, 4, 4), (6, 5)
         torch.testing.assert_close(z, branch.classifier(g.mean(dim=(2, 3))))
         pooled = F.avg_pool2d(g, 2)  # the teacher's map is 2x2
@@ -85,8 +85,3 @@ def test_what_cannot_be_served_is_refused() -> None:
         DSKD(pair(shallow, TEACHER))
     with pytest.raises(ValueError, match="neither"):
         DSKD(pair(STUDENT, TEACHER), favour="both")
-
-
-def test_it_says_that_it_is_a_reading() -> None:
-    assert get("dskd").provenance == "reading"
-    assert get("dskd").deviations

@@ -4,33 +4,31 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
-from click.testing import CliRunner
-from test_capture import _Log, lanes_of
-from test_engine import CPU, Silent, assert_same, images, lane, loader, result, teacher
+import training
+from asking import Asking, Listening
+from commands import fine, small
 from torch import Tensor, nn
+from training import CPU, assert_same, images, lane, loader, result, teacher
 
 from kdbench import models
-from kdbench.cli import main
 from kdbench.data import Loader
 from kdbench.data.loader import Plain
 from kdbench.distiller import Outputs
 from kdbench.engine.errors import OutOfMemory
 from kdbench.engine.evaluate import evaluate, measure
-from kdbench.engine.fit import Setting, fit
+from kdbench.engine.fit import Setting
 from kdbench.engine.graph import eval_step as exam
-from kdbench.engine.graph.backend import Eager, Graphs, Machine
+from kdbench.engine.graph.backend import Eager, Machine
 from kdbench.engine.graph.eval_step import Exam, Exams
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
-from kdbench.engine.torch_private import TorchDispatchMode
 from kdbench.run import teachers as teaching
 
 TESTED, BATCH = 64, 24  # batches of 24, 24 and 16
@@ -55,21 +53,12 @@ def says() -> Tensor:
     return logits.argmax(dim=1)
 
 
-def setting(*, fold: Any = models.fold, machine: Machine | None = None, notes: list[str] | None = None) -> Setting:
-    return Setting(
-        models.fold(teacher()),
-        loader(),
-        shown,
-        CPU,
-        Precision(),
-        machine=machine,
-        fold=fold,
-        note=[].append if notes is None else notes.append,
-    )
+def setting(*, fold: Any = models.fold, **changes: Any) -> Setting:
+    return training.setting(test=shown, fold=fold, **changes)
 
 
-def train(lanes: list[Lane], how: Setting | None = None) -> None:
-    fit(how or setting(), lanes, Silent(), lambda lane: None)
+def train(group: list[Lane], how: Setting | None = None) -> None:
+    training.train(group, how or setting())
 
 
 def settled(name: str, folder: Path, student: str = "resnet8") -> Lane:
@@ -104,7 +93,7 @@ def test_an_evaluation_changes_nothing_that_is_trained(name: str, how: str, tmp_
     one = settled(name, tmp_path)
     before = kept(one)
     if how == "exam":
-        Exams(Eager(), [].append, models.fold).evaluate([one], shown, says())
+        Exams(Eager(), list[str]().append, models.fold).evaluate([one], shown, says())
     else:
         evaluate([one], shown, says(), models.fold if how == "folded" else None)
     assert all(torch.equal(now, then) for now, then in zip(kept(one), before, strict=True))
@@ -164,11 +153,7 @@ def test_a_run_folds_its_students_and_its_teacher(tmp_path: Path, monkeypatch: p
         evaluate(lanes, test, says, fold)
 
     monkeypatch.setattr("kdbench.engine.fit.evaluate", spy)
-    words = (
-        "run --suite digits --epochs 1 --limit-train 96 --seeds 1 --pairs resnet14:resnet8 --methods kd --device cpu"
-    )
-    done = CliRunner().invoke(main, [*words.split(), "--out", str(tmp_path)])
-    assert done.exit_code == 0, done.output
+    fine("run", *small(epochs=1), "--methods", "kd", "--device", "cpu", "--out", tmp_path)
     assert seen == [models.fold, models.fold]
 
 
@@ -195,24 +180,10 @@ def test_scores_are_what_they_always_were() -> None:
     assert "agreement" not in measure(logits, label)
 
 
-class _Asking(TorchDispatchMode):
-    """Operators that wait for the device or make a tensor from what the host holds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: set[str] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        waits = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(func.tags)
-        if waits or func.overloadpacket.__name__ in ("lift_fresh", "nonzero", "masked_select"):
-            self.found.add(func.overloadpacket.__name__)
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("how", ["evaluate", "exam"])
 def test_scores_of_all_lanes_are_read_at_once(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lanes, teacher_says, read = [lane(name, tmp_path) for name in ("kd", "crd", "at")], says(), Tensor.tolist
-    exams = Exams(Eager(), [].append, models.fold)
+    exams = Exams(Eager(), list[str]().append, models.fold)
     exams.evaluate(lanes, shown, teacher_says)  # rehearsals are over
     counted: list[Tensor] = []
 
@@ -224,7 +195,7 @@ def test_scores_of_all_lanes_are_read_at_once(how: str, tmp_path: Path, monkeypa
     if how == "evaluate":
         evaluate(lanes, shown, teacher_says)
     else:
-        with _Asking() as asking:
+        with Asking() as asking:
             exams.evaluate(lanes, shown, teacher_says)
         assert asking.found == set()
     assert len(counted) == 1
@@ -260,29 +231,14 @@ def test_the_pass_gives_the_bits_of_the_loop_whatever_the_weights_have_become(fo
 def test_a_run_with_it_is_the_run_without(name: str, tmp_path: Path) -> None:
     plain, ours, notes = lane(name, tmp_path / "plain"), lane(name, tmp_path / "ours"), list[str]()
     train([plain])
-    train([ours], setting(machine=Eager(), notes=notes))
+    train([ours], setting(machine=Eager(), note=notes.append))
     assert_same(result(ours), result(plain))
     assert notes == []
 
 
-class _Strict(Eager):
-    """As test_capture's: strict work makes tensors without a named device elsewhere, and is listened to."""
-
-    def __init__(self) -> None:
-        self.asking = _Asking()
-
-    def apart(self) -> Machine:
-        return self
-
-    @contextmanager
-    def strict(self) -> Iterator[None]:
-        with self.asking, torch.device("meta"):
-            yield
-
-
 @pytest.mark.parametrize("name", ["kd", "simkd"])
 def test_no_pass_asks_the_host(name: str, tmp_path: Path) -> None:
-    machine, notes, one = _Strict(), list[str](), lane(name, tmp_path)
+    machine, notes, one = Listening(), list[str](), lane(name, tmp_path)
     exams = Exams(machine, notes.append, models.fold)
     exams.evaluate([one], shown, None)
     assert exams._now is not None
@@ -293,7 +249,7 @@ def test_no_pass_asks_the_host(name: str, tmp_path: Path) -> None:
         for size in (BATCH, TESTED % BATCH):
             exams._now._pass(size)
     assert notes == []
-    assert machine.asking.found == set()
+    assert machine.found == set()
 
 
 def odd(kind: str, folder: Path) -> Lane:
@@ -325,7 +281,7 @@ def odd(kind: str, folder: Path) -> Lane:
 )
 def test_a_lane_that_cannot_be_repeated_is_evaluated_beside(kind: str, why: str, tmp_path: Path) -> None:
     good, bad, same, notes = lane("crd", tmp_path), odd(kind, tmp_path), lane("kd", tmp_path / "same"), list[str]()
-    exams = Exams(_Strict(), notes.append, models.fold)
+    exams = Exams(Listening(), notes.append, models.fold)
     for _ in range(2):
         exams.evaluate([good, bad], shown, None)
     assert exams._now is not None
@@ -387,7 +343,7 @@ class _Recording(Eager):
 def test_graphs_are_made_once_and_anew_when_the_lanes_change(tmp_path: Path) -> None:
     said: list[str] = []
     lanes = [lane(name, tmp_path) for name in ("kd", "crd")]
-    exams = Exams(_Recording(said), [].append, models.fold)
+    exams = Exams(_Recording(said), list[str]().append, models.fold)
     for _ in range(2):
         exams.evaluate(lanes, shown, None)
     assert said == ["record", "record", *["replay"] * 6]  # a whole batch and a shorter one; three batches
@@ -397,16 +353,6 @@ def test_graphs_are_made_once_and_anew_when_the_lanes_change(tmp_path: Path) -> 
     assert said == ["record", "record", *["replay"] * 3]
     gc.collect()
     assert old() is None
-
-
-def test_its_machine_shares_nothing_with_that_of_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    _Log(monkeypatch)
-    steps = Graphs(torch.device("cuda"))
-    steps.dice(lanes_of("a"))
-    own = steps.apart()
-    assert isinstance(own, Graphs)
-    assert (own._dice, own._side) == ({}, [])
-    assert own._main is not steps._main
 
 
 @pytest.mark.parametrize(

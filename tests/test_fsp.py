@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from golden import Case, cases, shapes
-from kdbench import Outputs, Pair
+from kdbench import Outputs, Pair, Shapes
 from kdbench.methods.fsp import FSP
 
 
@@ -18,7 +18,7 @@ def test_golden(case: Case) -> None:
 
 
 def test_unequal_channels_are_refused() -> None:
-    def sizes(channels: int) -> object:
+    def sizes(channels: int) -> Shapes:
         feats = (torch.zeros(2, 4, 4, 4), torch.zeros(2, channels, 4, 4))
         return shapes(Outputs(feats, feats[-1], torch.zeros(2, channels), torch.zeros(2, 5)))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib.util
 import os
 import signal
 import subprocess
@@ -12,128 +11,21 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-from test_engine import Silent, assert_same, result
+from strangers import alone, bad, data, good, pair, strangers, teacher, train
+from training import assert_same, result
 
-from kdbench import Distiller, Pair, registry
-from kdbench.data import Loader
-from kdbench.distiller import Shapes
+from kdbench import Distiller
 from kdbench.engine.errors import OutOfMemory
-from kdbench.engine.fit import Setting, fit
 from kdbench.engine.graph.backend import Eager
 from kdbench.engine.guard import NotBuilt, built
 from kdbench.engine.lane import Lane
-from kdbench.engine.precision import Precision
 from kdbench.engine.process import Process
-from kdbench.engine.schedule import Plan
 from kdbench.engine.shared import Lasting, tensors_of
-from kdbench.testing.toys import Net, Side
-
-CPU = torch.device("cpu")
-BATCH, IMAGES, CLASSES = 16, 40, 5  # a tail batch of 8
-TEACHER, STUDENT = Side((6, 8), (1, 2), 8), Side((4, 6), (1, 2), 6)
-
-
-@cache
-def strangers(file: str) -> ModuleType:
-    """A file of tests/hostile."""
-    path = Path(__file__).parent / "hostile" / f"{file}.py"
-    spec = importlib.util.spec_from_file_location(f"hostile_{file}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@cache
-def data() -> tuple[torch.Tensor, torch.Tensor]:
-    """Images and labels."""
-    rng = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (IMAGES, 3, 8, 8), dtype=torch.uint8, generator=rng)
-    return images, torch.arange(IMAGES) % CLASSES
-
-
-@cache
-def loader() -> Loader:
-    return Loader(*data(), batch_size=BATCH, mean=(0.5,) * 3, std=(0.3,) * 3, crop_padding=1, seed=5)
-
-
-@cache
-def teacher() -> Net:
-    torch.manual_seed(0)
-    return Net(*TEACHER, CLASSES).to(memory_format=torch.channels_last).eval().requires_grad_(False)
-
-
-def pair() -> Pair:
-    who = teacher()
-    last = TEACHER.widths[-1], 4, 4
-    sizes = ((TEACHER.widths[0], 8, 8), last), last, TEACHER.d
-    ours = ((STUDENT.widths[0], 8, 8), (STUDENT.widths[1], 4, 4)), (STUDENT.widths[1], 4, 4), STUDENT.d
-    head = lambda last: who.fc(last.mean(dim=(2, 3)))  # noqa: E731
-    return Pair(Shapes(*ours), Shapes(*sizes), head, CLASSES, data()[1], BATCH)
-
-
-def lane(key: str, method: Distiller, folder: Path, epochs: int = 1) -> Lane:
-    torch.manual_seed(1)
-    return Lane(
-        key,
-        Net(*STUDENT, CLASSES),
-        method,
-        Plan(epochs, 0.05),
-        seed=3,
-        path=folder / f"{key}.ckpt",
-        settings="s" * 8,
-        teacher="t" * 8,
-        device=CPU,
-        precision=Precision(),
-    )
-
-
-def good(name: str, folder: Path, epochs: int = 1) -> Lane:
-    return lane(name, registry.get(name)(pair()), folder, epochs)
-
-
-def bad(file: str, folder: Path, *, epochs: int = 1, **words: Any) -> Lane:
-    """A lane of a stranger's class; it begins to misbehave when its training begins."""
-    method = getattr(strangers(file), file.capitalize())(pair(), **words)
-    made = lane("stranger", method, folder, epochs)
-    method.armed = True
-    return made
-
-
-def train(lanes: list[Lane], machine: Any = None) -> list[Lane]:
-    """As a run does; those that were finished."""
-    torch.set_num_threads(1)
-    setting = Setting(
-        teacher(),
-        loader(),
-        lambda: loader().plain(BATCH),
-        CPU,
-        Precision(),
-        machine=machine,
-        lasting=Lasting({"the training labels": [data()[1]]}),
-    )
-    finished: list[Lane] = []
-    fit(setting, lanes, Silent(), finished.append)
-    return finished
-
-
-@cache
-def alone(epochs: int) -> list[tuple[object, ...]]:
-    """What student and kd become without a stranger."""
-    with TemporaryDirectory() as folder:
-        lanes = [good(name, Path(folder), epochs) for name in ("student", "kd")]
-        train(lanes)
-        return [result(one) for one in lanes]
 
 
 @contextmanager
@@ -301,34 +193,36 @@ def test_a_method_that_changes_the_labels_or_the_teacher_is_not_built() -> None:
 
 
 @pytest.mark.parametrize("swallowed", [False, True])
-def test_ctrl_c_ends_the_run_also_in_a_method_that_catches_everything(swallowed: bool, tmp_path: Path) -> None:
+def test_ctrl_c_ends_the_run_also_in_a_method_that_catches_everything(
+    swallowed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stranger = bad("raising", tmp_path, place="terms")
 
     def terms(*_: object) -> dict[str, torch.Tensor]:
         try:
             os.kill(os.getpid(), signal.SIGINT)
-            for _ in range(10**6):  # the handler comes between two of these
+            for _turn in range(10**6):  # the handler comes between two of these
                 pass
         except BaseException:
             if not swallowed:
                 raise
         return {}
 
-    stranger.method.terms = terms  # type: ignore[assignment, method-assign]
+    monkeypatch.setattr(stranger.method, "terms", terms)
     with unchanged(), pytest.raises(KeyboardInterrupt):
         train([stranger])
     assert stranger.failure is None
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_another_signal_whose_handler_raises_ends_the_run(tmp_path: Path) -> None:
+def test_another_signal_whose_handler_raises_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def leave(*_: object) -> None:
         raise SystemExit(143)
 
     before = signal.signal(signal.SIGTERM, leave)
     try:
         stranger = bad("raising", tmp_path, place="terms")
-        stranger.method.terms = lambda *_: os.kill(os.getpid(), signal.SIGTERM)  # type: ignore[assignment, method-assign]
+        monkeypatch.setattr(stranger.method, "terms", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(SystemExit):
             train([stranger])
         assert stranger.failure is None
@@ -364,7 +258,7 @@ def test_a_failed_lane_keeps_nothing_of_its_step_alive(tmp_path: Path) -> None:
     assert not any(str(one) == "no such thing" for one in held)
 
 
-def test_importing_in_a_call_is_no_fault(tmp_path: Path) -> None:
+def test_importing_in_a_call_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = tmp_path / "changes_at_import.py"
     module.write_text("import os, warnings\nos.environ['SET_BY_IMPORT'] = '1'\nwarnings.simplefilter('ignore')\n")
     stranger = bad("raising", tmp_path)
@@ -376,7 +270,7 @@ def test_importing_in_a_call_is_no_fault(tmp_path: Path) -> None:
         sys.path.remove(str(tmp_path))
         return usual(*given)
 
-    stranger.method.terms = terms  # type: ignore[method-assign]
+    monkeypatch.setattr(stranger.method, "terms", terms)
     filters = list(warnings.filters)
     try:
         assert company(stranger, tmp_path) == ""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from isolation import isolate
-from test_run import kdbench, records
+from commands import flat, measured, records, run
 
 PLUGINS = {
     "exits": """
@@ -68,28 +67,24 @@ SENTENCES = {
     "predicts": "the logits were not finite after epoch 1",
     "overflows": "a step of 1 lane does not fit into the memory of cpu; one lane alone is too large for it",
 }
-WORDS = ["--suite", "digits", "--epochs", "2", "--limit-train", "96", "--seeds", "1", "--pairs", "resnet14:resnet8"]
 
 
-def test_strangers_cost_their_own_cells_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    isolate(monkeypatch)
-    alone = kdbench("run", *WORDS, "--methods", "kd,fitnet", "--out", tmp_path / "alone")
-    assert alone.exit_code == 0, alone.output
+@pytest.mark.usefixtures("own_registry")
+def test_strangers_cost_their_own_cells_alone(finished: Path, tmp_path: Path) -> None:
     plugins: list[str | Path] = []
     for name, body in PLUGINS.items():
         (tmp_path / f"{name}.py").write_text(HEAD + body)
         plugins += ["--plugin", tmp_path / f"{name}.py"]
     methods = ",".join(["kd", *PLUGINS, "fitnet"])
-    done = kdbench("run", *WORDS, *plugins, "--methods", methods, "--out", tmp_path / "beside")
+    done = run(tmp_path / "beside", *plugins, methods=methods)
     assert done.exit_code == 1
     assert "Traceback" not in done.output
-    ours, theirs = records(tmp_path / "beside"), records(tmp_path / "alone")
-    finished = {name: one.measured() for name, one in ours.items() if one.status == "done"}
-    wanted = {name: one.measured() for name, one in theirs.items()}
-    assert {name: one for name, one in finished.items() if "loads" not in name} == wanted
-    assert any("loads" in name for name in finished)  # it was never resumed
+    ours = records(tmp_path / "beside")
+    trained = {name: one.measured() for name, one in ours.items() if one.status == "done"}
+    assert {name: one for name, one in trained.items() if "loads" not in name} == measured(finished)
+    assert any("loads" in name for name in trained)  # it was never resumed
     reasons = {one.method: one.reason for one in ours.values() if one.status == "failed"}
     for name, sentence in SENTENCES.items():
         if name != "overflows":  # it has no record, so that it is tried again
             assert sentence in reasons[name], name
-    assert SENTENCES["overflows"] in " ".join(done.output.split())
+    assert SENTENCES["overflows"] in flat(done.output)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from toys import batch, outputs, pair
 
 from golden import Case, cases, total
-from kdbench import Outputs
+from kdbench import Outputs, Pair
 from kdbench.methods.itrd import ITRD
 
 
@@ -73,7 +73,7 @@ KINDS = [
 ]
 
 
-def given(student: Outputs, teacher: Outputs) -> object:
+def given(student: Outputs, teacher: Outputs) -> Pair:
     shown = teacher._replace(classifier=(torch.zeros(5, 1), torch.zeros(5)))
     return pair(student, shown)
 

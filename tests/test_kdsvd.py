@@ -49,7 +49,8 @@ def test_equal_singular_values_give_a_finite_gradient(kind: str) -> None:
             "constant": torch.ones_like(feat),
             "rank one": feat[:, :1].expand_as(feat).clone(),
         }[kind]
-        return value.float().requires_grad_(True)
+        leaf: torch.Tensor = value.float().requires_grad_(True)
+        return leaf
 
     student = given._replace(feats=tuple(degenerate(f) for f in given.feats))
     teacher = given._replace(feats=tuple(f.float() for f in given.feats))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from isolation import plugin
+from toys import Plugin
 
 import kdbench
 from kdbench import Distiller, registry
@@ -85,23 +85,23 @@ def test_every_check_catches_a_mutant() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(CAUGHT))
-def test_mutant_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    cls = plugin(FOLDER / f"{name}.py", monkeypatch)
+def test_mutant_is_caught(name: str, plugin: Plugin) -> None:
+    cls = plugin(FOLDER / f"{name}.py")
     check, words = CAUGHT[name]
     found = failures(check_distiller(cls, checks=[c for c in CHECKS if c.__name__ == f"check_{check}"]))
     assert check in found
     assert words in found[check], found[check]
 
 
-def test_a_loss_that_is_compiled_again_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    cls = plugin(FOLDER / "counts_in_python.py", monkeypatch)
+def test_a_loss_that_is_compiled_again_is_told_of(plugin: Plugin) -> None:
+    cls = plugin(FOLDER / "counts_in_python.py")
     found = failures(check_distiller(cls, checks=[c for c in CHECKS if c.__name__ == "check_loss_compiles_whole"]))
     assert "compiled again for a second batch" in found["loss_compiles_whole"], found
     assert "fail_on_recompile" not in found["loss_compiles_whole"]
 
 
-def test_what_is_right_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    findings = check_distiller(plugin(FOLDER / "right.py", monkeypatch))
+def test_what_is_right_passes(plugin: Plugin) -> None:
+    findings = check_distiller(plugin(FOLDER / "right.py"))
     assert failures(findings) == {}
     assert [f.check for f in findings] == [check.__name__.removeprefix("check_") for check in CHECKS]
     assert all(f.sentence.endswith((".", '").')) for f in findings), "a kept rule is told as its sentence"
@@ -117,13 +117,13 @@ def test_a_combination_passes() -> None:
     assert failures(check_distiller(registry.get("fitnet+mag"))) == {}
 
 
-def test_a_variant_is_checked_with_its_own_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    cls = plugin(FOLDER / "right.py", monkeypatch)
+def test_a_variant_is_checked_with_its_own_defaults(plugin: Plugin) -> None:
+    cls = plugin(FOLDER / "right.py")
     assert failures(check_distiller(variant(cls, width=3))) == {}
     assert "a_toy_pair_is_served" in failures(check_distiller(variant(registry.get("fitnet"), tap=9)))
     assert "a_toy_pair_is_served" in failures(check_distiller(variant(registry.get("fitnet+mag"), tap=9)))
     assert variant(cls, width=3).hyperparameters()["width"].default == 3
-    assert variant(cls, width=3).build(Problem(ALIKE).pair).project.out_features == 3
+    assert variant(cls, width=3).build(Problem(ALIKE).pair).get_parameter("project.weight").shape[0] == 3
     with pytest.raises(ValueError, match=r"has no hyper-parameter wide; it has .*width"):
         variant(cls, wide=3)
 
@@ -135,15 +135,15 @@ def test_a_refused_pair_is_told_and_no_failure() -> None:
     assert all(f.ok and "channels" in f.sentence for f in refused)
 
 
-def test_what_was_not_tried_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    *_, last = check_distiller(plugin(FOLDER / "refuses_all.py", monkeypatch))
+def test_what_was_not_tried_is_told(plugin: Plugin) -> None:
+    *_, last = check_distiller(plugin(FOLDER / "refuses_all.py"))
     assert last.skipped
     assert not last.ok
     assert f"{len(CHECKS) - 4} more checks" in last.sentence
 
 
-def test_an_error_names_the_line_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = failures(check_distiller(plugin(FOLDER / "view_of_a_map.py", monkeypatch)))
+def test_an_error_names_the_line_of_the_file(plugin: Plugin) -> None:
+    found = failures(check_distiller(plugin(FOLDER / "view_of_a_map.py")))
     lines = (FOLDER / "view_of_a_map.py").read_text().splitlines()
     line = next(number for number, text in enumerate(lines, start=1) if ".view(" in text)
     assert f"RuntimeError (line {line} of its file)" in found["terms_are_finite_scalars"]

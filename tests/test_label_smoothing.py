@@ -1,5 +1,7 @@
 """Label smoothing equals cross-entropy with a softened label."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -36,7 +38,7 @@ def test_the_default_is_pytorchs_label_smoothing() -> None:
 
 
 @pytest.mark.parametrize(("hyper", "says"), [({"eps": 1.0}, "no share"), ({"spread": "some"}, "neither")])
-def test_nonsense_is_refused(hyper: dict, says: str) -> None:
+def test_nonsense_is_refused(hyper: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         LabelSmoothing(pair(STUDENT, STUDENT), **hyper)
 

@@ -1,5 +1,7 @@
 """The loader's batches are torchvision's, bit for bit, and follow from (seed, stage, epoch) alone."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -18,9 +20,9 @@ def images(n: int = 70, side: int = 32) -> Tensor:
     return torch.randint(256, (n, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
-def loader(n: int = 70, **settings: object) -> Loader:
-    chosen: dict[str, object] = {"batch_size": 16, "mean": MEAN, "std": STD, "crop_padding": 4, "flip": True}
-    return Loader(images(n), torch.arange(n) % 7, **(chosen | settings))  # type: ignore[arg-type]
+def loader(n: int = 70, **settings: Any) -> Loader:
+    chosen: dict[str, Any] = {"batch_size": 16, "mean": MEAN, "std": STD, "crop_padding": 4, "flip": True}
+    return Loader(images(n), torch.arange(n) % 7, **(chosen | settings))
 
 
 def picture(image: Tensor) -> Image.Image:
@@ -38,7 +40,7 @@ def test_views_are_torchvisions_bit_for_bit() -> None:
         torch.manual_seed(seed)  # the same draws once more, to learn what they were
         dy, dx, _, _ = crop.get_params(Image.new("RGB", (40, 40)), (32, 32))
         mirrored = torch.rand(1) < 0.5
-        got = made.gather(BatchPlan(*(torch.tensor([v]) for v in (seed, dy, dx)), mirrored))
+        got = made.gather(BatchPlan(torch.tensor([seed]), torch.tensor([dy]), torch.tensor([dx]), mirrored))
         assert torch.equal(got[0], wanted)
         seen.add((dy, dx, bool(mirrored)))
     assert len(seen) > 50
@@ -120,7 +122,7 @@ def test_rotations_follow_the_plain_view() -> None:
 
 
 def test_randaugment_is_torchvisions_and_knows_epoch_and_image() -> None:
-    views = {"views": ("randaugment",), "crop_padding": 0, "flip": False}
+    views: dict[str, Any] = {"views": ("randaugment",), "crop_padding": 0, "flip": False}
     made = loader(**views)
     state = torch.get_rng_state()
     shown = {int(i): view for image, _, idx in made.epoch(1) for i, view in zip(idx, image.chunk(2)[1], strict=True)}
@@ -161,7 +163,7 @@ def test_a_view_that_draws_needs_a_key() -> None:
         ({"n": 1}, "1 images"),
     ],
 )
-def test_what_is_refused(settings: dict[str, object], words: str) -> None:
+def test_what_is_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         loader(**settings)
 
@@ -183,6 +185,6 @@ def test_oblong_images() -> None:
 
 @pytest.mark.gpu
 def test_cuda_makes_the_same_batches() -> None:
-    settings = {"views": ("rot90", "randaugment")}
+    settings: dict[str, Any] = {"views": ("rot90", "randaugment")}
     for one, two in zip(loader(**settings).epoch(1), loader(**settings, device="cuda").epoch(1), strict=True):
         assert all(b.is_cuda and torch.equal(a, b.cpu()) for a, b in zip(one, two, strict=True))

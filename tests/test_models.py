@@ -239,7 +239,7 @@ def test_initialisation() -> None:
         ("MobileNetV2", "classifier.0", 0.01),
         ("ShuffleV2", "layer3.0.conv5", (1 / 232 / 3) ** 0.5),
     ):
-        weight = create(name, 100).net.get_submodule(path).weight
+        weight = create(name, 100).net.get_parameter(f"{path}.weight")
         assert abs(weight.std().item() / std - 1) < 0.05, (name, path)
 
 

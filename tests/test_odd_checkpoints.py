@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 import torch
-from test_engine import assert_same, result
-from test_hostile import alone, good, lane, pair, train
-from test_run import kdbench, records
+from commands import SMALL, fine, measured, refused, run, stop_after_an_epoch
+from strangers import alone, good, lane, pair, train
 from torch import nn
+from training import assert_same, result
 
 from kdbench import Distiller
 from kdbench.engine import checkpoint
@@ -313,22 +313,13 @@ def test_progress_is_read_without_trust(tmp_path: Path) -> None:
 
 # -- in a run ---------------------------------------------------------------------------------------
 
-WORDS = ["--suite", "digits", "--epochs", "2", "--limit-train", "96", "--seeds", "1", "--pairs", "resnet14:resnet8"]
-
 
 def test_in_a_run_odd_checkpoints_cost_their_own_cells_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    start = Lane.start_epoch
-
-    def interrupted(one: Lane) -> None:
-        if one.epoch and "teacher" not in one.key:
-            raise KeyboardInterrupt
-        start(one)
-
-    words: list[str | Path] = ["run", *WORDS, "--methods", "kd,fitnet,at,student", "--out"]
+    methods = "kd,fitnet,at,student"
     with monkeypatch.context() as patched:
-        patched.setattr(Lane, "start_epoch", interrupted)
+        stop_after_an_epoch(patched)
         for _ in range(2):  # a method without a teacher is in a group of its own
-            assert kdbench(*words, tmp_path / "odd").exit_code == 130
+            assert run(tmp_path / "odd", methods=methods).exit_code == 130
     files = {path.name.split("-")[0]: path for path in (tmp_path / "odd").rglob("*.ckpt")}
     for name, change in {
         "kd": DAMAGED["rng short"],
@@ -337,16 +328,10 @@ def test_in_a_run_odd_checkpoints_cost_their_own_cells_at_most(tmp_path: Path, m
         state = checkpoint.peek(files[name])
         change(state)
         files[name].write_bytes(checkpoint.pack(state))
-    assert "Traceback" not in kdbench("status", "--out", tmp_path / "odd").output
-    done = kdbench(*words, tmp_path / "odd")
-    assert "Traceback" not in done.output
-    assert done.exit_code == 1
-    told = " ".join(done.output.split())
+    fine("status", "--out", tmp_path / "odd")
+    told = refused("run", *SMALL, "--methods", methods, "--out", tmp_path / "odd", code=1)
     assert "was not written by kdbench: its random numbers of the CPU are not those of a generator; put aside" in told
     assert "is of another network or method: the student's net.conv1.weight is float32 of (2,), here" in told
-    whole = kdbench(*words, tmp_path / "whole")
-    assert whole.exit_code == 0
-    ours, theirs = records(tmp_path / "odd"), records(tmp_path / "whole")
-    assert {name: one.measured() for name, one in ours.items()} == {
-        name: one.measured() for name, one in theirs.items() if "fitnet" not in name
-    }
+    assert run(tmp_path / "whole", methods=methods).exit_code == 0
+    theirs = measured(tmp_path / "whole")
+    assert measured(tmp_path / "odd") == {name: one for name, one in theirs.items() if "fitnet" not in name}

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hard_logits import finite, hard
+from logits import bears_staged, each_kind
 from toys import Shape, batch, outputs, pair
 
 from golden import Case, cases
@@ -60,10 +60,10 @@ def test_golden(case: Case) -> None:
     case.check_buffers(method, place)
 
 
-@hard
+@each_kind
 @pytest.mark.parametrize("eps", ["1", "1.5/1/1.2"])
-def test_finite_in_float32(name: str, eps: str) -> None:
-    finite(lambda p: OFA(p, eps=eps), name)
+def test_finite_in_float32(kind: str, eps: str) -> None:
+    bears_staged(OFA, kind, eps=eps)
 
 
 def test_one_image_whose_map_shrinks_to_one_position_is_served() -> None:
@@ -75,7 +75,7 @@ def test_one_image_whose_map_shrinks_to_one_position_is_served() -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters())
     norm, x = Norm(3).double(), torch.randn(1, 3, 1, 1, dtype=torch.float64)
     torch.testing.assert_close(norm(x), x, rtol=1e-4, atol=0)
-    assert not norm.running_mean.any()
+    assert not norm.get_buffer("running_mean").any()
     two = torch.randn(2, 3, 1, 1, dtype=torch.float64)
     torch.testing.assert_close(norm(two), torch.nn.BatchNorm2d(3).double()(two))
 
@@ -109,13 +109,15 @@ def test_eps_one_is_soft_cross_entropy_and_more_leans_to_the_label() -> None:
 def test_the_exits_begin_as_released() -> None:
     torch.manual_seed(0)
     wide = outputs((3, 4, 4), (64, 4, 4), (64, 4, 4), k=50)
-    first, second = OFA(pair(wide, outputs((80, 4, 4), k=50))).heads
-    depthwise, pointwise = first[0][0].weight, first[0][5].weight
+    heads = OFA(pair(wide, outputs((80, 4, 4), k=50))).heads
+    depthwise, pointwise = heads.get_parameter("0.0.0.weight"), heads.get_parameter("0.0.5.weight")
     assert depthwise.std().item() == pytest.approx((2 / 9 / 64) ** 0.5, rel=0.1)
     assert pointwise.std().item() == pytest.approx((2 / 80) ** 0.5, rel=0.1)  # by what goes out
-    assert second[-1].weight.std().item() == pytest.approx(0.02, rel=0.1)
-    assert not any(head[-1].bias.any() for head in (first, second))
-    assert not second[0].bias.any()
+    (_, first), (_, second) = ((name, dict(head.named_parameters())) for name, head in heads.named_children())
+    *_, weight, _ = second.values()
+    assert weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert not any([*head.values()][-1].any() for head in (first, second))
+    assert not heads.get_parameter("1.0.bias").any()
 
 
 def test_stages_can_be_chosen() -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from toys import batch
 
 from golden import Case, cases, shapes
 from kdbench import Outputs, Pair
@@ -52,9 +53,9 @@ def test_unequal_numbers_of_stages_are_paired_from_the_deepest() -> None:
     norms = tuple((torch.full((c,), float(c)), torch.zeros(c)) for c in (6, 7, 8))
     pair = Pair(shapes(student), shapes(teacher), lambda x: x, 5, torch.zeros(8, dtype=torch.int64), 2, norms)
     method = OFD(pair)
-    assert [m[0].out_channels for m in method.connector] == [7, 8]
-    assert [len(method.margin0), len(method.margin1)] == [7, 8]
-    assert method.terms(student, teacher, None)["overhaul"].isfinite()
+    assert [len(method.connector.get_parameter(f"{stage}.0.weight")) for stage in (0, 1)] == [7, 8]
+    assert [len(method.get_buffer(f"margin{stage}")) for stage in (0, 1)] == [7, 8]
+    assert method.terms(student, teacher, batch(2))["overhaul"].isfinite()
 
 
 def test_a_teacher_without_norms_is_refused() -> None:

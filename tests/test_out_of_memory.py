@@ -7,29 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from test_run import records, run
+from commands import flat, measured, run
 
 from kdbench.engine.lane import Lane
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small grid that ran to its end."""
-    out = tmp_path_factory.mktemp("whole")
-    assert run(out).exit_code == 0
-    return out
-
-
-def measured(out: Path) -> dict[str, object]:
-    return {name: one.measured() for name, one in records(out).items()}
-
-
-def flat(text: str) -> str:
-    return " ".join(text.split())
-
-
 def test_one_lane_that_is_too_large_costs_its_cell_alone(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = Lane.step
 
@@ -42,7 +26,7 @@ def test_one_lane_that_is_too_large_costs_its_cell_alone(
     result = run(tmp_path)
     assert result.exit_code == 1
     assert "a step of 1 lane does not fit into the memory of cpu; one lane alone is too large" in flat(result.output)
-    theirs = measured(whole)
+    theirs = measured(finished)
     assert measured(tmp_path) == {name: one for name, one in theirs.items() if "fitnet" not in name}
     monkeypatch.undo()
     assert run(tmp_path).exit_code == 0  # it is tried again, without --retry-failed
@@ -61,9 +45,9 @@ def test_one_lane_that_is_too_large_costs_its_cell_alone(
     ],
 )
 def test_it_is_told_wherever_it_happens(
-    where: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    where: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "teachers").symlink_to(whole / "teachers")
+    (tmp_path / "teachers").symlink_to(finished / "teachers")
 
     def full(*_: object, **words: object) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 10 bytes")
@@ -75,4 +59,4 @@ def test_it_is_told_wherever_it_happens(
     assert "does not fit into the memory of cpu" in flat(result.output)
     assert "Traceback" not in result.output
     assert run(tmp_path).exit_code == 0
-    assert measured(tmp_path) == measured(whole)
+    assert measured(tmp_path) == measured(finished)

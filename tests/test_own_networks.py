@@ -1,6 +1,7 @@
 """The user's own network from a plug-in file, and a teacher fine-tuned from weights of another data set."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -64,7 +65,7 @@ def test_an_own_network_teaches_and_learns(plugin: Path, tmp_path: Path) -> None
     records, _ = record.read_all(tmp_path / "out" / "runs")
     assert [one.status for one in records] == ["done"] * 6
     ours = next(one for one in records if one.student == "my_small")
-    assert ours.settings.pretrained == own.ENTERED["my_small"].sha256
+    assert ours.settings.pretrained == entered.ENTERED["my_small"].sha256
     assert "my_small" in run("list", "models", "--plain", "--plugin", str(plugin))
     assert "6 of 6" in run("eval", "--out", out, "--plugin", str(plugin))
 
@@ -92,7 +93,7 @@ def test_taps_and_head_are_the_networks_own(plugin: Path) -> None:
         ({}, "does not say what methods may see of it"),
     ],
 )
-def test_what_cannot_be_seen_is_a_sentence(words: dict[str, object], why: str) -> None:
+def test_what_cannot_be_seen_is_a_sentence(words: dict[str, Any], why: str) -> None:
     from torch import nn
 
     entered.ENTERED.pop("odd_net", None)
@@ -101,7 +102,8 @@ def test_what_cannot_be_seen_is_a_sentence(words: dict[str, object], why: str) -
         convs = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 6, 3)
         return nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, num_classes))
 
-    own.register_model(**words)(odd_net)  # type: ignore[arg-type]
+    enter: Any = own.register_model(**words)
+    enter(odd_net)
     with pytest.raises(ValueError, match=why):
         models.create("odd_net", 3, image_size=8)
     entered.ENTERED.pop("odd_net")

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,8 +25,8 @@ RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 SCENE = np.stack([RAMP, RAMP.T, 255 - RAMP], axis=-1)
 
 
-def saved(path: Path, image: Image.Image, **words: object) -> str:
-    image.save(path, **words)  # type: ignore[arg-type]
+def saved(path: Path, image: Image.Image, **words: Any) -> str:
+    image.save(path, **words)
     return str(path)
 
 
@@ -299,8 +300,8 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, ending: s
     image = Image.fromarray(SCENE)
     exif = image.getexif()
     exif[274] = orientation
-    more = {"webp": {"lossless": True}, "jpg": {"quality": 100, "subsampling": 0}}.get(ending, {})
-    picture = read(saved(tmp_path / f"a.{ending}", image, exif=exif, **more), 16)
+    extra: dict[str, dict[str, Any]] = {"webp": {"lossless": True}, "jpg": {"quality": 100, "subsampling": 0}}
+    picture = read(saved(tmp_path / f"a.{ending}", image, exif=exif, **extra.get(ending, {})), 16)
     assert np.abs(picture.pixels.astype(int) - UPRIGHT[orientation]).max() <= (6 if ending == "jpg" else 0)
     assert picture.remarks == (set() if orientation == 1 else {"turned"})
 
@@ -439,7 +440,7 @@ def test_pictures_keep_their_order_and_are_counted(tmp_path: Path) -> None:
     assert found.images.is_contiguous()
     assert found.images[:100, 0, 2, 2].tolist() == list(range(100))
     assert found.digests[100] == found.digests[101] != found.digests[0]
-    assert decode.notes(found, files, tmp_path) == ["2 pictures transparent in places, laid on white (clear0.png, ...)"]
+    assert decode.notes(found.remarks, files, tmp_path) == ["2 pictures transparent in places, laid on white (clear0.png, ...)"]
     assert decode.decode([], 4).images.shape == (0, 3, 4, 4)
 
 
@@ -493,7 +494,12 @@ def test_room_is_asked_for_before_pixels_are_decoded(tmp_path: Path, monkeypatch
     path = saved(tmp_path / "a.png", Image.fromarray(SCENE))
     asked: list[int] = []
     room = decode.Room(10)
-    monkeypatch.setattr(pictures, "to_rgb", lambda picture: (asked.append(-1), to_rgb(picture))[1])
+
+    def decoding(picture: Image.Image) -> tuple[Image.Image, set[str]]:
+        asked.append(-1)
+        return to_rgb(picture)
+
+    monkeypatch.setattr(pictures, "to_rgb", decoding)
 
     def take(pixels: int) -> AbstractContextManager[None]:
         asked.append(pixels)

@@ -10,19 +10,18 @@ from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner
-from test_bench import TINY
-from test_capture import Asking, Listening
-from test_engine import BATCH, CPU, EPOCHS, IMAGES, Silent, assert_same, images, loader, result, scored, teacher
-from test_engine import lane as fp32_lane
+import training
+from asking import Asking, Listening
+from commands import fine, flat, refused, small
 from torch import Tensor, nn
+from training import BATCH, CPU, EPOCHS, IMAGES, TINY, Burst, assert_same, lane_of, loader, pair_of, result, setting
+from training import lane as fp32_lane
 
-from kdbench import models, registry
-from kdbench.bench import measure
-from kdbench.cli import main
-from kdbench.distiller import Batch, Distiller, Outputs, Pair
+from kdbench import registry
+from kdbench.bench import flops, measure
+from kdbench.distiller import Batch, Outputs
 from kdbench.engine import checkpoint, precision
-from kdbench.engine.fit import Setting, fit, look
+from kdbench.engine.fit import look
 from kdbench.engine.graph.backend import Eager
 from kdbench.engine.graph.rollback import undone
 from kdbench.engine.graph.train_step import Captures
@@ -51,23 +50,6 @@ class Half(Precision):
         return made
 
 
-class Burst(Distiller):
-    """Cross-entropy, and in some steps a term so heavy that its gradient overflows in fp16; it stays finite itself.
-
-    ``steps`` are those of the whole run.
-    """
-
-    def __init__(
-        self, pair: Pair, *, at: tuple[int, ...] = (), weight: float = 1e9, steps: int = EPOCHS * STEPS
-    ) -> None:
-        super().__init__(pair)
-        self.at, self.weight, self.steps = at, weight, steps
-
-    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        near = [((batch.progress * self.steps - step).abs() < 0.5).float() for step in self.at]
-        return {"burst": self.weight * sum(near) * student.logits.square().mean()}
-
-
 class Small(nn.Module):
     """Two layers with a batch norm between them: the CPU is slow at convolutions in fp16."""
 
@@ -85,41 +67,15 @@ def lane(folder: Path, method: str = "", *, as_: Precision | None = None, **word
     """A lane in fp16; where no method is named, one of ``Burst`` with a small student."""
     one = fp32_lane(method or "student", folder)
     if not method:
-        pair = models.make_pair(
-            one.student,
-            teacher(),
-            image_shape=(3, 8, 8),
-            num_classes=10,
-            train_labels=images().train_labels,
-            batch_size=BATCH,
-        )
-        one.student, one.method = Small(), Burst(pair, **words)
-    return Lane(
-        one.key,
-        one.student,
-        one.method,
-        Plan(EPOCHS, 0.05, milestones=(2,)),
-        seed=3,
-        path=one.path,
-        settings="s" * 8,
-        teacher="t" * 8,
-        device=CPU,
-        precision=Half() if as_ is None else as_,
-    )
+        one.student, one.method = Small(), Burst(pair_of(one.student), **words)
+    return lane_of(one.key, one.student, one.method, folder, precision=Half() if as_ is None else as_)
 
 
 def train(lanes: list[Lane], *, stop_after: int | None = None, captured: bool = False) -> None:
     notes: list[str] = []
-    setting = Setting(
-        models.fold(teacher()),
-        loader(),
-        scored,
-        CPU,
-        lanes[0].precision,
-        machine=Eager() if captured else None,
-        note=notes.append,
-    )
-    fit(setting, lanes, Silent(stop_after), lambda lane: None)
+    machine = Eager() if captured else None
+    shared = setting(precision=lanes[0].precision, machine=machine, note=notes.append)
+    training.train(lanes, shared, stop_after=stop_after)
     assert notes == []
 
 
@@ -139,7 +95,7 @@ def by_hand(one: Lane, *, instead: dict[int, Callable[[], None]] | None = None) 
                     seen[step]()
                 return terms
 
-            one.update = work  # type: ignore[method-assign]
+            one.update = work  # type: ignore[assignment, method-assign]
             one.step(None, Batch(image, label, idx, torch.tensor(step / (EPOCHS * STEPS))))
             after.append(everything(one))
         one.end_epoch(0.0)
@@ -246,7 +202,7 @@ def test_no_step_asks_the_host(tmp_path: Path) -> None:
     machine, notes = Listening(), list[str]()
     one = lane(tmp_path, at=(0,))
     one.start_epoch()
-    shared = Setting(models.fold(teacher()), loader(), scored, CPU, Half())  # type: ignore[arg-type]
+    shared = setting(precision=Half())
     assert Captures(machine, notes.append).of(shared.train, [one], "train", partial(look, shared)) is not None
     assert (machine.found, notes) == (set(), [])
 
@@ -446,36 +402,15 @@ def test_this_cpu_was_asked() -> None:
 
 
 def test_the_verbs_say_so_before_they_start(able: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = [
-        "run",
-        "--suite",
-        "digits",
-        "--epochs",
-        "1",
-        "--limit-train",
-        "96",
-        "--pairs",
-        "resnet14:resnet8",
-        "--methods",
-        "kd",
-        "--out",
-        str(tmp_path),
-        "--device",
-        "cpu",
-        "--dry-run",
-        "--precision",
-    ]
+    words = ["run", *small(epochs=1), "--methods", "kd", "--out", tmp_path, "--device", "cpu", "--dry-run"]
     sentence = "for which this CPU"
     for name, warned in (("fp32", False), ("amp", not able), ("bf16", not able)):
-        done = CliRunner().invoke(main, [*words, name])
-        assert done.exit_code == 0, done.output
-        assert (sentence in " ".join(done.output.split())) == warned
+        assert (sentence in flat(fine(*words, "--precision", name))) == warned
         assert bool(session.resolve(session.Request(suite="digits", precision=name, device="cpu")).notes) == warned
 
-    filling = ["teacher", "table", "resnet8", "--suite", "digits", "--out", str(tmp_path), "--device", "cpu"]
-    done = CliRunner().invoke(main, [*filling, "--precision", "amp"])
-    assert done.exit_code == 2  # no such teacher is kept
-    assert (sentence in " ".join(done.output.split())) == (not able)
+    filling = ["teacher", "table", "resnet8", "--suite", "digits", "--out", tmp_path, "--device", "cpu"]
+    said_so = refused(*filling, "--precision", "amp")  # no such teacher is kept
+    assert (sentence in said_so) == (not able)
 
     (found,) = (finding for finding in doctor.look(None, tmp_path) if finding.what == "precision")
     assert (found.verdict == "ok") == able
@@ -486,7 +421,7 @@ def test_the_verbs_say_so_before_they_start(able: bool, tmp_path: Path, monkeypa
     def started(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(measure.flops, "peak_gflops", started)  # the first thing that it times
+    monkeypatch.setattr(flops, "peak_gflops", started)  # the first thing that it times
     with pytest.raises(KeyboardInterrupt):
         measure.bench(replace(TINY, precision="bf16"), said.append)
     assert (sentence in said[0]) == (not able)

@@ -73,8 +73,8 @@ def test_a_new_head_is_that_of_the_bare_name(file: Path) -> None:
     tapped = create(NAME, 10, weights=file)
     assert torch.equal(torch.get_rng_state(), drawn)
     assert same(body(tapped.net.state_dict()), body(published()))
-    assert torch.equal(tapped.net.fc.weight, fresh.net.fc.weight)
-    assert torch.equal(tapped.net.fc.bias, fresh.net.fc.bias)
+    assert torch.equal(tapped.get_parameter("net.fc.weight"), fresh.get_parameter("net.fc.weight"))
+    assert torch.equal(tapped.get_parameter("net.fc.bias"), fresh.get_parameter("net.fc.bias"))
     assert tapped.pretrained == weights_identity(NAME, file) != ""
     assert fresh.pretrained == weights_identity("timm/test_resnet") == ""
 
@@ -131,7 +131,7 @@ def test_what_is_fetched_lies_in_the_cache(file: Path, monkeypatch: pytest.Monke
 
 def test_a_host_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(pretrained.urllib.request, "getproxies", dict)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     asked: list[object] = []
 
@@ -174,9 +174,10 @@ def test_other_sizes_are_converted_by_timm(tmp_path: Path) -> None:
     state = published("test_vit", 10)
     save_file(state, tmp_path / "w.safetensors")
     small = create("timm/test_vit.r160_in1k", 7, image_size=80, weights=tmp_path / "w.safetensors")
-    assert small.net.pos_embed.shape[1] < state["pos_embed"].shape[1]
-    assert torch.equal(small.net.blocks[0].attn.qkv.weight, state["blocks.0.attn.qkv.weight"])
-    assert small.net.pos_embed.std() > 0
+    embedded = small.get_parameter("net.pos_embed")
+    assert embedded.shape[1] < state["pos_embed"].shape[1]
+    assert torch.equal(small.get_parameter("net.blocks.0.attn.qkv.weight"), state["blocks.0.attn.qkv.weight"])
+    assert embedded.std() > 0
     assert small(torch.randn(1, 3, 80, 80)).logits.shape == (1, 7)
 
 

@@ -87,6 +87,10 @@ def setting(**changes: Any) -> Setting:
     return Setting(teacher(), loader(**changes), lambda: test.plain(16), CPU, Precision())
 
 
+def some_batches() -> list[Batch]:
+    return [Batch(image, label, idx, torch.tensor(0.0)) for image, label, idx in loader().epoch(0)]
+
+
 def trained(lanes: list[Lane], watch: Quiet | None = None, **changes: Any) -> list[tuple[str, Any, Any]]:
     ended: dict[Lane, tuple[str, Any, Any]] = {}
 
@@ -162,7 +166,7 @@ def test_what_is_left_of_an_epoch_is_a_step(tmp_path: Path) -> None:
     """28 images make 4 batches: of 3 batches a step, the fourth is a step of its own."""
     one = lane(tmp_path, "student", accumulate=3, momentum=0.0, weight_decay=0.0)
     other = lane(tmp_path, "student", accumulate=1, momentum=0.0, weight_decay=0.0)
-    batches = [Batch(*batch, torch.tensor(0.0)) for batch in loader().epoch(0)]
+    batches = some_batches()
     for each in (one, other):
         each.start_epoch()
     for batch in batches[:3]:
@@ -180,7 +184,7 @@ def test_what_is_left_of_an_epoch_is_a_step(tmp_path: Path) -> None:
 def test_averaged_weights_follow_and_are_kept(tmp_path: Path) -> None:
     one = lane(tmp_path, "student", ema=0.75)
     before = {k: v.clone() for k, v in one.student.state_dict().items()}
-    one.step(None, Batch(*next(iter(loader().epoch(0))), torch.tensor(0.0)))
+    one.step(None, some_batches()[0])
     assert one.average is not None
     for name, value in one.student.state_dict().items():
         wanted = 0.75 * before[name] + 0.25 * value if value.is_floating_point() else value
@@ -193,9 +197,10 @@ def test_averaged_weights_follow_and_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_rehearsal_leaves_no_trace(tmp_path: Path) -> None:
-    batch = Batch(*next(iter(loader().epoch(0))), torch.tensor(0.0))
-    for plan in ({"optimizer_name": "adamw"}, {"ema": 0.5}, {"accumulate": 2}):
-        one, other = (lane(tmp_path, "student", **plan) for _ in range(2))  # type: ignore[arg-type]
+    batch = some_batches()[0]
+    plans: list[dict[str, Any]] = [{"optimizer_name": "adamw"}, {"ema": 0.5}, {"accumulate": 2}]
+    for plan in plans:
+        one, other = (lane(tmp_path, "student", **plan) for _ in range(2))
         with undone(one):
             one.step(None, batch)
         for each in (one, other):

@@ -1,5 +1,7 @@
 """RLD equals the released code, and stays finite where that is not."""
 
+from typing import Any
+
 import pytest
 import torch
 from logits import batch_of, bears, each_kind, hard, pair_of, shown
@@ -69,7 +71,7 @@ def test_warm_up_is_linear_over_its_share_of_the_training() -> None:
     s, t, label = hard("random")
     student, teacher = shown(s, t)
 
-    def loss(progress: float, **hyper: float) -> torch.Tensor:
+    def loss(progress: float, **hyper: Any) -> torch.Tensor:
         method = RLD(pair_of(student, teacher), **hyper)
         return torch.stack(list(method.terms(student, teacher, batch_of(label, progress)).values())).sum()
 

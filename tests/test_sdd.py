@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from logits import batch_of, bears, each_kind, hard, pair_of, shown
+from narrow import there
 
 from golden import Case, cases
 from kdbench import Outputs
@@ -65,7 +66,7 @@ def test_finite_on_zero_maps_of_either_side() -> None:
             for standardise in (False, True):
                 method = SDD(pair_of(student, teacher), base=base, standardise=standardise)
                 loss = method.terms(student, teacher, batch_of(label))["regions"]
-                grads = torch.autograd.grad(loss, [student.last, student.classifier[0]])  # type: ignore[index]
+                grads = torch.autograd.grad(loss, [student.last, there(student.classifier)[0]])
                 assert loss.isfinite()
                 assert all(grad.isfinite().all() for grad in grads)
 
@@ -114,7 +115,7 @@ def test_there_is_no_kd_term_beside_it() -> None:
         ({"M": "all"}, "M='all' is not known"),
     ],
 )
-def test_an_unknown_word_is_refused(hyper: dict[str, str], words: str) -> None:
+def test_an_unknown_word_is_refused(hyper: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         SDD(pair_of(*shown(*hard("random")[:2])), **hyper)
 

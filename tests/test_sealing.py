@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Any
 
 import pytest
 
@@ -19,13 +20,13 @@ from kdbench.utils.sealing import canonical, checksum
         ({"a": -0.0}, {"a": 0}),
     ],
 )
-def test_equal_contents(one: dict, other: dict) -> None:
+def test_equal_contents(one: dict[Any, Any], other: dict[Any, Any]) -> None:
     assert canonical(one) == canonical(other)
     assert checksum(one) == checksum(other)
 
 
 @pytest.mark.parametrize("other", [{"a": 1.5}, {"a": "1"}, {"a": True}, {"a": None}, {"b": 1}, {"a": [1]}, {}])
-def test_other_contents(other: dict) -> None:
+def test_other_contents(other: dict[Any, Any]) -> None:
     assert checksum(other) != checksum({"a": 1})
 
 

@@ -8,7 +8,7 @@ import torch
 from toys import batch, outputs, pair
 
 from golden import Case, cases, total
-from kdbench import Distiller, Outputs
+from kdbench import Outputs
 from kdbench.methods.semckd import SemCKD
 
 STUDENT = ((3, 8, 8), (4, 6, 6), (5, 4, 4))
@@ -33,7 +33,7 @@ def toys(*, b: int = 6, grad: bool = False) -> tuple[Outputs, Outputs]:
     return outputs(*STUDENT, b=b, grad=grad), outputs(*TEACHER, b=b, seed=1)
 
 
-def made(student: Outputs, teacher: Outputs, **hyper: Any) -> Distiller:
+def made(student: Outputs, teacher: Outputs, **hyper: Any) -> SemCKD:
     torch.manual_seed(0)
     return SemCKD(pair(student, teacher), **hyper).double()
 
@@ -86,7 +86,7 @@ def test_gradients_reach_every_stage_of_the_student_and_every_weight() -> None:
     method = made(student, teacher)
     method.terms(student, teacher, batch())["feature"].backward()
     assert student.feats[0].grad is None
-    assert all(feat.grad.abs().sum() > 0 for feat in student.feats[1:])
+    assert all(feat.grad is not None and feat.grad.any() for feat in student.feats[1:])
     assert all(parameter.grad is not None for parameter in method.parameters())
 
 
@@ -106,8 +106,8 @@ def test_large_maps_survive_half_precision() -> None:
     """Similarities of float16 maps pass 65504; the attention must not notice."""
     student, teacher = (o._replace(feats=tuple(f.half() * 256 for f in o.feats)) for o in toys())
     exact = tuple(o._replace(feats=tuple(f.double() for f in o.feats)) for o in (student, teacher))
-    method = made(*exact)
-    want = method.weights(*exact)
+    method = made(exact[0], exact[1])
+    want = method.weights(exact[0], exact[1])
     method.float()
     with torch.autocast("cpu", torch.bfloat16):
         got = method.weights(student, teacher)

@@ -6,11 +6,9 @@ import errno
 import os
 import random
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,135 +16,32 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from commands import fine, measured, refused, small
+from forking import forked
+from narrow import there
+from tabled import (
+    BELOW_MAPS,
+    IMAGES,
+    VIEWS,
+    Sized,
+    lane,
+    live_result,
+    loader,
+    open_table,
+    passes,
+    place,
+    setting,
+    supported,
+    train,
+)
 from torch import Tensor, nn
+from training import BATCH, assert_same, result, teacher
 
-from kdbench import Outputs, data, models, record, registry
-from kdbench.cli import main
-from kdbench.data import Loader
+from kdbench import Outputs, models
 from kdbench.engine import fit as engine
-from kdbench.engine.lane import Lane
-from kdbench.engine.precision import Precision
-from kdbench.engine.schedule import Plan
-from kdbench.engine.teacher_cache.cache import Place, TeacherTable, Unfit
+from kdbench.engine.teacher_cache.place import Unfit
 from kdbench.engine.teacher_cache.reader import Lesson, widest
 from kdbench.engine.teacher_cache.rows import Rows
-
-CPU = torch.device("cpu")
-BATCH, IMAGES, EPOCHS = 16, 56, 3  # a tail batch of 8; 18 views
-VIEWS = 18
-BELOW_MAPS = [
-    name
-    for name in registry.names()
-    if registry.get(name).reads != "maps" and registry.get(name).needs_teacher and not registry.get(name).views
-]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@cache
-def images(count: int = IMAGES) -> data.Dataset:
-    return data.limit(data.load("digits"), count)
-
-
-def loader(count: int = IMAGES, **changes: Any) -> Loader:
-    one = images(count)
-    given: dict[str, Any] = {
-        "batch_size": BATCH,
-        "mean": (0.3,) * 3,
-        "std": (0.4,) * 3,
-        "crop_padding": 1,
-        "flip": True,
-        "seed": 5,
-    }
-    return Loader(one.train_images, one.train_labels, **(given | changes))
-
-
-class Counted(nn.Module):
-    """A teacher that counts its passes."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net, self.passes = net, 0
-
-    def forward(self, image: Tensor) -> Outputs:
-        self.passes += 1
-        seen: Outputs = self.net(image)
-        return seen
-
-
-@cache
-def teacher() -> models.Tapped:
-    torch.manual_seed(0)
-    return models.create("resnet14", 10, image_size=8).eval().requires_grad_(False)
-
-
-def setting(feed: Loader, net: nn.Module | None = None, precision: str = "fp32") -> engine.Setting:
-    counted = Counted(net or models.fold(teacher())).eval()
-    return engine.Setting(counted, feed, lambda: [next(iter(feed.plain(64)))], CPU, Precision(precision))
-
-
-def place(folder: Path, **facts: object) -> Place:
-    return Place(folder / "tables", "digits-resnet14", facts)
-
-
-def open_table(
-    folder: Path, shared: engine.Setting, create: str | None = "pooled", told: list[str] | None = None
-) -> TeacherTable | None:
-    note = (lambda sentence: None) if told is None else told.append
-    return TeacherTable.opened(place(folder), shared.train, partial(engine.look, shared), note, create=create)  # type: ignore[arg-type]
-
-
-def there(table: TeacherTable | None) -> TeacherTable:
-    assert table is not None
-    return table
-
-
-def passes(shared: engine.Setting) -> int:
-    assert isinstance(shared.teacher, Counted)
-    return shared.teacher.passes
-
-
-def lane(name: str, folder: Path, feed: Loader, student: str = "resnet8") -> Lane:
-    torch.manual_seed(1)
-    net = models.create(student, 10, image_size=8)
-    pair = models.make_pair(
-        net, teacher(), image_shape=(3, 8, 8), num_classes=10, train_labels=feed.labels, batch_size=BATCH
-    )
-    torch.manual_seed(2)
-    method = registry.get(name).build(pair)
-    return Lane(
-        name,
-        net,
-        method,
-        Plan(EPOCHS, 0.05, milestones=(2,)),
-        seed=3,
-        path=folder / f"{name}-{student}.ckpt",
-        settings="s" * 8,
-        teacher="t" * 8,
-        device=CPU,
-        precision=Precision(),
-    )
-
-
-class Silent:
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *args: None
-
-
-def train(shared: engine.Setting, *lanes: Lane) -> None:
-    engine.fit(shared, lanes, Silent(), lambda one: None)
-
-
-def result(one: Lane) -> tuple[dict[str, bytes], object, object]:
-    assert one.failure is None, one.failure
-    assert one.done
-    curve = [{k: v for k, v in point.items() if k != "seconds"} for point in one.curve]
-    state = {**one.student.state_dict(), **{f"method.{k}": v for k, v in one.method.state_dict().items()}}
-    return {name: tensor.numpy().tobytes() for name, tensor in state.items()}, curve, one.report
 
 
 def equal(one: Tensor, other: Tensor) -> bool:
@@ -203,18 +98,14 @@ def test_an_epoch_asks_for_what_is_missing_only_and_in_whole_batches(tmp_path: P
 @pytest.mark.parametrize("name", [*BELOW_MAPS, "crd+mag"])
 def test_a_method_ends_the_same_with_a_table_and_without(name: str, tmp_path: Path) -> None:
     feed = loader()
-    try:
-        live, kept, again = (lane(name, tmp_path / which, feed) for which in ("live", "kept", "again"))
-    except ValueError as error:
-        pytest.skip(f"the method refuses the pair: {error}")
-    train(setting(feed), live)
+    kept, again = (supported(name, tmp_path / which, feed) for which in ("kept", "again"))
     for one in (kept, again):  # the first fills it, the second reads it
         shared = setting(feed)
         table = there(open_table(tmp_path, shared))
         train(replace(shared, table=table), one)
         table.close()
-    assert result(kept) == result(live)
-    assert result(again) == result(live)
+    assert_same(result(kept), live_result(name))
+    assert_same(result(again), live_result(name))
 
 
 def test_alone_on_a_table_is_as_in_the_company_of_a_method_that_needs_maps(tmp_path: Path) -> None:
@@ -228,7 +119,7 @@ def test_alone_on_a_table_is_as_in_the_company_of_a_method_that_needs_maps(tmp_p
     train(replace(shared, table=table), alone)
     train(replace(shared, table=table), one, mate)
     table.close()
-    assert result(alone) == result(one)
+    assert_same(result(alone), result(one))
 
 
 def test_a_method_that_joins_a_finished_grid_needs_no_teacher(tmp_path: Path) -> None:
@@ -247,13 +138,6 @@ def test_a_method_that_joins_a_finished_grid_needs_no_teacher(tmp_path: Path) ->
 
 
 def test_a_short_last_batch_is_live_where_its_bits_are_others(tmp_path: Path) -> None:
-    class Sized(nn.Module):
-        """Answers otherwise in a batch of another size."""
-
-        def forward(self, image: Tensor) -> Outputs:
-            seen: Outputs = models.fold(teacher())(image)
-            return seen._replace(logits=seen.logits + len(image))
-
     shared = setting(loader(), Sized())
     table = there(open_table(tmp_path, shared))
     assert not table.tail_alike
@@ -472,25 +356,22 @@ def test_a_full_disk_stops_the_filling_not_the_run(tmp_path: Path, monkeypatch: 
     train(replace(shared, table=table), kept)
     assert "cannot grow (No space left on device)" in told[-1]
     assert sum("cannot grow" in sentence for sentence in told) == 1
-    assert result(kept) == result(live)
+    assert_same(result(kept), result(live))
     table.close()
 
 
 def killed(folder: Path, prepare: Callable[[], None], after: float | None) -> int:
     """Fill a table in a forked child that dies by SIGKILL; returns its wait status."""
-    pid = os.fork()
-    if pid == 0:  # nothing of pytest may run in here
-        code = 70
-        try:
-            sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-            prepare()
-            table = open_table(folder, setting(loader()))
-            if table is not None:
-                for _ in table.fill_all("pooled"):
-                    pass
-            code = 0
-        finally:
-            os._exit(code)
+
+    def work() -> int:
+        prepare()
+        table = open_table(folder, setting(loader()))
+        if table is not None:
+            for _ in table.fill_all("pooled"):
+                pass
+        return 0
+
+    pid = forked(work)
     if after is not None:
         time.sleep(after)
         os.kill(pid, signal.SIGKILL)
@@ -548,52 +429,33 @@ def test_a_kill_while_filling_leaves_a_usable_table(tmp_path: Path) -> None:
 
 # -- the commands -------------------------------------------------------------------------
 
-SMALL = ["--suite", "digits", "--epochs", "5", "--limit-train", "96", "--seeds", "1", "--pairs", "resnet14:resnet8"]
-
-
-def kdbench(*words: str | Path) -> Result:
-    return CliRunner().invoke(main, [str(word) for word in words])
-
-
-def measured(out: Path) -> dict[str, object]:
-    found, problems = record.read_all(out / "runs")
-    assert not problems
-    return {one.method: one.measured() for one in found}
+SMALL = small(epochs=5)
 
 
 def test_records_are_the_same_with_a_table_and_without(tmp_path: Path) -> None:
     kept, live = tmp_path / "kept", tmp_path / "live"
     for methods in ("fitnet,kd", "rkd,dist"):  # the latter join a finished grid
-        result = kdbench("run", *SMALL, "--methods", methods, "--out", kept)
-        assert result.exit_code == 0, result.output
+        fine("run", *SMALL, "--methods", methods, "--out", kept)
     assert list((kept / "tables").glob("digits-resnet14-*/table.json"))
-    result = kdbench("run", *SMALL, "--methods", "fitnet,kd,rkd,dist", "--out", live, "--table", "off")
-    assert result.exit_code == 0, result.output
+    fine("run", *SMALL, "--methods", "fitnet,kd,rkd,dist", "--out", live, "--table", "off")
     assert not (live / "tables").exists()
     assert len(measured(kept)) == 4
     assert measured(kept) == measured(live)
 
 
 def test_a_run_that_sees_few_views_begins_no_table(tmp_path: Path) -> None:
-    few = [*SMALL[:3], "4", *SMALL[4:]]  # of 9 views
-    assert kdbench("run", *few, "--methods", "kd", "--out", tmp_path).exit_code == 0
+    fine("run", *small(epochs=4), "--methods", "kd", "--out", tmp_path)  # of 9 views
     assert not (tmp_path / "tables").exists()
 
 
 def test_table_takes_auto_or_off(tmp_path: Path) -> None:
-    result = kdbench("run", *SMALL, "--out", tmp_path, "--table", "maybe")
-    assert result.exit_code == 2
-    assert "--table takes auto or off, not 'maybe'" in result.output
+    told = refused("run", *SMALL, "--out", tmp_path, "--table", "maybe")
+    assert "--table takes auto or off, not 'maybe'" in told
 
 
 def test_a_table_is_filled_ahead(tmp_path: Path) -> None:
-    assert (
-        kdbench("teacher", "train", "resnet14", "--suite", "digits", "--epochs", "1", "--out", tmp_path).exit_code == 0
-    )
+    fine("teacher", "train", "resnet14", "--suite", "digits", "--epochs", "1", "--out", tmp_path)
     for made in ("9,000", "0"):
-        result = kdbench("teacher", "table", "resnet14", "--suite", "digits", "--out", tmp_path)
-        assert result.exit_code == 0, result.output
-        assert f"{made} answers made, 9,000 are there" in result.output
-    result = kdbench("teacher", "table", "resnet8", "--suite", "digits", "--out", tmp_path)
-    assert result.exit_code == 2
-    assert "no teacher resnet8" in result.output
+        told = fine("teacher", "table", "resnet14", "--suite", "digits", "--out", tmp_path)
+        assert f"{made} answers made, 9,000 are there" in told
+    assert "no teacher resnet8" in refused("teacher", "table", "resnet8", "--suite", "digits", "--out", tmp_path)

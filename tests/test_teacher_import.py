@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import commands
 import pytest
 import torch
 import torch.nn.functional as F
-from click.testing import CliRunner
 from safetensors.torch import save_file
 from torch import Tensor
+from training import CPU, Silent
 
 from kdbench import data, models, suites
-from kdbench.cli import main
 from kdbench.engine.evaluate import measure, predictions
 from kdbench.engine.precision import Precision
 from kdbench.models import teachers
@@ -21,8 +23,15 @@ from kdbench.run import teachers as teaching
 
 NAME = "timm/test_resnet"
 HALF = ((0.5,) * 3, (0.5,) * 3)  # timm's for this network, not the suite's
+FACTS: dict[str, Any] = {
+    "dataset": "digits",
+    "name": NAME,
+    "num_classes": 10,
+    "image_size": 8,
+    "recipe": {},
+    "half": False,
+}
 WORDS = ["--suite", "digits", "--name", NAME]
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +48,6 @@ def shown(pixels: Tensor, terms: tuple[tuple[float, ...], tuple[float, ...]]) ->
 def net(images: data.Dataset) -> models.Tapped:
     """A network of timm's, trained a little as timm trains: with mean = std = .5."""
     torch.manual_seed(0)
-    torch.set_num_threads(1)
     net = models.create(NAME, 10, image_size=8).train()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
     for _ in range(6):
@@ -57,7 +65,8 @@ def accuracy(net: models.Tapped, images: data.Dataset) -> float:
     with torch.no_grad():
         right = net.net(shown(images.test_images, HALF)).argmax(1) == images.test_labels
     assert right.float().mean() > 0.5
-    return round(100 * right.float().mean().item(), 2)
+    share: float = right.float().mean().item()
+    return round(100 * share, 2)
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +77,9 @@ def file(net: models.Tapped, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def kdbench(*words: object, code: int = 0) -> str:
-    torch.set_num_threads(1)
-    result = CliRunner().invoke(main, [str(word) for word in words])
+    result = commands.kdbench(*words)
     assert result.exit_code == code, result.output
-    return " ".join(result.output.split())
+    return commands.flat(result.output)
 
 
 def test_an_import_finds_the_terms(tmp_path: Path, file: Path, accuracy: float, images: data.Dataset) -> None:
@@ -150,8 +158,7 @@ def test_a_run_takes_an_imported_teacher(tmp_path: Path, file: Path, accuracy: f
 
 def test_a_teacher_keeps_its_terms(tmp_path: Path, net: models.Tapped, images: data.Dataset, accuracy: float) -> None:
     suite = suites.load("digits").override(recipe__mean=".9,.9,.9", recipe__std=".05,.05,.05")
-    facts = {"dataset": "digits", "name": NAME, "num_classes": 10, "image_size": 8, "recipe": {}, "half": False}
-    teachers.store(tmp_path, net, **facts, top1=accuracy, source="imported", mean=HALF[0], std=HALF[1])
+    teachers.store(tmp_path, net, **FACTS, top1=accuracy, source="imported", mean=HALF[0], std=HALF[1])
     wanted = teaching.recipe(suite, NAME, None, None)
     notes: list[str] = []
     teacher, _ = teaching.get(
@@ -161,7 +168,7 @@ def test_a_teacher_keeps_its_terms(tmp_path: Path, net: models.Tapped, images: d
         images,
         wanted,
         device=CPU,
-        watch=None,
+        watch=Silent(),
         note=notes.append,
     )
     batches = teaching.test_batches(images, suite.recipe.model_dump(), CPU)
@@ -170,15 +177,12 @@ def test_a_teacher_keeps_its_terms(tmp_path: Path, net: models.Tapped, images: d
 
 def test_other_data_behind_a_teacher(tmp_path: Path, net: models.Tapped, images: data.Dataset) -> None:
     """Class names count, also where the pixels are the same; a part of the training set is no other data."""
-    from dataclasses import replace
-
     suite = suites.load("digits")
-    facts = {"dataset": "digits", "name": NAME, "num_classes": 10, "image_size": 8, "recipe": {}, "half": False}
-    teachers.store(tmp_path, net, **facts, top1=50.0, source="trained", data=teaching.identity(images))
+    teachers.store(tmp_path, net, **FACTS, top1=50.0, source="trained", data=teaching.identity(images))
 
     def get(here: data.Dataset, limit: int | None = None) -> None:
         wanted = teaching.recipe(suite, NAME, None, limit)
-        teaching.get(tmp_path, suite, NAME, here, wanted, device=CPU, watch=None, note=print)  # type: ignore[arg-type]
+        teaching.get(tmp_path, suite, NAME, here, wanted, device=CPU, watch=Silent(), note=print)
 
     get(images)
     get(data.limit(images, 100), 100)
@@ -203,8 +207,7 @@ def test_a_trained_teacher_says_what_it_is(tmp_path: Path, images: data.Dataset)
 
 
 def test_verify_seals_an_old_card(tmp_path: Path, net: models.Tapped, images: data.Dataset) -> None:
-    facts = {"dataset": "digits", "name": NAME, "num_classes": 10, "image_size": 8, "recipe": {}, "half": False}
-    teachers.store(tmp_path / "teachers", net, **facts, top1=None, source="imported")
+    teachers.store(tmp_path / "teachers", net, **FACTS, top1=None, source="imported")
     where = teachers.path(tmp_path / "teachers", "digits", NAME)
     new = ("format", "checksum", "data", "mean", "std", "precision", "pretrained")
     where.write_text(json.dumps({k: v for k, v in json.loads(where.read_text()).items() if k not in new}))
@@ -224,7 +227,7 @@ def test_a_kept_student_becomes_a_teacher(tmp_path: Path) -> None:
     words = ["--suite", "digits", "--name", "resnet8", "--out", tmp_path / "o"]
     kdbench("teacher", "import", *words, tmp_path / "kd-s0-01234567.safetensors")
     loaded, _ = teachers.load(tmp_path / "o" / "teachers", "digits", "resnet8", image_size=8)
-    assert torch.equal(loaded.net.fc.weight, student.net.fc.weight)
+    assert torch.equal(loaded.get_parameter("net.fc.weight"), student.get_parameter("net.fc.weight"))
 
 
 def test_averaged_weights_and_a_prefix_can_be_asked_for(tmp_path: Path) -> None:
@@ -243,6 +246,6 @@ def test_averaged_weights_and_a_prefix_can_be_asked_for(tmp_path: Path) -> None:
             not more
         )
         loaded, _ = teachers.load(tmp_path / "o" / "teachers", "digits", "resnet8", image_size=8)
-        assert torch.equal(loaded.net.fc.weight, want["fc.weight"])
+        assert torch.equal(loaded.get_parameter("net.fc.weight"), want["fc.weight"])
     said = kdbench(*words, "--out", tmp_path / "o", tmp_path / "p.pth", code=2)
     assert "2 networks in these weights fit resnet8, under a., b.; --prefix says which" in said

@@ -69,7 +69,7 @@ def test_rounded_is_what_is_stored(tmp_path: Path) -> None:
     tapped = trained()
     exact = {key: value.clone() for key, value in tapped.net.state_dict().items()}
     teachers.round_half(tapped)
-    assert not torch.equal(tapped.net.fc.weight, exact["fc.weight"])
+    assert not torch.equal(tapped.get_parameter("net.fc.weight"), exact["fc.weight"])
     teachers.store(tmp_path, tapped, **FACTS)
     loaded, _ = teachers.load(tmp_path, "digits", "resnet8", image_size=8)
     image = torch.randn(4, 3, 8, 8)
@@ -81,12 +81,12 @@ def test_full_precision(tmp_path: Path) -> None:
     card = teachers.store(tmp_path, tapped.net.state_dict(), **FACTS | {"source": "imported", "top1": None}, half=False)
     loaded, _ = teachers.load(tmp_path, "digits", "resnet8", image_size=8)
     assert (card.dtype, card.top1) == ("float32", None)
-    assert torch.equal(loaded.net.fc.weight, tapped.net.fc.weight)
+    assert torch.equal(loaded.get_parameter("net.fc.weight"), tapped.get_parameter("net.fc.weight"))
 
 
 def test_values_that_fp16_cannot_hold(tmp_path: Path) -> None:
     tapped = trained()
-    tapped.net.bn1.running_var[0] = 1e6
+    tapped.get_buffer("net.bn1.running_var")[0] = 1e6
     with pytest.raises(ValueError, match=r"resnet8: bn1.running_var has values that fp16 cannot hold"):
         teachers.round_half(tapped)
     with pytest.raises(ValueError, match=r"bn1.running_var has values that are not finite in fp16"):
@@ -250,7 +250,7 @@ def as_of_0_1_0(folder: Path, **facts: Any) -> Path:
 
 def test_old_cards_are_read_and_sealed(tmp_path: Path) -> None:
     recipe = {"epochs": 3, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
-    where, notes = as_of_0_1_0(tmp_path, recipe=recipe), []
+    where, notes = as_of_0_1_0(tmp_path, recipe=recipe), list[str]()
     loaded, card = teachers.load(tmp_path, "digits", "resnet8", image_size=8, note=notes.append)
     assert len(notes) == 1
     assert "not sealed, and does not say which data it is for; `kdbench teacher verify resnet8` measures" in notes[0]
@@ -263,7 +263,7 @@ def test_old_cards_are_read_and_sealed(tmp_path: Path) -> None:
     assert (sealed.format, sealed.precision, sealed.sha256) == (2, "fp32", card.sha256)
     again, _ = teachers.load(tmp_path, "digits", "resnet8", image_size=8, note=notes.append)
     assert len(notes) == 1
-    assert torch.equal(again.net.fc.weight, loaded.net.fc.weight)
+    assert torch.equal(again.get_parameter("net.fc.weight"), loaded.get_parameter("net.fc.weight"))
 
 
 def test_an_imported_teacher_of_0_1_0_has_no_normalisation(tmp_path: Path) -> None:
@@ -335,8 +335,8 @@ def test_a_kill_at_any_moment_leaves_a_whole_teacher(tmp_path: Path, monkeypatch
         monkeypatch.setattr(teacher_files, "_alive", lambda process: False)  # it is dead, as it would be
         try:
             loaded, _ = teachers.load(folder, "digits", "resnet8", image_size=8)
-            half = [net.net.fc.weight.half().float() for net in (first, second)]
-            assert any(torch.equal(loaded.net.fc.weight, weight) for weight in half)
+            half = [net.get_parameter("net.fc.weight").half().float() for net in (first, second)]
+            assert any(torch.equal(loaded.get_parameter("net.fc.weight"), weight) for weight in half)
         except FileNotFoundError:
             assert old == "none"
         teachers.store(folder, second, **FACTS)
@@ -418,7 +418,7 @@ def test_a_reader_beside_a_replacement(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(teachers, "read_card", slow)
     loaded, _ = teachers.load(tmp_path, "digits", "resnet8", image_size=8)
-    assert torch.equal(loaded.net.fc.weight, other.net.fc.weight.half().float())
+    assert torch.equal(loaded.get_parameter("net.fc.weight"), other.get_parameter("net.fc.weight").half().float())
 
 
 def test_a_teacher_stays_in_its_folder(tmp_path: Path) -> None:

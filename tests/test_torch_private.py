@@ -25,7 +25,7 @@ HOME = "engine/torch_private.py"
 def test_a_dispatch_mode_sees_every_operator() -> None:
     class Seen(torch_private.TorchDispatchMode):
         def __init__(self) -> None:
-            super().__init__()
+            super().__init__()  # type: ignore[no-untyped-call]
             self.names: list[str] = []
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -41,7 +41,7 @@ def test_a_dispatch_mode_sees_every_operator() -> None:
 def test_on_the_cpu_a_constant_of_the_host_is_lifted() -> None:
     class Lifted(torch_private.TorchDispatchMode):
         def __init__(self) -> None:
-            super().__init__()
+            super().__init__()  # type: ignore[no-untyped-call]
             self.found: list[Tensor] = []
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -98,7 +98,8 @@ def test_a_size_that_depends_on_values_is_told(work: Any, name: str) -> None:
     refused = ""
     torch.compiler.reset()
     try:
-        torch.compile(work, fullgraph=True, backend=look)(torch.arange(4.0))
+        compiled: Any = torch.compile(work, fullgraph=True, backend=look)
+        compiled(torch.arange(4.0))
     except RuntimeError as error:
         refused = str(error)
     finally:
@@ -112,7 +113,7 @@ def test_onednn_says_whether_it_has_bf16() -> None:
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this torch has no oneDNN")
     assert torch_private.onednn_has_bf16() in (True, False)
-    known = getattr(torch.cpu, "get_capabilities", dict)()
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     if known.get("avx512_bf16") or known.get("amx_bf16"):
         assert torch_private.onednn_has_bf16(), "oneDNN is no longer asked: it denies bf16 on a CPU that has it"
 
@@ -140,8 +141,11 @@ def test_modes_that_were_left_behind_are_seen_and_left() -> None:
     outer = Functions()
     with outer:
         before = torch_private.modes()
-        assert before == (None, 0, (outer,)), f"torch's stacks of modes do not show what was entered: {before}"
-        for mode in (Functions(), Dispatched(), torch.device("meta")):
+        assert before == torch_private.Modes(None, 0, (outer,)), (
+            f"torch's stacks of modes do not show what was entered: {before}"
+        )
+        entered: tuple[Any, ...] = Functions(), Dispatched(), torch.device("meta")  # type: ignore[no-untyped-call]
+        for mode in entered:
             mode.__enter__()
         torch.set_default_device("meta")
         now = torch_private.modes()
@@ -150,7 +154,7 @@ def test_modes_that_were_left_behind_are_seen_and_left() -> None:
         assert len(now.functions) > 1, "modes of functions are not shown"
         assert torch_private.modes() == before, "modes that were entered cannot be left for their owner"
         assert torch.zeros(1).device.type == "cpu"
-        outer.__exit__(None, None, None)
+        outer.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         torch_private.put_modes(before)
         assert torch_private.modes() == before, "a mode that was left cannot be entered for its owner"
     assert torch_private.modes() == (None, 0, ())

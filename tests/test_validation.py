@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal, cast
 
 import pytest
 import torch
-from test_run import SMALL, kdbench, records
+from asking import asked
+from commands import SMALL, fine, kdbench, records
 from timm.scheduler import CosineLRScheduler  # type: ignore[attr-defined]
+from training import assert_same, lane, loader, result, setting, teacher, train
 
-from kdbench import data, record, suites
+from kdbench import data, models, record, registry, suites
+from kdbench.data.loader import Plain
+from kdbench.distiller import Batch, Distiller, Pair
+from kdbench.engine.graph.backend import Eager
+from kdbench.engine.lane import Lane
+from kdbench.engine.remedy import remedy
 from kdbench.engine.schedule import Plan
+from kdbench.run import teachers
+from kdbench.run.grid import Cell
 from kdbench.run.ledger import at_best_validation
+from kdbench.run.outcome import Teller
 from kdbench.run.session import Request, resolve
 
 
 def run(out: Path, *words: str, methods: str) -> None:
     extra = ["--set", "recipe.validation=0.25", "--set", "recipe.clip_grad=0.5"]
-    result = kdbench("run", *SMALL, "--methods", methods, "--out", out, *extra, *words)
-    assert result.exit_code == 0, result.output
+    fine("run", *SMALL, "--methods", methods, "--out", out, *extra, *words)
 
 
 def test_what_is_held_out_keeps_the_classes_shares_and_is_the_same_each_time() -> None:
@@ -64,7 +75,7 @@ def test_the_first_epoch_with_the_best_validation_accuracy_decides() -> None:
 
 
 def test_neutral_settings_leave_hash_and_recipe_as_they_were() -> None:
-    def cell(*words: str):  # type: ignore[no-untyped-def]
+    def cell(*words: str) -> Cell:
         return resolve(Request("fitnet", "resnet20:resnet8", "digits", "1", overrides=words, device="cpu")).cells[0]
 
     plain = cell()
@@ -94,11 +105,9 @@ def test_alone_in_company_and_resumed_with_validation_and_clipped_gradients(
     assert company.top1_at_best_val in {point.top1 for point in company.curve}
     assert company.settings.recipe["validation"] == 0.25
 
-    from kdbench.run.outcome import Teller
-
     real = Teller.epoch
 
-    def killed(self: Teller, stage: str, lanes: list) -> None:  # type: ignore[type-arg]
+    def killed(self: Teller, stage: str, lanes: Sequence[Lane]) -> None:
         real(self, stage, lanes)
         if lanes[0].key.startswith("crd") and lanes[0].epoch == 2:
             raise KeyboardInterrupt
@@ -150,18 +159,16 @@ def test_one_cycle_is_torchs(epochs: int) -> None:
 @pytest.mark.parametrize("schedule", ["step", "cosine", "onecycle"])
 @pytest.mark.parametrize("epochs", [1, 2, 3, 7])
 @pytest.mark.parametrize("warmup", [0, 1, 5])
-def test_every_rate_of_a_short_run_is_one(schedule: str, epochs: int, warmup: int) -> None:
-    plan = Plan(epochs, 0.1, schedule=schedule, warmup_epochs=min(warmup, epochs - 1))  # type: ignore[arg-type]
+def test_every_rate_of_a_short_run_is_one(
+    schedule: Literal["step", "cosine", "onecycle"], epochs: int, warmup: int
+) -> None:
+    plan = Plan(epochs, 0.1, schedule=schedule, warmup_epochs=min(warmup, epochs - 1))
     rates = [plan.rate(e) for e in range(epochs)]
     assert all(0 < rate <= 0.1 and math.isfinite(rate) for rate in rates)
     assert max(rates) >= 0.05
 
 
 def test_the_clip_holds_the_whole_norm(tmp_path: Path) -> None:
-    from test_engine import lane, loader, teacher
-
-    from kdbench.distiller import Batch
-
     one = lane("fitnet", tmp_path)
     one.plan = replace(one.plan, clip_grad=0.01, momentum=0.0)
     image, label, idx = next(iter(loader().epoch(0)))
@@ -171,11 +178,6 @@ def test_the_clip_holds_the_whole_norm(tmp_path: Path) -> None:
 
 
 def test_a_diverged_cell_says_what_to_try(tmp_path: Path) -> None:
-    from test_engine import lane
-
-    from kdbench import registry
-    from kdbench.engine.remedy import remedy
-
     method = lane("semckd", tmp_path).method
     assert remedy(method) == "a smaller beta, recipe.clip_grad=5 or a lower recipe.lr"
     assert remedy(method, clipped=5) == "a smaller beta, recipe.clip_grad below 5 or a lower recipe.lr"
@@ -187,22 +189,12 @@ def test_a_diverged_cell_says_what_to_try(tmp_path: Path) -> None:
 
 def _words(name: str) -> str:
     """The remedy needs the class alone."""
-    from kdbench import registry
-    from kdbench.engine.remedy import remedy
-
-    return remedy(registry.get(name))  # type: ignore[arg-type]
+    return remedy(cast(Distiller, registry.get(name)))
 
 
 @pytest.mark.parametrize("name", ["crd", "fitnet", "student"])
 def test_a_repeatable_step_gives_the_bits_of_the_loop_with_clip_and_validation(name: str, tmp_path: Path) -> None:
-    from test_engine import CPU, Silent, assert_same, lane, loader, result, scored, teacher
-
-    from kdbench import models
-    from kdbench.engine.fit import Setting, fit
-    from kdbench.engine.graph.backend import Eager
-    from kdbench.engine.precision import Precision
-
-    def held_out() -> object:
+    def held_out() -> Plain:
         one = data.hold_out(data.load("digits"), 0.02)[1]
         assert one is not None
         return data.Loader(one.images, one.labels, batch_size=8, mean=(0.3,) * 3, std=(0.4,) * 3).plain(8)
@@ -212,18 +204,7 @@ def test_a_repeatable_step_gives_the_bits_of_the_loop_with_clip_and_validation(n
         one = lane(name, tmp_path / str(machine is None))
         one.plan = replace(one.plan, clip_grad=0.2)
         notes: list[str] = []
-        setting = Setting(
-            models.fold(teacher()),
-            loader(),
-            scored,  # type: ignore[arg-type]
-            CPU,
-            Precision(),
-            machine=machine,
-            note=notes.append,
-            validation=held_out,  # type: ignore[arg-type]
-            fold=models.fold,
-        )
-        fit(setting, [one], Silent(), lambda lane: None)
+        train([one], setting(machine=machine, note=notes.append, validation=held_out, fold=models.fold))
         assert not notes
         assert all("val_top1" in point for point in one.curve)
         assert one.report["top1"] == one.curve[-1]["top1"]
@@ -233,9 +214,6 @@ def test_a_repeatable_step_gives_the_bits_of_the_loop_with_clip_and_validation(n
 
 
 def test_a_clipped_step_asks_the_host_nothing(tmp_path: Path) -> None:
-    from test_capture import asked
-    from test_engine import lane
-
     one = lane("fitnet", tmp_path)
     one.plan = replace(one.plan, clip_grad=0.2)
     assert asked(one) == (set(), [])
@@ -246,11 +224,10 @@ def test_a_table_of_all_images_is_none_of_the_part_that_is_trained_on(tmp_path: 
     share = ["--set", "recipe.validation=0.25"]
     assert kdbench("run", *SMALL, *words, "--out", tmp_path / "kept").exit_code == 0
     for out, switch in (("kept", "auto"), ("live", "off")):
-        result = kdbench("run", *SMALL, *words, *share, "--table", switch, "--out", tmp_path / out)
-        assert result.exit_code == 0, result.output
+        fine("run", *SMALL, *words, *share, "--table", switch, "--out", tmp_path / out)
     assert len(list((tmp_path / "kept" / "tables").rglob("table.json"))) == 2
 
-    def validated(out: str):  # type: ignore[no-untyped-def]
+    def validated(out: str) -> object:
         found, _ = record.read_all(tmp_path / out / "runs")
         return next(one.measured() for one in found if "validation" in one.settings.recipe)
 
@@ -270,14 +247,18 @@ def test_a_teacher_is_the_same_with_and_without_validation(tmp_path: Path) -> No
 
 
 def test_methods_and_batches_know_the_remaining_images_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kdbench import models
-    from kdbench.run import teachers
-
-    labels, batches = [], []
+    counted: dict[str, list[int]] = {"labels": [], "batches": []}
     pair, batch = models.make_pair, teachers.make_loader
-    monkeypatch.setattr(models, "make_pair", lambda *a, **k: (labels.append(len(k["train_labels"])), pair(*a, **k))[1])
-    monkeypatch.setattr(
-        teachers, "make_loader", lambda *a, **k: (batches.append(len(a[0].train_labels)), batch(*a, **k))[1]
-    )
+
+    def make_pair(*given: Any, **words: Any) -> Pair:
+        counted["labels"].append(len(words["train_labels"]))
+        return pair(*given, **words)
+
+    def make_loader(*given: Any, **words: Any) -> data.Loader:
+        counted["batches"].append(len(given[0].train_labels))
+        return batch(*given, **words)
+
+    monkeypatch.setattr(models, "make_pair", make_pair)
+    monkeypatch.setattr(teachers, "make_loader", make_loader)
     run(tmp_path, methods="crd")
-    assert labels == batches == [96, 72]  # the teacher's, the student's
+    assert counted == {"labels": [96, 72], "batches": [96, 72]}  # the teacher's, the student's

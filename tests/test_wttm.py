@@ -16,7 +16,7 @@ def test_formula_and_gradient() -> None:
     p_s, powers = z.softmax(1), teacher.logits.softmax(1) ** 0.3
     u = powers.sum(1)
     p_t = powers / u[:, None]
-    expected = 2.5 * sum(u[i] * (p_t[i] * (p_t[i] / p_s[i]).log()).sum() for i in range(6)) / 6
+    expected = 2.5 * torch.stack([u[i] * (p_t[i] * (p_t[i] / p_s[i]).log()).sum() for i in range(6)]).sum() / 6
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=0)
     (ours,), (theirs,) = torch.autograd.grad(found, z), torch.autograd.grad(expected, z)
     torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-12)

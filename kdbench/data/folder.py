@@ -86,6 +86,14 @@ def read_folder(path: Path, size: int) -> Arrays:
     Raises:
         DataMissing: a folder or a class is missing, or a picture cannot be used.
         ValueError: it would take more than half of the free memory.
+
+    >>> from PIL import Image
+    >>> for part, grey in (("train/cat", 10), ("train/dog", 20), ("val/cat", 30), ("val/dog", 40)):
+    ...     Path("pets", part).mkdir(parents=True)
+    ...     Image.new("RGB", (40, 32), (grey, grey, grey)).save(Path("pets", part, "1.png"))
+    >>> images, labels, *_ = read_folder(Path("pets"), 32)
+    >>> images.shape, labels
+    (torch.Size([2, 3, 32, 32]), tensor([0, 1]))
     """
     return list_folder(path).arrays(size)
 
@@ -135,6 +143,10 @@ def list_tiny_imagenet(root: Path) -> Listed:
 
     Raises:
         DataMissing: not there, or a picture cannot be read.
+
+    >>> read_tiny_imagenet(Path("no such folder"))
+    Traceback (most recent call last):
+    kdbench.data.errors.DataMissing: Tiny ImageNet is not in no such folder: unpack tiny-imagenet-200.zip ...
     """
     homes = [root / name for name in ("tiny-imagenet-200", "tiny-imagenet") if os.path.isdir(root / name / "train")]
     if not homes:

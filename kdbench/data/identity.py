@@ -34,7 +34,12 @@ class Parts(BaseModel):
 
 
 class DataIdentity(BaseModel):
-    """One data set. ``fingerprint`` covers all but the notes: pixels, labels, class names in order, image size."""
+    """One data set. ``fingerprint`` covers all but the notes: pixels, labels, class names in order, image size.
+
+    >>> from kdbench.data import load
+    >>> load("digits").identity.describe()
+    '10 classes, 1,000 training images (98 to 104 of a class), 797 test images (76 to 83 of a class), 8 x 8'
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -116,6 +121,11 @@ def difference(before: DataIdentity, now: DataIdentity) -> str:
     """The sentence that tells two data sets apart most usefully; empty where they are the same.
 
     It can follow "... was trained on other data: ".
+
+    >>> from kdbench.data import limit, load
+    >>> digits = load("digits")
+    >>> difference(digits.identity, limit(digits, 100).identity)
+    'there were 1,000 training images, there are 100'
     """
     if before.fingerprint == now.fingerprint:
         return ""

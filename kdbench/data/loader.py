@@ -50,6 +50,11 @@ class Loader:
 
     Raises:
         ValueError: shapes or settings that do not go together.
+
+    >>> images, labels = torch.zeros(5, 3, 8, 8, dtype=torch.uint8), torch.arange(5)
+    >>> loader = Loader(images, labels, batch_size=2, mean=[0.5] * 3, std=[0.25] * 3, flip=True)
+    >>> [tuple(image.shape) for image, label, idx in loader.epoch(0)]
+    [(2, 3, 8, 8), (2, 3, 8, 8)]
     """
 
     def __init__(
@@ -247,7 +252,7 @@ class Loader:
         for part, crops in zip(parts, made, strict=True):
             yield self._finish(self._arrived(crops), part, key)
 
-    def plain(self, batch_size: int = 256) -> Plain | Passed:
+    def plain(self, batch_size: int = 256) -> Plain:
         """All images in order, only normalised."""
         return Plain(self, batch_size) if self.feed is None else Passed(self, batch_size)
 
@@ -272,7 +277,13 @@ class Loader:
 
 
 class Plain:
-    """A loader's images in order, only normalised; they can be gone through again and again."""
+    """A loader's images in order, only normalised; they can be gone through again and again.
+
+    >>> images, labels = torch.zeros(5, 3, 8, 8, dtype=torch.uint8), torch.arange(5)
+    >>> loader = Loader(images, labels, batch_size=2, mean=[0.5] * 3, std=[0.25] * 3, flip=True)
+    >>> [label.tolist() for image, label in Plain(loader, batch_size=3)]
+    [[0, 1, 2], [3, 4]]
+    """
 
     def __init__(self, loader: Loader, batch_size: int) -> None:
         self.labels, self.batch_size, self.images = loader.labels, batch_size, loader.show
@@ -283,8 +294,8 @@ class Plain:
             yield self.images(idx), self.labels[idx]
 
 
-class Passed:
-    """As ``Plain``, of images that the host makes, batch after batch."""
+class Passed(Plain):
+    """As ``Plain``, of images that the host makes, batch after batch: no batch can be had by its positions."""
 
     def __init__(self, loader: Loader, batch_size: int) -> None:
         self.labels, self.batch_size, self._loader = loader.labels, batch_size, loader

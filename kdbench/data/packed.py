@@ -89,7 +89,9 @@ def header(folder: Path) -> dict[str, Any]:
     file = folder / HEADER
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        whole = isinstance(found, dict) and found.pop("checksum") == checksum(found) and found["format"] == FORMAT
+        if not isinstance(found, dict):
+            raise ValueError("it is no table")
+        whole = found.pop("checksum") == checksum(found) and found["format"] == FORMAT
     except FileNotFoundError:
         raise DataMissing(
             f"there is no pack in {shown(folder)}; `kdbench data pack NAME --out {shown(folder)}` makes it, and goes on"

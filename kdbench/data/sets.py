@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,6 @@ from torch import Tensor
 from kdbench.data.errors import DataMissing
 from kdbench.data.identity import DataIdentity, identify, tensors_sha256
 from kdbench.data.names import canonical, image_folder, sized
-from kdbench.data.source import DataSource
 from kdbench.data.stratified import stratified
 from kdbench.utils.files import expanded
 
@@ -36,6 +36,10 @@ NAMES = (
 )
 
 
+#: A tensor, or a ``DataSource``: who handles both asks which; all others are given tensors.
+Pixels = Any
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Images and labels of both parts.
@@ -44,12 +48,16 @@ class Dataset:
     [0, number of classes). ``notes`` are sentences about what was left out, converted or found twice when they
     were read. Networks see squares of ``side`` pixels, of pictures that may be larger or smaller; None: as they are.
     ``workers`` is the number of processes that make batches where the host makes them.
+
+    >>> digits = load("digits")
+    >>> digits.num_classes, digits.image_shape, len(digits.train_labels), len(digits.test_labels)
+    (10, (3, 8, 8), 1000, 797)
     """
 
     name: str
-    train_images: Tensor | DataSource
+    train_images: Pixels
     train_labels: Tensor
-    test_images: Tensor | DataSource
+    test_images: Pixels
     test_labels: Tensor
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
@@ -93,7 +101,13 @@ class Dataset:
 
 
 def default_root() -> Path:
-    """Where data sets lie unless told: $KDBENCH_DATA, else kdbench in the user's cache folder."""
+    """Where data sets lie unless told: $KDBENCH_DATA, else kdbench in the user's cache folder.
+
+    >>> from unittest.mock import patch
+    >>> with patch.dict(os.environ, KDBENCH_DATA="/data/sets"):
+    ...     default_root().as_posix()
+    '/data/sets'
+    """
     if os.environ.get("KDBENCH_DATA"):
         return expanded(os.environ["KDBENCH_DATA"])
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -113,6 +127,12 @@ def load(name: str, root: str | Path | None = None, *, download: bool = True) ->
     Raises:
         DataMissing: the files are not there or broken; the sentence says what to put where.
         ValueError: no such data set, or it would not fit into memory.
+
+    >>> load("digits").train_images.shape
+    torch.Size([1000, 3, 8, 8])
+    >>> load("cifar-100")
+    Traceback (most recent call last):
+    ValueError: no data set 'cifar-100'; did you mean cifar100 or cifar10?
     """
     if name == "digits":
         return _digits()
@@ -128,7 +148,7 @@ def load(name: str, root: str | Path | None = None, *, download: bool = True) ->
     if name == "stl10":
         from kdbench.data.stl10 import read_stl10
 
-        return Dataset(name, *read_stl10(folder, download=download))
+        return Dataset(name, *read_stl10(folder))
     if named := sized(name):
         from kdbench.data.layouts import LISTS
 
@@ -146,6 +166,9 @@ def limit(dataset: Dataset, n: int, seed: int = 0) -> Dataset:
 
     Raises:
         ValueError: n is not positive.
+
+    >>> limit(load("digits"), 20).train_labels.bincount().tolist()
+    [2, 2, 2, 2, 2, 2, 2, 2, 2, 2]
     """
     if n < 1:
         raise ValueError(f"a training set of {n} images cannot be trained on; give 1 or more")

@@ -44,7 +44,15 @@ class Loader(Protocol):
 
 
 class Watcher(Protocol):
-    """Told how far a group of lanes is; never asked anything."""
+    """Told how far a group of lanes is; never asked anything.
+
+    >>> from kdbench.testing.examples import lanes, setting
+    >>> class Loud(Watcher):
+    ...     def epoch(self, stage, lanes):
+    ...         print(stage, [lane.key for lane in lanes])
+    >>> fit(setting(), lanes("kd", "fitnet"), Loud(), finish=lambda lane: None)
+    train ['kd', 'fitnet']
+    """
 
     def step(self, lanes: int) -> None:
         """A batch has been through ``lanes`` lanes."""
@@ -55,7 +63,16 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class Setting:
-    """What all lanes of a group share."""
+    """What all lanes of a group share.
+
+    >>> from kdbench.testing.toys import TWIN, Problem
+    >>> from kdbench.testing.examples import Images
+    >>> problem = Problem(TWIN)
+    >>> test = [(problem.image, problem.label)]
+    >>> shared = Setting(problem.teacher, Images(problem), lambda: test, torch.device("cpu"), Precision())
+    >>> shared.machine is None  # the plain loop
+    True
+    """
 
     teacher: nn.Module | None  # who teaches: eval mode, frozen; None when a teacher itself is trained
     train: Loader
@@ -86,6 +103,13 @@ def fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callabl
 
     Raises:
         OutOfMemory: what did not fit; fewer lanes at once may.
+
+    >>> from kdbench.testing.examples import lanes, setting
+    >>> class Quiet(Watcher):
+    ...     "Hears everything and says nothing."
+    >>> fit(setting(), lanes("kd", "fitnet"), Quiet(), finish=lambda lane: print(lane.key, lane.epoch, lane.failure))
+    kd 1 None
+    fitnet 1 None
     """
     rng = rng_state(setting.device)
     main_memory.trim()  # what the lanes before these have freed
@@ -128,7 +152,16 @@ def _fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callab
 
 
 def keep(setting: Setting, lane: Lane, finish: Callable[[Lane], None]) -> None:
-    """Finish a lane that was done when it was resumed."""
+    """Finish a lane that was done when it was resumed.
+
+    >>> from kdbench.testing.examples import lanes, setting
+    >>> class Quiet(Watcher):
+    ...     "Hears everything and says nothing."
+    >>> ready = lanes("kd")
+    >>> fit(setting(), ready, Quiet(), finish=lambda lane: None)
+    >>> keep(setting(), ready[0], finish=lambda lane: print(lane.key, lane.done))
+    kd True
+    """
     with setting.guard() as guard:
         _keep(setting, lane, finish, guard)
 
@@ -161,6 +194,10 @@ def split(setting: Setting, lanes: Sequence[Lane], free: int | None) -> list[lis
 
     Raises:
         OutOfMemory: not even one step of one of them fits.
+
+    >>> from kdbench.testing.examples import lanes, setting
+    >>> [len(part) for part in split(setting(), lanes("kd", "at"), free=10**9)]
+    [2]
     """
     on_cuda = setting.device.type == "cuda"
     if len(lanes) < 2 or (free is None and not on_cuda):
@@ -197,6 +234,16 @@ def train_epoch(
 
     Raises:
         OutOfMemory: with the number of lanes that did not fit.
+
+    >>> from kdbench.testing.examples import lanes, setting
+    >>> class Loud(Watcher):
+    ...     def step(self, lanes):
+    ...         print(f"{lanes} lanes")
+    >>> train_epoch(setting(), lanes("kd", "fitnet"), "train", 0, Loud())
+    2 lanes
+    2 lanes
+    2 lanes
+    2 lanes
     """
     if guard is None:
         with setting.guard() as own:
@@ -336,7 +383,12 @@ def _average(setting: Setting, lanes: Sequence[Lane], guard: Guard) -> None:
 
 @torch.no_grad()
 def look(setting: Setting, image: Tensor) -> Outputs:
-    """The teacher's outputs on a batch, shared by every lane."""
+    """The teacher's outputs on a batch, shared by every lane.
+
+    >>> from kdbench.testing.examples import setting
+    >>> look(setting(), torch.zeros(2, 3, 16, 16)).logits.shape
+    torch.Size([2, 5])
+    """
     assert setting.teacher is not None
     with setting.precision.autocast(setting.device):
         seen: Outputs = setting.teacher(image)

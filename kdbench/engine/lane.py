@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from kdbench.distiller import Batch, Distiller, Outputs
 from kdbench.engine import checkpoint, resuming
+from kdbench.engine.attending import attention_state
 from kdbench.engine.averaging import Average
 from kdbench.engine.checkpoint import state_sha256
 from kdbench.engine.counting import used_in_prediction
@@ -35,11 +36,24 @@ STAGES = ("pretrain", "train")
 
 
 class Diverged(Failed):
-    """A loss term stopped being finite; the message names the term and the epoch."""
+    """A loss term stopped being finite; the message names the term and the epoch.
+
+    >>> raise Diverged("term ce is nan in epoch 1")
+    Traceback (most recent call last):
+    kdbench.engine.lane.Diverged: term ce is nan in epoch 1
+    """
 
 
 class NothingToTrain(ValueError):
-    """A method freezes all that a stage could train; the message names the stage."""
+    """A method freezes all that a stage could train; the message names the stage.
+
+    >>> from kdbench.testing.examples import lanes
+    >>> (lane,) = lanes("kd")
+    >>> _ = lane.student.requires_grad_(False)
+    >>> lane.enter("train")
+    Traceback (most recent call last):
+    kdbench.engine.lane.NothingToTrain: stage 'train' has nothing to train: no parameter requires a gradient there
+    """
 
 
 class Lane:
@@ -61,6 +75,16 @@ class Lane:
 
     Raises:
         NothingToTrain: its pre-training stage trains nothing.
+
+    >>> from kdbench.testing.examples import lanes, setting
+    >>> (lane,), shared = lanes("kd"), setting()
+    >>> lane.start_epoch()
+    >>> for image, label, idx in shared.train.epoch(0):
+    ...     batch = Batch(image, label, idx, torch.tensor(0.0))
+    ...     lane.step(shared.teacher(image), batch)
+    >>> lane.end_epoch(0.0)
+    >>> lane.epoch, list(lane.curve[0]["terms"])
+    (1, ['ce', 'kd'])
     """
 
     def __init__(
@@ -390,11 +414,13 @@ class Lane:
         self.optimizer.state.clear()
 
     def kept_state(self) -> dict[str, Tensor]:
-        """What is kept of a finished lane: the student, and the method's modules where prediction needs them."""
+        """What is kept of a finished lane: the student, and of the method what prediction or its attention needs."""
         if self._kept_state is None:
             state = {f"student.{k}": v for k, v in self.student.state_dict().items()}
             if self.method.modifies_student():
                 state |= {f"method.{k}": v for k, v in self.method.state_dict().items()}
+            else:
+                state |= {f"method.{k}": v for k, v in attention_state(self.method).items()}
             if self.average is not None:
                 state |= {f"ema.{k}": v for k, v in self.average.state.items()}
             self._kept_state = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}

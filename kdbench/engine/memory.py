@@ -6,8 +6,10 @@ import copy
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from kdbench.distiller import Batch
+from kdbench.engine.graph.capture import give_back
 from kdbench.engine.graph.rollback import undone
 from kdbench.engine.guard import Guard
 from kdbench.engine.lane import Lane
@@ -98,7 +100,8 @@ def of_a_step(lane: Lane, shown: Shown, guard: Guard) -> int | None:
 
 def gained(lane: Lane) -> int:
     """Bytes that a lane has between steps beyond those that it was built with: gradients and momenta."""
-    return 2 * sum(p.nbytes for group in lane.optimizer.param_groups for p in group["params"])
+    trained: list[Tensor] = [p for group in lane.optimizer.param_groups for p in group["params"]]
+    return 2 * sum(p.nbytes for p in trained)
 
 
 def standing(lane: Lane) -> int:
@@ -139,5 +142,5 @@ def peak(lane: Lane, shown: Shown, guard: Guard) -> int:
 
 def free(device: torch.device) -> int:
     """Bytes that can still be had on a CUDA device."""
-    torch.cuda.empty_cache()
+    give_back(device)
     return torch.cuda.mem_get_info(device)[0]

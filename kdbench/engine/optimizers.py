@@ -45,9 +45,9 @@ def prove(name: str) -> None:
     """
     if name == SGD:
         return
-    from timm.optim import list_optimizers
+    from timm import optim
 
-    known = [str(one) for one in list_optimizers()]
+    known = [str(one) for one in optim.list_optimizers()]  # type: ignore[attr-defined]
     if name not in known:
         near = get_close_matches(name, known, n=3, cutoff=0.5)
         more = f"did you mean {' or '.join(near)}?" if near else "sgd, adamw and lamb are among those of timm"
@@ -137,13 +137,13 @@ def _is_number(value: Any) -> bool:
 def _made(
     name: str, parameters: list[nn.Parameter], lr: float, momentum: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    from timm.optim import create_optimizer_v2
+    from timm import optim
 
     groups: list[dict[str, Any]] = [
         {"params": [one for one in parameters if one.ndim > 1], "weight_decay": weight_decay},
         {"params": [one for one in parameters if one.ndim <= 1], "weight_decay": 0.0},
     ]
-    made: torch.optim.Optimizer = create_optimizer_v2(
+    made: torch.optim.Optimizer = optim.create_optimizer_v2(  # type: ignore[attr-defined]
         [group for group in groups if group["params"]], opt=name, lr=lr, weight_decay=weight_decay, momentum=momentum
     )
     return made

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,10 @@ class Scaler:
     there, so nothing waits for the host. They are made at once: made inside a capture, every replay
     would set them anew. Shown on the CPU; that CUDA's fused kernels do the same inside a graph is
     read from torch's source (2.15), not yet seen on hardware.
+
+    >>> scaler = Scaler(torch.device("cpu"), enabled=True)
+    >>> scaler.scale(torch.tensor(1.0)) == FIRST_SCALE
+    tensor(True)
     """
 
     def __init__(self, device: torch.device, *, enabled: bool) -> None:
@@ -64,6 +69,10 @@ class Scaler:
                 vars(optimizer).pop(name, None)
         self._torch.update()
 
+    def tensors(self) -> list[Tensor]:
+        """Scale and clock on the device, none when switched off: a captured step knows where they lie."""
+        return [value for value in vars(self._torch).values() if isinstance(value, Tensor)]
+
     def end_epoch(self, steps: int) -> float | None:
         """The scale, when all of the epoch's so many steps overflowed; else None. Waits for the device."""
         if not self.enabled or not steps:
@@ -89,7 +98,13 @@ class Precision:
 
     ``tf32`` (CUDA) rounds the inputs of convolutions and products to 10 bits; ``bf16`` computes them
     in bf16, ``fp16`` (CUDA) in fp16 with a loss scale; ``amp`` is fp16 on CUDA and bf16 on the CPU.
-    Weights, batch-norm statistics and losses are fp32 throughout.
+    Weights, batch-norm statistics and losses are fp32 throughout; only ``tf32`` rounds the products in them.
+
+    >>> Precision("amp").dtype(torch.device("cpu"))
+    torch.bfloat16
+    >>> Precision("fp16").check(torch.device("cpu"))
+    Traceback (most recent call last):
+    ValueError: precision fp16 needs a CUDA device; on the CPU there are fp32, bf16 and amp
     """
 
     name: str = "fp32"
@@ -115,11 +130,26 @@ class Precision:
         )
 
     def prepare(self, device: torch.device) -> None:
-        """Set the process-wide switches."""
+        """Set the process-wide switches: products of fp32 tensors stay fp32 unless the precision is ``tf32``.
+
+        Losses under autocast take such products too: Gram matrices, scores against a bank.
+        """
         if device.type == "cuda":
-            reduced = self.name != "fp32"
-            torch.backends.cuda.matmul.allow_tf32 = reduced
-            torch.backends.cudnn.allow_tf32 = reduced
+            torch.backends.cuda.matmul.allow_tf32 = self.name == "tf32"
+            torch.backends.cudnn.allow_tf32 = self.name == "tf32"
+
+    @contextmanager
+    def switched(self, device: torch.device) -> Iterator[None]:
+        """``prepare`` for what is done inside; after it the switches are as they were."""
+        if device.type != "cuda":
+            yield
+            return
+        before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+        self.prepare(device)
+        try:
+            yield
+        finally:
+            torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
     def dtype(self, device: torch.device) -> torch.dtype | None:
         """What convolutions and products are computed in; None: the format of their inputs."""
@@ -137,6 +167,31 @@ class Precision:
         return Scaler(device, enabled=self.dtype(device) is torch.float16)
 
 
+#: Switches of the process that decide which kernels a step has on CUDA.
+_SWITCHES: tuple[tuple[Any, str], ...] = (
+    (torch.backends.cuda.matmul, "allow_tf32"),
+    *((torch.backends.cudnn, name) for name in ("allow_tf32", "enabled", "benchmark", "deterministic")),
+)
+
+
+def switches() -> tuple[bool, ...]:
+    """The present ones."""
+    return tuple(getattr(owner, name) for owner, name in _SWITCHES)
+
+
+def put_switches(before: tuple[bool, ...]) -> bool:
+    """Make them what they were; whether they had been changed."""
+    if switches() == before:
+        return False
+    for (owner, name), value in zip(_SWITCHES, before, strict=True):
+        setattr(owner, name, value)
+    return True
+
+
 def cpu_has_bf16() -> bool:
-    """Whether oneDNN, which does the CPU's convolutions, finds instructions for bf16; without it nothing is known."""
+    """Whether oneDNN, which does the CPU's convolutions, finds instructions for bf16; without it nothing is known.
+
+    >>> cpu_has_bf16() in (True, False)
+    True
+    """
     return not torch.backends.mkldnn.is_available() or onednn_has_bf16()

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from kdbench.engine.averaging import Average
 from kdbench.engine.checkpoint import CheckpointDamaged, CheckpointForeign, stranger
-from kdbench.engine.errors import holds, out_of_memory, printable, said
+from kdbench.engine.errors import holds, out_of_memory, said
 from kdbench.engine.optimizers import resume
 from kdbench.engine.precision import Scaler
 from kdbench.engine.schedule import Plan, fill_momentum
 from kdbench.engine.shared import tensors_of
+from kdbench.utils.wording import printable
 
 #: What a lane is evaluated by.
 MEASURES = {"top1", "top5", "nll", "ece"}

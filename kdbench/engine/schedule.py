@@ -24,7 +24,12 @@ RISE, START, END = 0.3, 25.0, 1e4
 class Plan:
     """The recipe of one lane. Epochs count from 0; ``milestones`` are the epochs that are the
     first to run at a tenth (``gamma``) of the rate before (the papers' "after epoch 150", which
-    count from 1, is milestone 150 here)."""
+    count from 1, is milestone 150 here).
+
+    >>> plan = Plan(epochs=240, lr=0.05, milestones=(150, 180, 210))
+    >>> plan.rate(149), round(plan.rate(150), 6)
+    (0.05, 0.005)
+    """
 
     epochs: int
     lr: float
@@ -126,14 +131,24 @@ def one_cycle(plan: Plan, epoch: int) -> float:
 
 
 def later(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a plan that a recipe states only where they are not neutral."""
+    """Fields of a plan that a recipe states only where they are not neutral.
+
+    >>> later({"lr": 0.05, "schedule": "cosine"})
+    {'schedule': 'cosine'}
+    """
     names = ("schedule", "warmup_epochs", "min_lr", "clip_grad", "label_smoothing", "ema", "accumulate")
     named = {"optimizer_name": recipe["optimizer"]} if "optimizer" in recipe else {}
     return {name: recipe[name] for name in names if name in recipe} | named
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Learning rate of all parameters; a tensor keeps its place in memory."""
+    """Learning rate of all parameters; a tensor keeps its place in memory.
+
+    >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.05)
+    >>> set_rate(optimizer, 0.005)
+    >>> optimizer.param_groups[0]["lr"]
+    0.005
+    """
     for group in optimizer.param_groups:
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(rate)

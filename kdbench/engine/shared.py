@@ -22,7 +22,12 @@ SMALL = 8192
 
 
 class Shown(NamedTuple):
-    """What a step shows to every lane."""
+    """What a step shows to every lane.
+
+    >>> batch = Shown(torch.zeros(2, 3, 8, 8), torch.tensor([0, 1]), torch.tensor([7, 3]), teacher=None)
+    >>> [name for name, _ in batch.named()]
+    ['the images of the batch', 'the labels of the batch', 'the idx of the batch']
+    """
 
     image: Tensor
     label: Tensor
@@ -52,7 +57,11 @@ class Shown(NamedTuple):
 
 
 def tensors_of(module: nn.Module) -> list[Tensor]:
-    """Parameters and buffers."""
+    """Parameters and buffers.
+
+    >>> len(tensors_of(nn.BatchNorm2d(4)))
+    5
+    """
     return [*module.parameters(), *module.buffers()]
 
 
@@ -73,6 +82,12 @@ class Lasting:
 
     Args:
         named: what they are called in a sentence, and they.
+
+    >>> weight = torch.ones(2)
+    >>> lasting = Lasting({"the teacher's weights": [weight]})
+    >>> _ = weight.zero_()
+    >>> lasting.put_back(), weight
+    (["the teacher's weights"], tensor([1., 1.]))
     """
 
     def __init__(self, named: Mapping[str, Iterable[Tensor]]) -> None:

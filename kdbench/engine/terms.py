@@ -14,6 +14,12 @@ def check_terms(terms: dict[str, Tensor]) -> None:
 
     Raises:
         TypeError, ValueError: which of them is none.
+
+    >>> import torch
+    >>> check_terms({"hint": torch.tensor(0.5)})
+    >>> check_terms({"hint": torch.zeros(2)})
+    Traceback (most recent call last):
+    ValueError: term 'hint' has shape (2,), and a term is one number
     """
     for name, term in terms.items():
         if not isinstance(name, str):

@@ -50,14 +50,21 @@ def modes() -> Modes:
 
 def put_modes(before: Modes) -> None:
     """Leave what was entered since ``modes`` gave this, and enter what was left."""
-    if modes().device != before.device:
-        torch.set_default_device(before.device)
-    while torch._C._len_torch_dispatch_stack() > before.dispatch:
+    while (count := torch._C._len_torch_dispatch_stack()) > before.dispatch:
+        mode = torch._C._get_dispatch_stack_at(count - 1)  # torch 2.9 frees a popped mode twice that nobody holds
         _pop_mode()
-    while torch._C._len_torch_function_stack():
-        torch._C._pop_torch_function_stack()
+        del mode
+    _leave_functions()
+    if modes().device != before.device:
+        torch.set_default_device(before.device)  # torch 2.9 stops at a second device among the modes
+    _leave_functions()  # that of the device, which is among those of before
     for mode in before.functions:
         torch._C._push_on_torch_function_stack(mode)
+
+
+def _leave_functions() -> None:
+    while torch._C._len_torch_function_stack():
+        torch._C._pop_torch_function_stack()
 
 
 def saved_tensor_hooks() -> tuple[Any, ...]:
@@ -94,6 +101,10 @@ def depends_on_values(node: torch.fx.Node) -> bool:
 
     torch names such sizes by symbols that nothing backs. Public is only that compiling fails where it cannot go on
     without the number: torch 2.9 cannot, later ones often can.
+
+    >>> traced = torch.fx.symbolic_trace(lambda x: x + 1)
+    >>> any(depends_on_values(node) for node in traced.graph.nodes)
+    False
     """
     return bool(free_unbacked_symbols(node.meta.get("example_value")))
 
@@ -105,3 +116,22 @@ def onednn_has_bf16() -> bool:
     ``torch.backends.cpu.get_cpu_capability`` knows AVX2 from AVX-512 and nothing of bf16.
     """
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def failed_captures_stay_open() -> bool:
+    """Whether the allocator of this torch goes on with a capture that failed, as releases before 2.13 do."""
+    major, minor = torch.__version__.split(".")[:2]
+    return (int(major), int(minor)) < (2, 13)
+
+
+def end_capture_of_pool(index: int, pool: Any) -> None:
+    """Make the allocator of CUDA device ``index`` end a capture into ``pool`` that failed, and let the pool go.
+
+    torch.cuda.CUDAGraph does both in ``capture_end``, which before 2.13 raises before it comes to that. Read in
+    torch's source; nobody has seen on hardware that it suffices, so ``graph.capture`` tries a capture afterwards.
+
+    Raises:
+        RuntimeError: there was no such capture.
+    """
+    torch._C._cuda_endAllocateToPool(index, pool)
+    torch._C._cuda_releasePool(index, pool)

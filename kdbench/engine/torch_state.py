@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import importlib
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -180,7 +181,9 @@ def _cuda() -> tuple[Any, ...]:
 def _put_cuda(before: tuple[Any, ...]) -> None:
     if before:
         torch.cuda.set_device(before[0])
-        torch.cuda.set_sync_debug_mode(before[1])
+        with warnings.catch_warnings():  # torch says once that it is a prototype
+            warnings.simplefilter("ignore")
+            torch.cuda.set_sync_debug_mode(before[1])
 
 
 def cheap() -> list[Fact]:

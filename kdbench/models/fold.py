@@ -18,6 +18,11 @@ def fold(tapped: Tapped) -> Tapped:
 
     Taps and logits keep their values up to rounding. A batch norm that follows a sum, as the
     first of a WRN block does, stays. Timm models are copied, not folded.
+
+    >>> from kdbench.models import create
+    >>> net, image = create("resnet8", 10).eval(), torch.randn(2, 3, 32, 32)
+    >>> torch.allclose(fold(net)(image).logits, net(image).logits, atol=1e-4)
+    True
     """
     folded = copy.deepcopy(tapped).eval().requires_grad_(False)
     folded._norms = tapped.norms()

@@ -45,7 +45,11 @@ def is_ours(name: str) -> bool:
 
 
 def names() -> list[str]:
-    """Canonical names of the zoo and of the user's own; ``NAME_double`` and ``timm/NAME`` are understood besides."""
+    """Canonical names of the zoo and of the user's own; ``NAME_double`` and ``timm/NAME`` are understood besides.
+
+    >>> {"resnet8x4", "wrn_40_2", "MobileNetV2", "ShuffleV1"} <= set(names())
+    True
+    """
     return [*_LISTED.values(), *own.names()]
 
 
@@ -54,6 +58,9 @@ def double(name: str) -> str:
 
     Raises:
         ValueError: there is no such model, or none that is wider.
+
+    >>> double("resnet8x4")
+    'resnet8x4_double'
     """
     name = resolve(name)
     if name.startswith(_TIMM):
@@ -70,6 +77,12 @@ def resolve(name: str) -> str:
 
     Raises:
         ValueError: there is no such model; the sentence has the nearest names.
+
+    >>> resolve("wrn-16-2"), resolve("timm/ResNet18")
+    ('wrn_16_2', 'timm/resnet18')
+    >>> resolve("resnet7")
+    Traceback (most recent call last):
+    ValueError: no model 'resnet7'; the nearest are resnet8, resnet56, ResNet50
     """
     if own.find(name):
         return name
@@ -143,6 +156,12 @@ def create(
         FileNotFoundError: no such file of weights.
         ValueError: there is no such model, it cannot be built for that size, it cannot be
             tapped, or its weights cannot be had or do not fit.
+
+    >>> import torch
+    >>> create("resnet8", 10)(torch.zeros(2, 3, 32, 32)).logits.shape
+    torch.Size([2, 10])
+    >>> create("timm/resnet18", 10, image_size=64).name
+    'timm/resnet18'
     """
     name = resolve(name)
     if num_classes < 1:

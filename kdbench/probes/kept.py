@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -13,13 +14,18 @@ from kdbench import data, models, registry
 from kdbench.data import Dataset
 from kdbench.distiller import Distiller
 from kdbench.models import Tapped, teachers
+from kdbench.models.teachers import TeacherCard
 from kdbench.record import Record
 
 
 @lru_cache(maxsize=1)
 def images(name: str, data_dir: Path | None, limit: int | None, side: int | None = None) -> Dataset:
-    """The data set of a record; the last one asked for is kept. ``side``: of what networks see, where it is another."""
-    whole = data.choose(name, data_dir)
+    """The data set of a record, in memory; the last one asked for is kept. ``side``: of what networks see.
+
+    Raises:
+        ValueError: it is not there, or does not fit into memory.
+    """
+    whole = data.choose(name, data_dir, source="resident")
     if side not in (None, whole.image_shape[-1]):
         whole = replace(whole, side=side)
     return whole if limit is None else data.limit(whole, limit)
@@ -55,16 +61,36 @@ def method(one: Record, student: Tapped, images: Dataset, out: Path, state: dict
 
 def teacher(one: Record, folder: Path, image_size: int) -> Tapped:
     """The teacher of a record, by its hash."""
-    usual = teachers.path(folder, one.dataset, one.teacher)
+    try:
+        return named_teacher(folder, one.dataset, one.teacher, one.teacher_sha256, image_size)[0]
+    except FileNotFoundError as error:
+        raise ValueError(f"{error}, and {one.method} predicts with it") from error
+
+
+def named_teacher(
+    folder: Path,
+    dataset: str,
+    name: str,
+    sha256: str,
+    image_size: int,
+    normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> tuple[Tapped, TeacherCard]:
+    """The stored teacher with these weights, and its card; ``normalisation`` as ``teachers.load`` takes it.
+
+    Raises:
+        FileNotFoundError: it is not in the folder.
+        ValueError: its file is damaged.
+    """
+    usual = teachers.path(folder, dataset, name)
     main = usual.stem
     for card in sorted(usual.parent.glob(f"{main}*.json")):
         try:
             found = json.loads(card.read_text(encoding="utf-8"))["sha256"]
         except (ValueError, KeyError, TypeError):
             continue
-        if found == one.teacher_sha256:
+        if found == sha256:
             variant = card.stem.removeprefix(main)
-            return teachers.load(folder, one.dataset, one.teacher, variant=variant, image_size=image_size)[0]
-    raise ValueError(
-        f"its teacher {one.teacher} ({one.teacher_sha256[:8]}) is not in {folder}, and {one.method} predicts with it"
-    )
+            return teachers.load(
+                folder, dataset, name, variant=variant, image_size=image_size, normalisation=normalisation
+            )
+    raise FileNotFoundError(f"its teacher {name} ({sha256[:8]}) is not in {folder}")

@@ -42,6 +42,10 @@ def students(out: Path, suites: Sequence[str], data_dir: Path | None, device: st
 
     Raises:
         ValueError: there is none, or no such device.
+
+    >>> list(students(Path("results"), [], None, "cpu"))
+    Traceback (most recent call last):
+    ValueError: no kept students in results/students; `kdbench run` keeps those that it trains
     """
     where = torch.device(session.choose_device(device))
     torch.set_num_threads(1)
@@ -78,6 +82,9 @@ def teachers(out: Path, data_dir: Path | None, device: str) -> Iterator[Verdict]
 
     Raises:
         ValueError: no such device.
+
+    >>> list(teachers(Path("results"), None, "cpu"))
+    []
     """
     where = torch.device(session.choose_device(device))
     torch.set_num_threads(1)

@@ -26,7 +26,11 @@ class Refused(ValueError):
 
 
 def folder(out: Path) -> Path:
-    """Where the assistants of an output folder lie."""
+    """Where the assistants of an output folder lie.
+
+    >>> folder(Path("results")).as_posix()
+    'results/assistants'
+    """
     return out / "assistants"
 
 
@@ -35,6 +39,9 @@ def network(method: str, student: str) -> tuple[str, str] | None:
 
     Raises:
         Refused: the student has no such relative, or the class asks for what is no assistant.
+
+    >>> network("hkd", "resnet8x4"), network("kd", "resnet8x4")
+    (('pkt', 'resnet8x4_double'), None)
     """
     asked = registry.get(method).assistant
     if asked is None:

@@ -6,6 +6,7 @@ emits events. It never prints.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,11 +15,12 @@ import torch
 
 from kdbench import models, registry
 from kdbench.data import Dataset, Loader, hold_out
-from kdbench.data.loader import Passed, Plain
+from kdbench.data.loader import Plain
 from kdbench.engine import fit as engine
 from kdbench.engine.compiled import Compiler
 from kdbench.engine.errors import OutOfMemory, holds, release
 from kdbench.engine.graph.backend import machine_for
+from kdbench.engine.graph.capture import give_back
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
 from kdbench.models import Tapped
@@ -102,7 +104,11 @@ def _images(work: Work, emit: Emit) -> Dataset:
 
 
 def disk_trouble(out: Path, error: OSError) -> str:
-    """What to say when a file cannot be read or written."""
+    """What to say when a file cannot be read or written.
+
+    >>> disk_trouble(Path("results"), OSError(28, "No space left on device", "results/runs"))
+    'cannot go on in results: results/runs: No space left on device; what was finished is kept, repeat the ...
+    """
     what = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else one_line(error)
     return f"cannot go on in {out}: {what}; what was finished is kept, repeat the command when that is mended"
 
@@ -203,8 +209,9 @@ class _Group:
         error = self._fits(cells, teacher)
         if error is None:
             return
+        gc.collect()  # an autograd graph or a captured one may hang in a circle
         if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+            give_back(self.device)
         left = [cell for cell in cells if not self.done.ended(cell)]
         if len(cells) == 1:
             for cell in left:
@@ -266,7 +273,7 @@ class _Group:
         if left:
             self._train(setting, loader, left, lanes)
 
-    def _held_out_batches(self) -> Plain | Passed:
+    def _held_out_batches(self) -> Plain:
         assert self.held_out is not None
         return teachers.plain_batches(
             *self.held_out, self.first.recipe, self.device, side=self.part.side, workers=self.part.workers
@@ -288,8 +295,11 @@ class _Group:
             switch=work.table,
         ) as lent:
             for part in self._parts(lent, left):
-                self.ledger.together |= {lanes[lane]: part for lane in part}
-                engine.fit(lent, part, self.teller, finish=lambda lane: self.ledger.finish(lane, lanes[lane]))
+                self.ledger.together = {lanes[lane]: part for lane in part}
+                try:
+                    engine.fit(lent, part, self.teller, finish=lambda lane: self.ledger.finish(lane, lanes[lane]))
+                finally:
+                    self.ledger.together = {}  # nothing of them stays in the memory that the next ones need
 
     def _parts(self, setting: engine.Setting, lanes: list[Lane]) -> list[list[Lane]]:
         """Lanes that train at once: as many as the memory holds, where --lanes does not say."""

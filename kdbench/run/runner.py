@@ -20,13 +20,22 @@ from kdbench.utils import environment
 from kdbench.utils.files import check_writable
 
 
-def run(job: Job, watch: Watcher) -> Outcome:
-    """Train what is missing.
+def run(job: Job, watch: Watcher, images: Dataset | None = None) -> Outcome:
+    """Train what is missing. ``images`` take the place of the suite's.
 
     Raises:
         ValueError: the data are not there, or the output folder cannot be written to at all.
         Stop: see there.
         KeyboardInterrupt: everything up to the last full epoch is on disk.
+
+    >>> from kdbench.run.session import Request, resolve
+    >>> class Quiet(Watcher):
+    ...     "Hears everything and says nothing."
+    >>> words = {"suite": "digits", "seeds": "1", "epochs": 1, "limit_train": 64, "device": "cpu"}
+    >>> job = resolve(Request("student", "resnet20:resnet8", **words))
+    >>> outcome = run(job, Quiet())
+    >>> [cell.label for cell in outcome.done], outcome.exit_code
+    (['student'], 0)
     """
     outcome = Outcome()
     emit: Emit = partial(tell, watch)
@@ -35,7 +44,7 @@ def run(job: Job, watch: Watcher) -> Outcome:
         return outcome
     request = job.request
     torch.set_num_threads(environment.threads())
-    images = teachers.images(
+    images = images or teachers.images(
         job.suite,
         request.data_dir,
         request.limit_train,

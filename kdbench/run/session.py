@@ -22,7 +22,11 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class Request:
-    """The words of the command line, before they are looked at."""
+    """The words of the command line, before they are looked at.
+
+    >>> Request("semckd,kd", pairs="resnet32x4:*", suite="semckd").teachers.as_posix()
+    'results/teachers'
+    """
 
     methods: str | None = None
     pairs: str = "all"
@@ -56,7 +60,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Job:
-    """A request that makes sense: its suite and its cells, in order."""
+    """A request that makes sense: its suite and its cells, in order.
+
+    >>> job = resolve(Request("kd", "resnet20:resnet8", "digits", seeds="1"))
+    >>> list(job.states().values())
+    ['missing']
+    """
 
     request: Request
     suite: Suite
@@ -74,6 +83,12 @@ def resolve(request: Request) -> Job:
 
     Raises:
         ValueError: one sentence that names what was given and what would do.
+
+    >>> len(resolve(Request("kd,semckd", "all", "digits", seeds="3")).cells)
+    18
+    >>> resolve(Request("semkd", suite="digits"))
+    Traceback (most recent call last):
+    ValueError: no method 'semkd'; did you mean semckd ...?
     """
     device = choose_device(request.device)
     suite, notes = choose_suite(request.suite, device)
@@ -139,7 +154,13 @@ def make_cell(
     epochs: int,
     request: Request,
 ) -> Cell:
-    """One cell, with that of its assistant if its method has one."""
+    """One cell, with that of its assistant if its method has one.
+
+    >>> (spec,), suite = registry.parse("kd"), suites.load("digits")
+    >>> common = suites.convention(suite.convention)
+    >>> make_cell(suite, common, "resnet20", "resnet8", spec, 0, 30, Request()).pair
+    'resnet20:resnet8'
+    """
     from kdbench import models
 
     method = registry.get(spec.name)
@@ -193,7 +214,11 @@ def scaled(suite: Suite) -> dict[str, int]:
 
 
 def published_hyper(convention: Convention, method: str, teacher: str, student: str) -> dict[str, Any]:
-    """Every hyper-parameter of a method: its defaults, and what the convention says of it on the pair."""
+    """Every hyper-parameter of a method: its defaults, and what the convention says of it on the pair.
+
+    >>> published_hyper(suites.convention("crd"), "kd", "resnet20", "resnet8")
+    {'ce_weight': 0.1, 'kd_weight': 0.9, 'tau': 4.0}
+    """
     known = registry.get(method).hyperparameters()
     usual: dict[str, Any] = {name: found.default for name, found in known.items()}
     return usual | convention.hyper(method, f"{teacher}:{student}", known)
@@ -211,6 +236,12 @@ def choose_device(wanted: str) -> str:
 
     Raises:
         ValueError: there is no such device.
+
+    >>> choose_device("cpu")
+    'cpu'
+    >>> choose_device("tpu")
+    Traceback (most recent call last):
+    ValueError: no device 'tpu'; write cpu, cuda or cuda:N
     """
     if wanted == "cpu":
         return wanted
@@ -234,7 +265,12 @@ def choose_device(wanted: str) -> str:
 
 
 def choose_suite(wanted: str, device: str) -> tuple[Suite, list[str]]:
-    """``auto``: semckd where there is CUDA, else digits; the note says which and why."""
+    """``auto``: semckd where there is CUDA, else digits; the note says which and why.
+
+    >>> suite, notes = choose_suite("auto", "cpu")
+    >>> suite.name, notes
+    ('digits', ['suite digits (embedded, small), because there is no CUDA device; --suite semckd trains on ...
+    """
     if wanted != AUTO:
         return suites.load(wanted), []
     if device.startswith("cuda"):
@@ -251,6 +287,9 @@ def choose_pairs(wanted: str, suite: Suite) -> list[tuple[str, str]]:
 
     Raises:
         ValueError: no such pair or model.
+
+    >>> choose_pairs("wrn_16_2:*", suites.load("digits"))
+    [('wrn_16_2', 'wrn_16_1'), ('wrn_16_2', 'resnet8')]
     """
     from kdbench import models
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from kdbench import data as sets
 from kdbench import models, registry
 from kdbench.data import Dataset, DataSource, Loader
-from kdbench.data.loader import Passed, Plain
+from kdbench.data.loader import Plain
 from kdbench.engine.checkpoint import CheckpointDamaged, CheckpointForeign
 from kdbench.engine.evaluate import measure, predictions
 from kdbench.engine.fit import Setting, Watcher, fit
@@ -28,6 +28,7 @@ from kdbench.engine.schedule import Plan, later
 from kdbench.models import Tapped, teachers
 from kdbench.models.teachers import DataIdentity, TeacherCard
 from kdbench.suites import Suite
+from kdbench.suites.published_teachers import hint
 from kdbench.utils.seeding import stable_seed
 from kdbench.utils.wording import count
 
@@ -36,7 +37,12 @@ TEST_PIXELS = 64 * 32 * 32
 
 
 class TeacherFailed(Exception):
-    """The teacher could not be trained; its cells cannot run."""
+    """The teacher could not be trained; its cells cannot run.
+
+    >>> raise TeacherFailed("teacher resnet20: ce is nan in epoch 1")
+    Traceback (most recent call last):
+    kdbench.run.teachers.TeacherFailed: teacher resnet20: ce is nan in epoch 1
+    """
 
 
 def images(
@@ -55,6 +61,10 @@ def images(
 
     Raises:
         ValueError: they are not there, or not what the suite says they are.
+
+    >>> from kdbench import suites
+    >>> len(images(suites.load("digits"), None, limit=64).train_labels)
+    64
     """
     found = sets.choose(suite.dataset, data_dir, source=source, workers=workers, say=say)
     said, here = (suite.num_classes, suite.image_size), (found.num_classes, found.image_shape[-1])
@@ -70,7 +80,13 @@ def images(
 
 
 def recipe(suite: Suite, name: str, epochs: int | None, limit_train: int | None) -> dict[str, Any]:
-    """What the teacher ``name`` is trained with; short when the run itself is a short look."""
+    """What the teacher ``name`` is trained with; short when the run itself is a short look.
+
+    >>> from kdbench import suites
+    >>> wanted = recipe(suites.load("semckd"), "resnet32x4", None, None)
+    >>> wanted["epochs"], wanted["milestones"], wanted["quick"]
+    (240, [150, 180, 210], False)
+    """
     own = suite.teacher
     full = own.epochs
     length = full if epochs is None or epochs >= suite.recipe.epochs else min(full, epochs)
@@ -94,7 +110,13 @@ def variant(wanted: dict[str, Any]) -> str:
 
 
 def there(folder: Path, suite: Suite, name: str, wanted: dict[str, Any]) -> str | None:
-    """Suffix of the stored teacher that a run with this recipe uses; None: it must be trained."""
+    """Suffix of the stored teacher that a run with this recipe uses; None: it must be trained.
+
+    >>> from kdbench import suites
+    >>> suite = suites.load("digits")
+    >>> there(Path("results/teachers"), suite, "resnet20", recipe(suite, "resnet20", None, None)) is None
+    True
+    """
     for suffix in dict.fromkeys(("", variant(wanted))):
         if teachers.path(folder, suite.dataset, name, suffix).exists():
             return suffix
@@ -125,6 +147,15 @@ def get(
     Raises:
         ValueError: the stored file is damaged or does not fit.
         TeacherFailed: training diverged.
+
+    >>> from kdbench import suites
+    >>> from kdbench.run.outcome import Teller
+    >>> suite, said = suites.load("digits"), []
+    >>> data, wanted = images(suite, None, 64), recipe(suite, "resnet8", epochs=1, limit_train=64)
+    >>> how = {"device": torch.device("cpu"), "watch": Teller(said.append), "note": said.append}
+    >>> net, card = get(Path("teachers"), suite, "resnet8", data, wanted, **how)
+    >>> card.name, net.training
+    ('resnet8', False)
     """
     suffix = variant(wanted)
     lock = teachers.path(folder, suite.dataset, name, suffix).with_suffix(".lock")
@@ -156,7 +187,12 @@ def get(
 
 
 def identity(data: Dataset, *, part: bool = False) -> DataIdentity:
-    """Which data these are; ``part``: some of the training images, so only what is not of them is compared."""
+    """Which data these are; ``part``: some of the training images, so only what is not of them is compared.
+
+    >>> from kdbench.data import load
+    >>> identity(load("digits")).counts
+    {'train': 1000, 'test': 797}
+    """
     counts = {"train": len(data.train_labels), "test": len(data.test_labels)}
     if part:
         del counts["train"]
@@ -200,6 +236,8 @@ def train(
         TeacherFailed: training diverged.
     """
     note(f"no teacher {name} for {suite.dataset} yet: training it for {count(wanted['epochs'], 'epoch')}")
+    if published := hint(name, suite.dataset, suite.name):
+        note(published)
     torch.manual_seed(stable_seed(seed, "teacher", name))
     drop_path = wanted.get("drop_path", 0.0)
     side = data.image_shape[-1]
@@ -210,22 +248,24 @@ def train(
     lane = _lane(net, data, wanted, checkpoint, seed=stable_seed(seed, "teacher lane", name), device=device, note=note)
     loader = make_loader(data, wanted, seed=stable_seed(seed, "teacher data"), device=device)
     test = test_batches(data, wanted, device)
+    precision = Precision()  # whatever the run's: its card says so, and every student of every run is taught by it
     setting = Setting(
         None,
         loader,
         lambda: test,
         device,
-        Precision(),
+        precision,
         machine=machine_for(device, graphs),
         note=note,
         fold=models.fold,
     )
     if not lane.done:
-        fit(setting, [lane], watch, finish=_keep)
+        with precision.switched(device):
+            fit(setting, [lane], watch, finish=_keep)
     if lane.failure:
         raise TeacherFailed(f"the teacher {name} could not be trained: {lane.failure}")
     teachers.round_half(net)
-    top1 = measure(*predictions(net.eval(), setting.test(), Precision()))["top1"]
+    top1 = measure(*predictions(net.eval(), setting.test(), precision))["top1"]
     card = teachers.store(
         folder,
         net,
@@ -240,7 +280,7 @@ def train(
         data=identity(data),
         mean=wanted["mean"],
         std=wanted["std"],
-        precision=Precision().name,
+        precision=precision.name,
         pretrained=net.pretrained,
     )
     checkpoint.unlink(missing_ok=True)
@@ -309,7 +349,14 @@ def _keep(lane: Lane) -> None:
 def make_loader(
     data: Dataset, recipe: dict[str, Any], *, seed: int, device: torch.device, views: tuple[str, ...] = ()
 ) -> Loader:
-    """The training batches of one recipe."""
+    """The training batches of one recipe.
+
+    >>> from kdbench import suites
+    >>> suite = suites.load("digits")
+    >>> wanted = suite.recipe.model_dump()
+    >>> len(make_loader(images(suite, None), wanted, seed=0, device=torch.device("cpu"))), wanted["batch_size"]
+    (16, 64)
+    """
     return Loader(
         data.train_images,
         data.train_labels,
@@ -328,8 +375,15 @@ def make_loader(
     )
 
 
-def test_batches(data: Dataset, recipe: dict[str, Any], device: torch.device) -> Plain | Passed:
-    """The test images in order, normalised, without augmentation; they lie on the device as long as this is held."""
+def test_batches(data: Dataset, recipe: dict[str, Any], device: torch.device) -> Plain:
+    """The test images in order, normalised, without augmentation; they lie on the device as long as this is held.
+
+    >>> from kdbench import suites
+    >>> suite = suites.load("digits")
+    >>> batches = test_batches(images(suite, None), suite.recipe.model_dump(), torch.device("cpu"))
+    >>> sum(len(label) for _, label in batches)
+    797
+    """
     return plain_batches(data.test_images, data.test_labels, recipe, device, side=data.side, workers=data.workers)
 
 
@@ -341,11 +395,17 @@ def plain_batches(
     *,
     side: int | None = None,
     workers: int = 0,
-) -> Plain | Passed:
+) -> Plain:
     """Images (N, 3, H, W) uint8 and labels (N,) in order, as ``test_batches`` makes them.
 
     Raises:
         ValueError: fewer than two.
+
+    >>> from kdbench import suites
+    >>> recipe = suites.load("digits").recipe.model_dump()
+    >>> found, labels = torch.zeros(5, 3, 8, 8, dtype=torch.uint8), torch.arange(5)
+    >>> [len(label) for _, label in plain_batches(found, labels, recipe, torch.device("cpu"))]
+    [5]
     """
     loader = Loader(
         images,

@@ -65,6 +65,12 @@ class Recipe(BaseModel):
     ``milestones`` are stated for ``epochs`` and as the papers write them, "after epoch 150"
     of epochs counted from 1; where epochs count from 0, as in the engine, epoch 150 is the
     first at the lower rate.
+
+    >>> recipe = load("semckd").recipe
+    >>> recipe.lr_for("resnet8x4"), recipe.lr_for("MobileNetV2")
+    (0.05, 0.01)
+    >>> recipe.milestones_for(24)
+    (15, 18, 21)
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -150,6 +156,12 @@ class Suite(BaseModel):
     """One comparison. ``teacher`` is its recipe for teachers: what its TOML table leaves out is as in ``recipe``.
 
     The path of ``dataset = "imagefolder:PATH@SIZE"`` starts from the folder of the TOML file.
+
+    >>> digits = load("digits")
+    >>> digits.dataset, digits.num_classes, digits.pairs[0]
+    ('digits', 10, ('resnet20', 'resnet8'))
+    >>> digits.set("recipe.lr", "0.1").recipe.lr
+    0.1
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -254,7 +266,12 @@ class Suite(BaseModel):
 
 
 class Published(NamedTuple):
-    """One published top-1 accuracy, in percent."""
+    """One published top-1 accuracy, in percent.
+
+    >>> found = published(load("semckd"))["resnet32x4", "resnet8x4", "kd"]
+    >>> found.mean, found.std, found.rule
+    (74.42, 0.05, 'best_test')
+    """
 
     mean: float
     std: float | None
@@ -264,9 +281,14 @@ class Published(NamedTuple):
 
 
 def names() -> list[str]:
-    """Every suite that kdbench brings, sorted."""
+    """Every suite that kdbench brings, sorted.
+
+    >>> {"crd", "digits", "semckd"} <= set(names())
+    True
+    """
     found = (file.name for file in HOME.iterdir())
-    return sorted(f.removesuffix(".toml") for f in found if f.endswith(".toml") and not f.startswith("convention_"))
+    others = ("convention_", "teachers.")
+    return sorted(f.removesuffix(".toml") for f in found if f.endswith(".toml") and not f.startswith(others))
 
 
 def load(name: str) -> Suite:
@@ -274,6 +296,12 @@ def load(name: str) -> Suite:
 
     Raises:
         ValueError: there is none, or the file does not say what a suite must.
+
+    >>> load("digits").num_classes
+    10
+    >>> load("digit")
+    Traceback (most recent call last):
+    ValueError: no suite 'digit'; did you mean digits?, or give the path of a .toml file
     """
     file, home = find("suite", name, names())
     raw = read(file)
@@ -296,6 +324,9 @@ def published(suite: Suite) -> dict[tuple[str, str, str], Published]:
 
     Raises:
         ValueError: the table is not there or not readable.
+
+    >>> published(load("semckd"))["resnet32x4", "resnet8x4", "semckd"]
+    Published(mean=76.23, std=0.04, n=None, source='SemCKD, AAAI 2021, table of feature maps', rule='best_test')
     """
     if suite.published is None:
         return {}

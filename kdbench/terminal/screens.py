@@ -33,7 +33,6 @@ def _table(screen: Console, *heads: str) -> Table:
 
 def show_plan(job: Job, screen: Console) -> None:
     """The matrix of a dry run: methods down, pairs across, one letter per seed."""
-    from kdbench.run import estimate
     from kdbench.terminal import recipe
 
     if not job.cells:
@@ -68,10 +67,6 @@ def show_plan(job: Job, screen: Console) -> None:
     screen.print("one letter per seed: D done, r running or stopped on its way, F failed, n not supported, . missing")
     counts = Counter(states.values())
     screen.print(", ".join(f"{counts[s]} {s}" for s in _LETTERS if counts[s]) + f" of {len(states)} cells")
-    again = {"missing", "running", "unsupported"} | ({"failed"} if job.request.retry_failed else set())
-    todo = [cell for cell, state in states.items() if state in again or job.request.force]
-    for sentence in estimate.sentences(job, todo) if todo else []:
-        screen.print(sentence, markup=False)
 
 
 def _abreast(pairs: Sequence[tuple[str, str]], room: int, seeds: int) -> Iterator[list[tuple[str, str]]]:
@@ -107,11 +102,12 @@ def show_outcome(job: Job, outcome: Outcome, screen: Console) -> None:
 
 
 def show_list(what: str, suite: str, plain: bool, broken: list[str], screen: Console, aside: Console) -> None:
-    """Methods, pairs, suites or models: a table on a terminal, one line each elsewhere.
+    """Methods, pairs, suites, models or teachers: a table on a terminal, one line each elsewhere.
 
     Plain lines have their columns between tabs; what is no entry goes to ``aside``.
     """
-    heads, rows, notes = {"methods": _methods, "suites": _suites, "pairs": _pairs, "models": _models}[what](suite)
+    made = {"methods": _methods, "suites": _suites, "pairs": _pairs, "models": _models, "teachers": _teachers}
+    heads, rows, notes = made[what](suite)
     if plain or not seen(screen) or len(heads) == 1:
         for row in rows:
             print("\t".join(map(without_orders, row)), file=screen.file)
@@ -165,6 +161,12 @@ def _models(_: str) -> _Rows:
     from kdbench import models
 
     return ["model"], [[name] for name in models.names()], ["and any model of timm as timm/NAME, e.g. timm/resnet50"]
+
+
+def _teachers(_: str) -> _Rows:
+    from kdbench.terminal.fetch import rows
+
+    return *rows(), ["kdbench teacher fetch NETWORK --suite SUITE brings one"]
 
 
 # -- info, status, eval -------------------------------------------------------------------

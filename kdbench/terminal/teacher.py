@@ -23,7 +23,7 @@ from kdbench.terminal.options import (
 
 @click.group()
 def teacher() -> None:
-    """Teachers: train, import published checkpoints, verify."""
+    """Teachers: train, fetch or import published ones, verify."""
 
 
 @teacher.command("train")
@@ -118,6 +118,29 @@ def teacher_import(*, plugins: tuple[str, ...], **words: Any) -> int:
 
     load_plugins(plugins)
     return teacher_verbs.import_(console.out(), **words)
+
+
+@teacher.command("fetch")
+@argument("name")
+@option("--suite", "-s", default="auto", show_default=True, help="Whose data set it is for.")
+@option("--from", "given", type=FOLDER, metavar="FILE", help="Take this file; nothing is downloaded.")
+@option("--table", metavar="FILE.toml", help="Look in a table of yours, written as kdbench/suites/teachers.toml.")
+@option("--no-verify", is_flag=True, help="Do not measure the accuracy (the card then says so).")
+@option("--replace", is_flag=True, help="Put it in the place of a teacher that is there.")
+@DATA
+@OUT
+@DEVICE
+@sentences
+def teacher_fetch(**words: Any) -> int:
+    """Bring a published teacher, verify and measure it.
+
+    NAME is a network, or a teacher of `kdbench list teachers`. Size and sha256 must be those of the table; the
+    accuracy is compared with what its publisher states.
+    """
+    from kdbench.terminal import console
+    from kdbench.terminal import fetch as fetching
+
+    return fetching.fetch_teacher(console.out(), **words)
 
 
 @teacher.command("table")

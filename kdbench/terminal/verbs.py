@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -11,9 +12,10 @@ from rich.console import Console
 from kdbench import data, models
 from kdbench.engine import fit as engine
 from kdbench.engine.evaluate import measure, predictions
-from kdbench.engine.precision import Precision
+from kdbench.engine.precision import Precision, canonical
 from kdbench.engine.teacher_cache.cache import TeacherTable
 from kdbench.models import teachers
+from kdbench.models.teachers import TeacherCard
 from kdbench.run import normalisation, session, words
 from kdbench.run import teacher_cache as tables
 from kdbench.run import teachers as teaching
@@ -70,7 +72,13 @@ def train(
     return 0
 
 
-def import_(
+def import_(screen: Console, **words: Any) -> int:
+    """Take over a checkpoint as the teacher of a suite's data set; see ``take_over``."""
+    take_over(screen, **words)
+    return 0
+
+
+def take_over(
     screen: Console,
     *,
     file: Path,
@@ -85,11 +93,13 @@ def import_(
     ema: bool = False,
     prefix: str | None = None,
     trained_with: str = "auto",
-) -> int:
-    """Take over a checkpoint as the teacher of a suite's data set.
+    origin: str = "",
+) -> TeacherCard:
+    """Take over a checkpoint as the teacher of a suite's data set, measure it unless told not to, and say so.
 
     ``ema`` and ``prefix`` as for ``read_checkpoint``; ``trained_with`` is the normalisation that the
-    network was trained with, as ``normalisation.asked`` reads it.
+    network was trained with, as ``normalisation.asked`` reads it; ``origin`` where it comes from, by default the
+    file's name.
     """
     chosen, where = _setting(suite, device)
     name = models.resolve(name)
@@ -115,7 +125,7 @@ def import_(
         image_size=chosen.image_size,
         top1=top1,
         source="imported",
-        origin=file.name,
+        origin=origin or file.name,
         half=False,
         recipe={},
         data=None if images is None else teaching.identity(images),
@@ -125,7 +135,7 @@ def import_(
     )
     measured = "accuracy not measured (--no-verify)" if top1 is None else f"{top1:.2f}% on the test set"
     screen.print(f"teacher {name} for {chosen.dataset}: {measured}, sha256 {card.sha256[:12]}", markup=False)
-    return 0
+    return card
 
 
 def verify(screen: Console, *, name: str, suite: str, data_dir: Path | None, out: Path, device: str) -> int:
@@ -140,7 +150,9 @@ def verify(screen: Console, *, name: str, suite: str, data_dir: Path | None, out
     net, card = teachers.load(
         out / "teachers", chosen.dataset, name, image_size=chosen.image_size, normalisation=given, data=seen
     )
-    top1 = _top1(net, chosen, images, where)
+    measured_in = Precision(canonical(card.precision or Precision().name))
+    measured_in.check(where)
+    top1 = _top1(net, chosen, images, where, measured_in)
     screen.print(
         f"teacher {name} for {chosen.dataset}: sha256 as on its card, {top1:.2f}% on the test set", markup=False
     )
@@ -149,7 +161,7 @@ def verify(screen: Console, *, name: str, suite: str, data_dir: Path | None, out
         return 1
     if not card.sealed:
         own = card.normalisation or given
-        known = {"top1": top1, "data": seen, "mean": own.mean, "std": own.std, "precision": Precision().name}
+        known = {"top1": top1, "data": seen, "mean": own.mean, "std": own.std, "precision": measured_in.name}
         teachers.reseal(out / "teachers", card, known)
         screen.print(f"its card, of kdbench {card.kdbench}, is sealed now", markup=False)
     return 0
@@ -213,7 +225,13 @@ def _setting(suite: str, device: str) -> tuple[Suite, torch.device]:
     return session.choose_suite(suite, where)[0], torch.device(where)
 
 
-def _top1(net: models.Tapped, suite: Suite, images: data.Dataset, device: torch.device) -> float:
+def _top1(
+    net: models.Tapped,
+    suite: Suite,
+    images: data.Dataset,
+    device: torch.device,
+    precision: Precision = Precision(),  # noqa: B008
+) -> float:
     batches = teaching.test_batches(images, suite.teacher.model_dump(), device)
     net = net.eval().to(device).to(memory_format=torch.channels_last)
-    return measure(*predictions(net, batches, Precision()))["top1"]
+    return measure(*predictions(net, batches, precision))["top1"]

@@ -8,8 +8,8 @@ what was found and what would do; the first line of its docstring is the rule.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 from kdbench.distiller import FACTORS, Distiller, Hyper, Pair
 from kdbench.testing.hard_labels import check_hard_labels_are_declared
@@ -44,7 +44,19 @@ PROVENANCES = ("authors' code", "port", "formula", "reading")
 FAMILIES = ("control", "logit", "feature", "relation", "contrastive", "two-stage", "modified student")
 VIEWS = ("rot90", "rot180", "rot270", "randaugment")  # kdbench.data.views, which the kit may not import
 
-Check = Callable[[type[Distiller], Sequence[Toy]], None]
+
+class Check(Protocol):
+    """A check of the kit; without ``toys`` it tries all toy pairs.
+
+    >>> CHECKS[0].__name__
+    'check_it_says_where_it_comes_from'
+    """
+
+    @property
+    def __name__(self) -> str: ...
+
+    def __call__(self, cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
+        """Raise ``Broken`` unless the method keeps the rule."""
 
 
 class Finding(NamedTuple):

@@ -81,6 +81,9 @@ def expanded(path: str | Path) -> Path:
 
     Raises:
         ValueError: there is no such user, or the text cannot be a path.
+
+    >>> expanded("~/results").is_absolute()
+    True
     """
     try:
         return Path(path).expanduser()
@@ -92,6 +95,9 @@ def is_file(path: Path) -> bool:
     """Whether a file lies there that can be read to its end: no folder, no pipe. Never raises.
 
     What cannot be looked at, and a name that no file system takes, is none.
+
+    >>> is_file(Path("/")), is_file(Path("no such file"))
+    (False, False)
     """
     try:
         return path.is_file()
@@ -104,6 +110,10 @@ def check_writable(out: Path) -> None:
 
     Raises:
         ValueError: the folder cannot be made or written.
+
+    >>> check_writable(Path("results/of/mine"))
+    >>> list(Path("results/of/mine").iterdir())
+    []
     """
     probe = out / f".kdbench-write-{os.getpid()}"
     try:

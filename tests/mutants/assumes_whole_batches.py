@@ -10,6 +10,8 @@ from kdbench import Batch, Pair, register
 class Mutant(Plain):
     """A buffer of the batch's size, of no use on the shorter last batch."""
 
+    shift: Tensor
+
     def prepare(self, pair: Pair) -> None:
         self.register_buffer("shift", torch.randn(pair.batch_size, pair.teacher.pooled))
 

@@ -10,6 +10,8 @@ from kdbench import Batch, Pair, register
 class Mutant(Plain):
     """A memory bank that no checkpoint holds."""
 
+    bank: Tensor
+
     def prepare(self, pair: Pair) -> None:
         self.register_buffer("bank", torch.zeros(pair.num_train, pair.teacher.pooled), persistent=False)
 

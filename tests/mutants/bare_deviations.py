@@ -7,4 +7,4 @@ from kdbench import register
 class Mutant(Plain):
     """Departures as one string, which would print letter by letter."""
 
-    deviations = "One sentence."
+    deviations = "One sentence."  # type: ignore[assignment]

@@ -10,6 +10,8 @@ from kdbench import Batch, Pair, register
 class Mutant(Plain):
     """A running sum that no number holds for long."""
 
+    total: Tensor
+
     def prepare(self, pair: Pair) -> None:
         self.register_buffer("total", torch.ones(pair.teacher.pooled))
 

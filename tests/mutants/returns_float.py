@@ -10,4 +10,4 @@ class Mutant(Plain):
     """A term that is a Python number."""
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        return {"match": F.mse_loss(self.project(student.pooled), teacher.pooled).item()}
+        return {"match": F.mse_loss(self.project(student.pooled), teacher.pooled).item()}  # type: ignore[dict-item]

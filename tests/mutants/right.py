@@ -18,6 +18,9 @@ class Right(Distiller):
     pretrain_epochs = 20
     pretrain_drops = (0.5,)
 
+    bank: Tensor
+    mask: Tensor
+
     def __init__(self, pair: Pair, *, beta: float = 1.0, width: int = 6, keep: float = 0.9, **common: float) -> None:
         super().__init__(pair, **common)
         self.beta, self.keep = beta, keep

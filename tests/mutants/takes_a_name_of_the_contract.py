@@ -9,4 +9,4 @@ class Mutant(Plain):
     """Its own ``self.loss`` can never be reached: the class has one already."""
 
     def prepare(self, pair: Pair) -> None:
-        self.loss = nn.MSELoss()
+        self.loss = nn.MSELoss()  # type: ignore[method-assign]

@@ -10,5 +10,5 @@ class Mutant(Plain):
     """view(), which fails on channels-last maps."""
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        energies = [seen.last.view(len(batch.label), -1).square().mean(dim=1) for seen in (student, teacher)]
-        return {"energy": F.mse_loss(*energies), **super().terms(student, teacher, batch)}
+        ours, theirs = (seen.last.view(len(batch.label), -1).square().mean(dim=1) for seen in (student, teacher))
+        return {"energy": F.mse_loss(ours, theirs), **super().terms(student, teacher, batch)}

@@ -6,8 +6,8 @@ verified on hardware:
 * Random numbers: a kernel takes them from the state that the device's default generator points
   to while it is captured (``graphsafe_set_state``), and a replay moves that state on by what the
   graph drew from it. So a lane's numbers, and the bytes of its state, are those of the eager loop.
-* A failed capture leaves the process usable. Older releases leave a generator state in capture
-  mode then, so only states made for captures are ever pointed to, and they are thrown away.
+* A failed capture may leave a generator state in capture mode, so only states made for captures are
+  ever pointed to, and they are thrown away. What else it leaves, ``capture`` looks at.
 * Streams forked and joined by events inside a capture become branches of one graph, and memory
   allocated on any of them comes from the graph's own pool.
 * ``torch.optim.SGD(fused=True)`` reads a rate that is a tensor on the device without a sync, and so
@@ -16,14 +16,14 @@ verified on hardware:
 
 from __future__ import annotations
 
-import gc
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Protocol, TypeVar
 
 import torch
 
+from kdbench.engine.graph import capture
 from kdbench.engine.lane import Lane
 
 #: Branches of a graph that run side by side. One student of CIFAR size fills a sixth of a large GPU or less.
@@ -33,9 +33,18 @@ T = TypeVar("T")
 
 
 class Machine(Protocol):
-    """What runs a step."""
+    """What runs a step.
+
+    >>> machine: Machine = Eager()  # the same steps without graphs, for the CPU and for tests
+    >>> machine.captures
+    False
+    """
 
     captures: bool  # whether a step is recorded, or called every time
+
+    @property
+    def over(self) -> str:
+        """Why no step can be recorded any more; "" where it can."""
 
     def apart(self) -> Machine:
         """Another one for the same device, which shares no random numbers with this one."""
@@ -52,6 +61,12 @@ class Machine(Protocol):
     def put_dice(self, lanes: Sequence[Lane]) -> None:
         """Give their states back to the lanes."""
 
+    def drawing(self, lanes: Sequence[Lane]) -> None:
+        """Of the lanes whose random numbers were taken over, those whose steps draw any."""
+
+    def together(self) -> AbstractContextManager[object]:
+        """Steps recorded inside share their memory: they are repeated one after the other, never at once."""
+
     def branches(self, lanes: Sequence[Lane], work: Callable[[Lane], None]) -> None:
         """Do ``work`` for each lane, on a branch of its own and with its random numbers; then join."""
 
@@ -63,6 +78,7 @@ class Eager:
     """Calls the step every time: the captured path without a graph, on any device."""
 
     captures = False
+    over = ""
 
     def apart(self) -> Machine:
         """There is nothing to share."""
@@ -81,6 +97,13 @@ class Eager:
 
     def put_dice(self, lanes: Sequence[Lane]) -> None:
         """As ``dice``."""
+
+    def drawing(self, lanes: Sequence[Lane]) -> None:
+        """As ``dice``."""
+
+    def together(self) -> AbstractContextManager[object]:
+        """Nothing is recorded."""
+        return nullcontext()
 
     def branches(self, lanes: Sequence[Lane], work: Callable[[Lane], None]) -> None:
         """One after the other."""
@@ -104,59 +127,87 @@ class Graphs:
     captures = True
 
     def __init__(self, device: torch.device, streams: int = STREAMS) -> None:
-        self.device = device
-        self._main = torch.cuda.Stream(device)
-        self._side = [torch.cuda.Stream(device) for _ in range(streams)] if streams > 1 else []
+        self.device, self._count = device, streams if streams > 1 else 0
         self._dice: dict[Lane, torch.Generator] = {}
-        index = torch.cuda.current_device() if device.index is None else device.index
-        self._default = torch.cuda.default_generators[index]
+        self._drawing: Sequence[Lane] | None = None  # None: any may
+        self._pool: capture.Pool = None
+        self._default = torch.cuda.default_generators[capture.index_of(device)]
+
+    @property
+    def over(self) -> str:
+        """Why no step can be recorded any more on this device."""
+        return capture.over(self.device)
 
     def apart(self) -> Machine:
         """One without branches; what its failed captures spoil is its own."""
         return Graphs(self.device, streams=1)
 
-    @contextmanager
-    def strict(self) -> Iterator[None]:
+    def strict(self) -> AbstractContextManager[None]:
         """Whatever waits for the device raises RuntimeError, before a capture could be spoilt by it."""
-        before = torch.cuda.get_sync_debug_mode()
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            yield
-        finally:
-            torch.cuda.set_sync_debug_mode(before)
+        return capture.strict()
 
     @contextmanager
     def aside(self) -> Iterator[None]:
         """On the stream that captures are made on."""
-        self._main.wait_stream(torch.cuda.current_stream(self.device))
+        main, _ = self._streams()
+        main.wait_stream(torch.cuda.current_stream(self.device))
         try:
-            with torch.cuda.stream(self._main):
+            with torch.cuda.stream(main):
                 yield
         finally:
-            torch.cuda.current_stream(self.device).wait_stream(self._main)
+            torch.cuda.current_stream(self.device).wait_stream(main)
 
     def dice(self, lanes: Sequence[Lane]) -> None:
-        """One generator per lane, whose state the graphs move on."""
-        for lane in lanes:
-            self._dice.setdefault(lane, torch.Generator(self.device)).set_state(lane.rng["cuda"])
+        """One generator per lane, whose state the graphs move on; those of other lanes are let go."""
+        known = self._dice
+        self._dice = {lane: known[lane] if lane in known else torch.Generator(self.device) for lane in lanes}
+        for lane, state in self._dice.items():
+            state.set_state(lane.rng["cuda"])
 
     def put_dice(self, lanes: Sequence[Lane]) -> None:
         """Their states, which the host knows without asking the device."""
         for lane in lanes:
             lane.rng = lane.rng | {"cuda": self._dice[lane].get_state()}
 
-    def branches(self, lanes: Sequence[Lane], work: Callable[[Lane], None]) -> None:
-        """Lane i on side stream i modulo their number, all of which wait for the trunk and are waited for."""
-        trunk = torch.cuda.current_stream(self.device)
-        streams = self._side[: len(lanes)] or [trunk]
-        before = self._default.graphsafe_get_state()
-        for stream in streams:
-            stream.wait_stream(trunk)
+    def drawing(self, lanes: Sequence[Lane]) -> None:
+        """Replays of older torches fill two tensors for each state that is registered, whether it is drawn from or not.
+
+        A lane that draws all the same cannot be captured by these.
+        """
+        self._drawing = lanes
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """One memory pool for what is recorded inside."""
+        self._pool = torch.cuda.graph_pool_handle()
         try:
+            yield
+        finally:
+            self._pool = None
+
+    def branches(self, lanes: Sequence[Lane], work: Callable[[Lane], None]) -> None:
+        """Lane i on side stream i modulo their number, all of which wait for the trunk and are waited for.
+
+        They are waited for after an error, too: a capture with loose branches ends in an error of its own, and that
+        of the work would be lost behind it.
+        """
+        trunk = torch.cuda.current_stream(self.device)
+        streams = self._streams()[1][: len(lanes)] or [trunk]
+        before = self._default.graphsafe_get_state()
+        forked: list[torch.cuda.Stream] = []
+        try:
+            for stream in streams:
+                stream.wait_stream(trunk)
+                forked.append(stream)
             for number, lane in enumerate(lanes):
                 self._default.graphsafe_set_state(self._dice[lane])
                 with torch.cuda.stream(streams[number % len(streams)]):
                     work(lane)
+        except BaseException:
+            for stream in forked:
+                with suppress(RuntimeError):  # the capture may be past joining
+                    trunk.wait_stream(stream)
+            raise
         finally:
             self._default.graphsafe_set_state(before)
         for stream in streams:
@@ -170,19 +221,23 @@ class Graphs:
         """
         graph = torch.cuda.CUDAGraph()
         spare = torch.Generator(self.device)
-        self._register(graph, [spare, *self._dice.values()])
+        drawing = [state for lane, state in self._dice.items() if self._drawing is None or lane in self._drawing]
+        self._register(graph, [spare, *drawing])
+        pool = torch.cuda.graph_pool_handle() if self._pool is None else self._pool
         before = self._default.graphsafe_get_state()
-        gc.collect()  # no gradient node of an earlier step may outlive it: it would belong to another stream
         self._default.graphsafe_set_state(spare)  # capture marks whatever the default generator points to
         try:
-            with torch.cuda.graph(graph, stream=self._main):
-                result = step()
+            result = capture.capture(graph, step, device=self.device, stream=self._streams()[0], pool=pool)
         except BaseException:
             self._dice = {lane: _copy(state, self.device) for lane, state in self._dice.items()}
             raise
         finally:
             self._default.graphsafe_set_state(before)
         return graph.replay, result
+
+    def _streams(self) -> tuple[torch.cuda.Stream, list[torch.cuda.Stream]]:
+        """Asked for anew each time: a failed capture takes its streams with it."""
+        return capture.streams(self.device, self._count)
 
     @staticmethod
     def _register(graph: torch.cuda.CUDAGraph, states: Sequence[torch.Generator]) -> None:
@@ -193,7 +248,11 @@ class Graphs:
 
 
 def machine_for(device: torch.device, graphs: str = "auto") -> Machine | None:
-    """What runs whole steps on a device; None where the plain loop does: on the CPU, and with ``graphs`` "off"."""
+    """What runs whole steps on a device; None where the plain loop does: on the CPU, and with ``graphs`` "off".
+
+    >>> machine_for(torch.device("cpu")) is None
+    True
+    """
     return Graphs(device) if device.type == "cuda" and graphs != "off" else None
 
 

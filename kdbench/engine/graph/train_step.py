@@ -14,10 +14,11 @@ bits of the eager loop; on CUDA it is captured (``machine.Graphs``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -27,9 +28,12 @@ from kdbench.distiller import Batch, Outputs
 from kdbench.engine.errors import OutOfMemory, first_cause, holds
 from kdbench.engine.graph.backend import Machine, host_draws
 from kdbench.engine.graph.cached_teacher import Resident
+from kdbench.engine.graph.proof import Moment, difference, due, named
 from kdbench.engine.graph.rollback import undone
 from kdbench.engine.guard import Guard, sentence
 from kdbench.engine.lane import Lane
+from kdbench.engine.precision import put_switches, switches
+from kdbench.engine.rng import offset
 from kdbench.engine.shared import Passing, Shown
 from kdbench.utils.plan import BatchPlan
 from kdbench.utils.wording import count
@@ -96,7 +100,13 @@ class _Track:
     lane: Lane
     progress: Tensor  # (steps,) float32
     names: dict[int, list[str]] = field(default_factory=dict)  # of the terms, by batch size
-    values: dict[int, Tensor] = field(default_factory=dict)  # (terms, steps) float32, by batch size
+    values: dict[int, Tensor] = field(default_factory=dict)  # (terms and the rate, steps) float32, by batch size
+    draws: dict[int, int] = field(default_factory=dict)  # how far a step moves the device's random numbers, by size
+    passed: bool = False  # the rehearsal; a later capture with the same optimizer needs none
+
+    def terms(self, size: int, step: int) -> dict[str, Tensor]:
+        """Copies of what was written down at a step."""
+        return {name: self.values[size][row, step].clone() for row, name in enumerate(self.names[size])}
 
 
 class Captured:
@@ -111,9 +121,19 @@ class Captured:
         note: told in a sentence which lane stays outside, and why.
         kept: has the teacher's outputs already; ``show`` is asked about what it does not cover.
         guard: that of the group; None: the methods are trusted.
+        passed: lanes with this optimizer that need no rehearsal, since an earlier capture held them.
 
     Raises:
         CannotCapture: the batches themselves need the host.
+
+    >>> from kdbench.data import Loader
+    >>> from kdbench.engine.graph.backend import Eager
+    >>> from kdbench.testing.examples import lanes, setting
+    >>> images, labels = torch.zeros(8, 3, 16, 16, dtype=torch.uint8), torch.arange(8) % 5
+    >>> loader = Loader(images, labels, batch_size=4, mean=[0.5] * 3, std=[0.25] * 3)
+    >>> step = Captured(loader, lanes("kd"), "train", show=setting().teacher, machine=Eager(), note=print)
+    >>> len(list(step.epoch(0)))
+    2
     """
 
     def __init__(
@@ -127,6 +147,7 @@ class Captured:
         note: Callable[[str], None],
         kept: Resident | None = None,
         guard: Guard | None = None,
+        passed: Mapping[Lane, _Track] | None = None,
     ) -> None:
         self.loader, self.stage, self._show, self._machine, self._guard = loader, stage, show, machine, guard
         self._kept = None if show is None else kept
@@ -135,12 +156,20 @@ class Captured:
         self._sizes = [min(b, images - first) for first in range(0, len(loader) * b, b)]  # by step
         self._plan = loader.plan(0, stage).each(torch.empty_like)
         self._number = torch.zeros(1, dtype=torch.int64, device=device)
+        self._seen = torch.zeros(1, dtype=torch.int64, device=device)  # the sum of the images' numbers in this epoch
         self._places = torch.arange(b, device=device)
-        self._tracks = {lane: _Track(lane, torch.zeros(len(self._sizes), device=device)) for lane in lanes}
+        known = passed or {}
+        self._tracks = {
+            lane: known.get(lane) or _Track(lane, torch.zeros(len(self._sizes), device=device)) for lane in lanes
+        }
         self._graphs: dict[int, tuple[Callable[[], object], Shown]] = {}  # by batch size
+        self._filled = -1
+        self._addresses: dict[Lane, tuple[int, ...]] = {}
         self._fill(lanes[0].epoch)
         seen = self._look_ahead()
         for lane in lanes:
+            if self._tracks[lane].passed:
+                continue
             try:
                 self._rehearse(self._tracks[lane], seen)
             except CannotCapture as error:
@@ -150,6 +179,10 @@ class Captured:
         del seen
         if machine.captures and self._tracks:
             self._record_all(note)
+
+    def tracks(self) -> dict[Lane, _Track]:
+        """What is known of each lane that the captured step trains."""
+        return dict(self._tracks)
 
     @property
     def lanes(self) -> list[Lane]:
@@ -162,7 +195,9 @@ class Captured:
         Afterwards each lane has its terms and its random numbers.
         """
         self._fill(epoch)
+        self._begin()
         self._machine.dice(self.lanes)
+        begun = {lane: lane.rng for lane in self.lanes}
         for size in self._sizes:
             self._size = size
             if self._machine.captures:
@@ -172,9 +207,11 @@ class Captured:
             else:
                 yield self._step(size)
         self._machine.put_dice(self.lanes)
-        for track in self._tracks.values():
-            if not track.lane.failure:
-                self._hand_over(track)
+        wrong = self._wrong_batches()
+        for lane, track in self._tracks.items():
+            if not lane.failure:
+                self._hand_over(track, wrong or self._wrong_draws(track, begun[lane]))
+        self._filled = -1  # lanes may ask for the same epoch of another stage
 
     def again(self) -> Shown:
         """What the last step showed, made anew: a lane outside has changed it."""
@@ -188,6 +225,7 @@ class Captured:
     def _step(self, size: int) -> Shown:
         """One step on the batch that the counter points to. Nothing in here asks the device anything."""
         shown = [self._data(size)]
+        self._seen += shown[0].idx.sum()
         if self._guard is None or self._machine.captures:
             passing = Passing(shown[0])
             self._machine.branches(self.lanes, lambda lane: self._train(self._tracks[lane], shown[0], size))
@@ -222,16 +260,29 @@ class Captured:
         progress = track.progress.index_select(0, self._number)[0]
         lent = shown.lent()
         terms = track.lane.update(lent.teacher, Batch(lent.image, lent.label, lent.idx, progress))
+        # Beside the terms the rate, where the device reads it: it must be that of the day.
+        rows = [*terms.values(), *(rate.float() for rate in _rates(track.lane))]
         if size not in track.values:  # the first rehearsal
             track.names[size] = list(terms)
-            track.values[size] = torch.zeros(len(terms), len(self._sizes), device=self._number.device)
-        track.values[size].index_copy_(1, self._number, torch.stack(list(terms.values()))[:, None])
+            track.values[size] = torch.zeros(len(rows), len(self._sizes), device=self._number.device)
+        track.values[size].index_copy_(1, self._number, torch.stack(rows)[:, None])
+
+    def _begin(self) -> None:
+        self._number.zero_()
+        self._seen.zero_()
+        for track in self._tracks.values():
+            for values in track.values.values():
+                values.fill_(torch.nan)  # what a step does not write down is no value of a step before
 
     def _fill(self, epoch: int) -> None:
         """Everything of an epoch that is known before its first step."""
-        for place, drawn in zip(self._plan, self.loader.plan(epoch, self.stage), strict=True):
+        if self._filled == epoch:
+            return
+        self._filled = epoch
+        plan = self.loader.plan(epoch, self.stage)
+        for place, drawn in zip(self._plan, plan, strict=True):
             place.copy_(drawn)
-        self._number.zero_()
+        self._drawn = plan.part(0, sum(self._sizes)).order.sum()  # a single image that is left over is not shown
         steps = len(self._sizes)
         if self._kept is not None:
             asked = sum(size for size in self._sizes if self._kept.covers(size))  # a shorter batch is the last
@@ -241,13 +292,34 @@ class Captured:
             ahead = [(epoch + number / steps) / track.lane.total for number in range(steps)]
             track.progress.copy_(torch.tensor(ahead))
 
-    def _hand_over(self, track: _Track) -> None:
+    def _wrong_batches(self) -> str:
+        """Whether the steps of the epoch were those that were planned; a sentence where not. Waits for the device."""
+        steps, seen, drawn = int(self._number), int(self._seen), int(self._drawn)
+        if (steps, seen) == (len(self._sizes), drawn):
+            return ""
+        return f"{steps} of {len(self._sizes)} steps were counted, on images of other numbers than were drawn"
+
+    def _wrong_draws(self, track: _Track, begun: Mapping[str, Tensor]) -> str:
+        """As ``_wrong_batches``, of a lane's random numbers on the device. Only the host is asked."""
+        first, last = (offset(state["cuda"]) if "cuda" in state else None for state in (begun, track.lane.rng))
+        if first is None or last is None or not track.draws:
+            return ""
+        wanted = sum(track.draws[size] for size in self._sizes)
+        return "" if last - first == wanted else f"random numbers went on by {last - first}, not by {wanted}"
+
+    def _hand_over(self, track: _Track, wrong: str) -> None:
         """Terms of the epoch to the lane, in the order of the steps: one copy from the device per kind of batch."""
+        lane = track.lane
         for size in sorted(track.values, reverse=True):  # the shorter batch is the last
-            found = track.values[size].cpu()
+            found, names = track.values[size].cpu(), track.names[size]
             steps = [number for number, its in enumerate(self._sizes) if its == size]
             rows = found[:, steps[0] : steps[-1] + 1]
-            track.lane.saw(steps[0], size, dict(zip(track.names[size], rows, strict=True)))
+            lane.saw(steps[0], size, dict(zip(names, rows, strict=False)))
+            for rates in rows[len(names) :]:
+                if not wrong and (rates != torch.tensor(lane.rate, dtype=torch.float32)).any():
+                    wrong = f"steps were made at rates from {rates.min():g} to {rates.max():g}, not at {lane.rate:g}"
+        if wrong:
+            lane.failure = f"the repeated step went wrong{lane.when()}: {wrong}; try --graphs off, and tell us"
 
     # -- before the first step --------------------------------------------------------------
 
@@ -265,6 +337,8 @@ class Captured:
                 self._data(size)  # the first use may start libraries
                 with self._machine.strict():
                     found[size] = number, self._data(size)
+                    self._seen += found[size][1].idx.sum()
+                    self._number += 1  # no kernel of a capture is launched for the first time in it
         return found
 
     def _rehearse(self, track: _Track, seen: dict[int, tuple[int, Shown]]) -> None:
@@ -284,13 +358,17 @@ class Captured:
                 self._number.fill_(number)
                 for attempt in range(REHEARSALS):
                     last = attempt == REHEARSALS - 1
+                    begun = lane.rng
                     with lane.own_rng(), machine.strict() if last else nullcontext():
                         self._train(track, shown, size)
+                    if "cuda" in begun and (ahead := offset(lane.rng["cuda"])) is not None:
+                        track.draws[size] = ahead - (offset(begun["cuda"]) or 0)
             drew = host_draws(rng, lane.rng)
         if replaced:
             raise CannotCapture(f"every step puts something new into {replaced[0]}, where a graph has the old")
         if drew:
             raise CannotCapture("the method draws random numbers on the CPU")
+        track.passed = True
 
     def _leave_out(self, lane: Lane, why: CannotCapture, note: Callable[[str], None]) -> None:
         del self._tracks[lane]
@@ -302,13 +380,17 @@ class Captured:
             self._record(self.lanes)
             return
         except CannotCapture:
-            pass
+            if self._machine.over:
+                raise
         for lane in self.lanes:
             try:
                 self._record([lane])
             except CannotCapture as error:
+                if self._machine.over:
+                    raise
                 self._leave_out(lane, error, note)
-        self._record(self.lanes)
+        if self._tracks:
+            self._record(self.lanes)
 
     def _record(self, lanes: Sequence[Lane]) -> None:
         everyone, self._graphs = self._tracks, {}
@@ -318,12 +400,97 @@ class Captured:
                 self._guard.note()
             with capturable(f"the graph of {count(len(lanes), 'lane')}", self._device, self._guard):
                 self._machine.dice(lanes)
-                for size in dict.fromkeys(self._sizes):
-                    self._graphs[size] = self._machine.record(partial(self._step, size))
+                self._machine.drawing([lane for lane in lanes if any(self._tracks[lane].draws.values())])
+                with self._machine.together():
+                    for size in dict.fromkeys(self._sizes):
+                        self._graphs[size] = self._machine.record(partial(self._step, size))
+        except CannotCapture as error:
+            raise CannotCapture(self._machine.over or str(error)) from None
         finally:
             self._tracks = everyone
             for lane in lanes:
                 lane.optimizer.zero_grad(set_to_none=True)  # those of the capture are the graph's
+        self._addresses = {lane: _addresses(lane) for lane in lanes}
+
+    # -- whether it is the step -----------------------------------------------------------
+
+    def moved(self) -> Lane | None:
+        """A lane whose tensors lie elsewhere than when its step was captured. Only the host is asked."""
+        return next((lane for lane, before in self._addresses.items() if _addresses(lane) != before), None)
+
+    def prove(self, epoch: int, note: Callable[[str], None]) -> None:
+        """Compare a repeat of every size with the step, called; a lane that differs leaves, the others are proven anew.
+
+        Raises:
+            CannotCapture: without it there is no graph.
+        """
+        while self._tracks and (found := self.faults(epoch)):
+            for lane, why in found.items():
+                self._leave_out(lane, why, note)
+            if self._tracks:
+                self._record_all(note)
+
+    def faults(self, epoch: int) -> dict[Lane, CannotCapture]:
+        """Of each lane whose repeated step is another, the reason; every lane is as it was."""
+        self._fill(epoch)
+        found: dict[Lane, CannotCapture] = {}
+        for size in dict.fromkeys(self._sizes):
+            number = self._sizes.index(size)
+            begun, repeated, shown = self._repeated(size, number)
+            for lane, track in self._tracks.items():
+                try:
+                    called, again = (self._called(track, number, shown, size) for _ in range(2))
+                except CannotCapture as error:
+                    found.setdefault(lane, error)
+                    continue
+                if why := difference(begun[lane], repeated[lane], called, again, lane.precision.name):
+                    why = f"its step{lane.when()} is not what the graph repeats on {count(size, 'image')}: {why}"
+                    found.setdefault(lane, CannotCapture(why))
+        return found
+
+    def _repeated(self, size: int, number: int) -> tuple[dict[Lane, Moment], dict[Lane, Moment], Shown]:
+        """All lanes before and after one repeat; and what the step shows, called. Every lane is as it was."""
+        lanes = self.lanes
+        for lane in lanes:
+            lane.optimizer.zero_grad(set_to_none=True)
+        begun = {lane: Moment.of(lane) for lane in lanes}
+        self._machine.dice(lanes)
+        self._begin()
+        self._number.fill_(number)
+        try:
+            self._graphs[size][0]()
+            self._machine.put_dice(lanes)
+            repeated = {lane: Moment.of(lane, track.terms(size, number)) for lane, track in self._tracks.items()}
+        finally:
+            for lane in lanes:
+                begun[lane].put_back(lane)
+        self._number.fill_(number)
+        with capturable("a batch with the teacher's outputs", self._device), self._machine.aside():
+            return begun, repeated, self._data(size)
+
+    def _called(self, track: _Track, number: int, shown: Shown, size: int) -> Moment:
+        """A lane after the step, called; it is as it was."""
+        lane = track.lane
+        if self._guard is not None:
+            self._guard.note(shown)
+        self._number.fill_(number)
+        what = f"a step of {lane.key}"
+        with capturable(what, self._device, self._guard), undone(lane), self._machine.aside():
+            with lane.own_rng():
+                self._train(track, shown, size)
+            return Moment.of(lane, track.terms(size, number))
+
+
+def _rates(lane: Lane) -> list[Tensor]:
+    """The learning rate, where the device reads it; else nothing."""
+    rate = lane.optimizer.param_groups[0]["lr"]
+    return [rate] if isinstance(rate, Tensor) else []
+
+
+def _addresses(lane: Lane) -> tuple[int, ...]:
+    """Where everything lies that a captured step of a lane writes or reads from step to step."""
+    tensors = chain((tensor for _, tensor in named(lane)), _rates(lane), lane.scaler.tensors())
+    return tuple(tensor.data_ptr() for tensor in tensors)
 
 
 class Captures:
@@ -334,6 +501,15 @@ class Captures:
         note: told in a sentence what is not captured, and why.
         kept: what the teacher says in the main stage, where it is kept on the device.
         guard: that of the group; None: the methods are trusted.
+
+    >>> from kdbench.data import Loader
+    >>> from kdbench.engine.graph.backend import Eager
+    >>> from kdbench.testing.examples import lanes, setting
+    >>> images, labels = torch.zeros(8, 3, 16, 16, dtype=torch.uint8), torch.arange(8) % 5
+    >>> loader = Loader(images, labels, batch_size=4, mean=[0.5] * 3, std=[0.25] * 3)
+    >>> captures = Captures(Eager(), print)
+    >>> [lane.key for lane in captures.of(loader, lanes("kd"), "train", setting().teacher).lanes]
+    ['kd']
     """
 
     def __init__(
@@ -346,29 +522,77 @@ class Captures:
         self._machine, self._note, self._kept, self._guard = machine, note, kept, guard
         self._key: tuple[object, ...] = ()
         self._now: Captured | None = None
+        self._epochs = 0  # that were trained with it
+        self._known: dict[Lane, tuple[object, _Track | None]] = {}  # by lane: its optimizer; None: it runs beside
+        self._switches = switches()
 
     def of(
         self, loader: object, lanes: Sequence[Lane], stage: str, show: Callable[[Tensor], Outputs] | None
     ) -> Captured | None:
-        """The captured step of these lanes; None where there can be none."""
+        """The captured step of these lanes, which stand at one epoch; None where there can be none."""
         key = (stage, *lanes, *(lane.optimizer for lane in lanes))
-        if key != self._key:
-            self._key, self._now = key, None  # the old graphs' memory first
-            try:
-                if not isinstance(loader, Planned) or not getattr(loader, "on_device", True):
-                    raise CannotCapture("its batches come as a stream")
-                kept = self._kept if stage == "train" else None
-                made = Captured(
-                    loader,
-                    lanes,
-                    stage,
-                    show=show,
-                    machine=self._machine,
-                    note=self._note,
-                    kept=kept,
-                    guard=self._guard,
-                )
-                self._now = made if made.lanes else None
-            except CannotCapture as error:
-                self._note(f"this group runs without a CUDA graph: {error}")
+        graphs = self._machine.captures
+        if graphs and self._now is not None and key == self._key and (lane := self._now.moved()):
+            self._note(f"tensors of {lane.key} lie elsewhere than when its step was captured; it is captured anew")
+            self._key = ()
+        try:
+            if key != self._key:
+                self._key, self._now, self._epochs = key, None, 0  # the old graphs' memory first
+                self._switches = switches()
+                self._now = self._made(loader, lanes, stage, show)
+            if self._now is not None and graphs:
+                if put_switches(self._switches):
+                    self._note("torch's switches were others than when the step was captured; they are put back")
+                if due(self._epochs):
+                    self._now.prove(lanes[0].epoch, self._told(lanes))
+                    self._now = self._now if self._now.lanes else None
+        except CannotCapture as error:
+            self._now = None
+            self._note(f"this group runs without a CUDA graph: {error}")
+        self._epochs += 1
         return self._now
+
+    def _made(
+        self, loader: object, lanes: Sequence[Lane], stage: str, show: Callable[[Tensor], Outputs] | None
+    ) -> Captured | None:
+        """Captured for the first time, or anew.
+
+        Raises:
+            CannotCapture: nothing can be.
+        """
+        if not isinstance(loader, Planned) or not getattr(loader, "on_device", True):
+            raise CannotCapture("its batches come as a stream")
+        if self._machine.over:
+            raise CannotCapture(self._machine.over)
+        known = {lane: self._known[lane][1] for lane in lanes if self._is_known(lane)}
+        inside = [lane for lane in lanes if lane not in known or known[lane] is not None]
+        if not inside:
+            return None
+        made = Captured(
+            loader,
+            inside,
+            stage,
+            show=show,
+            machine=self._machine,
+            note=self._note,
+            kept=self._kept if stage == "train" else None,
+            guard=self._guard,
+            passed={lane: track for lane, track in known.items() if track is not None},
+        )
+        tracks = made.tracks()
+        self._known = {lane: (lane.optimizer, tracks.get(lane)) for lane in lanes}
+        return made if made.lanes else None
+
+    def _is_known(self, lane: Lane) -> bool:
+        return lane in self._known and self._known[lane][0] is lane.optimizer
+
+    def _told(self, lanes: Sequence[Lane]) -> Callable[[str], None]:
+        """``note``; of lanes that leave is remembered that they did."""
+
+        def note(sentence: str) -> None:
+            self._note(sentence)
+            assert self._now is not None
+            left = [lane for lane in lanes if lane not in self._now.lanes]
+            self._known |= {lane: (lane.optimizer, None) for lane in left}
+
+        return note

@@ -45,6 +45,17 @@ class TeacherTable:
         loader: of the training images.
         look: the live teacher, (B, 3, H, W) -> ``Outputs``.
         note: told in sentences what the user should know.
+
+    >>> from kdbench.data import Loader
+    >>> from kdbench.models import create
+    >>> images, labels = torch.zeros(8, 3, 8, 8, dtype=torch.uint8), torch.arange(8)
+    >>> loader = Loader(images, labels, batch_size=4, mean=[0.5] * 3, std=[0.25] * 3)
+    >>> place, teacher = Place(Path("tables"), "zeros", {}), create("resnet8", 8).eval().requires_grad_(False)
+    >>> table = TeacherTable.opened(place, loader, teacher, print, create="logits")
+    the teacher's logits are kept as they are first asked for: up to 1 MB on disk, in tables/zeros-5e5fbf8b
+    >>> list(table.fill_all("logits"))[-1], table.answers(np.arange(4), "logits").logits.shape
+    (4, torch.Size([4, 8]))
+    >>> table.close()
     """
 
     def __init__(
@@ -249,6 +260,8 @@ class TeacherTable:
         """Whether two answers of the same teacher are the same."""
         if not self.place.tolerance or one.shape != other.shape:
             return _same_bits(one, other)
+        if not one.numel():
+            return True
         apart, largest = (one - other).abs().max().item(), other.abs().max().item()
         return apart <= self.place.tolerance * largest
 

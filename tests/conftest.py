@@ -1,0 +1,60 @@
+"""What tests of several files share."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from commands import run
+from toys import Plugin
+
+from kdbench import registry
+from kdbench.registry import discovery
+
+#: Every test process measures the machine for itself: nothing of the user's own cache is read or written.
+_cache = tempfile.TemporaryDirectory(prefix="kdbench-cache-", ignore_cleanup_errors=True)
+os.environ["KDBENCH_CACHE"] = _cache.name
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Results do not depend on the number of cores, and two workers do not spin."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_is_heard() -> None:
+    """A shell's background jobs start with it ignored, and so would the runs that the tests interrupt."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test registers into copies of the registry's tables, and its plug-ins are forgotten."""
+    registry.names()  # discovered before, not inside
+    for table in ("_classes", "_broken"):
+        monkeypatch.setattr(discovery, table, dict(getattr(discovery, table)))
+    for name in list(sys.modules):
+        if name.startswith("kdbench_plugin_"):
+            monkeypatch.delitem(sys.modules, name)
+
+
+@pytest.fixture
+def plugin(own_registry: None) -> Plugin:
+    """Gives the class that a plug-in file registers."""
+    return lambda file: registry.get(registry.load_plugin(file))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small grid of kd and fitnet, run to its end; tests must not change it."""
+    out = tmp_path_factory.mktemp("finished")
+    result = run(out)
+    assert result.exit_code == 0, result.output
+    return out
