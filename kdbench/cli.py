@@ -7,12 +7,15 @@ from typing import Any
 
 import click
 
+from kdbench.terminal.data import data
 from kdbench.terminal.export import export
 from kdbench.terminal.guard import Interruptible, sentences
 from kdbench.terminal.options import (
     BUDGET,
     CHOSEN,
     DATA,
+    DATA_SOURCE,
+    DATA_WORKERS,
     DEVICE,
     FOLDER,
     GRAPHS,
@@ -96,6 +99,8 @@ def main() -> None:
 @YES
 @PLUGIN
 @DATA
+@DATA_SOURCE
+@DATA_WORKERS
 @OUT
 @DEVICE
 @sentences
@@ -134,6 +139,8 @@ def load_plugins(plugins: tuple[str, ...]) -> list[str]:
 @PRECISION
 @PLUGIN
 @DATA
+@DATA_SOURCE
+@DATA_WORKERS
 @OUT
 @DEVICE
 @sentences
@@ -380,3 +387,4 @@ def bench(**words: Any) -> int:
 
 main.add_command(export)
 main.add_command(teacher)
+main.add_command(data)

@@ -39,8 +39,8 @@ class Loader(Protocol):
 
     def __len__(self) -> int: ...
 
-    def epoch(self, epoch: int, *, stage: str = "train") -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """(image, label, idx) batches; the same ones whenever the same epoch is asked for."""
+    def epoch(self, epoch: int, *, stage: str = "train") -> Iterator[tuple[Tensor, ...]]:
+        """(image, label, idx) batches, and their target where images are mixed; the same for the same epoch."""
         ...
 
 
@@ -149,6 +149,7 @@ def _fit(
             if due:
                 _evaluate(setting, due, teacher_says, exams, guard)
                 _validate(setting, [lane for lane in due if not lane.failure], mocks, guard)
+                _average(setting, [lane for lane in due if not lane.failure and lane.average], guard)
             for lane in due:
                 if lane.failure:
                     continue
@@ -218,8 +219,9 @@ def split(setting: Setting, lanes: Sequence[Lane], free: int | None) -> list[lis
     if len(lanes) < 2 or (free is None and not on_cuda):
         return [list(lanes)]
     with holds("one lane", setting.device), setting.guard() as guard:
-        image, label, idx = next(iter(setting.train.epoch(0)))
-        shown = Shown(image, label, idx, None if setting.teacher is None else look(setting, image))
+        image, label, idx, *target = next(iter(setting.train.epoch(0)))
+        says = None if setting.teacher is None else look(setting, image)
+        shown = Shown(image, label, idx, says, *target)
         if on_cuda:
             graphs = setting.machine is not None
             needs = [memory.peak(lane, shown, guard) + (memory.compared(lane) if graphs else 0) for lane in lanes]
@@ -295,7 +297,8 @@ def train_epoch(
             # In a pre-training stage lanes may differ in length, so each has its own clock.
             progress = torch.tensor((epoch + number / steps) / lane.total, device=setting.device)
             mine = shown.lent()
-            step = partial(lane.step, mine.teacher, Batch(mine.image, mine.label, mine.idx, progress))
+            batch = Batch(mine.image, mine.label, mine.idx, progress, mine.target)
+            step = partial(lane.step, mine.teacher, batch)
             guard.run(lane, lane.when(), step, what=what)
             if guard.spoilt:
                 shown = batches.again(number)
@@ -341,11 +344,11 @@ class _Batches:
         batches = self._setting.train.epoch(self._epoch, stage=self._stage)
         return self._shown(number, *next(islice(batches, number, None)))
 
-    def _shown(self, number: int, image: Tensor, label: Tensor, idx: Tensor) -> Shown:
+    def _shown(self, number: int, image: Tensor, label: Tensor, idx: Tensor, target: Tensor | None = None) -> Shown:
         with holds("the teacher", self._setting.device):
             if self._lesson is not None:
-                return Shown(image, label, idx, self._lesson(number, image))
-            return Shown(image, label, idx, None if self._show is None else self._show(image))
+                return Shown(image, label, idx, self._lesson(number, image), target)
+            return Shown(image, label, idx, None if self._show is None else self._show(image), target)
 
 
 def _labels(train: object) -> list[Tensor]:
@@ -384,6 +387,18 @@ def _validate(setting: Setting, lanes: Sequence[Lane], exams: Exams | None, guar
     for lane, report in zip(lanes, tested, strict=True):
         if not lane.failure:
             lane.curve[-1]["val_top1"] = lane.report["top1"]
+        lane.report = report
+
+
+def _average(setting: Setting, lanes: Sequence[Lane], guard: Guard) -> None:
+    """``ema_top1`` for the curves of lanes that keep averaged weights; their reports stay those of the raw ones."""
+    for lane in lanes:
+        assert lane.average is not None
+        report = lane.report
+        with holds(f"the evaluation of {lane.key}", setting.device), lane.average.shown():
+            evaluate([lane], setting.test, None, setting.fold, guard)
+        if not lane.failure:
+            lane.curve[-1]["ema_top1"] = lane.report["top1"]
         lane.report = report
 
 

@@ -93,7 +93,7 @@ def load(one: Record, out: Path, data_dir: Path | None = None) -> Deployed:
         raise ValueError(f"{path} cannot be read: {error}") from error
     images = None
     if one.modified_student or not {"classes", "image_shape"} <= one.data.keys():
-        images = kept.images(one.dataset, data_dir, one.settings.limit_train)
+        images = kept.images(one.dataset, data_dir, one.settings.limit_train, one.settings.recipe.get("image_size"))
         if not images.known_as(one.data.get("fingerprint", "")):
             raise ValueError(f"the data {one.dataset} here are not those that {title(one)} was trained on")
     classes = tuple(map(str, one.data["classes"] if images is None else images.classes))

@@ -29,7 +29,7 @@ def fold(tapped: Tapped, half: torch.dtype | None = None) -> Tapped:
     """
     folded = copy.deepcopy(tapped).eval().requires_grad_(False)
     folded._norms = tapped.norms()
-    for module in list(folded.net.modules()):
+    for module in list(folded.net.modules()) if tapped.folds else ():
         for conv_name, norm_name in _pairs(module):
             conv, norm = getattr(module, conv_name), getattr(module, norm_name)
             dtype = conv.weight.dtype

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,13 +19,18 @@ from kdbench.record import Record
 
 
 @lru_cache(maxsize=1)
-def images(name: str, data_dir: Path | None, limit: int | None) -> Dataset:
-    """The data set of a record; the last one asked for is kept.
+def images(name: str, data_dir: Path | None, limit: int | None, side: int | None = None) -> Dataset:
+    """The data set of a record, in memory; the last one asked for is kept. ``side``: of what networks see.
+
+    Raises:
+        ValueError: it is not there, or does not fit into memory.
 
     >>> images("digits", None, 100).num_classes
     10
     """
-    whole = data.load(name, data_dir)
+    whole = data.choose(name, data_dir, source="resident")
+    if side not in (None, whole.image_shape[-1]):
+        whole = replace(whole, side=side)
     return whole if limit is None else data.limit(whole, limit)
 
 

@@ -374,7 +374,8 @@ def _asked(job: Job, group: Sequence[Cell], kept: dict[str, float]) -> float:
     reads = [method.reads for method in methods if method.needs_teacher]
     if not reads:
         return 0.0
-    if job.request.table == "off" or first.assistant or methods[0].views or "maps" in reads:
+    drawn = any(recipe.get(name) for name in ("augment", "mixup", "cutmix", "random_erasing"))
+    if job.request.table == "off" or first.assistant or methods[0].views or "maps" in reads or drawn:
         return 1.0
     views = count_views(recipe["crop_padding"], recipe["flip"])
     if first.teacher not in kept:
