@@ -37,7 +37,8 @@ def fold(tapped: Tapped, half: torch.dtype | None = None) -> Tapped:
             fused = fuse_conv_bn_eval(conv.double(), norm.double()).to(dtype)
             setattr(module, conv_name, fused)
             setattr(module, norm_name, nn.Identity())
-    if half is not None and tapped.reader is tapped.net:  # a stranger's network may use its weights otherwise, too
+    reader: object = tapped.reader
+    if half is not None and reader is tapped.net:  # a stranger's network may use its weights otherwise, too
         for module in folded.net.modules():
             if type(module) is nn.Conv2d:
                 module.to(half)
