@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kdbench.library.create import create
     from kdbench.library.kept import load_records, load_student, load_teacher
     from kdbench.library.verbs import report, run, tune
+    from kdbench.models.own import register_model
     from kdbench.registry import register
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "load_student",
     "load_teacher",
     "register",
+    "register_model",
     "report",
     "run",
     "tune",
@@ -43,6 +45,7 @@ __all__ = [
 _LIBRARY = "kdbench.library"
 _HOMES = {
     "register": "kdbench.registry",
+    "register_model": "kdbench.models.own",
     "__version__": "kdbench.version",
     "attach": f"{_LIBRARY}.attach",
     "create": f"{_LIBRARY}.create",

@@ -115,6 +115,7 @@ class Point(BaseModel):
     terms: dict[str, float] = {}
     top1: float | None = None
     val_top1: float | None = None
+    ema_top1: float | None = None  # of the averaged weights, where the recipe keeps them
 
 
 class Record(BaseModel):
@@ -140,6 +141,7 @@ class Record(BaseModel):
     top1_last: float | None = None
     top1_best_test: float | None = None  # chosen on the test set: an oracle
     top1_at_best_val: float | None = None
+    ema_top1_last: float | None = None  # of the averaged weights, where the recipe keeps them
     top5_last: float | None = None
     nll: float | None = None
     ece: float | None = None

@@ -94,7 +94,7 @@ def test_limit_is_nested_and_seeded() -> None:
 def test_unknown_names_tell_the_nearest() -> None:
     with pytest.raises(ValueError, match="did you mean cifar100"):
         load("cifar-100")
-    with pytest.raises(ValueError, match="there are cifar10, cifar100, digits"):
+    with pytest.raises(ValueError, match="there are cifar10, cifar100, cinic10, cub200, digits"):
         load("zzz")
     with pytest.raises(ValueError, match="pixels"):
         load("imagefolder:here@big")

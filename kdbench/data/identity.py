@@ -16,6 +16,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
+from kdbench.data.source import DataSource
+
 Hex = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Counts = tuple[Annotated[int, Field(ge=0)], ...]
 
@@ -78,14 +80,14 @@ class DataIdentity(BaseModel):
 
 
 def identify(
-    train_images: Tensor,
+    train_images: Tensor | DataSource,
     train_labels: Tensor,
-    test_images: Tensor,
+    test_images: Tensor | DataSource,
     test_labels: Tensor,
     classes: tuple[str, ...],
     notes: tuple[str, ...] = (),
 ) -> DataIdentity:
-    """The identity of tensors: images (N, C, H, W) uint8, labels (N,) int64.
+    """The identity of tensors, or of sources of them: images (N, C, H, W) uint8, labels (N,) int64.
 
     Raises:
         ValueError: a label that no class has.
@@ -191,7 +193,9 @@ def tensors_sha256(parts: Iterable[Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _sha256(values: Tensor) -> str:
+def _sha256(values: Tensor | DataSource) -> str:
+    if isinstance(values, DataSource):
+        return values.sha256()
     array = values.contiguous().numpy()
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
     digest = hashlib.sha256(f"{array.dtype.name}{array.shape}".encode())

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kdbench.data.sets import Dataset
+from kdbench.data.sets import Dataset, Pixels
 from kdbench.data.stratified import stratified
 
 #: Of the shuffle that decides which images are held out: a constant, so that all methods, pairs and seeds share them.
@@ -24,7 +24,7 @@ class HeldOut(NamedTuple):
     (torch.Size([100, 3, 8, 8]), 900)
     """
 
-    images: Tensor
+    images: Pixels
     labels: Tensor
 
 

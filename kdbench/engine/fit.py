@@ -26,6 +26,7 @@ from kdbench.engine.guard import Guard
 from kdbench.engine.lane import STAGES, Lane
 from kdbench.engine.precision import Precision
 from kdbench.engine.rng import rng_state, set_rng_state
+from kdbench.engine.saving import EVERY, Saver
 from kdbench.engine.shared import Lasting, Shown, tensors_of
 from kdbench.engine.teacher_cache.cache import TeacherTable
 from kdbench.engine.teacher_cache.reader import Lesson, widest
@@ -38,8 +39,8 @@ class Loader(Protocol):
 
     def __len__(self) -> int: ...
 
-    def epoch(self, epoch: int, *, stage: str = "train") -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """(image, label, idx) batches; the same ones whenever the same epoch is asked for."""
+    def epoch(self, epoch: int, *, stage: str = "train") -> Iterator[tuple[Tensor, ...]]:
+        """(image, label, idx) batches, and their target where images are mixed; the same for the same epoch."""
         ...
 
 
@@ -114,13 +115,22 @@ def fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callabl
     rng = rng_state(setting.device)
     main_memory.trim()  # what the lanes before these have freed
     try:
-        with holds(f"the training of {count(len(lanes), 'lane')}", setting.device), setting.guard() as guard:
-            _fit(setting, lanes, watch, finish, guard)
+        saver = Saver(EVERY if setting.device.type == "cuda" else 0.0)
+        training = holds(f"the training of {count(len(lanes), 'lane')}", setting.device)
+        with training, saver, setting.guard() as guard:
+            _fit(setting, lanes, watch, finish, guard, saver)
     finally:
         set_rng_state(rng, setting.device)
 
 
-def _fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callable[[Lane], None], guard: Guard) -> None:
+def _fit(
+    setting: Setting,
+    lanes: Sequence[Lane],
+    watch: Watcher,
+    finish: Callable[[Lane], None],
+    guard: Guard,
+    saver: Saver,
+) -> None:
     teacher_says = None
     judge = setting.teacher if setting.judge is None else setting.judge
     if judge is not None:
@@ -139,6 +149,7 @@ def _fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callab
             if due:
                 _evaluate(setting, due, teacher_says, exams, guard)
                 _validate(setting, [lane for lane in due if not lane.failure], mocks, guard)
+                _average(setting, [lane for lane in due if not lane.failure and lane.average], guard)
             for lane in due:
                 if lane.failure:
                     continue
@@ -146,8 +157,9 @@ def _fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callab
                 if not math.isfinite(lane.report["nll"]):
                     lane.failure = f"the logits were not finite after epoch {epoch + 1}; try {lane.remedy()}"
             watch.epoch(stage, active)
+            saved = saver.due(active)
             for lane in active:
-                _keep(setting, lane, finish, guard)
+                _keep(setting, lane, finish, guard, saver, due=lane in saved)
 
 
 def keep(setting: Setting, lane: Lane, finish: Callable[[Lane], None]) -> None:
@@ -162,11 +174,13 @@ def keep(setting: Setting, lane: Lane, finish: Callable[[Lane], None]) -> None:
     kd True
     """
     with setting.guard() as guard:
-        _keep(setting, lane, finish, guard)
+        _keep(setting, lane, finish, guard, Saver(0.0))
 
 
-def _keep(setting: Setting, lane: Lane, finish: Callable[[Lane], None], guard: Guard) -> None:
-    """Save a lane that has more before it; finish one that is done or has failed."""
+def _keep(
+    setting: Setting, lane: Lane, finish: Callable[[Lane], None], guard: Guard, saver: Saver, *, due: bool = True
+) -> None:
+    """Save a lane that has more before it, where it is ``due``; finish one that is done or has failed."""
 
     def example() -> Tensor:
         return next(iter(setting.test()))[0][:2]
@@ -174,10 +188,13 @@ def _keep(setting: Setting, lane: Lane, finish: Callable[[Lane], None], guard: G
     guard.note(thorough=True)
     if not lane.failure and not lane.done:
         what = f"the checkpoint of {lane.key}"
-        guard.run(lane, " when its checkpoint was written", lane.save, what=what, passing=(OSError,))
+        if due:
+            save = partial(saver.save, lane)
+            guard.run(lane, " when its checkpoint was written", save, what=what, passing=(OSError,))
     elif not lane.failure:
         guard.run(lane, " when it was finished", partial(lane.close, example), what=f"what is kept of {lane.key}")
     if lane.failure or lane.done:
+        saver.settle()  # the record takes the checkpoint's place: none may be written after it
         with holds(f"what is kept of {lane.key}", lane.device):
             finish(lane)
         lane.forget()
@@ -202,11 +219,17 @@ def split(setting: Setting, lanes: Sequence[Lane], free: int | None) -> list[lis
     if len(lanes) < 2 or (free is None and not on_cuda):
         return [list(lanes)]
     with holds("one lane", setting.device), setting.guard() as guard:
-        image, label, idx = next(iter(setting.train.epoch(0)))
-        shown = Shown(image, label, idx, None if setting.teacher is None else look(setting, image))
+        image, label, idx, *target = next(iter(setting.train.epoch(0)))
+        says = None if setting.teacher is None else look(setting, image)
+        shown = Shown(image, label, idx, says, *target)
         if on_cuda:
-            needs = [memory.peak(lane, shown, guard) for lane in lanes]
-            sizes = memory.pack(needs, memory.free(setting.device), memory.SHARE)
+            graphs = setting.machine is not None
+            needs = [memory.peak(lane, shown, guard) + (memory.compared(lane) if graphs else 0) for lane in lanes]
+            test = next(iter(setting.test()))[0]
+            exam = max(memory.evaluated(lane, test) for lane in lanes) if graphs else 0
+            half = setting.precision.dtype(setting.device) is not None
+            once = memory.once(exam, half=half) if graphs else 0
+            sizes = memory.pack(needs, memory.free(setting.device), memory.SHARE, once)
         else:
             assert free is not None
             sizes = memory.together(lanes, shown, guard, free)
@@ -274,7 +297,8 @@ def train_epoch(
             # In a pre-training stage lanes may differ in length, so each has its own clock.
             progress = torch.tensor((epoch + number / steps) / lane.total, device=setting.device)
             mine = shown.lent()
-            step = partial(lane.step, mine.teacher, Batch(mine.image, mine.label, mine.idx, progress))
+            batch = Batch(mine.image, mine.label, mine.idx, progress, mine.target)
+            step = partial(lane.step, mine.teacher, batch)
             guard.run(lane, lane.when(), step, what=what)
             if guard.spoilt:
                 shown = batches.again(number)
@@ -320,11 +344,11 @@ class _Batches:
         batches = self._setting.train.epoch(self._epoch, stage=self._stage)
         return self._shown(number, *next(islice(batches, number, None)))
 
-    def _shown(self, number: int, image: Tensor, label: Tensor, idx: Tensor) -> Shown:
+    def _shown(self, number: int, image: Tensor, label: Tensor, idx: Tensor, target: Tensor | None = None) -> Shown:
         with holds("the teacher", self._setting.device):
             if self._lesson is not None:
-                return Shown(image, label, idx, self._lesson(number, image))
-            return Shown(image, label, idx, None if self._show is None else self._show(image))
+                return Shown(image, label, idx, self._lesson(number, image), target)
+            return Shown(image, label, idx, None if self._show is None else self._show(image), target)
 
 
 def _labels(train: object) -> list[Tensor]:
@@ -363,6 +387,18 @@ def _validate(setting: Setting, lanes: Sequence[Lane], exams: Exams | None, guar
     for lane, report in zip(lanes, tested, strict=True):
         if not lane.failure:
             lane.curve[-1]["val_top1"] = lane.report["top1"]
+        lane.report = report
+
+
+def _average(setting: Setting, lanes: Sequence[Lane], guard: Guard) -> None:
+    """``ema_top1`` for the curves of lanes that keep averaged weights; their reports stay those of the raw ones."""
+    for lane in lanes:
+        assert lane.average is not None
+        report = lane.report
+        with holds(f"the evaluation of {lane.key}", setting.device), lane.average.shown():
+            evaluate([lane], setting.test, None, setting.fold, guard)
+        if not lane.failure:
+            lane.curve[-1]["ema_top1"] = lane.report["top1"]
         lane.report = report
 
 

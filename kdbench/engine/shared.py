@@ -33,12 +33,15 @@ class Shown(NamedTuple):
     label: Tensor
     idx: Tensor
     teacher: Outputs | None
+    target: Tensor | None = None
 
     def named(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor that lasts for this step only, with its name in a sentence."""
         yield "the images of the batch", self.image
         yield "the labels of the batch", self.label
         yield "the idx of the batch", self.idx
+        if self.target is not None:
+            yield "the targets of the batch", self.target
         if self.teacher is not None:
             for name in ("feats", "preacts"):
                 yield from ((f"the teacher's {name}", one) for one in getattr(self.teacher, name) or ())
@@ -49,7 +52,8 @@ class Shown(NamedTuple):
         """Aliases without a graph: what is done to the tensor objects, not to their values, stays with who did it."""
         alias = _aliases()
         teacher = None if self.teacher is None else self.teacher.map(alias)
-        return Shown(alias(self.image), alias(self.label), alias(self.idx), teacher)
+        target = None if self.target is None else alias(self.target)
+        return Shown(alias(self.image), alias(self.label), alias(self.idx), teacher, target)
 
 
 def tensors_of(module: nn.Module) -> list[Tensor]:

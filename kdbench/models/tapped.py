@@ -57,6 +57,7 @@ class Tapped(nn.Module):
         self._norms = norms
         self._nchw = False  # whatever it is given
         self.pretrained = ""
+        self.folds = True  # whether batch norms may be folded away in copies
         self.renormalise: Renormalise | None = None
 
     @property

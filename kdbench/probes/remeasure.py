@@ -108,7 +108,7 @@ def _teacher(
     usual = stored.path(folder, card.dataset, card.name)
     if card.top1 is None or card.normalisation is None:
         return "equal", "its card says no accuracy" if card.top1 is None else "its card does not say its normalisation"
-    images = kept.images(card.dataset, data_dir, None)
+    images = kept.images(card.dataset, data_dir, None, card.image_size)
     net, _ = stored.load(
         folder, card.dataset, card.name, variant=path.stem.removeprefix(usual.stem), image_size=card.image_size
     )
@@ -123,7 +123,7 @@ def _teacher(
 
 def _compare(what: str, one: Record, path: Path, out: Path, data_dir: Path | None, device: torch.device) -> Verdict:
     """Raises: ValueError, FileNotFoundError: data, teacher or method are not there, or the file does not fit."""
-    images = kept.images(one.dataset, data_dir, one.settings.limit_train)
+    images = kept.images(one.dataset, data_dir, one.settings.limit_train, one.settings.recipe.get("image_size"))
     if not images.known_as(one.data.get("fingerprint", "")):
         return Verdict(what, "wrong", f"the data {one.dataset} here are not those it was measured on")
     state = from_bytes(content(path))

@@ -62,7 +62,7 @@ class Subject:
         """Normalised batches of (N, 3, H, W) uint8 images in order; None: the test images."""
         images = self.images.test_images if images is None else images
         labels = self.images.test_labels if labels is None else labels
-        return teaching.plain_batches(images, labels, dict(self.recipe), self.device)
+        return teaching.plain_batches(images, labels, dict(self.recipe), self.device, side=self.images.side)
 
     @torch.no_grad()
     def look(self, batches: Plain) -> Iterator[tuple[Outputs, Tensor, Tensor, Tensor]]:
@@ -120,7 +120,7 @@ def load(target: Target, out: Path, data_dir: Path | None, device: torch.device,
         FileNotFoundError: the same, of a file.
     """
     one = target.record
-    images = kept.images(one.dataset, data_dir, one.settings.limit_train)
+    images = kept.images(one.dataset, data_dir, one.settings.limit_train, one.settings.recipe.get("image_size"))
     if not images.known_as(one.data.get("fingerprint", "")):
         raise ValueError(f"the data {one.dataset} here are not those it was measured on")
     precision = Precision(one.settings.precision)

@@ -71,6 +71,8 @@ def _pictures(job: Job, part: str) -> int:
         found = names.image_folder(word)
     except ValueError:
         return 0
+    if word.partition("@")[0] in ("cinic10", "cub200", "imagenet"):
+        return _listed(word, root, part)
     homes = [found.path] if found else []
     homes += [root / name for name in ("tiny-imagenet-200", "tiny-imagenet")] if word == "tinyimagenet" else []
     for home in homes:
@@ -82,6 +84,17 @@ def _pictures(job: Job, part: str) -> int:
             continue
         return sum(len(one.pictures) for one in classes.values())
     return 0
+
+
+def _listed(word: str, root: Path, part: str) -> int:
+    """Pictures of a published data set that lie there; 0: none do."""
+    from kdbench.data.selection import listed
+
+    try:
+        found = listed(word, root)
+    except (ValueError, OSError):
+        return 0
+    return 0 if found is None else len(found[0].train if part == "train" else found[0].test)
 
 
 def share_left(out: Path, cell: Cell) -> float:

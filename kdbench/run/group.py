@@ -9,12 +9,14 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from kdbench import models, registry
 from kdbench.data import Dataset, Loader, hold_out
+from kdbench.data.loader import Plain
 from kdbench.engine import fit as engine
 from kdbench.engine.compiled import Compiler
 from kdbench.engine.errors import OutOfMemory, holds, release
@@ -48,6 +50,8 @@ class Work:
     device: str
     precision: str
     data_dir: Path | None = None
+    data_source: str = "auto"
+    data_workers: int | None = None
     epochs: int | None = None  # as asked for; the length of a short teacher follows from it
     limit_train: int | None = None
     lanes: int | None = None
@@ -84,12 +88,21 @@ def run_group(work: Work, emit: Emit, images: Dataset | None = None) -> Done:
     """
     done = Done()
     try:
-        _Group(work, emit, images or teachers.images(work.suite, work.data_dir, work.limit_train), done).run()
+        _Group(work, emit, images or _images(work, emit), done).run()
     except Stop as stop:
         done.stopped = str(stop)
     except OSError as error:
         done.stopped = disk_trouble(work.out, error)
     return done
+
+
+def _images(work: Work, emit: Emit) -> Dataset:
+    def say(sentence: str) -> None:
+        emit(Note(sentence))
+
+    return teachers.images(
+        work.suite, work.data_dir, work.limit_train, source=work.data_source, workers=work.data_workers, say=say
+    )
 
 
 def disk_trouble(out: Path, error: OSError) -> str:
@@ -236,18 +249,21 @@ class _Group:
             views=next(iter(lanes)).method.views,
         )
         test = teachers.test_batches(self.images, first.recipe, self.device)
-        held_out = None if self.held_out is None else teachers.plain_batches(*self.held_out, first.recipe, self.device)
+        held_out = None if self.held_out is None else self._held_out_batches()
+        # On the CPU the teacher's table is named by the weights as they are.
+        half = self.precision.dtype(self.device) if self.device.type == "cuda" else None
+        fold = models.fold if half is None else partial(models.fold, half=half)
         setting = engine.Setting(
-            None if teacher is None else models.fold(teacher).to(self.device),
+            None if teacher is None else fold(teacher).to(self.device),
             loader,
             lambda: test,
             self.device,
             self.precision,
-            judge=None if self.judge is None else models.fold(self.judge).to(self.device),
+            judge=None if self.judge is None else fold(self.judge).to(self.device),
             machine=machine_for(self.device, work.graphs),
             note=self.teller.note,
             validation=None if held_out is None else lambda: held_out,
-            fold=models.fold,
+            fold=fold,
         )
         self.maker.compile(lanes, loader)
         ahead = sum(epochs(cell) - behind(lane) for lane, cell in lanes.items()) * len(loader)
@@ -261,6 +277,12 @@ class _Group:
         left = [lane for lane in lanes if not lane.done]
         if left:
             self._train(setting, loader, left, lanes)
+
+    def _held_out_batches(self) -> Plain:
+        assert self.held_out is not None
+        return teachers.plain_batches(
+            *self.held_out, self.first.recipe, self.device, side=self.part.side, workers=self.part.workers
+        )
 
     def _train(self, setting: engine.Setting, loader: Loader, left: list[Lane], lanes: dict[Lane, Cell]) -> None:
         work = self.work

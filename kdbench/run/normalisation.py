@@ -111,5 +111,7 @@ def _look(net: models.Tapped, suite: Suite, images: Dataset, device: torch.devic
         mean=suite.recipe.mean,
         std=suite.recipe.std,
         device=device,
+        size=images.side,
+        augment="crop" if images.side is None or images.side <= images.train_images.shape[-1] else "rrc",
     )
     return measure(*predictions(net.eval().to(device), loader.plain(64), Precision()))

@@ -44,7 +44,14 @@ def run(job: Job, watch: Watcher, images: Dataset | None = None) -> Outcome:
         return outcome
     request = job.request
     torch.set_num_threads(environment.threads())
-    images = images or teachers.images(job.suite, request.data_dir, request.limit_train)
+    images = images or teachers.images(
+        job.suite,
+        request.data_dir,
+        request.limit_train,
+        source=request.data_source,
+        workers=request.data_workers,
+        say=watch.note,
+    )
     for sentence in images.notes:
         watch.note(sentence)
     watch.note(f"data {images.name}: {images.identity.describe()}")
@@ -80,6 +87,8 @@ def _common(job: Job) -> Work:
         device=job.device,
         precision=request.precision,
         data_dir=request.data_dir,
+        data_source=request.data_source,
+        data_workers=request.data_workers,
         epochs=request.epochs,
         limit_train=request.limit_train,
         lanes=request.lanes,

@@ -37,6 +37,8 @@ class Request:
     overrides: tuple[str, ...] = ()
     out: Path = Path("results")
     data_dir: Path | None = None
+    data_source: str = AUTO
+    data_workers: int | None = None
     device: str = AUTO
     precision: str = "fp32"
     lanes: int | None = None
@@ -103,7 +105,16 @@ def resolve(request: Request) -> Job:
         raise ValueError(f"--table takes auto or off, not {quoted(request.table)}")
     if request.weights not in ("published", "tuned"):
         raise ValueError(f"--weights takes published or tuned, not {quoted(request.weights)}")
+    from kdbench.data.augment import Augment
+    from kdbench.data.selection import check as check_source
+    from kdbench.engine.optimizers import prove
     from kdbench.engine.precision import Precision  # loads torch, so only once the words are right
+
+    check_source(request.data_source)
+    for one in (suite.recipe, suite.teacher):
+        prove(one.optimizer)
+        Augment.of(one.augment)
+    words.number("--data-workers", request.data_workers, 0, 256)
 
     part = None if request.shard is None else words.shard(request.shard)
     specs = words.methods(request.methods, suite)
@@ -161,7 +172,7 @@ def make_cell(
         usual |= tuned.choice(request.out, *where, spec.name, seed, usual)
     said = {name: value for name, value in spec.hyper if value != usual[name]}
     recipe = suite.recipe.facts_for(student, epochs)
-    recipe |= {name: list(recipe[name]) for name in ("mean", "std")}
+    recipe |= {name: list(recipe[name]) for name in ("mean", "std")} | scaled(suite)
     assistant = assisted = None
     try:
         named = assistants.network(spec.name, student)
@@ -193,6 +204,13 @@ def make_cell(
     )
     quick = epochs < suite.recipe.epochs or request.limit_train is not None
     return Cell(settings, _label(spec.name, said, weights), quick, assistant)
+
+
+def scaled(suite: Suite) -> dict[str, int]:
+    """The side of the images that networks see, where pictures of another size lie in the data set."""
+    from kdbench.data import names
+
+    return {} if names.side(suite.dataset) in (suite.image_size, None) else {"image_size": suite.image_size}
 
 
 def published_hyper(convention: Convention, method: str, teacher: str, student: str) -> dict[str, Any]:

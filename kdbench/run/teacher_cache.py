@@ -71,7 +71,7 @@ def taught(
     # In a loop whose teacher must be live for some lane, what it says is kept for methods to come; a
     # captured step keeps nothing.
     useful = len(below) == len(lanes) if setting.machine is not None else True
-    if switch == "off" or not lanes or setting.teacher is None or loader.views or not useful:
+    if switch == "off" or not lanes or setting.teacher is None or loader.views or not loader.countable or not useful:
         yield setting
         return
     pays = visits > count_views(loader.crop_padding, loader.flip) / 2

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from kdbench import data as sets
 from kdbench import models, registry
-from kdbench.data import Dataset, Loader
+from kdbench.data import Dataset, DataSource, Loader
 from kdbench.data.loader import Plain
 from kdbench.engine.checkpoint import CheckpointDamaged, CheckpointForeign
 from kdbench.engine.evaluate import measure, predictions
@@ -44,8 +45,19 @@ class TeacherFailed(Exception):
     """
 
 
-def images(suite: Suite, data_dir: Path | None, limit: int | None = None) -> Dataset:
+def images(
+    suite: Suite,
+    data_dir: Path | None,
+    limit: int | None = None,
+    *,
+    source: str = "auto",
+    workers: int | None = None,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> Dataset:
     """The suite's data; of the training images the first ``limit`` where one is given.
+
+    ``source`` and ``workers`` as for ``kdbench.data.choose``. Pictures of another size than the suite's are cut or
+    scaled to it where the recipe says how: larger ones are cropped, ``augment`` rrc scales.
 
     Raises:
         ValueError: they are not there, or not what the suite says they are.
@@ -54,13 +66,16 @@ def images(suite: Suite, data_dir: Path | None, limit: int | None = None) -> Dat
     >>> len(images(suites.load("digits"), None, limit=64).train_labels)
     64
     """
-    found = sets.load(suite.dataset, data_dir)
+    found = sets.choose(suite.dataset, data_dir, source=source, workers=workers, say=say)
     said, here = (suite.num_classes, suite.image_size), (found.num_classes, found.image_shape[-1])
-    if said != here:
+    scaled = suite.recipe.augment.startswith("rrc") and suite.teacher.augment.startswith("rrc")
+    if said[0] != here[0] or not (said[1] <= here[1] or scaled):
         raise ValueError(
             f"suite {suite.name} says num_classes = {said[0]} and image_size = {said[1]}, but {suite.dataset} has"
             f" {here[0]} classes and images of {here[1]} px; correct the suite, or --set both"
         )
+    if said[1] != here[1]:
+        found = replace(found, side=said[1])
     return found if limit is None else sets.limit(found, limit)
 
 
@@ -75,8 +90,11 @@ def recipe(suite: Suite, name: str, epochs: int | None, limit_train: int | None)
     own = suite.teacher
     full = own.epochs
     length = full if epochs is None or epochs >= suite.recipe.epochs else min(full, epochs)
+    from kdbench.run.session import scaled
+
     return {
         **own.facts_for(name, length),
+        **scaled(suite),
         "epochs": length,
         "limit_train": limit_train,
         "quick": length < full or limit_train is not None,
@@ -207,8 +225,9 @@ def train(
     note: Callable[[str], None],
     seed: int = 0,
     graphs: str = "auto",
+    start: Callable[[], Tapped] | None = None,
 ) -> TeacherCard:
-    """Train one teacher with plain cross-entropy; resumes its own checkpoint.
+    """Train one teacher with plain cross-entropy; resumes its own checkpoint. ``start`` makes what it starts from.
 
     The finished weights are rounded to fp16 *before* they are measured and used, so that the
     small file is exactly the teacher that every student saw.
@@ -220,7 +239,9 @@ def train(
     if published := hint(name, suite.dataset, suite.name):
         note(published)
     torch.manual_seed(stable_seed(seed, "teacher", name))
-    net = models.create(name, data.num_classes, image_size=data.image_shape[-1])
+    drop_path = wanted.get("drop_path", 0.0)
+    side = data.image_shape[-1]
+    net = start() if start else models.create(name, data.num_classes, image_size=side, drop_path=drop_path)
     if net.pretrained:
         note(f"teacher {name} starts from its pretrained weights ({net.pretrained[:8]})")
     checkpoint = teachers.path(folder, suite.dataset, name, variant(wanted)).with_suffix(".ckpt")
@@ -347,6 +368,10 @@ def make_loader(
         seed=seed,
         device=device,
         views=views,
+        size=data.side,
+        num_classes=data.num_classes,
+        workers=data.workers,
+        **{name: recipe[name] for name in ("augment", "mixup", "cutmix", "random_erasing") if name in recipe},
     )
 
 
@@ -359,10 +384,18 @@ def test_batches(data: Dataset, recipe: dict[str, Any], device: torch.device) ->
     >>> sum(len(label) for _, label in batches)
     797
     """
-    return plain_batches(data.test_images, data.test_labels, recipe, device)
+    return plain_batches(data.test_images, data.test_labels, recipe, device, side=data.side, workers=data.workers)
 
 
-def plain_batches(images: Tensor, labels: Tensor, recipe: dict[str, Any], device: torch.device) -> Plain:
+def plain_batches(
+    images: Tensor | DataSource,
+    labels: Tensor,
+    recipe: dict[str, Any],
+    device: torch.device,
+    *,
+    side: int | None = None,
+    workers: int = 0,
+) -> Plain:
     """Images (N, 3, H, W) uint8 and labels (N,) in order, as ``test_batches`` makes them.
 
     Raises:
@@ -374,7 +407,17 @@ def plain_batches(images: Tensor, labels: Tensor, recipe: dict[str, Any], device
     >>> [len(label) for _, label in plain_batches(found, labels, recipe, torch.device("cpu"))]
     [5]
     """
-    loader = Loader(images, labels, batch_size=256, mean=recipe["mean"], std=recipe["std"], device=device)
-    height, width = images.shape[2:]
+    loader = Loader(
+        images,
+        labels,
+        batch_size=256,
+        mean=recipe["mean"],
+        std=recipe["std"],
+        device=device,
+        size=side,
+        augment="crop" if side is None or side <= images.shape[-1] else "rrc",  # shown as they are; none is drawn
+        workers=workers,
+    )
+    height = width = side or images.shape[-1]
     fits = max(16, min(256, TEST_PIXELS // (height * width)))
     return loader.plain(1000 if device.type == "cuda" else fits)

@@ -106,6 +106,26 @@ PLUGIN = option(
 DATA = option("--data-dir", type=FOLDER, envvar="KDBENCH_DATA", help="Where data sets lie or are put.")
 
 
+DATA_SOURCE = option(
+    "--data-source",
+    default="auto",
+    show_default=True,
+    envvar="KDBENCH_DATA_SOURCE",
+    help="Where pictures are read from: resident (memory), packed (see `kdbench data pack`; packed:FOLDER where it"
+    " lies elsewhere), streamed (files, decoded by workers). auto: memory where the pictures take at most half of"
+    " what is free, else a pack where there is one, else files. Results do not depend on it.",
+)
+
+
+DATA_WORKERS = option(
+    "--data-workers",
+    type=WHOLE,
+    metavar="N",
+    help="Processes that make batches ahead. Default: one less than cores (at most 8) for streamed, else 0. Results"
+    " do not depend on it.",
+)
+
+
 CHOSEN = option(
     "--suite", "-s", "chosen", multiple=True, help="Only this suite; may be repeated. Default: all that have records."
 )

@@ -34,12 +34,16 @@ def _table(screen: Console, *heads: str) -> Table:
 
 def show_plan(job: Job, screen: Console) -> None:
     """The matrix of a dry run: methods down, pairs across, one letter per seed."""
+    from kdbench.terminal import recipe
+
     if not job.cells:
         screen.print("no cells: this shard of the grid is empty")
         return
     states = job.states()
     length = count(job.cells[0].epochs, "epoch")
     screen.print(f"suite {job.suite.name}, data {job.suite.dataset}, {length}, device {job.device}", markup=False)
+    rates = [cell.recipe["lr"] for cell in job.cells]
+    screen.print(f"recipe: {recipe.sentence(job.cells[0].recipe, rates)}", markup=False)
     labels = list(dict.fromkeys(cell.label for cell in job.cells))
     named = dict.fromkeys((cell.teacher, cell.student) for cell in job.cells if cell.teacher)
     taught = {student for _, student in named}

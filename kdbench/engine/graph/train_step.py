@@ -348,6 +348,8 @@ class Captured:
             CannotCapture: the lane does what a repeated step must not.
         """
         lane, machine, rng = track.lane, self._machine, track.lane.rng
+        if lane.by_host:
+            raise CannotCapture(lane.by_host)
         if self._guard is not None:
             self._guard.note(*(shown for _, shown in seen.values()), thorough=True)
         what = f"a step of {lane.key}"
@@ -558,7 +560,7 @@ class Captures:
         Raises:
             CannotCapture: nothing can be.
         """
-        if not isinstance(loader, Planned):
+        if not isinstance(loader, Planned) or not getattr(loader, "on_device", True):
             raise CannotCapture("its batches come as a stream")
         if self._machine.over:
             raise CannotCapture(self._machine.over)
