@@ -10,7 +10,7 @@ VISIT   = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m kdbench.ter
 export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run report test test-slow test-all check lint type matrix gpu gpu-check gpu-test gpu-bench \
+.PHONY: help install run report test test-slow test-all campaign check lint type matrix gpu gpu-check gpu-test gpu-bench \
   gpu-acceptance acceptance served costs results clean
 
 help: ## Show this list
@@ -40,6 +40,9 @@ test-slow: $(STAMP) ## Run the tests that take long
 	@$(BIN)/python -m pytest -m "slow and not gpu"
 
 test-all: test test-slow ## Both
+
+campaign: $(STAMP) ## Faults by the thousand, for half an hour on two idle cores; AREA=kill,disk TRIES=20 run a part
+	@$(BIN)/python tests/campaign --area "$(AREA)" --tries "$(TRIES)" --seed "$(SEED)" --only "$(ONLY)"
 
 check: lint test ## Lint, types and tests
 

@@ -90,6 +90,11 @@ def main() -> None:
 @option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")
 @option("--fail-fast", is_flag=True, help="Stop at the first cell that fails.")
 @option("--dry-run", is_flag=True, help="Show what would be trained and how long it may take.")
+@option(
+    "--device-memory",
+    metavar="SIZE",
+    help="With --dry-run: how many lanes a GPU with so much memory would hold at once, e.g. 24GB or 8,24,80.",
+)
 @BUDGET
 @YES
 @PLUGIN
@@ -99,13 +104,19 @@ def main() -> None:
 @OUT
 @DEVICE
 @sentences
-def run(*, plugins: tuple[str, ...], dry_run: bool, budget: str | None, yes: bool, **words: Any) -> int:
+def run(
+    *, plugins: tuple[str, ...], dry_run: bool, device_memory: str | None, budget: str | None, yes: bool, **words: Any
+) -> int:
     """Train methods x pairs x seeds; goes on where it stopped."""
     from kdbench.terminal import console
     from kdbench.terminal import run as screen
 
+    if device_memory is not None and not dry_run:
+        raise ValueError("--device-memory goes with --dry-run; a run looks at the memory of its own device")
     broken = load_plugins(plugins)
-    return screen.run(words, plugins, broken, console.out(), dry=dry_run, budget=budget, yes=yes)
+    return screen.run(
+        words, plugins, broken, console.out(), dry=dry_run, budget=budget, yes=yes, device_memory=device_memory
+    )
 
 
 def load_plugins(plugins: tuple[str, ...]) -> list[str]:

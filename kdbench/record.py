@@ -16,9 +16,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from kdbench.utils.files import atomic_write
+from kdbench.utils.files import atomic_write, content
 from kdbench.utils.precisions import canonical
-from kdbench.utils.sealing import checksum
+from kdbench.utils.sealing import checksum, parsed
 
 FORMAT = 2
 FAILED_SUFFIX = ".failed.json"
@@ -265,12 +265,12 @@ def read(path: Path) -> Record:
     kdbench.record.RecordDamaged: cut.json is truncated or not JSON: Unterminated string starting at: line ...
     """
     try:
-        values = json.loads(path.read_bytes())
+        values = parsed(content(path))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(*error.args) from error
     except OSError as error:
         raise RecordDamaged(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise RecordDamaged(f"{path} is truncated or not JSON: {error}") from error
     if not isinstance(values, dict) or "format" not in values or "checksum" not in values:
         raise RecordDamaged(f"{path} is not a record of kdbench: it has no format or no checksum")
@@ -330,10 +330,15 @@ def files(folder: Path) -> tuple[list[Path], list[str]]:
             problems.append(f"{error.filename} cannot be read: {error.strerror}; what lies in it is left out")
 
     found: set[Path] = set()
-    for here, _, names in os.walk(folder, onerror=unreadable):
+    for here, inner, names in os.walk(folder, onerror=unreadable):
+        problems += [f"{Path(here, name)} is a folder, no record" for name in inner if name.endswith(".json")]
         for path in (Path(here, name) for name in names if name.endswith(".json") and not name.startswith(".")):
             try:
                 usual = stat.S_ISREG(path.stat().st_mode)
+            except FileNotFoundError:
+                if path.is_symlink():
+                    problems.append(f"{path} is a link to what is not there")
+                continue  # else taken away by a run that goes on beside us
             except OSError:
                 usual = True  # reading it says what is wrong
             if usual:

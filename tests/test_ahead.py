@@ -75,9 +75,12 @@ def test_a_run_with_a_failure_corrects_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "estimates.csv").exists()
 
 
-def test_an_estimate_that_cannot_be_made_stands_in_nobodys_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [ValueError, RuntimeError, OSError, ZeroDivisionError])
+def test_an_estimate_that_cannot_be_made_stands_in_nobodys_way(
+    kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def of(*_: Any) -> Any:
-        raise ValueError("too large to try")
+        raise kind("too large\nto try")
 
     monkeypatch.setattr(estimate.Estimator, "of", of)
     done = asked("run", *SMALL, "--methods", "student", "--out", tmp_path)

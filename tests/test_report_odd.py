@@ -164,7 +164,7 @@ def test_damaged_files_and_odd_ones_are_named(tmp_path: Path) -> None:
     (odd / "folder.json").mkdir()
     (made,) = report(tmp_path, formats=("csv",))
     assert kd(made).endswith("(2)")
-    assert len(made.problems) == 7 + 2  # the pipe and the circle; what a link no longer names was taken away
+    assert len(made.problems) == 7 + 4  # the pipe, the folder, and the links to nothing and to itself
 
 
 def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kdbench.engine.errors import Failed, OutOfMemory, holds, said
-from kdbench.utils.files import atomic_write
+from kdbench.utils.files import atomic_write, content
 from kdbench.utils.wording import printable
 
 _MAGIC = b"kdbench checkpoint 1\n"
@@ -105,7 +105,7 @@ def peek(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is none.
         CheckpointDamaged: it cannot be read whole.
     """
-    return unpack(path.read_bytes(), path.name)
+    return unpack(content(path), path.name)
 
 
 def pack(state: dict[str, Any]) -> bytes:

@@ -207,8 +207,13 @@ def split(setting: Setting, lanes: Sequence[Lane], free: int | None) -> list[lis
         says = None if setting.teacher is None else look(setting, image)
         shown = Shown(image, label, idx, says, *target)
         if on_cuda:
-            needs = [memory.peak(lane, shown, guard) for lane in lanes]
-            sizes = memory.pack(needs, memory.free(setting.device), memory.SHARE)
+            graphs = setting.machine is not None
+            needs = [memory.peak(lane, shown, guard) + (memory.compared(lane) if graphs else 0) for lane in lanes]
+            test = next(iter(setting.test()))[0]
+            exam = max(memory.evaluated(lane, test) for lane in lanes) if graphs else 0
+            half = setting.precision.dtype(setting.device) is not None
+            once = memory.once(exam, half=half) if graphs else 0
+            sizes = memory.pack(needs, memory.free(setting.device), memory.SHARE, once)
         else:
             assert free is not None
             sizes = memory.together(lanes, shown, guard, free)

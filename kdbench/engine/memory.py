@@ -6,14 +6,16 @@ import copy
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdbench.distiller import Batch
+from kdbench.engine.evaluate import in_eval_mode
+from kdbench.engine.graph.backend import STREAMS
 from kdbench.engine.graph.capture import give_back
 from kdbench.engine.graph.rollback import undone
 from kdbench.engine.guard import Guard
 from kdbench.engine.lane import Lane
-from kdbench.engine.shared import Shown
+from kdbench.engine.shared import Shown, tensors_of
 from kdbench.utils import memory
 
 #: Share of a GPU's free memory that steps may take; the rest is for the graph of an epoch's shorter
@@ -22,6 +24,10 @@ SHARE = 0.85
 
 #: As ``SHARE``, on the CPU. The rest is for evaluation and for what else runs on the machine.
 CPU_SHARE = 0.7
+
+#: Bytes of a workspace of cuBLAS with ``CUBLAS_WORKSPACE_CONFIG=:4096:2``, which ``machine_for`` sets where nothing is
+#: set: 2 of 4096 KiB. Left to itself it takes 32 MiB on Hopper.
+WORKSPACE = 2 * 4096 * 1024
 
 #: Where so many of the largest step so far fit beside all lanes, the steps of the others are not measured.
 PLENTY = 8
@@ -112,6 +118,40 @@ def standing(lane: Lane) -> int:
         total += sum(p.nbytes * (3 if id(p) in trained else 1) for p in module.parameters())
         total += sum(b.nbytes for b in module.buffers())
     return total
+
+
+def compared(lane: Lane) -> int:
+    """Bytes of the copies of a lane's state that are compared when a captured step is looked at (``graph.proof``)."""
+    momenta = gained(lane) // 2
+    return 2 * (momenta + sum(t.nbytes for part in (lane.student, lane.method) for t in tensors_of(part)))
+
+
+def evaluated(lane: Lane, image: torch.Tensor) -> int:
+    """Bytes of fp32 that a layer of the student reads and writes at most, for a batch of images of this shape."""
+    few, most = image[:2], [0]
+
+    def look(module: nn.Module, given: tuple[object, ...], made: object) -> None:
+        tensors = [one for one in (*given, made) if isinstance(one, torch.Tensor)]
+        most[0] = max(most[0], sum(4 * one.numel() for one in tensors))
+
+    handles = [module.register_forward_hook(look) for module in lane.student.modules()]
+    try:
+        with in_eval_mode(lane):
+            lane.student(few)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return most[0] * len(image) // len(few)
+
+
+def once(evaluated: int, *, half: bool) -> int:
+    """Bytes on a CUDA device that lanes need once, however many they are.
+
+    cuBLAS keeps a workspace for each stream that multiplies, on the thread of the forward and on that of the backward
+    pass. The evaluation's graph holds the feats of one lane (``evaluated``, the most that a layer reads and writes, of
+    fp32) and the copy that is evaluated; those of a shorter batch lie in the memory of the whole one's.
+    """
+    return WORKSPACE * 2 * (STREAMS + 2) + (evaluated // 2 if half else evaluated) * 2
 
 
 def peak(lane: Lane, shown: Shown, guard: Guard) -> int:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 # To see every operator, those of backward passes too. torch documents the class and has no public module for it;
@@ -107,6 +108,14 @@ def depends_on_values(node: torch.fx.Node) -> bool:
     False
     """
     return bool(free_unbacked_symbols(node.meta.get("example_value")))
+
+
+def without_values() -> FakeTensorMode:
+    """A mode in which operators are not computed, only shapes, dtypes and strides; real tensors may be given.
+
+    torch documents it under the name and promises nothing. "meta" tensors are public, and autocast refuses them.
+    """
+    return FakeTensorMode(allow_non_fake_inputs=True)
 
 
 def onednn_has_bf16() -> bool:

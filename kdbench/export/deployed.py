@@ -32,6 +32,12 @@ class Deployed(nn.Module):
         image_shape: (C, H, W).
         mean: of the normalisation, one number per channel.
         std: of the normalisation.
+
+    >>> from types import SimpleNamespace as Facts
+    >>> one = Facts(settings=Facts(recipe={"mean": [0.5] * 3, "std": [0.25] * 3}))
+    >>> net = Deployed(models.create("resnet8", 10), None, one, tuple("0123456789"), (3, 8, 8))
+    >>> net(net.example()).shape
+    torch.Size([8, 10])
     """
 
     def __init__(
@@ -72,6 +78,13 @@ def load(one: Record, out: Path, data_dir: Path | None = None) -> Deployed:
 
     Raises:
         ValueError: it was not kept, is damaged, or has other weights than the record was measured with.
+
+    >>> import kdbench, tempfile
+    >>> small = dict(pairs="resnet14:resnet8", epochs=1, limit_train=64, seeds=1, suite="digits")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     (one,) = kdbench.run("student", **small, out=folder)
+    ...     load(one, Path(folder)).classes[:3]
+    ('0', '1', '2')
     """
     path = student_file(one, out)
     try:

@@ -51,7 +51,7 @@ def run(
     """Train methods x pairs x seeds, as ``kdbench run`` does; what is there is kept, what was stopped goes on.
 
     Every word is the command line's, without its dashes: ``--limit-train 96`` is ``limit_train=96``. Lists may be
-    lists, and ``set`` a mapping.
+    lists, and ``set`` a mapping. A function asks nobody, so there is neither ``--budget`` nor ``--yes``.
 
     Args:
         methods: "a,b" or ["a", "b"]; see ``kdbench run --help`` for this and all others.
@@ -226,7 +226,6 @@ def report(
     ValueError: no run records under nowhere/runs; `kdbench run` makes some, --out names another folder
     """
     from kdbench.library.boards import boards
-    from kdbench.report.text import wide_form
 
     whole(top=top)
     told = _Told(say)
@@ -245,7 +244,7 @@ def report(
         for sentence in (*one.notes, *(f"left out: {problem}" for problem in one.problems)):
             told.note(sentence)
         told.note(f"wrote {len(one.files)} files of suite {one.suite} to {out_folder(out)}")
-    return {one.suite: wide_form(one.board) for one in made}
+    return {one.suite: one.frame() for one in made}
 
 
 def _parts(words: Several) -> list[str] | None:

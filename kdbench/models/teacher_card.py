@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdbench.models.renormalise import Normalisation
-from kdbench.utils.sealing import checksum
+from kdbench.utils.files import content
+from kdbench.utils.sealing import checksum, parsed
 
 FORMAT: Literal[2] = 2  # of the card; cards of kdbench 0.1.0 say none and are read as format 1
 
@@ -117,12 +118,12 @@ def read(where: Path, *, note: Callable[[str], None] | None = None) -> TeacherCa
     ValueError: card.json is not a teacher's card: it holds list, no fields
     """
     try:
-        values = json.loads(where.read_bytes())
+        values = parsed(content(where))
     except FileNotFoundError:
         raise
     except OSError as error:
         raise ValueError(f"{where} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"{where} is not a teacher's card: Invalid JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{where} is not a teacher's card: it holds {type(values).__name__}, no fields")

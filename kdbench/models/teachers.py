@@ -25,7 +25,7 @@ from kdbench.models.teacher_card import DataIdentity, TeacherCard, seal
 from kdbench.models.teacher_files import named_weights, tidy, weights_path
 from kdbench.models.zoo import create
 from kdbench.utils import environment
-from kdbench.utils.files import atomic_write
+from kdbench.utils.files import atomic_write, content
 
 __all__ = [
     "DataIdentity",
@@ -267,7 +267,7 @@ def _read(where: Path, note: Callable[[str], None] | None) -> tuple[TeacherCard,
         card = read_card(where, note=note)
         for weights in (weights_path(where, card.sha256), where.with_suffix(".safetensors")):
             with suppress(FileNotFoundError):
-                return card, weights, weights.read_bytes()
+                return card, weights, content(weights)
     raise FileNotFoundError(
         f"{where} is there, its weights {weights_path(where, card.sha256).name} are not; train or import it anew"
     )

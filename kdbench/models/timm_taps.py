@@ -73,6 +73,10 @@ class TimmReader:
 
     Raises:
         ValueError: the model cannot be tapped, and why.
+
+    >>> net = timm.create_model("resnet10t", num_classes=5).eval()
+    >>> TimmReader(net, "timm/resnet10t", image_size=32).tap(picture((3, 32, 32)).float()).logits.shape
+    torch.Size([1, 5])
     """
 
     def __init__(self, net: nn.Module, name: str, *, image_size: int) -> None:

@@ -24,6 +24,9 @@ def images(name: str, data_dir: Path | None, limit: int | None, side: int | None
 
     Raises:
         ValueError: it is not there, or does not fit into memory.
+
+    >>> images("digits", None, 100).num_classes
+    10
     """
     whole = data.choose(name, data_dir, source="resident")
     if side not in (None, whole.image_shape[-1]):
@@ -36,6 +39,10 @@ def part(state: dict[str, Tensor], prefix: str, path: Path) -> dict[str, Tensor]
 
     Raises:
         ValueError: there is none.
+
+    >>> import torch
+    >>> part({"student.a": torch.zeros(2), "method.b": torch.zeros(3)}, "student.", Path("x"))
+    {'a': tensor([0., 0.])}
     """
     found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     if not found:
@@ -44,7 +51,14 @@ def part(state: dict[str, Tensor], prefix: str, path: Path) -> dict[str, Tensor]
 
 
 def method(one: Record, student: Tapped, images: Dataset, out: Path, state: dict[str, Tensor]) -> Distiller:
-    """The method's modules, which the evaluated network of this row needs."""
+    """The method's modules, which the evaluated network of this row needs.
+
+    >>> from types import SimpleNamespace as Facts
+    >>> one = Facts(dataset="digits", teacher="resnet20", teacher_sha256="0" * 64, method="simkd")
+    >>> method(one, None, Facts(image_shape=(3, 8, 8)), Path("nowhere"), {})
+    Traceback (most recent call last):
+    ValueError: its teacher resnet20 (00000000) is not in nowhere/teachers, and simkd predicts with it
+    """
     mentor = teacher(one, out / "teachers", images.image_shape[-1])
     pair = models.make_pair(
         student,
@@ -60,7 +74,14 @@ def method(one: Record, student: Tapped, images: Dataset, out: Path, state: dict
 
 
 def teacher(one: Record, folder: Path, image_size: int) -> Tapped:
-    """The teacher of a record, by its hash."""
+    """The teacher of a record, by its hash.
+
+    >>> from types import SimpleNamespace as Facts
+    >>> one = Facts(dataset="digits", teacher="resnet20", teacher_sha256="0" * 64, method="simkd")
+    >>> teacher(one, Path("nowhere"), 8)
+    Traceback (most recent call last):
+    ValueError: its teacher resnet20 (00000000) is not in nowhere, and simkd predicts with it
+    """
     try:
         return named_teacher(folder, one.dataset, one.teacher, one.teacher_sha256, image_size)[0]
     except FileNotFoundError as error:

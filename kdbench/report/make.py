@@ -68,6 +68,10 @@ class SuiteReport:
     files: list[Path] = field(default_factory=list)
     choices: list[Tuned] = field(default_factory=list)  # what tuning chose on the pairs of the board
 
+    def frame(self) -> Any:
+        """The leaderboard as a table of pandas: numbers only, one row per method, as in leaderboard.csv."""
+        return text.wide_form(self.board)
+
 
 @dataclass(frozen=True)
 class _Asked:

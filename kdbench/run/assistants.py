@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from kdbench import record, registry
 from kdbench.run import grid
+from kdbench.utils.files import content
 
 if TYPE_CHECKING:
     from kdbench.data import Dataset
@@ -130,7 +131,7 @@ def _network(weights: Path, name: str, images: Dataset, anew: str) -> Tapped:
     with torch.random.fork_rng(devices=[]):  # the first weights of the network are overwritten
         tapped = models.create(name, images.num_classes, image_size=images.image_shape[-1], pretrained=False)
     try:
-        state = from_bytes(weights.read_bytes())
+        state = from_bytes(content(weights))
         tapped.load_state_dict({key.removeprefix("student."): value for key, value in state.items()})
     except FileNotFoundError:
         raise ValueError(f"the teacher assistant's weights {weights} are gone; restore them, or {anew}") from None

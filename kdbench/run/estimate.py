@@ -103,8 +103,8 @@ class Estimator:
     >>> words = {"suite": "digits", "seeds": "1", "epochs": 1, "limit_train": 64, "device": "cpu"}
     >>> job = resolve(Request("student", "resnet20:resnet8", **words))
     >>> made = Estimator(job).of(job, job.cells)
-    >>> made.cells, sorted(made.by(lambda part: part.kind))
-    (1, ['checkpoints', 'evaluation', 'students'])
+    >>> made.cells, "students" in made.by(lambda part: part.kind)
+    (1, True)
     """
 
     def __init__(self, job: Job, *, look: bool = False, budget: float | None = None, generous: float = 0.0) -> None:

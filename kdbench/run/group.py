@@ -34,6 +34,7 @@ from kdbench.run.ledger import Ledger
 from kdbench.run.outcome import Done, Emit, GroupBegins, Note, Skipped, Stop, Teller, one_line
 from kdbench.suites import Suite
 from kdbench.utils import environment
+from kdbench.utils.files import trouble
 from kdbench.utils.seeding import stable_seed
 from kdbench.utils.wording import count
 
@@ -109,7 +110,7 @@ def disk_trouble(out: Path, error: OSError) -> str:
     >>> disk_trouble(Path("results"), OSError(28, "No space left on device", "results/runs"))
     'cannot go on in results: results/runs: No space left on device; what was finished is kept, repeat the ...
     """
-    what = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else one_line(error)
+    what = one_line(trouble(error))
     return f"cannot go on in {out}: {what}; what was finished is kept, repeat the command when that is mended"
 
 

@@ -12,7 +12,7 @@ from kdbench.data import Dataset, held_out_count
 from kdbench.run import assistants, grid, teachers
 from kdbench.run.grid import Cell
 from kdbench.run.group import Work, disk_trouble, run_group, works
-from kdbench.run.identity import changed_plugin
+from kdbench.run.identity import another_cells, changed_plugin
 from kdbench.run.lanes import epochs
 from kdbench.run.outcome import Emit, Outcome, Stop, Watcher, tell
 from kdbench.run.session import Job
@@ -132,7 +132,8 @@ def _todo(job: Job, watch: Watcher, outcome: Outcome) -> list[Cell]:
             todo.append(cell)
         elif state == "done":
             try:
-                why = changed_plugin(record.read(where.record), cell)
+                one = record.read(where.record)
+                why = another_cells(one, cell) or changed_plugin(one, cell)
             except record.RecordDamaged as error:
                 why = f"{error}; --force trains the cell anew"
             if why:

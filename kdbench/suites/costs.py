@@ -6,7 +6,10 @@ import csv
 from collections.abc import Iterable
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from kdbench.suites._files import sentence
+from kdbench.utils.files import atomic_write
 
 #: Images of a batch in every measurement.
 BATCH = 64
@@ -110,8 +113,16 @@ def load() -> dict[str, Cost]:
         if wrong := set(Cost.model_fields) ^ set(table.fieldnames or ()):
             raise ValueError(f"columns lack or are unknown ({', '.join(sorted(wrong))}); `make costs` measures anew")
         return {row["method"]: Cost.model_validate(row) for row in rows}
-    except (OSError, KeyError, ValueError) as error:
-        raise ValueError(f"the table of measured costs, {TABLE.name}, cannot be read: {error}") from error
+    except (OSError, KeyError, ValueError, csv.Error) as error:
+        raise ValueError(f"the table of measured costs, {TABLE.name}, cannot be read: {_why(error)}") from error
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        return sentence(error)
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start} is not UTF-8"
+    return getattr(error, "strerror", None) or str(error)
 
 
 def save(costs: Iterable[Cost], table: Path | None = None) -> None:
@@ -121,7 +132,7 @@ def save(costs: Iterable[Cost], table: Path | None = None) -> None:
     >>> [line.split(",")[0] for line in Path("cost.csv").read_text().splitlines()]
     ['method', 'crd', 'kd']
     """
-    with open(table or TABLE, "w", encoding="utf-8", newline="") as file:
+    with atomic_write(table or TABLE, "w", newline="") as file:
         writer = csv.DictWriter(file, list(Cost.model_fields), lineterminator="\n")
         writer.writeheader()
         writer.writerows(cost.model_dump() for cost in sorted(costs, key=lambda cost: cost.method))

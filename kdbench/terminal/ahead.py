@@ -17,6 +17,7 @@ from kdbench.run import taken
 from kdbench.run.budget import Choice
 from kdbench.run.estimate import Estimate, Estimator, sentences
 from kdbench.run.grid import Cell
+from kdbench.run.outcome import one_line
 from kdbench.run.session import Job, Request
 from kdbench.terminal.console import seen
 from kdbench.utils.wording import duration
@@ -73,8 +74,8 @@ def look(job: Job, screen: Console, *, dry: bool = False) -> Ahead:
     try:
         found.estimator = Estimator(job, look=dry, generous=0.0 if dry else GENEROUS)
         found.made = found.estimator.of(job, cells)
-    except ValueError as error:  # a model that the suite's images do not fit, say; its cells will say so
-        screen.print(f"no estimate: {error}", markup=False)
+    except Exception as error:  # a model that the suite's images do not fit, say; its cells will say so
+        screen.print(f"no estimate: {one_line(error)}", markup=False)
         return found
     for sentence in sentences(found.made):
         screen.print(sentence, markup=False)

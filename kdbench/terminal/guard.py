@@ -18,6 +18,7 @@ import click
 
 from kdbench.terminal.signals import Asked, orderly
 from kdbench.terminal.streams import ReaderGone, Stream, standard, unbreakable
+from kdbench.utils.files import trouble
 from kdbench.utils.wording import printable
 
 #: Letters of a sentence: some name every method that there is.
@@ -82,8 +83,7 @@ def sentences(verb: Callable[..., Any]) -> Callable[..., Any]:
         except ValueError as error:
             raise Failure(str(error)) from error
         except OSError as error:
-            said = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
-            raise Failure(said) from error
+            raise Failure(trouble(error)) from error
         except click.ClickException:
             raise
         except Exception as error:

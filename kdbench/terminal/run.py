@@ -10,6 +10,7 @@ from rich.console import Console
 
 from kdbench import registry
 from kdbench.run import budget as budgets
+from kdbench.run import device_memory as memory
 from kdbench.run import session
 from kdbench.run.budget import Choice
 from kdbench.run.session import Job, Request
@@ -28,6 +29,7 @@ def run(
     dry: bool,
     budget: str | None,
     yes: bool,
+    device_memory: str | None = None,
 ) -> int:
     """Run the verb; returns the exit status.
 
@@ -42,6 +44,9 @@ def run(
         screen.print(sentence, markup=False)
     if dry:
         screens.show_plan(job, screen)
+        if device_memory is not None:
+            for sentence in memory.sentences(job, device_memory):
+                screen.print(sentence, markup=False)
     found = ahead.look(job, screen, dry=dry)
     if budget is not None:
         line = partial(_line, job, plugins)

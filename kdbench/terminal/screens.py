@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from kdbench.terminal.console import COLOURS, escape, head, seen
+from kdbench.utils.files import content
+from kdbench.utils.sealing import checksum, parsed
 from kdbench.utils.wording import count, without_orders
 
 if TYPE_CHECKING:
@@ -212,17 +213,31 @@ def show_status(folder: Path, screen: Console) -> int:
         screen.print(f"[{COLOURS['running']}]on its way[/] {escape(way)}")
     for path in cards:
         try:
-            top1 = json.loads(path.read_text(encoding="utf-8"))["top1"]
-        except (OSError, ValueError, KeyError, TypeError):
-            problems.append(f"{path} is not a teacher's card")
+            known = _card(path)
+        except (OSError, ValueError) as error:
+            problems.append(f"{path} is not a teacher's card: {getattr(error, 'strerror', None) or error}")
             continue
-        known = "accuracy not measured" if top1 is None else f"{top1:.2f}%"
         screen.print(f"teacher {path.parent.name}/{path.stem}: {known}", markup=False)
     for way in map(_way, sorted((folder / "teachers").glob("*/*.ckpt"))):
         screen.print(f"[{COLOURS['running']}]on its way[/] teacher {escape(way)}")
     for problem in problems:
         screen.print(f"[red]damaged[/] {escape(problem)}")
     return 1 if problems else 0
+
+
+def _card(path: Path) -> str:
+    """The accuracy on a teacher's card, read without torch.
+
+    Raises:
+        OSError, ValueError: it is no card, or was edited.
+    """
+    values = parsed(content(path))
+    top1 = values.get("top1", "") if isinstance(values, dict) else ""
+    if top1 is not None and type(top1) not in (int, float):
+        raise ValueError("it does not say an accuracy")
+    if values.get("checksum") and values.pop("checksum") != checksum(values):
+        raise ValueError("it was changed after it was written, its checksum differs")
+    return "accuracy not measured" if top1 is None else f"{top1:.2f}%"
 
 
 def _way(path: Path) -> str:

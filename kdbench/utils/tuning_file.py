@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from kdbench.utils.files import atomic_write
-from kdbench.utils.sealing import checksum
+from kdbench.utils.files import atomic_write, content
+from kdbench.utils.sealing import checksum, parsed
 
 Value = bool | int | float | str
 FORMAT = 1
@@ -158,17 +158,26 @@ def read(file: Path) -> Tuned:
     Traceback (most recent call last):
     ValueError: fitnet.json was changed after it was written: its checksum differs
     """
+    values = _values(file)
     try:
-        values = json.loads(file.read_bytes())
-        sealed = values["checksum"] == checksum({name: value for name, value in values.items() if name != "checksum"})
-        if not sealed:
+        if values["checksum"] != checksum({name: value for name, value in values.items() if name != "checksum"}):
             raise ValueError(f"{file} was changed after it was written: its checksum differs")
         return Tuned.model_validate(values)
-    except FileNotFoundError:
-        raise
     except ValidationError as error:
         raise ValueError(f"{file} has no tuned weights of this kdbench: {error.errors()[0]['msg']}") from error
-    except json.JSONDecodeError as error:
+    except RecursionError:
+        raise ValueError(f"{file} has no tuned weights: it is nested too deeply") from None
+
+
+def _values(file: Path) -> dict[str, Any]:
+    try:
+        values = parsed(content(file))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from error
+    except ValueError as error:
         raise ValueError(f"{file} is truncated or not JSON: {error}") from error
-    except (OSError, KeyError, TypeError, RecursionError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} has no tuned weights: {type(error).__name__}: {error}") from error
+    if not isinstance(values, dict) or "checksum" not in values:
+        raise ValueError(f"{file} has no tuned weights: it has no checksum")
+    return values

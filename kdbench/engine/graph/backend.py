@@ -16,6 +16,7 @@ verified on hardware:
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -253,7 +254,11 @@ def machine_for(device: torch.device, graphs: str = "auto") -> Machine | None:
     >>> machine_for(torch.device("cpu")) is None
     True
     """
-    return Graphs(device) if device.type == "cuda" and graphs != "off" else None
+    if device.type != "cuda" or graphs == "off":
+        return None
+    # Read when a stream first multiplies; see ``memory.WORKSPACE``.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:2")
+    return Graphs(device)
 
 
 def _copy(state: torch.Generator, device: torch.device) -> torch.Generator:

@@ -28,6 +28,7 @@ from torch import Tensor
 from kdbench.distiller import READS, Outputs
 from kdbench.engine.teacher_cache.place import FORMAT, Ints, Loader, Place, Unfit, count_views, parts_of
 from kdbench.engine.teacher_cache.rows import Rows
+from kdbench.utils.files import content
 from kdbench.utils.plan import BatchPlan
 
 #: Entries that are compared with the live teacher, to the bit, whenever a table is opened.
@@ -201,7 +202,7 @@ class TeacherTable:
         self.parts = {}
         damaged = f"the teacher's table {self.place.folder.name} is damaged"
         try:
-            found = json.loads((self.place.folder / "table.json").read_text(encoding="utf-8"))
+            found = json.loads(content(self.place.folder / "table.json"))
             if found["format"] != FORMAT or found["facts"] != json.loads(json.dumps(dict(self.place.facts))):
                 return damaged
             self.tail_alike = found["tail_alike"] is True
