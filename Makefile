@@ -10,8 +10,8 @@ VISIT   = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m kdbench.ter
 export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run report test test-slow test-all check lint type matrix gpu gpu-check gpu-test gpu-bench \
-  gpu-acceptance acceptance costs results clean
+.PHONY: help install run report test test-slow test-all campaign check lint type matrix gpu gpu-check gpu-test gpu-bench \
+  gpu-acceptance acceptance served costs results clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,12 +41,15 @@ test-slow: $(STAMP) ## Run the tests that take long
 
 test-all: test test-slow ## Both
 
-check: lint type test ## Lint, types and tests
+campaign: $(STAMP) ## Faults by the thousand, for half an hour on two idle cores; AREA=kill,disk TRIES=20 run a part
+	@$(BIN)/python tests/campaign --area "$(AREA)" --tries "$(TRIES)" --seed "$(SEED)" --only "$(ONLY)"
 
-lint: $(STAMP) ## Ruff
+check: lint test ## Lint, types and tests
+
+lint: $(STAMP) type ## Ruff and mypy, as before every commit (.pre-commit-config.yaml)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-type: $(STAMP) ## Mypy
+type: $(STAMP) ## Mypy alone
 	@$(BIN)/mypy
 
 matrix: ## The core of the tests on the oldest and the newest torch, in throw-away environments of some GB
@@ -69,6 +72,9 @@ gpu-acceptance: ## Under 10 minutes: 12 epochs of the acceptance on random data 
 acceptance: $(STAMP) ## On an H200-class GPU: 12 methods, 240 epochs on CIFAR-100 in 20 min and 8 GB? Runs it and says so
 	@$(BIN)/kdbench teacher train resnet32x4 --suite semckd --device cuda --out $(OUT)/acceptance
 	@$(BIN)/python -m kdbench.terminal.acceptance --out $(OUT)/acceptance
+
+served: $(STAMP) ## Try every method on every kind of network, into results/served.md (minutes)
+	@$(BIN)/python -m kdbench.bench.served
 
 costs: $(STAMP) ## Measure what every method costs beside its student, into kdbench/suites/cost.csv (10 minutes)
 	@$(BIN)/python -m kdbench.bench.costs --repeat 3

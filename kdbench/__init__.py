@@ -1,7 +1,7 @@
 """kdbench: compare knowledge-distillation methods fairly, fast and with evidence.
 
-The public names are those a method file needs; they load torch on first use, so that
-``kdbench --help`` answers at once.
+The public names are those a method file needs, the methods for training loops of your own, and the verbs of the
+command line as functions. They load torch on first use, so that ``kdbench --help`` answers at once.
 """
 
 from __future__ import annotations
@@ -13,11 +13,49 @@ from kdbench.version import __version__
 
 if TYPE_CHECKING:
     from kdbench.distiller import Batch, Distiller, Outputs, Pair, Shapes, kl
+    from kdbench.export.make import export
+    from kdbench.library.attach import attach
+    from kdbench.library.create import create
+    from kdbench.library.kept import load_records, load_student, load_teacher
+    from kdbench.library.verbs import report, run, tune
+    from kdbench.models.own import register_model
     from kdbench.registry import register
 
-__all__ = ["Batch", "Distiller", "Outputs", "Pair", "Shapes", "__version__", "kl", "register"]
+__all__ = [
+    "Batch",
+    "Distiller",
+    "Outputs",
+    "Pair",
+    "Shapes",
+    "__version__",
+    "attach",
+    "create",
+    "export",
+    "kl",
+    "load_records",
+    "load_student",
+    "load_teacher",
+    "register",
+    "register_model",
+    "report",
+    "run",
+    "tune",
+]
 
-_HOMES = {"register": "kdbench.registry", "__version__": "kdbench.version"}
+_LIBRARY = "kdbench.library"
+_HOMES = {
+    "register": "kdbench.registry",
+    "register_model": "kdbench.models.own",
+    "__version__": "kdbench.version",
+    "attach": f"{_LIBRARY}.attach",
+    "create": f"{_LIBRARY}.create",
+    "tune": f"{_LIBRARY}.verbs",
+    **dict.fromkeys(("load_records", "load_student", "load_teacher"), f"{_LIBRARY}.kept"),
+    # Packages that can be called, see kdbench.utils.wing.
+    "export": "kdbench.export",
+    "report": "kdbench.report",
+    "run": "kdbench.run",
+}
 
 
 def home(name: str) -> str:
@@ -28,4 +66,5 @@ def home(name: str) -> str:
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'kdbench' has no attribute {name!r}")
-    return getattr(import_module(home(name)), name)
+    found = import_module(home(name))
+    return found if home(name) == f"kdbench.{name}" else getattr(found, name)

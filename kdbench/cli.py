@@ -7,20 +7,27 @@ from typing import Any
 
 import click
 
-from kdbench.terminal.guard import Ended, Interruptible, sentences
+from kdbench.terminal.data import data
+from kdbench.terminal.export import export
+from kdbench.terminal.guard import Interruptible, sentences
 from kdbench.terminal.options import (
+    BUDGET,
     CHOSEN,
     DATA,
+    DATA_SOURCE,
+    DATA_WORKERS,
     DEVICE,
     FOLDER,
     GRAPHS,
     OUT,
     PLUGIN,
     PRECISION,
+    PROBING,
     TABLE,
     TUNING,
     WEIGHTS,
     WHOLE,
+    YES,
     argument,
     option,
 )
@@ -89,41 +96,28 @@ def main() -> None:
     metavar="SIZE",
     help="With --dry-run: how many lanes a GPU with so much memory would hold at once, e.g. 24GB or 8,24,80.",
 )
+@BUDGET
+@YES
 @PLUGIN
 @DATA
+@DATA_SOURCE
+@DATA_WORKERS
 @OUT
 @DEVICE
 @sentences
-def run(*, plugins: tuple[str, ...], dry_run: bool, device_memory: str | None, **words: Any) -> int:
+def run(
+    *, plugins: tuple[str, ...], dry_run: bool, device_memory: str | None, budget: str | None, yes: bool, **words: Any
+) -> int:
     """Train methods x pairs x seeds; goes on where it stopped."""
-    from kdbench.run import session
-    from kdbench.terminal import console, screens
+    from kdbench.terminal import console
+    from kdbench.terminal import run as screen
 
     if device_memory is not None and not dry_run:
         raise ValueError("--device-memory goes with --dry-run; a run looks at the memory of its own device")
     broken = load_plugins(plugins)
-    job = session.resolve(session.Request(**words))
-    out = console.out()
-    for sentence in job.notes + broken:
-        out.print(sentence, markup=False)
-    if dry_run:
-        screens.show_plan(job, out)
-        if device_memory is not None:
-            from kdbench.run import device_memory as memory
-
-            for sentence in memory.sentences(job, device_memory):
-                out.print(sentence, markup=False)
-        return 1 if broken else 0
-    from kdbench.run import runner
-    from kdbench.run.outcome import Stop
-
-    with console.Progress(out) as watch:
-        try:
-            outcome = runner.run(job, watch)
-        except Stop as stop:
-            raise Ended(str(stop)) from stop
-    screens.show_outcome(job, outcome, out)
-    return outcome.exit_code or (1 if broken else 0)
+    return screen.run(
+        words, plugins, broken, console.out(), dry=dry_run, budget=budget, yes=yes, device_memory=device_memory
+    )
 
 
 def load_plugins(plugins: tuple[str, ...]) -> list[str]:
@@ -141,19 +135,23 @@ def load_plugins(plugins: tuple[str, ...]) -> list[str]:
 
 @main.command()
 @TUNING
+@BUDGET
+@YES
 @PRECISION
 @PLUGIN
 @DATA
+@DATA_SOURCE
+@DATA_WORKERS
 @OUT
 @DEVICE
 @sentences
-def tune(*, plugins: tuple[str, ...], **words: Any) -> int:
+def tune(*, plugins: tuple[str, ...], budget: str | None, yes: bool, **words: Any) -> int:
     """Find each method's weights on held-out images."""
     from kdbench.terminal import console
     from kdbench.terminal import tune as screen
 
     broken = load_plugins(plugins)
-    return screen.tune(words, broken, console.out())
+    return screen.tune(words, plugins, broken, console.out(), budget=budget, yes=yes)
 
 
 @main.command()
@@ -184,26 +182,20 @@ def report(
     formats: str,
 ) -> int:
     """Leaderboards: terminal, CSV, Markdown, LaTeX, HTML, plots."""
-    from kdbench import report as reporting
-    from kdbench import suites
-    from kdbench.terminal import console, costs
+    from kdbench.library.boards import boards
+    from kdbench.terminal import console
     from kdbench.terminal.report import print_report
 
     screen = console.out()
-    rows, unread = costs.rows()
-    if unread:
-        screen.print(f"no costs are shown: {unread}", markup=False)
-    reports = reporting.report(
+    reports = boards(
         out,
+        lambda sentence: screen.print(sentence, markup=False),
         suites=list(chosen) or None,
         baseline=baseline,
         methods=None if methods is None else methods.split(","),
         pairs=None if pairs is None else pairs.split(","),
         top=top,
         select=select,
-        published={name: suites.published(suites.load(name)) for name in suites.names()},
-        standing={name: suites.records_to_beat(suites.load(name)) for name in suites.names()},
-        costs=rows,
         formats=tuple(part.strip() for part in formats.split(",") if part.strip()),
     )
     for one in reports:
@@ -212,13 +204,13 @@ def report(
 
 
 @main.command("list")
-@argument("what", type=click.Choice(["methods", "pairs", "suites", "models"]), default="methods")
+@argument("what", type=click.Choice(["methods", "pairs", "suites", "models", "teachers"]), default="methods")
 @option("--suite", "-s", default="auto", show_default=True, help="Whose pairs.")
 @option("--plain", is_flag=True, help="One line each, tabs between the columns; the default in a pipe.")
 @PLUGIN
 @sentences
 def list_(*, what: str, suite: str, plain: bool, plugins: tuple[str, ...]) -> int:
-    """Methods, pairs, suites or models that there are."""
+    """Methods, pairs, suites, models or published teachers."""
     from kdbench.terminal import console, screens
 
     broken = load_plugins(plugins)
@@ -273,6 +265,38 @@ def eval_(*, chosen: tuple[str, ...], plugins: tuple[str, ...], data_dir: Path |
     for sentence in load_plugins(plugins):
         raise ValueError(sentence)
     return screens.show_eval(out, chosen, data_dir, device, console.out())
+
+
+@main.command()
+@argument("probes", nargs=-1, required=True, metavar="NAMES|all")
+@CHOSEN
+@PROBING
+@PLUGIN
+@DATA
+@OUT
+@DEVICE
+@sentences
+def probe(*, plugins: tuple[str, ...], **words: Any) -> int:
+    """Look into kept students and their teachers.
+
+    \b
+    calibration  reliability diagram, ECE, Brier, NLL; after scaling, too
+    agreement    with the teacher: equal predictions, KL, on its errors
+    similarity   CKA of every layer against every layer of the teacher
+    attention    which of the teacher's stages guided which (SemCKD)
+    cost         parameters, multiply-adds, latency
+    robustness   noise, blur, contrast, JPEG, occlusion; CIFAR-C
+    transfer     a linear classifier on the frozen student, on other data
+    finetune     the whole student, trained on other data
+
+    What is there already is kept. kdbench report shows what was found.
+    """
+    from kdbench.terminal import console
+    from kdbench.terminal import probe as screen
+
+    for sentence in load_plugins(plugins):
+        raise ValueError(sentence)
+    return screen.probe(words, console.out())
 
 
 @main.command()
@@ -362,4 +386,6 @@ def bench(**words: Any) -> int:
     return 0
 
 
+main.add_command(export)
 main.add_command(teacher)
+main.add_command(data)

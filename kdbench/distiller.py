@@ -92,6 +92,14 @@ class Batch(NamedTuple):
     label: Tensor  # (B,) int64
     idx: Tensor  # (B,) int64, position of each image in the training set
     progress: Tensor  # () float32 in [0, 1), share of the stage that is done
+    #: (B, K) what cross-entropy learns where that is no single class: images that are mixed, smoothed labels. ``label``
+    #: is then that of the image which has the ``idx``, and of a mixed one it is only a part of the truth.
+    target: Tensor | None = None
+
+    @property
+    def truth(self) -> Tensor:
+        """What ``F.cross_entropy`` takes for the labels: (B,) classes, or (B, K) where one class is not the truth."""
+        return self.label if self.target is None else self.target
 
 
 class Shapes(NamedTuple):
@@ -210,6 +218,12 @@ class Distiller(nn.Module):
     deviations: ClassVar[tuple[str, ...]] = ()
     #: control, logit, feature, relation, contrastive, two-stage or modified student.
     family: ClassVar[str] = "feature"
+    #: Whether it reads ``batch.label``, or keeps something by ``batch.idx``: where images are mixed (mixup, cutmix)
+    #: neither tells what is in the picture, and such a method is refused.
+    needs_hard_labels: ClassVar[bool] = False
+    #: Whether its own loss has a cross-entropy with the labels that ``loss`` does not add: the recipe's label
+    #: smoothing does not reach it, and such a method is refused with it.
+    own_cross_entropy: ClassVar[bool] = False
     #: A control may ignore the teacher (plain student, label smoothing).
     needs_teacher: ClassVar[bool] = True
     #: What of the teacher's ``Outputs`` the main stage reads, one of ``READS``: each level includes
@@ -238,6 +252,10 @@ class Distiller(nn.Module):
     #: sees the assistant as its teacher, in ``pair``, ``terms`` and KD; None: the teacher itself.
     assistant: ClassVar[tuple[str, str] | None] = None
 
+    #: Submodules that ``weights(student, teacher)`` reads, where a method has it: how much each student stage listens
+    #: to each of the teacher's, (B, S, T). They are kept with the student, for ``kdbench probe attention``.
+    attention_modules: ClassVar[tuple[str, ...]] = ()
+
     #: In ``a+b``: names of methods whose loss this one takes over and changes, each with the hyper-parameters
     #: that make it do so. That loss is not added a second time, no plain KD stands beside it, and further losses
     #: on the logits are refused: they could be meant to be changed as well.
@@ -259,7 +277,7 @@ class Distiller(nn.Module):
         """CE + KD + terms, by name; their sum is minimised. The engine calls this."""
         named: dict[str, Tensor] = {}
         if self.ce_weight:
-            named["ce"] = self.ce_weight * F.cross_entropy(student.logits, batch.label)
+            named["ce"] = self.ce_weight * F.cross_entropy(student.logits, batch.truth)
         student, teacher = self.transform(student, teacher)
         if self.kd_weight:
             named["kd"] = self.kd_weight * kl(student.logits, teacher.logits, self.tau)

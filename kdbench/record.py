@@ -16,9 +16,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from kdbench.utils.files import atomic_write
+from kdbench.utils.files import atomic_write, content
 from kdbench.utils.precisions import canonical
-from kdbench.utils.sealing import checksum
+from kdbench.utils.sealing import checksum, parsed
 
 FORMAT = 2
 FAILED_SUFFIX = ".failed.json"
@@ -31,11 +31,21 @@ Status = Literal["done", "failed", "unsupported"]
 
 
 class RecordDamaged(ValueError):
-    """A file that is not a record as kdbench wrote it; the text is one sentence that names the file."""
+    """A file that is not a record as kdbench wrote it; the text is one sentence that names the file.
+
+    >>> _ = Path("run.json").write_text('{"top1": 75.3}')
+    >>> read(Path("run.json"))
+    Traceback (most recent call last):
+    kdbench.record.RecordDamaged: run.json is not a record of kdbench: it has no format or no checksum
+    """
 
 
 class Assistant(BaseModel):
-    """Who taught in the teacher's place: a network distilled from the teacher by a method."""
+    """Who taught in the teacher's place: a network distilled from the teacher by a method.
+
+    >>> Assistant(student="resnet8x4_double", method="pkt", hyper={"beta": 30000.0}).student
+    'resnet8x4_double'
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
@@ -49,6 +59,11 @@ class Settings(BaseModel):
 
     A setting that came later has a default under which older runs were made, and is part of the hash only
     where it is set otherwise: new settings leave the names of old records as they are.
+
+    >>> words = {"suite": "digits", "dataset": "digits", "convention": "semckd", "teacher": "resnet20", "method": "kd"}
+    >>> one = Settings(**words, student="resnet8", hyper={"tau": 4.0}, seed=0, epochs=30, recipe={"lr": 0.05})
+    >>> one.pair, one.hash
+    ('resnet20:resnet8', 'c39a57e2')
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
@@ -86,7 +101,11 @@ class Settings(BaseModel):
 
 
 class Point(BaseModel):
-    """One epoch of a curve: learning rate, mean training terms and, where it was tested, accuracy in percent."""
+    """One epoch of a curve: learning rate, mean training terms and, where it was tested, accuracy in percent.
+
+    >>> Point(epoch=0, lr=0.05, seconds=1.5, terms={"ce": 2.3}).model_dump_json(exclude_none=True)
+    '{"epoch":0,"lr":0.05,"seconds":1.5,"terms":{"ce":2.3}}'
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
@@ -96,10 +115,19 @@ class Point(BaseModel):
     terms: dict[str, float] = {}
     top1: float | None = None
     val_top1: float | None = None
+    ema_top1: float | None = None  # of the averaged weights, where the recipe keeps them
 
 
 class Record(BaseModel):
-    """One run. Accuracies, ECE and agreement in percent; parameters counted beside the plain student's."""
+    """One run. Accuracies, ECE and agreement in percent; parameters counted beside the plain student's.
+
+    >>> words = {"suite": "digits", "dataset": "digits", "convention": "semckd", "teacher": "resnet20", "method": "kd"}
+    >>> settings = Settings(**words, student="resnet8", hyper={}, seed=0, epochs=30, recipe={})
+    >>> facts = {"provenance": "formula", "modified_student": False, "quick": False, "finished": "2026-01-01"}
+    >>> one = Record(status="failed", method="kd", settings=settings, reason="nan", code={}, environment={}, **facts)
+    >>> one.pair, one.seed, one.reason
+    ('resnet20:resnet8', 0, 'nan')
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
@@ -113,6 +141,7 @@ class Record(BaseModel):
     top1_last: float | None = None
     top1_best_test: float | None = None  # chosen on the test set: an oracle
     top1_at_best_val: float | None = None
+    ema_top1_last: float | None = None  # of the averaged weights, where the recipe keeps them
     top5_last: float | None = None
     nll: float | None = None
     ece: float | None = None
@@ -207,6 +236,13 @@ def write(record: Record, path: Path) -> Record:
 
     Raises:
         OSError: the file cannot be written; what lay there before is untouched.
+
+    >>> words = {"suite": "digits", "dataset": "digits", "convention": "semckd", "teacher": "resnet20", "method": "kd"}
+    >>> settings = Settings(**words, student="resnet8", hyper={}, seed=0, epochs=30, recipe={})
+    >>> facts = {"provenance": "formula", "modified_student": False, "quick": False, "finished": "2026-01-01"}
+    >>> one = Record(status="failed", method="kd", settings=settings, reason="nan", code={}, environment={}, **facts)
+    >>> write(one, Path("kd.json")) == read(Path("kd.json"))
+    True
     """
     values = json.loads(record.model_dump_json(exclude={"checksum"}))
     values["checksum"] = checksum(values)
@@ -222,14 +258,19 @@ def read(path: Path) -> Record:
     Raises:
         RecordDamaged: truncated, not JSON, edited, or of a newer format.
         FileNotFoundError: no such file.
+
+    >>> _ = Path("cut.json").write_text('{"format": 2, "sta')
+    >>> read(Path("cut.json"))
+    Traceback (most recent call last):
+    kdbench.record.RecordDamaged: cut.json is truncated or not JSON: Unterminated string starting at: line ...
     """
     try:
-        values = json.loads(path.read_bytes())
+        values = parsed(content(path))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(*error.args) from error
     except OSError as error:
         raise RecordDamaged(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise RecordDamaged(f"{path} is truncated or not JSON: {error}") from error
     if not isinstance(values, dict) or "format" not in values or "checksum" not in values:
         raise RecordDamaged(f"{path} is not a record of kdbench: it has no format or no checksum")
@@ -253,6 +294,11 @@ def read_all(folder: Path) -> tuple[list[Record], list[str]]:
     """Every record under a folder in the order of the paths, and a sentence for each file that is none.
 
     A cell that failed once and was finished later counts as finished. A folder that cannot be read is a sentence.
+
+    >>> Path("runs").mkdir()
+    >>> _ = Path("runs/kd.json").write_text("{}")
+    >>> read_all(Path("runs"))
+    ([], ['runs/kd.json is not a record of kdbench: it has no format or no checksum'])
     """
     paths, problems = files(folder)
     records: list[Record] = []
@@ -270,6 +316,12 @@ def files(folder: Path) -> tuple[list[Path], list[str]]:
     """Files under a folder that may be records, sorted; and a sentence for each place that cannot be looked into.
 
     The failure of a cell that was finished later is left out.
+
+    >>> Path("pair").mkdir()
+    >>> for name in ("kd-s0.json", "kd-s0.failed.json", "kd-s0.ckpt"):
+    ...     Path("pair", name).touch()
+    >>> files(Path("pair"))
+    ([PosixPath('pair/kd-s0.json')], [])
     """
     problems: list[str] = []
 
@@ -278,10 +330,15 @@ def files(folder: Path) -> tuple[list[Path], list[str]]:
             problems.append(f"{error.filename} cannot be read: {error.strerror}; what lies in it is left out")
 
     found: set[Path] = set()
-    for here, _, names in os.walk(folder, onerror=unreadable):
+    for here, inner, names in os.walk(folder, onerror=unreadable):
+        problems += [f"{Path(here, name)} is a folder, no record" for name in inner if name.endswith(".json")]
         for path in (Path(here, name) for name in names if name.endswith(".json") and not name.startswith(".")):
             try:
                 usual = stat.S_ISREG(path.stat().st_mode)
+            except FileNotFoundError:
+                if path.is_symlink():
+                    problems.append(f"{path} is a link to what is not there")
+                continue  # else taken away by a run that goes on beside us
             except OSError:
                 usual = True  # reading it says what is wrong
             if usual:
@@ -293,18 +350,30 @@ def files(folder: Path) -> tuple[list[Path], list[str]]:
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:
-    """8 hex digits over plain values; the same for 400 and 400.0, for lists and tuples, and for any order."""
+    """8 hex digits over plain values; the same for 400 and 400.0, for lists and tuples, and for any order.
+
+    >>> settings_hash({"beta": 400, "milestones": [150]}) == settings_hash({"milestones": (150,), "beta": 400.0})
+    True
+    """
     return checksum(settings)[:8]
 
 
 def cell_stem(method: str, seed: int, settings_hash: str) -> str:
-    """``<method>-s<seed>-<hash>``; ``semckd[beta=200,tau=2]`` becomes ``semckd_beta-200_tau-2``."""
+    """``<method>-s<seed>-<hash>``; ``semckd[beta=200,tau=2]`` becomes ``semckd_beta-200_tau-2``.
+
+    >>> cell_stem("semckd[beta=200,tau=2]", 0, "0123abcd")
+    'semckd_beta-200_tau-2-s0-0123abcd'
+    """
     readable = method.replace("]", "").replace("[", "_").replace(",", "_").replace("=", "-")
     return f"{safe_name(readable)[:100]}-s{seed}-{settings_hash}"
 
 
 def runs_folder(out: Path, suite: str, teacher: str, student: str) -> Path:
-    """Where the records of a pair lie; those of methods without a teacher lie in a folder of the student's."""
+    """Where the records of a pair lie; those of methods without a teacher lie in a folder of the student's.
+
+    >>> runs_folder(Path("results"), "semckd", "resnet32x4", "resnet8x4").as_posix()
+    'results/runs/semckd/resnet32x4-resnet8x4'
+    """
     pair = "-".join(safe_name(name)[:100] for name in (teacher, student) if name)
     return out / "runs" / safe_name(suite)[:100] / pair
 

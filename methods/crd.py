@@ -44,6 +44,7 @@ class CRD(Distiller):
         "Tian, Krishnan, Isola. Contrastive Representation Distillation. ICLR 2020. https://arxiv.org/abs/1910.10699"
     )
     provenance = "authors' code"
+    needs_hard_labels = True
     deviations = (
         "Z, one per direction, is fixed by the first batch, as released; here it is part of the checkpoint.",
         "The logarithms are softplus functions of log scores: the released expression with its 1e-7, without its loss"

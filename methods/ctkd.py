@@ -42,6 +42,7 @@ class CTKD(Distiller):
         "Li et al. Curriculum Temperature for Knowledge Distillation. AAAI 2023. https://arxiv.org/abs/2211.16231"
     )
     provenance = "authors' code"
+    needs_hard_labels = True
     deviations = (
         "In log space throughout; in the release, under today's PyTorch, the gradient of theta is NaN with the DKD base"
         " and wherever a probability of the teacher underflows.",

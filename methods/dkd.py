@@ -50,6 +50,7 @@ class DKD(Distiller):
 
     reference = "Zhao et al. Decoupled Knowledge Distillation. CVPR 2022. https://arxiv.org/abs/2203.08679"
     provenance = "authors' code"
+    needs_hard_labels = True
     deviations = (
         "In log space, with the target class left out; the release subtracts 1000 from its logit, which is the same"
         " until logits reach 1e3, where the release gives NaN.",

@@ -105,7 +105,7 @@ class DSKD(Distiller):
             side = (min(g.shape[2], teacher.last.shape[2]), min(g.shape[3], teacher.last.shape[3]))
             logit.append(kl(z, teacher.logits, self.tau))
             feature.append(F.mse_loss(F.adaptive_avg_pool2d(g, side), F.adaptive_avg_pool2d(teacher.last, side)))
-            label.append(F.cross_entropy(z, batch.label))
+            label.append(F.cross_entropy(z, batch.truth))
         parts = {"shallow_kd": torch.stack(logit), "shallow_feature": self.gamma * torch.stack(feature)}
         if self.aux_ce:
             parts["shallow_ce"] = self.aux_ce * torch.stack(label)

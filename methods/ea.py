@@ -70,6 +70,7 @@ class EA(Distiller):
         "Su et al. EA-KD: Entropy-based Adaptive Knowledge Distillation. ICCV 2025. https://arxiv.org/abs/2311.13621"
     )
     provenance = "authors' code"
+    needs_hard_labels = True
     deviations = (
         "Paper: the student's entropy is divided by log K. Released for CIFAR-100, and the default here, it is divided"
         " by 100, so that it hardly matters; upper=0 takes log K.",

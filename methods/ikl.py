@@ -63,6 +63,7 @@ class IKL(Distiller):
 
     reference = "Cui et al. Decoupled Kullback-Leibler Divergence Loss. NeurIPS 2024. https://arxiv.org/abs/2305.13948"
     provenance = "authors' code"
+    needs_hard_labels = True
     deviations = (
         "wMSE is computed as a variance, from K numbers an image; the release forms all K^2 differences.",
         "The warm-up grows with every step over 20/240 of the training; in the release it grows with every epoch.",

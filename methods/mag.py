@@ -87,7 +87,7 @@ class MAG(Distiller):
     def pretrain_terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         def taught(tube: Tube, tau: float) -> Tensor:
             logits = tube(teacher.pooled)
-            return kl(logits, teacher.logits, tau) + F.cross_entropy(logits, batch.label)
+            return kl(logits, teacher.logits, tau) + F.cross_entropy(logits, batch.truth)
 
         return {"tube_low": taught(self.low, self.low_tau), "tube_high": taught(self.high, self.high_tau)}
 

@@ -55,6 +55,7 @@ class MLKD(Distiller):
         "papers/Jin_Multi-Level_Logit_Distillation_CVPR_2023_paper.pdf"
     )
     provenance = "authors' code"
+    needs_hard_labels = True
     deviations = (
         "Paper: uncertain images are masked out one by one; released and here, the masks only scale sums by the"
         " share that they keep.",
@@ -88,7 +89,7 @@ class MLKD(Distiller):
         soft = [tuple(F.softmax(logits / tau, dim=1) for logits in raw) for tau in every]
         per_class = torch.stack([correlation(s.T, t.T) for s, t in soft]).sum()
         per_image = torch.stack([correlation(s, t) for s, t in soft]).sum()
-        label = batch.label
+        label = batch.truth
         ce = F.cross_entropy(student.logits[:b], label) + F.cross_entropy(student.logits[b:], label)
         return {
             "ce": self.w_ce * ce,

@@ -52,6 +52,7 @@ class ND(Distiller):
         " https://arxiv.org/abs/2305.17007"
     )
     provenance = "authors' code"
+    needs_hard_labels = True
     deviations = (
         "The class means are taken in a first stage of one epoch, with the augmentation of the run and as many passes"
         " over the data as a longer run gives it; the release takes one pass and rounds to 4 decimals.",

@@ -42,6 +42,7 @@ class NKD(Distiller):
         " https://arxiv.org/abs/2303.13005"
     )
     provenance = "authors' code"
+    needs_hard_labels = True
     deviations = (
         "The label's column is masked instead of cut out, which gives the same numbers.",
         "The defaults are the authors' for ImageNet; for CIFAR-100 they take gamma 3.5 and tau 3, as our conventions"

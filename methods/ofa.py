@@ -97,6 +97,7 @@ class OFA(Distiller):
         " NeurIPS 2023. https://arxiv.org/abs/2310.19444"
     )
     provenance = "authors' code"
+    needs_hard_labels = True
     deviations = (
         "A student with other than four stages has an exit after each, which halves its map once for every stage that"
         " follows; the release knows students of four stages.",

@@ -99,8 +99,8 @@ class PFFU(Distiller):
             theirs = uniformise(teacher.feats[-depth], side, self.tau_a, self.variant).detach()
             z_s, z_t = head(ours), head(theirs)
             for name, value in (
-                ("branch_teacher", F.cross_entropy(z_t, batch.label)),
-                ("branch_student", F.cross_entropy(z_s, batch.label)),
+                ("branch_teacher", F.cross_entropy(z_t, batch.truth)),
+                ("branch_student", F.cross_entropy(z_s, batch.truth)),
                 ("branch_kd", kl(z_s, z_t.detach(), self.tau)),
                 ("match", self.lam * F.mse_loss(ours, theirs)),
             ):

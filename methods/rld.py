@@ -47,6 +47,7 @@ class RLD(Distiller):
 
     reference = "Sun et al. Knowledge Distillation with Refined Logits. ICCV 2025. https://arxiv.org/abs/2408.07703"
     provenance = "authors' code"
+    needs_hard_labels = True
     deviations = (
         "alpha_tau is tau, as in the command of the release's README (--same-t); its configuration alone has 1.",
         "In log space: the release takes the logarithm of a probability that underflows, and is infinite there.",

@@ -53,6 +53,7 @@ class SDD(Distiller):
 
     reference = "Wei, Luo, Luo. Scaled Decoupled Distillation. CVPR 2024. https://arxiv.org/abs/2403.13512"
     provenance = "authors' code"
+    needs_hard_labels = True
     deviations = (
         "The warm-up grows with every step over 20/240 of the training; in the release it grows with every epoch.",
         "In log space: where its loss is not finite (DKD base, logits of 1e3) the release goes on without it.",

@@ -84,6 +84,7 @@ class SemCKD(Distiller):
         "``soft`` is not in the paper: the authors' later SimKD repository has it. At 1 it has no effect.",
     )
     family = "feature"
+    attention_modules = ("query", "key")
 
     def __init__(self, pair: Pair, *, factor: int = 4, soft: float = 1.0, beta: float = 400.0, **common: float) -> None:
         super().__init__(pair, **common)

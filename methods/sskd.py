@@ -67,6 +67,7 @@ class SSKD(Distiller):
 
     reference = "Xu et al. Knowledge Distillation Meets Self-Supervision. ECCV 2020. https://arxiv.org/abs/2006.07114"
     provenance = "authors' code"
+    needs_hard_labels = True
     deviations = (
         "The release crops without mirroring and trains teachers of its own on rotations; here the suite's"
         " augmentation and teachers are kept.",
@@ -116,7 +117,7 @@ class SSKD(Distiller):
         keep_tf = kept(theirs[b:], batch.label.repeat(3), self.ratio_tf)
         keep_ss = kept(scores_t, originals, self.ratio_ss)
         return {
-            "ce": self.w_ce * F.cross_entropy(ours[:b], batch.label),
+            "ce": self.w_ce * F.cross_entropy(ours[:b], batch.truth),
             "kd": self.w_kd * kl(ours[:b], theirs[:b], self.tau),
             "tf": self.w_tf * kl_of_rows(ours[b:], theirs[b:], self.tau, keep_tf),
             "ss": self.w_ss * kl_of_rows(scores_s, scores_t, self.tau_ss, keep_ss),

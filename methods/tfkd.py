@@ -27,6 +27,7 @@ class TfKD(Distiller):
         " https://arxiv.org/abs/1909.11723"
     )
     provenance = "formula"
+    needs_hard_labels = True
     deviations = (
         "As in the release, and unlike the paper's equation, the temperature softens the virtual teacher only, there"
         " is no factor T^2, and the KL is averaged over the classes, which the multiplier of 100 undoes for K = 100.",

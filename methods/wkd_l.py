@@ -80,6 +80,7 @@ class WKDL(Distiller):
         " NeurIPS 2024. https://arxiv.org/abs/2412.08139"
     )
     provenance = "authors' code"
+    needs_hard_labels = True
     deviations = (
         "The default cost is read from the teacher's classifier. The authors' CIFAR-100 numbers have costs from files"
         " of theirs (1 - CKA between the images of two classes), so they are not what this default gives.",

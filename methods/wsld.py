@@ -37,6 +37,7 @@ class WSLD(Distiller):
         "Zhou et al. Rethinking Soft Labels for Knowledge Distillation. ICLR 2021. https://arxiv.org/abs/2102.00650"
     )
     provenance = "authors' code"
+    needs_hard_labels = True
     deviations = (
         "The defaults are the authors' for ImageNet; our conventions take alpha 2.25 and tau 4, those of another"
         " repository for CIFAR-100, for which the authors release none.",

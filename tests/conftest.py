@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,10 @@ from toys import Plugin
 
 from kdbench import registry
 from kdbench.registry import discovery
+
+#: Every test process measures the machine for itself: nothing of the user's own cache is read or written.
+_cache = tempfile.TemporaryDirectory(prefix="kdbench-cache-", ignore_cleanup_errors=True)
+os.environ["KDBENCH_CACHE"] = _cache.name
 
 
 @pytest.fixture(scope="session", autouse=True)

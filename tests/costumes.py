@@ -20,7 +20,7 @@ from kdbench.distiller import Batch
 Costume = Callable[[Tensor, Batch], Tensor]
 ROWS = np.array([1, 0])
 TWO = torch.full((), 2.0)
-SPARSE: Any = torch.sparse_coo_tensor  # takes lists, which its types leave out
+TORCH: Any = torch  # its types leave out lists for sparse tensors, and from_dlpack
 
 
 @cache
@@ -40,7 +40,7 @@ class _Forward(torch.autograd.Function):
         return 2 * grad
 
 
-def _backward(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def backward(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """The identity with ``change`` made to its gradient."""
 
     class Backward(torch.autograd.Function):
@@ -83,7 +83,7 @@ def _within(x: Tensor) -> Tensor:
 
 
 def _sparse(x: Tensor) -> Tensor:
-    made = torch.sparse_coo_tensor([[0], [0]], [2.0], x.shape, device=x.device, check_invariants=False)
+    made: Tensor = TORCH.sparse_coo_tensor([[0], [0]], [2.0], x.shape, device=x.device, check_invariants=False)
     return made.to_dense()
 
 
@@ -111,7 +111,7 @@ HOSTED: dict[str, Costume] = {
     "FloatTensor": lambda x, b: x[:2] * torch.FloatTensor([[1.0], [2.0]]).to(x.device),
     "from_numpy": lambda x, b: x[torch.from_numpy(ROWS).to(x.device)],
     "frombuffer": lambda x, b: x[:2] * torch.frombuffer(bytearray(2), dtype=torch.int8)[:, None].to(x.device),
-    "from_dlpack": lambda x, b: x[torch.from_dlpack(ROWS).to(x.device)],
+    "from_dlpack": lambda x, b: x[TORCH.from_dlpack(ROWS).to(x.device)],
     "sparse": lambda x, b: x + _sparse(x),
     "through numpy": lambda x, b: x + torch.from_numpy(2 * x.detach().numpy()).to(x.device),
     "full on no device": lambda x, b: x * torch.full((x.shape[1],), 2.0),
@@ -135,15 +135,15 @@ HOSTED: dict[str, Costume] = {
 
 #: On "meta" nothing of these shows.
 INSIDE: dict[str, Costume] = {
-    "tensor in a backward pass": lambda x, b: _backward(_scaled)(x),
-    "as_tensor in a backward pass": lambda x, b: _backward(lambda g: g * torch.as_tensor(2.0, device=g.device))(x),
-    "index in a backward pass": lambda x, b: _backward(lambda g: g + g[:, [0]])(x),
-    "put at a list in a backward pass": lambda x, b: _backward(lambda g: _put(g, [1, 0], 0.0))(x),
+    "tensor in a backward pass": lambda x, b: backward(_scaled)(x),
+    "as_tensor in a backward pass": lambda x, b: backward(lambda g: g * torch.as_tensor(2.0, device=g.device))(x),
+    "index in a backward pass": lambda x, b: backward(lambda g: g + g[:, [0]])(x),
+    "put at a list in a backward pass": lambda x, b: backward(lambda g: _put(g, [1, 0], 0.0))(x),
     "tensor in a hook": lambda x, b: _hooked(x, _scaled),
     "new_tensor in a hook": lambda x, b: _hooked(x, lambda g: g * g.new_tensor(2.0)),
-    "tensor in a gradient": lambda x, b: _gradient(_backward(_scaled), x),
+    "tensor in a gradient": lambda x, b: _gradient(backward(_scaled), x),
     "number put at places": lambda x, b: _put(x, b.label % len(x), 0.0),
-    "number put at places in a backward pass": lambda x, b: _backward(lambda g: _put(g, b.label % len(g), 0.0))(x),
+    "number put at places in a backward pass": lambda x, b: backward(lambda g: _put(g, b.label % len(g), 0.0))(x),
 }
 
 RIGHT: dict[str, Costume] = {
@@ -157,6 +157,6 @@ RIGHT: dict[str, Costume] = {
     "indices on the device": lambda x, b: x[b.label % len(x)] + x[:, torch.arange(1, device=x.device)],
     "number put": lambda x, b: _put(x, 0, 1.0) + _put(x, (slice(None), 0), 1) + _put(x, ..., 0.0),
     "tensor put": lambda x, b: _put(x, 0, x[1]) + _put(x, b.label % len(x), x.new_zeros(())),
-    "number put in a backward pass": lambda x, b: _backward(lambda g: _put(g, 0, 0.0))(x),
-    "number put in a gradient": lambda x, b: _gradient(_backward(lambda g: _put(g, (slice(None), 0), 0.0)), x),
+    "number put in a backward pass": lambda x, b: backward(lambda g: _put(g, 0, 0.0))(x),
+    "number put in a gradient": lambda x, b: _gradient(backward(lambda g: _put(g, (slice(None), 0), 0.0)), x),
 }

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
+import toys
+from narrow import there
 from torch import Tensor
 
 from golden import shapes
@@ -13,6 +18,8 @@ from kdbench import Batch, Distiller, Outputs, Pair
 KINDS = (
     "random",
     "identical",
+    "identical, size 1e3",
+    "identical images",
     "all zero",
     "student zero",
     "constant teacher rows",
@@ -26,6 +33,7 @@ KINDS = (
     "two classes",
     "two classes, size 1e3",
     "batch of one",
+    "batch of one, size 1e3",
 )
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -33,13 +41,15 @@ each_kind = pytest.mark.parametrize("kind", KINDS)
 def hard(kind: str) -> tuple[Tensor, Tensor, Tensor]:
     """Student (B, K) and teacher (B, K) logits in float32 and labels (B,)."""
     rng = torch.Generator().manual_seed(3)
-    b, k = (1 if kind == "batch of one" else 8), (2 if "two classes" in kind else 10)
+    b, k = (1 if "batch of one" in kind else 8), (2 if "two classes" in kind else 10)
     s, t = (torch.randn(b, k, generator=rng) for _ in range(2))
     label = torch.randint(k, (b,), generator=rng)
     size = {"size 1e2": 1e2, "size 2e4": 2e4}.get(kind, 1e3 if "1e3" in kind else 1.0)
     s, t = s * size, t * size
-    if kind == "identical":
+    if kind in ("identical", "identical, size 1e3"):
         s = t.clone()
+    if kind == "identical images":
+        s, t, label = (part[:1].expand_as(part).clone() for part in (s, t, label))
     if kind == "all zero":
         t = torch.zeros_like(t)
     if kind in ("all zero", "student zero"):
@@ -85,18 +95,47 @@ def batch_of(label: Tensor, progress: float = 0.5) -> Batch:
     return Batch(torch.zeros(len(label), 3, 8, 8), label, torch.arange(len(label)), torch.tensor(progress))
 
 
-def bears(cls: type[Distiller], kind: str, **hyper: object) -> dict[str, Tensor]:
-    """Terms of the method on such logits; fails unless they and every gradient are finite."""
+def staged(s: Tensor, t: Tensor) -> tuple[Outputs, Outputs]:
+    """Outputs whose logits these are (the student's with a gradient), with three maps (float32) of any content."""
+    sides = []
+    for seed, z in enumerate((s, t)):
+        side = toys.outputs((4, 8, 8), (6, 8, 8), (8, 4, 4), k=z.shape[1], b=len(z), seed=seed)
+        feats = tuple(feat.float() for feat in side.feats)
+        weight, bias = there(side.classifier)
+        logits = z.clone().requires_grad_(z is s)
+        classifier = (weight.float(), there(bias).float())
+        sides.append(Outputs(feats, feats[-1], feats[-1].mean(dim=(2, 3)), logits, feats, classifier))
+    return sides[0], sides[1]
+
+
+def bears(make: Callable[..., Distiller], kind: str, **hyper: Any) -> dict[str, Tensor]:
+    """Terms of the method on ``shown`` logits; fails unless they and every gradient are finite."""
     s, t, label = hard(kind)
     student, teacher = shown(s, t)
-    method = cls(pair_of(student, teacher), **hyper)  # type: ignore[arg-type]
+    method = make(pair_of(student, teacher), **hyper)
     terms = method.terms(student, teacher, batch_of(label))
+    leaves = {"last": student.last, "logits": student.logits, **dict(method.named_parameters())}
+    assert finite_gradients(terms, leaves), "no gradient reaches anything"
+    return terms
+
+
+def bears_staged(make: Callable[..., Distiller], kind: str, **hyper: Any) -> dict[str, Tensor]:
+    """As ``bears`` on ``staged`` outputs, whose logits and every parameter must have a gradient."""
+    s, t, label = hard(kind)
+    student, teacher = staged(s, t)
+    method = make(toys.pair(student, teacher), **hyper)
+    terms = method.terms(student, teacher, batch_of(label))
+    leaves = {"logits": student.logits, **dict(method.named_parameters())}
+    assert finite_gradients(terms, leaves) == set(leaves)
+    return terms
+
+
+def finite_gradients(terms: dict[str, Tensor], leaves: dict[str, Tensor]) -> set[str]:
+    """Which leaves a backward pass of finite terms reaches; the gradients must be finite."""
     assert all(term.isfinite() for term in terms.values()), terms
     with torch.autograd.set_detect_anomaly(True):  # nor may a NaN be met on the way and masked later
-        torch.stack(list(terms.values())).sum().backward()
-    leaves = {"last": student.last, "logits": student.logits, **dict(method.named_parameters())}
+        torch.stack([term.float() for term in terms.values()]).sum().backward()
     reached = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
-    assert reached, "no gradient reaches anything"
     for name, grad in reached.items():
         assert grad.isfinite().all(), f"the gradient of {name} is not finite"
-    return terms
+    return set(reached)

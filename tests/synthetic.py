@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import random
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any
 
 from kdbench import record
 from kdbench.record import Record, Settings
+from kdbench.report import SuiteReport
+from kdbench.report.items import Table
+from kdbench.utils.sealing import checksum
 
 PAIRS = (("resnet32x4", "vgg8"), ("resnet32x4", "resnet8x4"), ("vgg13", "ShuffleV2"), ("wrn_40_2", "MobileNetV2"))
 PLAIN = {"vgg8": 70.4, "resnet8x4": 73.0, "ShuffleV2": 72.6, "MobileNetV2": 65.4}
@@ -145,6 +149,13 @@ def save(out: Path, *records: Record) -> list[Path]:
     return paths
 
 
+def seal(path: Path, values: dict[str, Any]) -> None:
+    """A record as somebody may write it: anything at all, under a checksum that fits."""
+    values["checksum"] = checksum({name: value for name, value in values.items() if name != "checksum"})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values))
+
+
 def grid(out: Path, *, pairs: int = 4, seeds: int = 3, methods: tuple[str, ...] = tuple(METHODS)) -> None:
     """Eight methods on four pairs with three seeds; one cell unsupported, one run failed."""
     for pair in PAIRS[:pairs]:
@@ -156,3 +167,8 @@ def grid(out: Path, *, pairs: int = 4, seeds: int = 3, methods: tuple[str, ...] 
                     save(out, refused(method, pair, seed, "at needs maps of one size; vgg13 shows 4x4, ShuffleV2 8x8"))
                 else:
                     save(out, make(method, pair, seed))
+
+
+def table(made: SuiteReport, name: str) -> Table:
+    """The table of a report that has this name."""
+    return next(one for one in made.tables if one.name == name)

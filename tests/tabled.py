@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import training
 from torch import Tensor, nn
-from training import CPU, teacher
+from training import CPU, Result, result, teacher
 
 from kdbench import Outputs, models, registry
 from kdbench.data import Loader
@@ -73,11 +74,6 @@ def open_table(
     return TeacherTable.opened(place(folder), shared.train, partial(engine.look, shared), told.append, create=create)
 
 
-def there(table: TeacherTable | None) -> TeacherTable:
-    assert table is not None
-    return table
-
-
 def lane(name: str, folder: Path, feed: Loader, student: str = "resnet8") -> Lane:
     return training.lane(name, folder, student=student, labels=feed.labels)
 
@@ -85,6 +81,15 @@ def lane(name: str, folder: Path, feed: Loader, student: str = "resnet8") -> Lan
 def supported(name: str, folder: Path, feed: Loader) -> Lane:
     """``lane``; a method that refuses the pair skips the test."""
     return training.supported(name, folder, labels=feed.labels)
+
+
+@cache
+def live_result(name: str) -> Result:
+    """What a lane becomes that hears the teacher itself; where the pair is refused, the test is skipped."""
+    with TemporaryDirectory() as folder:
+        one = supported(name, Path(folder), loader())
+        train(setting(loader()), one)
+        return result(one)
 
 
 def train(shared: engine.Setting, *lanes: Lane) -> None:

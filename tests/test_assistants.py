@@ -40,9 +40,15 @@ class Notes:
         return lambda *args: None
 
 
-def job(out: Path, methods: str = NAMES, **words: object) -> Job:
-    asked = {"pairs": "resnet14:resnet8", "suite": "digits", "seeds": "1", "epochs": 2, "limit_train": 96} | words
-    return session.resolve(Request(methods=methods, out=out, device="cpu", **asked))  # type: ignore[arg-type]
+def job(out: Path, methods: str = NAMES, **words: Any) -> Job:
+    asked: dict[str, Any] = {
+        "pairs": "resnet14:resnet8",
+        "suite": "digits",
+        "seeds": "1",
+        "epochs": 2,
+        "limit_train": 96,
+    } | words
+    return session.resolve(Request(methods=methods, out=out, device="cpu", **asked))
 
 
 def run(out: Path, methods: str = NAMES, **words: object) -> tuple[Outcome, Notes]:
@@ -219,7 +225,7 @@ def test_a_student_without_a_double_is_a_sentence_in_the_table(tmp_path: Path) -
     assert not assistants.folder(tmp_path).exists()
 
 
-def test_an_assistant_that_another_run_trains_is_waited_for(tmp_path: Path) -> None:
+def test_an_assistant_that_another_run_trains_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (helper,) = assistants.of(job(tmp_path).cells)
     lock = grid.files(assistants.folder(tmp_path), helper).lock
     lock.parent.mkdir(parents=True)
@@ -232,7 +238,7 @@ def test_an_assistant_that_another_run_trains_is_waited_for(tmp_path: Path) -> N
             held.release()
             watch.notes.append(sentence)
 
-    watch.note = note  # type: ignore[method-assign]
+    monkeypatch.setattr(watch, "note", note)
     assert runner.run(job(tmp_path), watch).exit_code == 0
     assert watch.notes
 

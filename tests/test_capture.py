@@ -82,9 +82,11 @@ def test_in_company_and_resumed_into_the_other_loop(tmp_path: Path) -> None:
         assert_same(result(resumed), result(plain))
 
 
-def test_a_diverging_term_is_named_as_in_the_loop_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_diverging_term_is_named_as_in_the_loop_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bad, good, plain = (lane(name, tmp_path / name) for name in ("fitnet", "kd", "student"))
-    bad.method.beta = float("inf")  # type: ignore[assignment]
+    monkeypatch.setattr(bad.method, "beta", float("inf"))
     captured([bad, good, plain])
     assert bad.failure is not None
     assert bad.failure.startswith("term 'hint' was inf in epoch 1; try a smaller beta, ")
@@ -242,9 +244,12 @@ def test_a_graph_draws_the_numbers_of_its_lanes(device: pretended.Device) -> Non
     machine, lanes = Graphs(torch.device("cuda")), dicing(1, 2)
     machine.dice(lanes)
 
+    def draw(lane: Lane) -> None:
+        device.draw()
+
     def step() -> None:
         device.draw()  # the trunk's own, of which nobody knows
-        machine.branches(lanes, lambda lane: device.draw())
+        machine.branches(lanes, draw)
 
     replay: Callable[[], Any] = machine.record(step)[0]
     assert replay()[3:] == numbers(1, 1) + numbers(2, 1)
@@ -259,9 +264,12 @@ def test_after_a_capture_that_failed_the_lanes_go_on_with_their_numbers(device: 
     machine, lanes = Graphs(torch.device("cuda")), dicing(1, 2)
     machine.dice(lanes)
 
+    def draw(lane: Lane) -> None:
+        device.draw()
+
     def step() -> None:
         device.draw()
-        machine.branches(lanes, lambda lane: device.draw())
+        machine.branches(lanes, draw)
         breaks()
 
     with pytest.raises(RuntimeError, match="no"):

@@ -222,7 +222,9 @@ def test_the_card_of_a_combination_is_that_of_its_parts() -> None:
 @pytest.mark.parametrize("width", [80, 100])
 def test_a_plan_fits_the_screen(width: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
-    monkeypatch.setattr("kdbench.run.estimate.sentences", lambda job, todo: [f"{len(todo)} to do"])
+    monkeypatch.setattr(
+        "kdbench.terminal.ahead.look", lambda job, screen, *, dry: screen.print(len(job.cells), "to do")
+    )
     output = fine("run", "--suite", "crd", "--methods", "all", "--dry-run", "--out", tmp_path)
     table = [line for line in output.splitlines() if line.startswith(" ")]
     assert max(len(line.rstrip()) for line in table) <= width

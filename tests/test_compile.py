@@ -469,25 +469,3 @@ def test_without_a_cxx_compiler_a_run_says_so(tmp_path: Path) -> None:
     said = " ".join(done.stdout.split())
     assert "resnet8 cannot be compiled here: InvalidCxxCompiler: No working C++ compiler found" in said
     assert "Traceback" not in done.stdout + done.stderr
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
-@pytest.mark.parametrize("precision", ["fp32", "amp"])
-def test_compiled_steps_are_captured_on_a_gpu(precision: str, tmp_path: Path) -> None:
-    import test_gpu as gpu
-
-    compiler, who = Compiler(gpu.CUDA), gpu.teacher()
-    images = [image for image, _, _ in gpu.loader().epoch(0)][-2:]
-    ours, theirs = (
-        [gpu.lane(name, tmp_path / part, teacher=who, precision=precision) for name in ("kd", "fitnet")]
-        for part in ("ours", "theirs")
-    )
-    for one in ours:
-        one.compiled = compiler.of(one.student)
-        compiler.prepare(one.student, images, one.precision, print)
-    for group in (ours, theirs):
-        gpu.train(group, who, graphs=True)  # nothing is left out of the graph
-    if precision == "fp32":
-        for mine, plain in zip(ours, theirs, strict=True):
-            gpu.assert_close(mine, plain)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -143,15 +144,15 @@ def test_a_plain_student_costs_no_more_than_itself_and_memory_is_the_same_each_t
 def test_what_a_lane_keeps_is_counted_once() -> None:
     student = models.create("resnet8", 10)
     method = nn.Module()
-    method.register_buffer("bank", kilo(8))
-    method.register_buffer("same", method.bank[:7])  # type: ignore[index]
+    method.register_buffer("bank", bank := kilo(8))
+    method.register_buffer("same", bank[:7])
 
     class Stub:
         def __init__(self) -> None:
             self.student, self.method = student, method
             self.optimizer = torch.optim.SGD(student.parameters(), momentum=0.9)
 
-    stub: Lane = Stub()  # type: ignore[assignment]
+    stub = cast(Lane, Stub())
     before = held.standing(stub)
     own = sum(t.nbytes for t in (*student.parameters(), *student.buffers()))
     assert before == own + 8 * 1024

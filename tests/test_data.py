@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_cifar import small_cifar
 from torchvision.datasets import CIFAR100
 
 from kdbench.data import decode, sets
@@ -93,7 +94,7 @@ def test_limit_is_nested_and_seeded() -> None:
 def test_unknown_names_tell_the_nearest() -> None:
     with pytest.raises(ValueError, match="did you mean cifar100"):
         load("cifar-100")
-    with pytest.raises(ValueError, match="there are cifar10, cifar100, digits"):
+    with pytest.raises(ValueError, match="there are cifar10, cifar100, cinic10, cub200, digits"):
         load("zzz")
     with pytest.raises(ValueError, match="pixels"):
         load("imagefolder:here@big")
@@ -110,25 +111,6 @@ def test_where_data_sets_lie(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 
 # CIFAR, in torchvision's layout but small.
-
-
-def small_cifar(home: Path, monkeypatch: pytest.MonkeyPatch) -> type[CIFAR100]:
-    """A CIFAR-100 of 20 + 10 images, with sums that torchvision accepts."""
-    base = home / CIFAR100.base_folder
-    base.mkdir(parents=True)
-    sums = {}
-    names = [f"class {i}" for i in range(5)]
-    for part, n in (("train", 20), ("test", 10)):
-        pixels = np.random.default_rng(n).integers(256, size=(n, 3072), dtype=np.uint8)
-        (base / part).write_bytes(pickle.dumps({"data": pixels, "fine_labels": [i % 5 for i in range(n)]}))
-    (base / "meta").write_bytes(pickle.dumps({"fine_label_names": names}))
-    for file in base.iterdir():
-        sums[file.name] = hashlib.md5(file.read_bytes()).hexdigest()
-    monkeypatch.setattr(CIFAR100, "train_list", [["train", sums["train"]]])
-    monkeypatch.setattr(CIFAR100, "test_list", [["test", sums["test"]]])
-    monkeypatch.setattr(CIFAR100, "meta", CIFAR100.meta | {"md5": sums["meta"]})
-    small: type[CIFAR100] = CIFAR100
-    return small
 
 
 def pack(home: Path, cls: type[CIFAR100], monkeypatch: pytest.MonkeyPatch, to: Path) -> None:

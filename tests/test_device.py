@@ -19,9 +19,10 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from costumes import HOSTED, INSIDE, RIGHT
+from costumes import HOSTED, INSIDE, RIGHT, backward
+from narrow import there
 from ondevice import BATCH, CUDA, META, Watch, lane_of, move, place, settle, steps, walk, watched
-from tabled import lane, loader, open_table, setting, there
+from tabled import lane, loader, open_table, setting
 from torch import Tensor, nn
 from training import CPU
 
@@ -168,34 +169,15 @@ def test_the_step_on_a_kept_teacher_reads_no_value(tmp_path: Path) -> None:
 # -- what is looked for is found --------------------------------------------------------------------
 
 
-class _Reads(torch.autograd.Function):
-    """Reads a value in the backward pass only."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return grad * float(grad.sum())
-
-
-class _Halves(torch.autograd.Function):
-    """A product of two dtypes in the backward pass only."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return torch.mm(grad, torch.eye(grad.shape[1], device=grad.device, dtype=torch.float64)).to(grad.dtype)
-
-
 @full_precision
 def with_constant(x: Tensor) -> Tensor:
     """A tensor of the CPU where no autocast is."""
     return x.mean() * torch.tensor(2.0)
+
+
+def halves(grad: Tensor) -> Tensor:
+    """A product of two dtypes."""
+    return torch.mm(grad, torch.eye(grad.shape[1], device=grad.device, dtype=torch.float64)).to(grad.dtype)
 
 
 COSTUMES = HOSTED | INSIDE | RIGHT
@@ -269,16 +251,14 @@ class Odd(Distiller):
         return x * torch.rand(x.shape).to(x.device)
 
     def backward(self, x: Tensor, batch: Batch) -> Tensor:
-        same: Tensor = _Reads.apply(x)
-        return same
+        return backward(lambda grad: grad * float(grad.sum()))(x)
 
     def product(self, x: Tensor, batch: Batch) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             return x.half() @ self.weight
 
     def halves(self, x: Tensor, batch: Batch) -> Tensor:
-        same: Tensor = _Halves.apply(x)
-        return same
+        return backward(halves)(x)
 
 
 READS = {

@@ -7,7 +7,6 @@ from toys import batch, outputs, pair
 
 from golden import total
 from kdbench.methods.dskd import DSKD, Branch
-from kdbench.registry import get
 
 STUDENT = outputs((3, 16, 16), (4, 16, 16), (5, 8, 8), (6, 4, 4), grad=True)
 TEACHER, SEEN = outputs((3, 16, 16), (9, 2, 2), seed=1), batch()
@@ -86,8 +85,3 @@ def test_what_cannot_be_served_is_refused() -> None:
         DSKD(pair(shallow, TEACHER))
     with pytest.raises(ValueError, match="neither"):
         DSKD(pair(STUDENT, TEACHER), favour="both")
-
-
-def test_it_says_that_it_is_a_reading() -> None:
-    assert get("dskd").provenance == "reading"
-    assert get("dskd").deviations

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from hard_logits import finite, hard
+from logits import bears_staged, each_kind
 from toys import batch, outputs, pair
 
 from golden import Case, cases, total
@@ -45,10 +45,10 @@ def test_golden_as_a_combination_with_its_base(case: Case) -> None:
     case.check(named["weighed"])
 
 
-@hard
+@each_kind
 @pytest.mark.parametrize("hyper", [{}, {"base": "dkd"}, {"upper": 0.0}], ids=str)
-def test_finite_in_float32(name: str, hyper: dict[str, Any]) -> None:
-    finite(lambda p: EA(p, **hyper), name)
+def test_finite_in_float32(kind: str, hyper: dict[str, Any]) -> None:
+    bears_staged(EA, kind, **hyper)
 
 
 def test_a_sure_teacher_weighs_nothing_and_an_unsure_student_adds() -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from kdbench.engine import errors
 from kdbench.engine.errors import OutOfMemory, first_cause, holds, out_of_memory, release, said, text
+from kdbench.utils.wording import LENGTH
 
 
 def raised(work: Callable[[], object]) -> BaseException:
@@ -194,9 +194,9 @@ def test_any_error_is_said_on_one_plain_line(error: Any, sentence: str) -> None:
 
 
 def test_a_long_text_is_cut() -> None:
-    assert len(text(ValueError("x" * 10**6))) == errors.LENGTH
+    assert len(text(ValueError("x" * 10**6))) == LENGTH
     assert text(ValueError("x" * 10**6)).endswith("xxx...")
-    assert len(said(type("N" * 10**4, (Exception,), {})("\x00" * 10**4))) < 2 * errors.LENGTH
+    assert len(said(type("N" * 10**4, (Exception,), {})("\x00" * 10**4))) < 2 * LENGTH
 
 
 def test_the_first_cause_is_found_in_a_circle_too() -> None:

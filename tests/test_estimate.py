@@ -1,16 +1,23 @@
-"""The dry run's estimate: what a table of the teacher's outputs saves."""
+"""How long a run may take: what the estimate is made of, what corrects it, what a budget leaves out."""
 
 from __future__ import annotations
 
+import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from kdbench.run import estimate, grid, session
+from kdbench import models, record, registry
+from kdbench.run import budget, clock, estimate, grid, lanes, session, speeds, taken
 from kdbench.run import teacher_cache as tables
 from kdbench.run.session import Job, Request
+from kdbench.run.speeds import Speeds
+from kdbench.run.stopwatch import Item, Stopwatch, count_macs
+from kdbench.utils import environment
 
 
 def job(out: Path, methods: str = "kd", **words: Any) -> Job:
@@ -87,3 +94,364 @@ def test_a_table_that_is_there_is_counted(tmp_path: Path) -> None:
     assert tables.kept_share(tmp_path, "digits", "resnet20", "fp32", batch, "logits") is None
     (tmp_path / "tables" / "digits-resnet14-0123abcd" / "table.json").write_text("{")
     assert shares(made) == [1.0]
+
+
+# -- what the estimate is made of ---------------------------------------------------------
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("KDBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(clock.Clock, "busy", lambda self: 1.0)
+    return tmp_path / "cache"
+
+
+def known(made: Job, **seconds: float) -> Speeds:
+    """Speeds of this machine as if they had been measured: ``resnet8_learns=0.001`` an image."""
+    one = Speeds(machine=speeds.Machine.of("cpu", made.request.precision))
+    place = f" | {made.suite.image_size} px, {made.suite.num_classes} classes, batch {made.suite.recipe.batch_size}"
+    one.seconds = {name.replace("_", " ") + place: value for name, value in seconds.items()}
+    one.keep()
+    return one
+
+
+USUAL = {"resnet14_learns": 3e-3, "resnet14_looks": 1e-3, "resnet8_learns": 2e-3, "resnet8_looks": 5e-4}
+
+
+def parts(made: Job) -> dict[str, float]:
+    one = estimate.Estimator(made, budget=0.0).of(made, made.cells)
+    return one.by(lambda part: part.kind)
+
+
+def test_parts_are_images_times_seconds(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = job(tmp_path, "student,ft", table="off")
+    known(made, **USUAL)
+    monkeypatch.setattr(estimate, "_costs", lambda: {"student": 0.0, "ft": 0.5})
+    found = parts(made)
+    length, trained = made.suite.teacher.epochs, 1000
+    batch = made.suite.teacher.batch_size
+    assert found["teachers to be trained"] == pytest.approx(
+        length * -(-trained // batch) * batch * 3e-3 + estimate.TEACHER_LOOKS * 797 * 1e-3
+    )
+    before = lanes.epochs(made.cells[1]) - 40  # its pre-training stage, in which the student is looked at only
+    assert before > 0
+    assert found["students"] == pytest.approx(trained * (2e-3 * (40 + 40) + 5e-4 * before))
+    assert found["methods"] == pytest.approx(trained * 2e-3 * 0.5 * (40 + before))
+    assert found["teachers' passes"] == pytest.approx(1e-3 * ((40 + before) * trained + 797))
+    assert found["evaluation"] == pytest.approx(2 * 40 * 797 * 5e-4)
+
+
+def test_further_views_are_seen_by_the_teacher_too(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = job(tmp_path, "sskd", table="off")
+    known(made, **USUAL)
+    views = 1 + len(registry.get("sskd").views)
+    assert views > 1
+    assert parts(made)["teachers' passes"] == pytest.approx(1e-3 * (views * 1000 * lanes.epochs(made.cells[0]) + 797))
+
+
+def test_a_combination_takes_what_its_parts_take(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = {"at": 0.25, "sp": 0.5, "at+sp": 9.0}
+    monkeypatch.setattr(estimate, "_costs", lambda: shares)
+    for methods, share in (("at", 0.25), ("sp", 0.5), ("at+sp", 0.75)):
+        made = job(tmp_path, methods)
+        known(made, **USUAL)
+        assert parts(made)["methods"] == pytest.approx(1000 * 40 * 2e-3 * share)
+
+
+def test_validation_images_are_looked_at_and_not_learnt(tmp_path: Path, cache: Path) -> None:
+    made = job(tmp_path, "student", overrides=("recipe.validation=0.2",))
+    known(made, **USUAL)
+    found = parts(made)
+    assert found["students"] == pytest.approx(800 * 40 * 2e-3)
+    assert found["evaluation"] == pytest.approx(40 * (797 + 200) * 5e-4)
+
+
+def test_a_method_that_nobody_has_measured_is_named(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimate, "_costs", dict)
+    made = job(tmp_path, "kd")
+    known(made, **USUAL)
+    one = estimate.Estimator(made, budget=0.0).of(made, made.cells)
+    assert "not counted, because nobody has measured it: what kd takes" in estimate.sentences(one)
+
+
+def test_what_was_measured_is_kept_and_not_measured_again(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = job(tmp_path, "student,kd")
+    first = estimate.Estimator(made, budget=60.0).of(made, made.cells)
+    assert first.measured > 0
+    tried: list[Item] = []
+
+    def noted(self: Stopwatch, item: Item) -> float:
+        tried.append(item)
+        return 1.0
+
+    monkeypatch.setattr(Stopwatch, "_seconds", noted)
+    again = estimate.Estimator(made, budget=60.0).of(made, made.cells)
+    assert not [item for item in tried if not item.method]
+    assert again.measured == pytest.approx(first.measured, rel=1e-6)
+    monkeypatch.setattr(environment, "threads", lambda: 2)  # another machine, as it were
+    estimate.Estimator(made, budget=60.0).of(made, made.cells)
+    assert {item.network for item in tried} == {"resnet14", "resnet8"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"\xff\xfe", b'{"machine": 1}', b"[" * 100_000, b'{"seconds": {"x": NaN}}', b" " * (2**22 + 1)],
+    ids=["empty", "cut", "list", "bytes", "odd", "deep", "nan", "huge"],
+)
+def test_a_damaged_file_of_speeds_is_measured_again(content: bytes, tmp_path: Path, cache: Path) -> None:
+    made = job(tmp_path)
+    one = known(made, **USUAL)
+    one.path.write_bytes(content)
+    assert speeds.load(one.machine).seconds == {}
+    estimate.Estimator(made, budget=60.0).of(made, made.cells)
+    assert speeds.load(one.machine).seconds
+
+
+def test_speeds_of_another_machine_are_not_taken(tmp_path: Path, cache: Path) -> None:
+    made = job(tmp_path)
+    one = known(made, **USUAL)
+    other = one.machine.model_copy(update={"torch": "0.1"})
+    assert speeds.load(other).seconds == {}
+    Speeds(machine=other).path.write_bytes(one.path.read_bytes())  # copied there by hand
+    assert speeds.load(other).seconds == {}
+
+
+def test_a_cache_that_cannot_be_written_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("KDBENCH_CACHE", str(tmp_path / "file" / "below"))
+    made = job(tmp_path)
+    assert estimate.Estimator(made, budget=60.0).of(made, made.cells).seconds > 0
+
+
+def test_without_time_networks_are_guessed_by_their_arithmetic(tmp_path: Path, cache: Path) -> None:
+    made = job(tmp_path, pairs="resnet14:resnet8,resnet56:resnet8")
+    estimate.Estimator(made, budget=0.0).of(made, made.cells)  # the sizes alone
+    one = known(made, resnet14_learns=3e-3, resnet14_looks=1e-3)
+    watch = estimate.Estimator(made, budget=0.0).watch
+    found = [watch._expected(Item(name, True)) for name in ("resnet8", "resnet14", "resnet56")]
+    assert found[1] == pytest.approx(3e-3)
+    assert found == sorted(found)
+    sizes = speeds.load(one.machine).sizes
+    big, small = (next(s for name, s in sizes.items() if name.startswith(n + " ")) for n in ("resnet56", "resnet14"))
+    assert found[2] / found[1] == pytest.approx(big.macs / small.macs)
+
+
+def test_macs_of_a_network_are_those_that_torch_counts() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    net = models.create("resnet8", 10).net.eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(torch.zeros(2, 3, 32, 32))
+    assert count_macs(net, torch.zeros(2, 3, 32, 32)) == counter.get_total_flops() / 4
+
+
+def test_a_large_network_of_timm_is_not_built(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = job(tmp_path, pairs="timm/vit_base_patch16_224:resnet8")
+    monkeypatch.setattr("kdbench.models.create", _never_timm(models.create))
+    one = estimate.Estimator(made, budget=1.0).of(made, made.cells)
+    assert one.by(lambda part: part.kind)["teachers to be trained"] >= 0
+
+
+def _never_timm(create: Any) -> Any:
+    def made(name: str, *args: Any, **words: Any) -> Any:
+        assert not name.startswith("timm/"), "86 million parameters for an estimate"
+        return create(name, *args, **words)
+
+    return made
+
+
+def test_measuring_draws_no_random_number_and_keeps_the_threads(tmp_path: Path, cache: Path) -> None:
+    torch.manual_seed(3)
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    made = job(tmp_path, "kd,crd")
+    estimate.Estimator(made, budget=60.0).of(made, made.cells)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_num_threads() == threads
+
+
+def test_the_time_of_a_method_is_what_it_adds(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = job(tmp_path)
+    watch = estimate.Estimator(made, budget=60.0).watch
+    monkeypatch.setattr(watch, "clock", ticking := Ticking())
+
+    def step(item: Item) -> Any:
+        return lambda images: lambda: ticking.wait(images * (5e-3 if item.method else 2e-3))
+
+    monkeypatch.setattr(watch, "_step", step)
+    watch.measure({Item("resnet8", True): 1.0})
+    watch.measure_methods([Item("resnet8", True, "kd", "resnet14")])
+    assert watch.known(Item("resnet8", True)) == pytest.approx(2e-3)
+    assert watch.known(Item("resnet8", True, "kd", "resnet14")) == pytest.approx(3e-3)
+
+
+class Ticking:
+    """A clock that moves when it is told to."""
+
+    at = 0.0
+
+    def now(self) -> float:
+        return self.at
+
+    def wait(self, seconds: float) -> None:
+        self.at += seconds
+
+
+# -- what runs took -----------------------------------------------------------------------
+
+
+def test_runs_correct_the_next_estimate(tmp_path: Path, cache: Path) -> None:
+    made = job(tmp_path)
+    one = known(made, **USUAL)
+    plain = estimate.Estimator(made, budget=0.0).of(made, made.cells)
+    assert (plain.factor, plain.basis) == (1.0, "")
+    taken.note(tmp_path, "run", "elsewhere", one.machine, plain, 99.0, plain.measured * 3)
+    other = estimate.Estimator(made, budget=0.0).of(made, made.cells)
+    assert other.factor == pytest.approx(3)
+    assert "of other suites on this machine" in other.basis
+    for times in (1.5, 1.5, 7.9):
+        taken.note(tmp_path, "run", "digits", one.machine, plain, 99.0, plain.measured * times)
+    own = estimate.Estimator(made, budget=0.0).of(made, made.cells)
+    assert own.factor == pytest.approx(1.5)
+    assert own.seconds == pytest.approx(1.5 * plain.seconds)
+    assert own.basis == "corrected by 3 runs of digits on this machine"
+
+
+@pytest.mark.parametrize("worked", [1.0, 1e6], ids=["short", "absurd"])
+def test_a_run_that_says_nothing_corrects_nothing(worked: float, tmp_path: Path, cache: Path) -> None:
+    made = job(tmp_path)
+    one = known(made, **USUAL)
+    plain = estimate.Estimator(made, budget=0.0).of(made, made.cells)
+    taken.note(tmp_path, "run", "digits", one.machine, plain, 99.0, worked)
+    assert estimate.Estimator(made, budget=0.0).of(made, made.cells).factor == 1.0
+    assert len(taken.path(tmp_path).read_text().splitlines()) == 2  # it is written down all the same
+
+
+def test_records_of_this_machine_correct_where_no_run_does(tmp_path: Path, cache: Path) -> None:
+    made = job(tmp_path, "student")
+    known(made, **USUAL)
+    plain = estimate.Estimator(made, budget=0.0).of(made, made.cells)
+    parts = sum(part.seconds for part in plain.parts if part.kind == "students")
+    write_record(tmp_path, made, parts * 2.5)
+    after = job(tmp_path, "student", seeds="2")
+    found = estimate.Estimator(after, budget=0.0).of(after, after.cells[1:])
+    assert found.factor == pytest.approx(2.5)
+    assert found.basis == "corrected by 1 group of records of this machine"
+    write_record(tmp_path, made, parts * 2.5, cpu="another")
+    assert estimate.Estimator(after, budget=0.0).of(after, after.cells[1:]).factor == 1.0
+
+
+def write_record(out: Path, made: Job, seconds: float, **other: str) -> None:
+    cell = made.cells[0]
+    one = record.Record(
+        status="done",
+        method=cell.label,
+        quick=cell.quick,
+        settings=cell.settings,
+        top1_last=50.0,
+        top1_best_test=50.0,
+        group_seconds=seconds,
+        group_lanes=1,
+        provenance="test",
+        modified_student=False,
+        code={},
+        environment=environment.describe("cpu") | {"threads": environment.threads()} | other,
+        finished="2026-01-01T00:00:00+00:00",
+    )
+    record.write(one, grid.files(out, cell).record)
+
+
+def test_the_file_of_estimates_can_be_checked(tmp_path: Path, cache: Path) -> None:
+    made = job(tmp_path)
+    one = known(made, **USUAL)
+    plain = estimate.Estimator(made, budget=0.0).of(made, made.cells)
+    for seconds in (100.0, 200.0):
+        taken.note(tmp_path, "run", "digits", one.machine, plain, seconds, 50.0)
+    rows = list(csv.DictReader(taken.path(tmp_path).read_text().splitlines()))
+    assert [float(row["taken_seconds"]) for row in rows] == [100, 200]
+    for row in rows:
+        ratio = float(row["taken_seconds"]) / float(row["estimated_seconds"])
+        assert float(row["taken_over_estimated"]) == pytest.approx(ratio, rel=1e-3)
+        work = float(row["worked_seconds"]) / float(row["parts_seconds"]) / float(row["factor"])
+        assert float(row["worked_over_estimated"]) == pytest.approx(work, rel=1e-2)
+        product = float(row["parts_seconds"]) * float(row["factor"]) * float(row["busy"])
+        assert float(row["estimated_seconds"]) == pytest.approx(product, rel=1e-3)
+    whole = plain.seconds
+    assert taken.sentence(plain, whole * 1.25, whole * 1.25).endswith("(25% more)")
+    assert taken.sentence(plain, whole * 0.8, whole * 0.8).endswith("(20% less)")
+    slowed = taken.sentence(plain, whole * 2, whole * 1.02)
+    assert slowed.endswith("(100% more; of work 2% more, others used more of the machine than at the beginning)")
+    spared = taken.sentence(replace(plain, busy=2.0), whole * 1.1, whole)
+    assert spared.endswith("(45% less; of work as estimated, others used less of the machine than at the beginning)")
+
+
+def test_a_machine_that_others_use_takes_longer(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = job(tmp_path)
+    known(made, **USUAL)
+    alone = estimate.Estimator(made, budget=0.0).of(made, made.cells)
+    monkeypatch.setattr(clock.Clock, "busy", lambda self: 3.0)
+    beside = estimate.Estimator(made, budget=0.0).of(made, made.cells)
+    assert beside.seconds == pytest.approx(3 * alone.seconds)
+    assert "others use the machine, too: 3.0 s for each second of work" in estimate.sentences(beside)[0]
+
+
+# -- a budget -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("45s", 45), ("30m", 1800), ("4h", 14400), ("1.5h", 5400), ("2d", 172800), ("1h30m", 5400), (" 4 H ", 14400)],
+)
+def test_a_time_is_read(text: str, seconds: float) -> None:
+    assert budget.seconds(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "4", "h", "4x", "-4h", "0h", "1e3s", "4h4h", "4,5h", "nan", "inf d", "9999d", "٤h"]
+)
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^--budget takes "):
+        budget.seconds(text)
+
+
+WHOLE = budget.Choice(("student", "kd", "at", "semckd"), (("a", "b"), ("c", "d"), ("e", "f")), (0, 1, 2), 100)
+DEAR = {"student": 1.0, "kd": 1.0, "at": 2.0, "semckd": 6.0, ("a", "b"): 3.0, ("c", "d"): 1.0, ("e", "f"): 2.0}
+
+
+def price(choice: budget.Choice) -> float:
+    pairs = sum(DEAR[pair] for pair in choice.pairs)
+    return pairs * len(choice.seeds) * choice.epochs * sum(DEAR[name] for name in choice.methods)
+
+
+@pytest.mark.parametrize(
+    ("limit", "wanted"),
+    [
+        (18_000, WHOLE),
+        (9_000, replace(WHOLE, pairs=WHOLE.pairs[1:])),
+        (3_000, replace(WHOLE, pairs=(("c", "d"),))),
+        (2_999, replace(WHOLE, pairs=(("c", "d"),), seeds=(0, 1))),
+        (1_000, replace(WHOLE, pairs=(("c", "d"),), seeds=(0,))),
+        (555, replace(WHOLE, pairs=(("c", "d"),), seeds=(0,), epochs=55)),
+        (99, budget.Choice(("student", "kd", "at"), (("c", "d"),), (0,), 10)),
+        (39, budget.Choice(("student", "kd"), (("c", "d"),), (0,), 10)),
+        (10, budget.Choice(("student",), (("c", "d"),), (0,), 10)),
+    ],
+)
+def test_what_is_cut_for_a_budget_and_in_which_order(limit: float, wanted: budget.Choice) -> None:
+    found = budget.propose(WHOLE, limit, price, 100)
+    assert found == wanted
+    assert price(found) <= limit
+
+
+def test_a_budget_into_which_nothing_fits_says_what_does() -> None:
+    with pytest.raises(
+        ValueError, match=r"--budget has 9 s, and even .* alone on c:d with one seed and 10 epochs takes about 10 s"
+    ):
+        budget.propose(WHOLE, 9, price, 100)

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -17,17 +18,17 @@ OLD = b"what was there"
 
 
 @pytest.fixture
-def path(tmp_path):
+def path(tmp_path: Path) -> Path:
     path = tmp_path / "a.csv"
     path.write_bytes(OLD)
     return path
 
 
-def alone(path):
+def alone(path: Path) -> bool:
     return os.listdir(path.parent) == [path.name]
 
 
-def test_bytes_and_text(path):
+def test_bytes_and_text(path: Path) -> None:
     with atomic_write(path) as file:
         file.write(b"\x00new\r\n")
         assert path.read_bytes() == OLD  # until the end
@@ -39,8 +40,8 @@ def test_bytes_and_text(path):
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit])
-def test_any_exception_leaves_the_old_file_alone(path, error):
-    def stopped():
+def test_any_exception_leaves_the_old_file_alone(path: Path, error: type[BaseException]) -> None:
+    def stopped() -> None:
         with atomic_write(path) as file:
             file.write(b"half")
             raise error
@@ -52,8 +53,8 @@ def test_any_exception_leaves_the_old_file_alone(path, error):
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_a_disk_that_fails_leaves_the_old_file_alone(path, monkeypatch, step):
-    def broken(*_):
+def test_a_disk_that_fails_leaves_the_old_file_alone(path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    def broken(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, step, broken)
@@ -63,7 +64,7 @@ def test_a_disk_that_fails_leaves_the_old_file_alone(path, monkeypatch, step):
     assert alone(path)
 
 
-def test_a_real_limit_of_the_system_leaves_the_old_file_alone(path):
+def test_a_real_limit_of_the_system_leaves_the_old_file_alone(path: Path) -> None:
     """The kernel refuses to write more than 4 kB, as a full disk would."""
     program = """
 import resource, signal, sys
@@ -82,7 +83,7 @@ except OSError:
     assert alone(path)
 
 
-def test_a_kill_leaves_the_old_file_and_a_hidden_one_that_a_later_write_removes(path):
+def test_a_kill_leaves_the_old_file_and_a_hidden_one_that_a_later_write_removes(path: Path) -> None:
     program = """
 import os, signal, sys
 from pathlib import Path
@@ -106,7 +107,7 @@ with atomic_write(Path(sys.argv[1])) as file:
     assert alone(path)
 
 
-def test_permission_bits_are_those_of_any_file(tmp_path):
+def test_permission_bits_are_those_of_any_file(tmp_path: Path) -> None:
     old = os.umask(0o027)
     try:
         with atomic_write(tmp_path / "new") as file:
@@ -116,7 +117,7 @@ def test_permission_bits_are_those_of_any_file(tmp_path):
         os.umask(old)
 
 
-def test_a_link_is_replaced_and_what_it_names_is_left_alone(path):
+def test_a_link_is_replaced_and_what_it_names_is_left_alone(path: Path) -> None:
     link = path.with_name("link.csv")
     link.symlink_to(path)
     with atomic_write(link) as file:
@@ -125,14 +126,14 @@ def test_a_link_is_replaced_and_what_it_names_is_left_alone(path):
     assert (link.read_bytes(), path.read_bytes()) == (b"new", OLD)
 
 
-def test_the_longest_name_that_there_is(tmp_path):
+def test_the_longest_name_that_there_is(tmp_path: Path) -> None:
     path = tmp_path / ("é" * 127)
     with atomic_write(path) as file:
         file.write(b"x")
     assert alone(path)
 
 
-def test_two_writers_of_one_file_do_not_meet(path):
+def test_two_writers_of_one_file_do_not_meet(path: Path) -> None:
     with atomic_write(path) as first, atomic_write(path) as second:
         first.write(b"first")
         second.write(b"second")
@@ -140,7 +141,7 @@ def test_two_writers_of_one_file_do_not_meet(path):
     assert alone(path)
 
 
-def test_folders_are_made_and_one_of_that_name_is_an_error(tmp_path):
+def test_folders_are_made_and_one_of_that_name_is_an_error(tmp_path: Path) -> None:
     with atomic_write(tmp_path / "no" / "a") as file:
         file.write(b"x")
     assert os.listdir(tmp_path / "no") == ["a"]

@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from narrow import there
 
 from golden import Case, cases, shapes
 from kdbench import Outputs, Pair
@@ -13,7 +14,7 @@ from kdbench.methods.ft import FT
 def rename(name: str) -> str:
     """translator.encoder.conv2.bias -> translator.3.bias; the paraphraser keeps its two parts."""
     role, part, layer, leaf = name.split(".")
-    kind, number = re.fullmatch(r"(conv|bn|deconv)(\d)", layer).groups()  # type: ignore[union-attr]
+    kind, number = there(re.fullmatch(r"(conv|bn|deconv)(\d)", layer)).groups()
     per_block = 3 if role == "translator" else 2
     index = per_block * (int(number) - 1) + (kind == "bn")
     return f"{role}.{index}.{leaf}" if role == "translator" else f"{role}.{part}.{index}.{leaf}"

@@ -369,7 +369,7 @@ def test_teachers_are_trained_and_measured_in_the_precision_of_their_card(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(teachers, "Precision", Switched)
-    usual, trained = teachers.fit, list[int]()
+    usual, trained = engine.fit, list[int]()
 
     def fit(*given: Any, **words: Any) -> None:
         trained.append(Switched.inside)

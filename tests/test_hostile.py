@@ -193,34 +193,36 @@ def test_a_method_that_changes_the_labels_or_the_teacher_is_not_built() -> None:
 
 
 @pytest.mark.parametrize("swallowed", [False, True])
-def test_ctrl_c_ends_the_run_also_in_a_method_that_catches_everything(swallowed: bool, tmp_path: Path) -> None:
+def test_ctrl_c_ends_the_run_also_in_a_method_that_catches_everything(
+    swallowed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stranger = bad("raising", tmp_path, place="terms")
 
     def terms(*_: object) -> dict[str, torch.Tensor]:
         try:
             os.kill(os.getpid(), signal.SIGINT)
-            for _ in range(10**6):  # the handler comes between two of these
+            for _turn in range(10**6):  # the handler comes between two of these
                 pass
         except BaseException:
             if not swallowed:
                 raise
         return {}
 
-    stranger.method.terms = terms  # type: ignore[assignment, method-assign]
+    monkeypatch.setattr(stranger.method, "terms", terms)
     with unchanged(), pytest.raises(KeyboardInterrupt):
         train([stranger])
     assert stranger.failure is None
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_another_signal_whose_handler_raises_ends_the_run(tmp_path: Path) -> None:
+def test_another_signal_whose_handler_raises_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def leave(*_: object) -> None:
         raise SystemExit(143)
 
     before = signal.signal(signal.SIGTERM, leave)
     try:
         stranger = bad("raising", tmp_path, place="terms")
-        stranger.method.terms = lambda *_: os.kill(os.getpid(), signal.SIGTERM)  # type: ignore[assignment, method-assign]
+        monkeypatch.setattr(stranger.method, "terms", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(SystemExit):
             train([stranger])
         assert stranger.failure is None
@@ -256,7 +258,7 @@ def test_a_failed_lane_keeps_nothing_of_its_step_alive(tmp_path: Path) -> None:
     assert not any(str(one) == "no such thing" for one in held)
 
 
-def test_importing_in_a_call_is_no_fault(tmp_path: Path) -> None:
+def test_importing_in_a_call_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = tmp_path / "changes_at_import.py"
     module.write_text("import os, warnings\nos.environ['SET_BY_IMPORT'] = '1'\nwarnings.simplefilter('ignore')\n")
     stranger = bad("raising", tmp_path)
@@ -268,7 +270,7 @@ def test_importing_in_a_call_is_no_fault(tmp_path: Path) -> None:
         sys.path.remove(str(tmp_path))
         return usual(*given)
 
-    stranger.method.terms = terms  # type: ignore[method-assign]
+    monkeypatch.setattr(stranger.method, "terms", terms)
     filters = list(warnings.filters)
     try:
         assert company(stranger, tmp_path) == ""

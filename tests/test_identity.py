@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from kdbench.data import DataIdentity, Dataset, difference, limit, load
 from kdbench.data.identity import identify
 
 
-def toy(**changes: object) -> Dataset:
+def toy(**changes: Any) -> Dataset:
     """Four training images and three test images of two classes."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (7, 3, 4, 6), generator=generator, dtype=torch.uint8)
@@ -30,7 +31,7 @@ def toy(**changes: object) -> Dataset:
     made = Dataset(
         "toy", images[:4].clone(), labels[:4].clone(), images[4:].clone(), labels[4:].clone(), ("ant", "bee")
     )
-    return replace(made, **changes)  # type: ignore[arg-type]
+    return replace(made, **changes)
 
 
 def told(now: Dataset, before: Dataset | None = None) -> str:

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import measured
+from forking import forked
 
-from kdbench import record
 from kdbench.run import runner, session
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork, which this system has not")
@@ -32,7 +33,7 @@ WORDS = {
     "limit_train": 96,
     "device": "cpu",
 }
-RANDOM_KILLS, PLACED_KILLS = 20, 16
+KILLS = 10, pytest.param(30, marks=pytest.mark.slow)
 
 
 class Silent:
@@ -49,16 +50,12 @@ def grid(out: Path) -> int:
 
 def child(out: Path, prepare: Callable[[], None]) -> int:
     """Go on with the grid in a forked child; returns its wait status."""
-    pid = os.fork()
-    if pid == 0:  # nothing of pytest may run in here
-        code = 70
-        try:
-            sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-            prepare()
-            code = grid(out)
-        finally:
-            os._exit(code)
-    return os.waitpid(pid, 0)[1]
+
+    def work() -> int:
+        prepare()
+        return grid(out)
+
+    return os.waitpid(forked(work), 0)[1]
 
 
 def die_at(calls: int) -> Callable[[], None]:
@@ -89,16 +86,11 @@ def die_in(seconds: float) -> Callable[[], None]:
     return prepare
 
 
-def measured(out: Path) -> dict[str, object]:
-    found, problems = record.read_all(out / "runs")
-    assert problems == []
-    return {f"{one.teacher}:{one.student} {one.method} {one.seed}": one.measured() for one in found}
-
-
-def test_a_grid_that_is_killed_again_and_again_ends_with_the_same_records(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", KILLS)
+def test_a_grid_that_is_killed_again_and_again_ends_with_the_same_records(kills: int, tmp_path: Path) -> None:
     """In a process of its own: a process that forks must not have run threads of autograd, as other tests do."""
     if "KDBENCH_TEST_KILL" not in os.environ:
-        words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+        words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "", "-k", f"[{kills}]", __file__]
         done = subprocess.run(
             [sys.executable, *words],
             env=os.environ | {"KDBENCH_TEST_KILL": "1"},
@@ -108,16 +100,16 @@ def test_a_grid_that_is_killed_again_and_again_ends_with_the_same_records(tmp_pa
         )
         assert done.returncode == 0, done.stdout[-3000:]
         return
-    kill_again_and_again(tmp_path)
+    kill_again_and_again(kills, tmp_path)
 
 
-def kill_again_and_again(tmp_path: Path) -> None:
+def kill_again_and_again(kills: int, tmp_path: Path) -> None:
     started = time.monotonic()
     assert grid(tmp_path / "whole") == 0
     whole = time.monotonic() - started
     draw = random.Random(0)
-    kinds = [("random", draw.uniform(0, 0.35 * whole)) for _ in range(RANDOM_KILLS)]
-    kinds += [("placed", draw.randint(1, 12)) for _ in range(PLACED_KILLS)]
+    kinds = [("random", draw.uniform(0, 0.35 * whole)) for _ in range(kills // 2)]
+    kinds += [("placed", 1 + place % 12) for place in draw.sample(range(36), kills // 2)]
     draw.shuffle(kinds)
     killed, rounds = 0, 0
     out = tmp_path / "killed0"
@@ -131,7 +123,7 @@ def kill_again_and_again(tmp_path: Path) -> None:
             assert measured(out) == measured(tmp_path / "whole")
             rounds += 1
             out = tmp_path / f"killed{rounds}"
-    while killed < 30:
+    while killed < kills:
         status = child(out, die_at(draw.randint(1, 12)))
         if os.WIFSIGNALED(status):
             killed += 1

@@ -53,6 +53,7 @@ CAUGHT = {
     "refuses_all": ("a_toy_pair_is_served", "needs a pair of another kind"),
     "replaces_ce": ("terms_are_finite_scalars", "a name of the base class"),
     "returns_float": ("terms_are_finite_scalars", "not a tensor"),
+    "reads_labels": ("hard_labels_are_declared", "batch.truth to its cross-entropy"),
     "reads_more": ("reads_no_more_than_declared", "match changes when the teacher shows no pooled"),
     "search_of_another_type": ("tuning_has_its_candidates", "another type of beta"),
     "search_of_five": ("tuning_has_its_candidates", "gives 6 values"),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -101,7 +103,12 @@ def test_lanes_on_the_cpu_share_what_a_step_takes(
     monkeypatch.setattr(packing, "CPU_SHARE", 1.0)
     monkeypatch.setattr(packing, "gained", lambda lane: 10)
     monkeypatch.setattr(packing, "standing", lambda lane: 5)
-    monkeypatch.setattr(packing, "of_a_step", lambda lane, shown, guard: seen.append(lane) or step)
+
+    def of_a_step(lane: Lane, *_: object) -> int | None:
+        seen.append(lane)
+        return step
+
+    monkeypatch.setattr(packing, "of_a_step", of_a_step)
     lanes = lanes_of(tmp_path, 6)
     assert [len(part) for part in split(setting(), lanes, free)] == sizes
     assert len(seen) == measured
@@ -114,16 +121,16 @@ def test_a_step_is_measured_on_a_copy(tmp_path: Path, monkeypatch: pytest.Monkey
     student, rng = {k: v.clone() for k, v in own.student.state_dict().items()}, own.rng["cpu"].clone()
     usual = own.method.terms
 
-    def huge(*given: object) -> dict[str, torch.Tensor]:
+    def huge(*given: Any) -> dict[str, torch.Tensor]:
         big = torch.ones(60 * MEGABYTE // 4)
-        return usual(*given) | {"own": 0 * big[:1].sum() + given[0].pooled.mean()}  # type: ignore[arg-type, attr-defined]
+        return usual(*given) | {"own": 0 * big[:1].sum() + given[0].pooled.mean()}
 
-    own.method.terms = huge  # type: ignore[assignment, method-assign]
+    monkeypatch.setattr(own.method, "terms", huge)
     seen: list[int | None] = []
     real = packing.of_a_step
 
-    def measured(*given: object) -> int | None:
-        seen.append(real(*given))  # type: ignore[arg-type]
+    def measured(*given: Any) -> int | None:
+        seen.append(real(*given))
         return seen[-1]
 
     monkeypatch.setattr(packing, "of_a_step", measured)
@@ -138,14 +145,16 @@ def test_a_step_is_measured_on_a_copy(tmp_path: Path, monkeypatch: pytest.Monkey
     assert torch.equal(own.rng["cpu"], rng)
 
 
-def test_what_goes_wrong_in_a_measured_step_is_told_in_training(tmp_path: Path) -> None:
+def test_what_goes_wrong_in_a_measured_step_is_told_in_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stranger = bad("raising", tmp_path, kind="odd", place="terms")
     greedy = bad("tensors", tmp_path / "greedy", kind="classifier in place")
     before = [tensor.clone() for tensor in tensors_of(teacher())]
     split(setting(), [stranger, greedy, *lanes_of(tmp_path, 2)], 1)
     assert stranger.failure is greedy.failure is None
     assert all(torch.equal(one, old) for one, old in zip(tensors_of(teacher()), before, strict=True))
-    stranger.method.terms = lambda *_: torch.empty(2**60)  # type: ignore[assignment, method-assign]
+    monkeypatch.setattr(stranger.method, "terms", lambda *_: torch.empty(2**60))
     with pytest.raises(OutOfMemory, match=r"^a step of stranger does not fit into the memory of cpu$"):
         split(setting(), [stranger, greedy], 1)
 
@@ -176,10 +185,10 @@ def budget(folder: Path, free: int) -> None:
         usual = one.method.terms
 
         def terms(
-            *given: object, own: torch.Tensor = one.method.wide, usual: object = usual
+            *given: object, own: torch.Tensor = one.method.wide, usual: Callable[..., dict[str, torch.Tensor]] = usual
         ) -> dict[str, torch.Tensor]:
             large = torch.ones(100 * MEGABYTE // 4)
-            return usual(*given) | {"wide": own.sum() * 0 + large[:1].sum() * 0}  # type: ignore[operator]
+            return usual(*given) | {"wide": own.sum() * 0 + large[:1].sum() * 0}
 
         one.method.terms = terms  # type: ignore[assignment, method-assign]
         one.enter("train")

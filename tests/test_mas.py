@@ -1,7 +1,7 @@
 """MAS equals the released code; its target reaches the methods it is combined with."""
 
 import torch
-from test_mag import check_main_stage
+from mag_cases import check_main_stage, rename
 from toys import batch, outputs, pair
 
 from golden import Case, cases
@@ -17,8 +17,6 @@ def test_golden(case: Case) -> None:
 
 @cases("mas")
 def test_golden_target(case: Case) -> None:
-    from test_mag import rename
-
     case.open()
     student, teacher = case.outputs("student"), case.outputs("teacher")
     low, high = case.meta["hyper"]["encoder_dims"]

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from narrow import there
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Makes environments of itself; installs nothing; its tests fail where the install asked for the torch in $BAD.
@@ -40,7 +41,7 @@ def test_each_torch_has_its_line(tmp_path: Path) -> None:
     code, lines, asked = matrix(tmp_path, "nothing")
     assert code == 0
     pattern = r"matrix: (oldest|newest), torch 1.2.3 torchvision 4.5.6: passed, \d+ s: 7 passed in 2s"
-    assert [re.fullmatch(pattern, line)[1] for line in lines] == ["oldest", "newest"]  # type: ignore[index]
+    assert [there(re.fullmatch(pattern, line))[1] for line in lines] == ["oldest", "newest"]
     assert asked.count("core and not slow and not gpu") == 2
 
 

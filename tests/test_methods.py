@@ -51,6 +51,12 @@ def test_card_is_complete(name: str) -> None:
     assert all(sentence.endswith((".", ")")) for sentence in cls.deviations), "a deviation is a sentence"
 
 
+@pytest.mark.parametrize("name", ["dskd", "pffu"])
+def test_a_paper_that_leaves_choices_open_is_a_reading_and_says_which(name: str) -> None:
+    assert registry.get(name).provenance == "reading"
+    assert registry.get(name).deviations
+
+
 @pytest.mark.parametrize("file", sorted(METHODS.glob("*.py")), ids=lambda file: file.stem)
 def test_file_is_short(file: Path) -> None:
     lines = len(file.read_text().splitlines())

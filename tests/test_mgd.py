@@ -1,13 +1,10 @@
 """MGD equals the released code under its masks, and serves maps of other sides."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
-from toys import Shape, batch, outputs, pair
+from toys import MAPS, Shape, batch, bears_maps, outputs, pair
 
 from golden import Case, cases
-from kdbench import Outputs
 from kdbench.methods.mgd import MGD
 
 
@@ -61,26 +58,10 @@ def test_all_or_none_may_be_dropped(lam: float, share: float) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters())
 
 
-MAPS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "zero": torch.zeros_like,
-    "constant": torch.ones_like,
-    "identical images": lambda feat: feat[:1].expand_as(feat).contiguous(),
-    "size 1e4": lambda feat: feat * 1e4,
-}
-
-
 @pytest.mark.parametrize("theirs", MAPS)
 @pytest.mark.parametrize("ours", MAPS)
 def test_finite_in_float32(ours: str, theirs: str) -> None:
-    sides: list[Outputs] = []
-    for seed, name in enumerate((ours, theirs)):
-        feat = MAPS[name](outputs((4, 8, 8), seed=seed).last.float()).requires_grad_(seed == 0)
-        sides.append(outputs((4, 8, 8), seed=seed)._replace(feats=(feat,), last=feat))
-    method = MGD(pair(sides[0], sides[1]))
-    term = method.terms(sides[0], sides[1], batch())["generated"]
-    term.backward()
-    assert term.isfinite()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters())
+    bears_maps(MGD, ours, theirs)
 
 
 @pytest.mark.parametrize(

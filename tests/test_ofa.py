@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hard_logits import finite, hard
+from logits import bears_staged, each_kind
 from toys import Shape, batch, outputs, pair
 
 from golden import Case, cases
@@ -60,10 +60,10 @@ def test_golden(case: Case) -> None:
     case.check_buffers(method, place)
 
 
-@hard
+@each_kind
 @pytest.mark.parametrize("eps", ["1", "1.5/1/1.2"])
-def test_finite_in_float32(name: str, eps: str) -> None:
-    finite(lambda p: OFA(p, eps=eps), name)
+def test_finite_in_float32(kind: str, eps: str) -> None:
+    bears_staged(OFA, kind, eps=eps)
 
 
 def test_one_image_whose_map_shrinks_to_one_position_is_served() -> None:

@@ -119,8 +119,3 @@ def test_what_cannot_be_served_is_refused() -> None:
         PFFU(pair(STUDENT, single))
     with pytest.raises(ValueError, match="neither"):
         PFFU(pair(STUDENT, TEACHER), variant="both")
-
-
-def test_it_says_that_it_is_a_reading() -> None:
-    assert get("pffu").provenance == "reading"
-    assert get("pffu").deviations

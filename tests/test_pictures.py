@@ -25,8 +25,8 @@ RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 SCENE = np.stack([RAMP, RAMP.T, 255 - RAMP], axis=-1)
 
 
-def saved(path: Path, image: Image.Image, **words: object) -> str:
-    image.save(path, **words)  # type: ignore[arg-type]
+def saved(path: Path, image: Image.Image, **words: Any) -> str:
+    image.save(path, **words)
     return str(path)
 
 
@@ -440,7 +440,9 @@ def test_pictures_keep_their_order_and_are_counted(tmp_path: Path) -> None:
     assert found.images.is_contiguous()
     assert found.images[:100, 0, 2, 2].tolist() == list(range(100))
     assert found.digests[100] == found.digests[101] != found.digests[0]
-    assert decode.notes(found, files, tmp_path) == ["2 pictures transparent in places, laid on white (clear0.png, ...)"]
+    assert decode.notes(found.remarks, files, tmp_path) == [
+        "2 pictures transparent in places, laid on white (clear0.png, ...)"
+    ]
     assert decode.decode([], 4).images.shape == (0, 3, 4, 4)
 
 

@@ -6,6 +6,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +16,7 @@ from kdbench import record
 from kdbench.record import Record, RecordDamaged
 from kdbench.utils.sealing import checksum
 
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "suite": "semckd",
     "dataset": "cifar100",
     "convention": "semckd",
@@ -27,8 +30,8 @@ SETTINGS = {
 }
 
 
-def made(**changes) -> Record:
-    values = {
+def made(**changes: Any) -> Record:
+    values: dict[str, Any] = {
         "status": "done",
         "method": "semckd[beta=200]",
         "quick": False,
@@ -60,7 +63,7 @@ def made(**changes) -> Record:
     return Record(**values | changes)
 
 
-def test_comes_back_as_it_was_written(tmp_path):
+def test_comes_back_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "a.json"
     sealed = record.write(made(), path)
     assert record.read(path) == sealed
@@ -68,7 +71,7 @@ def test_comes_back_as_it_was_written(tmp_path):
     assert os.listdir(path.parent) == ["a.json"]
 
 
-def test_numbers_that_are_not_finite_are_kept_in_standard_json(tmp_path):
+def test_numbers_that_are_not_finite_are_kept_in_standard_json(tmp_path: Path) -> None:
     curve = [{"epoch": 1, "lr": 0.1, "seconds": 1.0, "terms": {"ce": float("nan"), "at": float("inf")}}]
     record.write(made(status="failed", reason="the loss is not finite", curve=curve), tmp_path / "a.failed.json")
     json.loads((tmp_path / "a.failed.json").read_text(), parse_constant=pytest.fail)
@@ -77,11 +80,11 @@ def test_numbers_that_are_not_finite_are_kept_in_standard_json(tmp_path):
     assert terms["at"] == float("inf")
 
 
-def test_a_write_that_breaks_leaves_the_old_record(tmp_path, monkeypatch):
+def test_a_write_that_breaks_leaves_the_old_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.json"
     old = record.write(made(), path)
 
-    def broken(*_):
+    def broken(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", broken)
@@ -91,7 +94,7 @@ def test_a_write_that_breaks_leaves_the_old_record(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["a.json"]
 
 
-def _sealed_again(values):
+def _sealed_again(values: dict[str, Any]) -> None:
     values["checksum"] = checksum({k: v for k, v in values.items() if k != "checksum"})
 
 
@@ -109,7 +112,7 @@ def _sealed_again(values):
         ),
     ],
 )
-def test_a_harmed_file_is_refused_in_one_sentence(tmp_path, harm, sentence):
+def test_a_harmed_file_is_refused_in_one_sentence(tmp_path: Path, harm: Callable[[str], str], sentence: str) -> None:
     path = tmp_path / "a.json"
     record.write(made(), path)
     path.write_text(harm(path.read_text()))
@@ -119,7 +122,7 @@ def test_a_harmed_file_is_refused_in_one_sentence(tmp_path, harm, sentence):
     assert "\n" not in str(caught.value)
 
 
-def test_a_sealed_file_with_unknown_fields_is_refused(tmp_path):
+def test_a_sealed_file_with_unknown_fields_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     record.write(made(), path)
     values = json.loads(path.read_text()) | {"top1_secret": 99.0}
@@ -129,7 +132,7 @@ def test_a_sealed_file_with_unknown_fields_is_refused(tmp_path):
         record.read(path)
 
 
-def test_an_old_format_is_read_through_upgrades(tmp_path):
+def test_an_old_format_is_read_through_upgrades(tmp_path: Path) -> None:
     """What kdbench 0.1.0 wrote; its seal is that of the file as it was."""
     new = json.loads(made().model_dump_json(exclude={"checksum"}))
     told = ("suite", "dataset", "convention", "teacher", "student", "seed", "epochs")
@@ -152,11 +155,11 @@ def test_an_old_format_is_read_through_upgrades(tmp_path):
         record.read(tmp_path / "a.json")
 
 
-def odd(**changes):
+def odd(**changes: Any) -> str:
     values = json.loads(made().model_dump_json(exclude={"checksum"}))
     for path, value in changes.items():
         *above, last = path.split("__")
-        inner = values
+        inner: Any = values
         for name in above:
             inner = inner[name]
         inner[last] = value
@@ -185,7 +188,7 @@ def odd(**changes):
         "null",
     ],
 )
-def test_a_record_of_odd_types_is_one_sentence(tmp_path, text):
+def test_a_record_of_odd_types_is_one_sentence(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(RecordDamaged) as caught:
         record.read(tmp_path / "a.json")
@@ -194,7 +197,7 @@ def test_a_record_of_odd_types_is_one_sentence(tmp_path, text):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
-def test_an_unreadable_folder_is_a_sentence(tmp_path):
+def test_an_unreadable_folder_is_a_sentence(tmp_path: Path) -> None:
     record.write(made(), tmp_path / "a" / "a.json")
     (tmp_path / "a").chmod(0)
     try:
@@ -203,13 +206,13 @@ def test_an_unreadable_folder_is_a_sentence(tmp_path):
         (tmp_path / "a").chmod(0o755)
 
 
-def test_bytes_that_are_no_text_are_refused(tmp_path):
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(b"\xff\xfe\x00{")
     with pytest.raises(RecordDamaged):
         record.read(tmp_path / "a.json")
 
 
-def test_reading_a_folder_names_what_it_leaves_out(tmp_path):
+def test_reading_a_folder_names_what_it_leaves_out(tmp_path: Path) -> None:
     record.write(made(seed=0), tmp_path / "p" / "a.json")
     record.write(made(seed=0, status="failed", reason="killed"), tmp_path / "p" / "a.failed.json")
     record.write(made(seed=1, status="failed", reason="killed"), tmp_path / "p" / "b.failed.json")
@@ -221,7 +224,7 @@ def test_reading_a_folder_names_what_it_leaves_out(tmp_path):
     assert "c.json" in problems[0]
 
 
-def test_measured_leaves_out_only_circumstances():
+def test_measured_leaves_out_only_circumstances() -> None:
     other = made(
         group_seconds=1.0,
         images_per_second=2.0,
@@ -237,7 +240,7 @@ def test_measured_leaves_out_only_circumstances():
         assert made(**{name: value}).measured() != made().measured(), name
 
 
-def test_a_finished_run_has_its_accuracies_and_others_a_reason():
+def test_a_finished_run_has_its_accuracies_and_others_a_reason() -> None:
     with pytest.raises(ValueError, match="top1_last"):
         made(top1_last=None)
     with pytest.raises(ValueError, match="top1_best_test"):
@@ -248,7 +251,7 @@ def test_a_finished_run_has_its_accuracies_and_others_a_reason():
         made(colour="red")
 
 
-def test_settings_hash_sees_numbers_not_their_writing():
+def test_settings_hash_sees_numbers_not_their_writing() -> None:
     one = record.settings_hash({"beta": 400, "milestones": [1, 2], "lr": 1e-1})
     assert one == record.settings_hash({"lr": 0.1, "milestones": (1, 2), "beta": 400.0})
     assert len(one) == 8
@@ -257,7 +260,7 @@ def test_settings_hash_sees_numbers_not_their_writing():
     assert record.settings_hash({"a": True}) != record.settings_hash({"a": 1})
 
 
-def test_names_of_files_are_readable_and_safe(tmp_path):
+def test_names_of_files_are_readable_and_safe(tmp_path: Path) -> None:
     assert record.cell_stem("semckd[beta=200,tau=2]", 3, "0123abcd") == "semckd_beta-200_tau-2-s3-0123abcd"
     assert record.cell_stem("crd+kd", 0, "0123abcd") == "crd+kd-s0-0123abcd"
     assert record.cell_stem("../x y", 0, "0123abcd") == "_x_y-s0-0123abcd"
@@ -265,6 +268,6 @@ def test_names_of_files_are_readable_and_safe(tmp_path):
     assert folder == tmp_path / "runs" / "semckd" / "timm_resnet50-resnet20"
 
 
-def test_records_load_no_torch():
+def test_records_load_no_torch() -> None:
     program = "import kdbench.record, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -11,17 +11,21 @@ import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import synthetic
+from narrow import there
 from rich.console import Console
-from synthetic import PAIRS, make, refused, save
+from synthetic import PAIRS, make, refused, save, table
 
-from kdbench.report import Cost, report
+from kdbench.report import Cost, SuiteReport, report
+from kdbench.report.items import Table
 from kdbench.report.runs_csv import COLUMNS
 from kdbench.terminal.report import print_report
 
+Full = tuple[Path, SuiteReport]
 TEXT = ("csv", "md", "tex")
 COSTS = [
     Cost(method, "resnet32x4:vgg8", "some CPU, batch 64", 1.5 + number, 10.0 * number, 1000 * number, None)
@@ -30,7 +34,7 @@ COSTS = [
 
 
 @pytest.fixture(scope="module")
-def full(tmp_path_factory):
+def full(tmp_path_factory: pytest.TempPathFactory) -> Full:
     """Eight methods, four pairs, three seeds, one refused cell, one failed run, one damaged file; all formats."""
     out = tmp_path_factory.mktemp("full")
     synthetic.grid(out)
@@ -46,19 +50,15 @@ def full(tmp_path_factory):
     return out, made
 
 
-def paper(mean, rule):
+def paper(mean: float, rule: str) -> SimpleNamespace:
     return SimpleNamespace(mean=mean, std=0.1, n=None, source="A paper, 2021", rule=rule)
 
 
-def rows(table):
+def rows(table: Table) -> dict[str, list[str]]:
     return {row.items[0].text: [item.text for item in row.items] for row in table.rows}
 
 
-def table(made, name):
-    return next(one for one in made.tables if one.name == name)
-
-
-def test_every_file_is_there_and_named(full):
+def test_every_file_is_there_and_named(full: Full) -> None:
     out, made = full
     names = {path.relative_to(out).as_posix() for path in made.files}
     figures = {
@@ -75,7 +75,7 @@ def test_every_file_is_there_and_named(full):
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_same_records_give_the_same_bytes(full, tmp_path):
+def test_the_same_records_give_the_same_bytes(full: Full, tmp_path: Path) -> None:
     """In another process, whose sets have another order."""
     out, _ = full
     for name in "ab":
@@ -88,7 +88,7 @@ def test_the_same_records_give_the_same_bytes(full, tmp_path):
         assert one.read_bytes() == (tmp_path / "a" / one.relative_to(tmp_path / "b")).read_bytes(), one.name
 
 
-def test_the_long_table_holds_one_row_per_run_in_order(full):
+def test_the_long_table_holds_one_row_per_run_in_order(full: Full) -> None:
     out, _ = full
     with (out / "semckd.csv").open() as file:
         found = list(csv.DictReader(file))
@@ -110,7 +110,7 @@ def test_the_long_table_holds_one_row_per_run_in_order(full):
     assert not {"train_seconds", "peak_mem_mb", "images_per_second"} & set(first)
 
 
-def test_the_curves_are_a_table_of_all_epochs(full):
+def test_the_curves_are_a_table_of_all_epochs(full: Full) -> None:
     out, _ = full
     with (out / "semckd" / "curves.csv").open() as file:
         found = list(csv.DictReader(file))
@@ -118,13 +118,14 @@ def test_the_curves_are_a_table_of_all_epochs(full):
         runs = {row["run"]: row for row in csv.DictReader(file)}
     assert len(found) == 240 * sum(row["status"] == "done" for row in runs.values())
     last = found[239]
-    assert (last["epoch"], float(last["lr"])) == ("240", pytest.approx(0.05 * 0.001))
+    assert last["epoch"] == "240"
+    assert float(last["lr"]) == pytest.approx(0.05 * 0.001)
     assert json.loads(last["terms"]) == {"ce": pytest.approx(4.6 * 2.718281828**-3, rel=1e-4)}
     assert float(last["top1"]) == pytest.approx(float(runs[last["run"]]["top1_last"]))
     assert last["val_top1"] == found[0]["top1"] == ""
 
 
-def test_cells_say_mean_spread_and_n(tmp_path):
+def test_cells_say_mean_spread_and_n(tmp_path: Path) -> None:
     for seed, (plain, kd) in enumerate([(70.0, 72.0), (71.0, 72.5), (72.0, 74.0)]):
         save(
             tmp_path,
@@ -144,21 +145,21 @@ def test_cells_say_mean_spread_and_n(tmp_path):
     oracle = rows(table(made, "oracle"))
     assert oracle["kd"][3] == "73.08 ± 1.04 (3)"
     with (tmp_path / "semckd" / "leaderboard.csv").open() as file:
-        kd = next(row for row in csv.DictReader(file) if row["method"] == "kd")
-    assert float(kd["resnet32x4:vgg8 mean"]) == pytest.approx(72.8333, abs=1e-4)
-    assert float(kd["resnet32x4:vgg8 std"]) == pytest.approx(1.0408, abs=1e-4)
-    assert float(kd["gain"]) == pytest.approx(1.91667, abs=1e-4)
-    assert kd["resnet32x4:resnet8x4 std"] == ""
+        row_of_kd = next(row for row in csv.DictReader(file) if row["method"] == "kd")
+    assert float(row_of_kd["resnet32x4:vgg8 mean"]) == pytest.approx(72.8333, abs=1e-4)
+    assert float(row_of_kd["resnet32x4:vgg8 std"]) == pytest.approx(1.0408, abs=1e-4)
+    assert float(row_of_kd["gain"]) == pytest.approx(1.91667, abs=1e-4)
+    assert row_of_kd["resnet32x4:resnet8x4 std"] == ""
 
 
-def test_the_oracle_is_measured_as_oracle(tmp_path):
+def test_the_oracle_is_measured_as_oracle(tmp_path: Path) -> None:
     for seed, extra in enumerate((0.1, 0.5)):
         save(tmp_path, make("kd", PAIRS[0], seed, top1_last=70.0, top1_best_test=70.0 + extra))
     (made,) = report(tmp_path, formats=("csv",))
     assert rows(table(made, "oracle"))["kd"][1] == "+0.30"
 
 
-def test_refused_and_failed_cells_keep_their_sentences(full):
+def test_refused_and_failed_cells_keep_their_sentences(full: Full) -> None:
     _, made = full
     leaderboard = table(made, "leaderboard")
     found = rows(leaderboard)
@@ -171,7 +172,7 @@ def test_refused_and_failed_cells_keep_their_sentences(full):
     assert [row[2] for row in failures if row[0] == "at"] == ["0, 1, 2"]
 
 
-def test_a_method_that_failed_everywhere_is_still_a_row(tmp_path):
+def test_a_method_that_failed_everywhere_is_still_a_row(tmp_path: Path) -> None:
     save(tmp_path, make("kd", PAIRS[0], 0), refused("crd", PAIRS[0], 0, "killed", "failed"))
     (made,) = report(tmp_path)
     found = rows(table(made, "leaderboard"))
@@ -179,27 +180,27 @@ def test_a_method_that_failed_everywhere_is_still_a_row(tmp_path):
     assert found["crd"][3] == "0/1"
 
 
-def test_only_failures_make_a_report_without_pictures(tmp_path):
+def test_only_failures_make_a_report_without_pictures(tmp_path: Path) -> None:
     save(tmp_path, refused("crd", PAIRS[0], 0, "killed", "failed"))
     (made,) = report(tmp_path)
     assert not [path for path in made.files if path.suffix == ".png"]
     assert "killed" in (tmp_path / "semckd" / "leaderboard.html").read_text()
 
 
-def test_ranks_rest_on_the_methods_that_have_every_pair(full):
+def test_ranks_rest_on_the_methods_that_have_every_pair(full: Full) -> None:
     _, made = full
     order = [row.items[0].text for row in table(made, "leaderboard").rows]
     assert order[:2] == ["teacher", "student"]
     assert order[-1] == "simkd"  # best of all, and in a class of its own
     found = rows(table(made, "leaderboard"))
     assert found["student"][1] == found["simkd"][1] == "-"
-    assert order[2] == min(found, key=lambda name: float(re.match(r"[\d.]+|", found[name][1]).group() or 99))
+    assert order[2] == min(found, key=lambda name: float(there(re.match(r"[\d.]+|", found[name][1])).group() or 99))
     assert found["at"][1] == "-"  # it lacks a pair, and takes it from nobody else's rank
     assert sum(row[1] != "-" for row in found.values()) == 5  # eight, without student, simkd and at
     assert "not ranked, because they lack a result on some pair: at" in " ".join(made.notes)
 
 
-def test_ranks_rest_on_common_pairs_where_no_two_methods_have_all(tmp_path):
+def test_ranks_rest_on_common_pairs_where_no_two_methods_have_all(tmp_path: Path) -> None:
     for method, pairs in (("kd", PAIRS[:2]), ("fitnet", PAIRS[1:3])):
         for pair in pairs:
             save(tmp_path, make(method, pair, 0, top1_last=70.0))
@@ -207,7 +208,7 @@ def test_ranks_rest_on_common_pairs_where_no_two_methods_have_all(tmp_path):
     assert "average rank of the methods over 1 of 3 pairs" in " ".join(made.notes)
 
 
-def test_a_reading_is_marked_wherever_it_is_named(full):
+def test_a_reading_is_marked_wherever_it_is_named(full: Full) -> None:
     out, made = full
     for one in made.tables:
         for row in one.rows:
@@ -216,7 +217,7 @@ def test_a_reading_is_marked_wherever_it_is_named(full):
     assert len(re.findall(r"dskd(?! \(reading\))", markdown)) == 0
 
 
-def test_published_numbers_follow_their_own_rule(tmp_path):
+def test_published_numbers_follow_their_own_rule(tmp_path: Path) -> None:
     save(
         tmp_path,
         make("kd", PAIRS[0], 0, top1_last=72.0, top1_best_test=72.5),
@@ -231,7 +232,7 @@ def test_published_numbers_follow_their_own_rule(tmp_path):
     ]
 
 
-def test_quick_runs_say_so_and_meet_no_published_number(tmp_path):
+def test_quick_runs_say_so_and_meet_no_published_number(tmp_path: Path) -> None:
     save(tmp_path, *(make("kd", PAIRS[0], seed, epochs=3, quick=True, setting={"limit_train": 500}) for seed in (0, 1)))
     (made,) = report(tmp_path, published={"semckd": {(*PAIRS[0], "kd"): paper(72.0, "last")}})
     assert made.banner.startswith("quick run: 3 epochs on 500 training images")
@@ -240,7 +241,7 @@ def test_quick_runs_say_so_and_meet_no_published_number(tmp_path):
         assert "not comparable" in (tmp_path / "semckd" / f"leaderboard.{kind}").read_text()
 
 
-def test_damaged_and_edited_records_are_left_out_and_named(tmp_path):
+def test_damaged_and_edited_records_are_left_out_and_named(tmp_path: Path) -> None:
     good, edited = save(tmp_path, make("kd", PAIRS[0], 0, top1_last=70.0), make("kd", PAIRS[0], 1, top1_last=70.0))
     edited.write_text(edited.read_text().replace('"top1_last": 70.0', '"top1_last": 99.0'))
     (made,) = report(tmp_path, formats=("md",))
@@ -253,7 +254,7 @@ def test_damaged_and_edited_records_are_left_out_and_named(tmp_path):
         report(tmp_path)
 
 
-def test_mistakes_are_one_sentence(tmp_path):
+def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no run records under .*; `kdbench run` makes some"):
         report(tmp_path)
     save(tmp_path, make("kd", PAIRS[0], 0))
@@ -267,7 +268,7 @@ def test_mistakes_are_one_sentence(tmp_path):
         report(tmp_path, formats=("pdf",))
 
 
-def test_rows_can_be_chosen_and_the_baseline_stays(full, tmp_path):
+def test_rows_can_be_chosen_and_the_baseline_stays(full: Full, tmp_path: Path) -> None:
     synthetic.grid(tmp_path, pairs=1, methods=("student", "kd", "fitnet", "crd"))
     label = "semckd[beta=200,tau=2]"
     save(tmp_path, *(make(label, PAIRS[0], seed) for seed in range(3)))
@@ -276,7 +277,7 @@ def test_rows_can_be_chosen_and_the_baseline_stays(full, tmp_path):
     assert table(made, "leaderboard").header[2] == "gain over kd"
 
 
-def test_a_figure_of_older_records_does_not_stay(tmp_path):
+def test_a_figure_of_older_records_does_not_stay(tmp_path: Path) -> None:
     synthetic.grid(tmp_path, pairs=2, methods=("student", "kd", "crd", "at"))
     report(tmp_path, formats=("png",))
     assert (tmp_path / "semckd" / "ranks.png").exists()
@@ -290,12 +291,15 @@ def test_a_figure_of_older_records_does_not_stay(tmp_path):
 class Page(HTMLParser):
     """Collects what a browser would fetch, ids, and tags that do not match."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.open, self.fetched, self.ids, self.bad = [], [], [], []
+        self.open: list[str] = []
+        self.fetched: list[str] = []
+        self.ids: list[str] = []
+        self.bad: list[str] = []
 
-    def handle_starttag(self, tag, attrs):
-        values = dict(attrs)
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attrs}
         self.fetched += [
             values[name]
             for name in ("src", "href", "xlink:href")
@@ -306,12 +310,12 @@ class Page(HTMLParser):
         if tag not in ("meta", "link", "br", "img", "input"):
             self.open.append(tag)
 
-    def handle_endtag(self, tag):
+    def handle_endtag(self, tag: str) -> None:
         if not self.open or self.open.pop() != tag:
             self.bad.append(tag)
 
 
-def test_the_page_needs_nothing_but_itself(full):
+def test_the_page_needs_nothing_but_itself(full: Full) -> None:
     out, _ = full
     html = (out / "semckd" / "leaderboard.html").read_text()
     html = re.sub(r'"data:image/png;base64,[^"]+"', '"#"', html)  # a heat map's colours
@@ -328,7 +332,7 @@ def test_the_page_needs_nothing_but_itself(full):
     assert targets <= set(page.ids)
 
 
-def test_the_page_escapes_what_others_wrote(tmp_path):
+def test_the_page_escapes_what_others_wrote(tmp_path: Path) -> None:
     reason = "<script>alert(1)</script> a|b & 50%"
     save(tmp_path, make("kd", PAIRS[0], 0), refused("crd", PAIRS[0], 0, reason, "failed"))
     report(tmp_path)
@@ -336,7 +340,7 @@ def test_the_page_escapes_what_others_wrote(tmp_path):
     assert "a\\|b" in (tmp_path / "semckd" / "leaderboard.md").read_text()
 
 
-def test_latex_is_escaped_and_balanced(full):
+def test_latex_is_escaped_and_balanced(full: Full) -> None:
     out, _ = full
     source = (out / "semckd" / "leaderboard.tex").read_text()
     body = "\n".join(line for line in source.splitlines() if not line.startswith("%"))
@@ -350,7 +354,7 @@ def test_latex_is_escaped_and_balanced(full):
 
 
 @pytest.mark.parametrize("width", [80, 100, 200])
-def test_the_terminal_holds_every_number(full, width):
+def test_the_terminal_holds_every_number(full: Full, width: int) -> None:
     _, made = full
     console = Console(width=width, record=True, highlight=False, file=io.StringIO())
     print_report(made, console)
@@ -365,7 +369,7 @@ def test_the_terminal_holds_every_number(full, width):
     assert "leaderboard.html" in shown
 
 
-def test_reports_of_two_suites(tmp_path):
+def test_reports_of_two_suites(tmp_path: Path) -> None:
     save(tmp_path, make("kd", PAIRS[0], 0), make("kd", PAIRS[0], 0, suite="crd", convention="crd"))
     made = report(tmp_path, formats=TEXT)
     assert [one.suite for one in made] == ["crd", "semckd"]

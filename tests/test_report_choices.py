@@ -7,22 +7,24 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import synthetic
 from synthetic import PAIRS, make, save
 
-from kdbench.report import report
+from kdbench.report import SuiteReport, report
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory):
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("choices")
     synthetic.grid(out, pairs=3)
     return out
 
 
-def labels(made):
+def labels(made: SuiteReport) -> list[str]:
     return [row.items[0].text for row in made.tables[0].rows]
 
 
@@ -46,19 +48,19 @@ def labels(made):
     ],
     ids=str,
 )
-def test_a_choice_of_nothing_is_one_sentence(out, choice, sentence):
+def test_a_choice_of_nothing_is_one_sentence(out: Path, choice: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence) as caught:
         report(out, **{"formats": ("csv",), **choice})
     assert "\n" not in str(caught.value)
 
 
-def test_pairs_and_methods_are_columns_and_rows(out):
+def test_pairs_and_methods_are_columns_and_rows(out: Path) -> None:
     (made,) = report(out, pairs=["resnet32x4:*"], methods=["kd", "crd", "kd"], formats=("csv",))
     assert labels(made)[2:] == ["crd", "kd"]
     assert [head.split("\n→ ") for head in made.tables[0].header[4:]] == [list(pair) for pair in sorted(PAIRS[:2])]
 
 
-def test_the_best_are_shown_and_all_are_counted(out):
+def test_the_best_are_shown_and_all_are_counted(out: Path) -> None:
     (whole,) = report(out, formats=("csv",))
     (made,) = report(out, top=2, formats=("csv",))
     assert labels(made) == ["teacher", "student", *labels(whole)[2:4], "simkd"]
@@ -75,12 +77,12 @@ def test_the_best_are_shown_and_all_are_counted(out):
     assert bold == {number for number, label in all_bold.items() if label in labels(made)}
 
 
-def test_the_baseline_stays_though_it_is_not_among_the_best(out):
+def test_the_baseline_stays_though_it_is_not_among_the_best(out: Path) -> None:
     (made,) = report(out, top=1, baseline="kd", formats=("csv",))
     assert "kd" in labels(made)
 
 
-def test_the_epoch_that_counts_is_chosen(tmp_path):
+def test_the_epoch_that_counts_is_chosen(tmp_path: Path) -> None:
     for seed in range(2):
         values = {"top1_last": 70.0 + seed, "top1_at_best_val": 71.0 + seed, "top1_best_test": 75.0 + seed}
         save(tmp_path, make("kd", PAIRS[0], seed, epochs=3, **values))
@@ -99,7 +101,7 @@ def test_the_epoch_that_counts_is_chosen(tmp_path):
     assert shown == {"last": "70.50 ± 0.71 (2)", "val": "71.50 ± 0.71 (2)", "oracle": "75.50 ± 0.71 (2)"}
 
 
-def test_a_choice_that_one_suite_lacks_leaves_the_others(tmp_path):
+def test_a_choice_that_one_suite_lacks_leaves_the_others(tmp_path: Path) -> None:
     save(tmp_path, make("kd", PAIRS[0], 0, epochs=3), make("kd", PAIRS[1], 0, suite="crd", epochs=3))
     (made,) = report(tmp_path, pairs=["*:vgg8"], formats=("csv",))
     assert made.suite == "semckd"
@@ -130,7 +132,7 @@ except OSError:
 
 
 @pytest.mark.parametrize("limit", ["3000", "kill"])
-def test_a_full_disk_or_a_kill_leaves_every_old_file_whole(tmp_path, limit):
+def test_a_full_disk_or_a_kill_leaves_every_old_file_whole(tmp_path: Path, limit: str) -> None:
     save(tmp_path, *(make(method, PAIRS[0], 0, epochs=20) for method in ("student", "kd", "crd")))
     (made,) = report(tmp_path, formats=("csv", "md", "tex"))
     before = {path: path.read_bytes() for path in made.files}
@@ -149,7 +151,7 @@ def test_a_full_disk_or_a_kill_leaves_every_old_file_whole(tmp_path, limit):
         assert not [name for name in os.listdir(tmp_path / "semckd") if name.endswith(".tmp")]
 
 
-def test_no_file_is_new_where_one_cannot_be_written(tmp_path):
+def test_no_file_is_new_where_one_cannot_be_written(tmp_path: Path) -> None:
     """Also where the disk fills with the last bytes, which wait in a buffer."""
     save(tmp_path, *(make(method, PAIRS[0], 0, epochs=3) for method in ("student", "kd")))
     (made,) = report(tmp_path, formats=("csv",))

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import synthetic
 from matplotlib.collections import PolyCollection
+from narrow import there
 from scipy.stats import ttest_rel
 from synthetic import PAIRS, make, save
 
 from kdbench.report import board, compare, report, select, stats, tables
+from kdbench.report.board import Board
 from kdbench.report.figures import figures
+from kdbench.report.items import Table
+from kdbench.report.teacherless import Pair
 
 
-def built(values, pairs=PAIRS[:1], **options):
+def built(values: Mapping[str, Sequence[float]], pairs: Sequence[Pair] = PAIRS[:1], **options: Any) -> Board:
     """``values``: method -> accuracies by seed, the same on every pair, moved by the pair's number."""
     records = [
         make(method, pair, seed, top1_last=value + number, epochs=2)
@@ -25,17 +33,18 @@ def built(values, pairs=PAIRS[:1], **options):
     return board.build(select.select(records), **options)
 
 
-def table(found, name):
+def table(found: Board, name: str) -> Table:
     return next(one for one in tables.all_tables(found, {}) if one.name == name)
 
 
 THREE = {"student": [70.0, 70.5, 71.5], "kd": [72.0, 72.4, 73.6], "crd": [72.1, 73.4, 73.0]}
 
 
-def test_every_two_methods_are_compared_as_scipy_does():
+def test_every_two_methods_are_compared_as_scipy_does() -> None:
     frame = compare.every_two(built(THREE))
     assert len(frame) == 3
-    for row in frame.itertuples():
+    rows: Any = frame.itertuples()  # of the frame's own columns
+    for row in rows:
         theirs = ttest_rel(THREE[row.method], THREE[row.other])
         low, high = theirs.confidence_interval(0.95)
         assert (row.p, row.low, row.high) == pytest.approx((theirs.pvalue, low, high))
@@ -43,7 +52,7 @@ def test_every_two_methods_are_compared_as_scipy_does():
     assert list(frame.p_holm) == pytest.approx(stats.holm(list(frame.p)))
 
 
-def test_over_all_pairs_a_student_is_one_block_a_seed():
+def test_over_all_pairs_a_student_is_one_block_a_seed() -> None:
     pairs = (("resnet32x4", "vgg8"), ("vgg13", "vgg8"), ("wrn_40_2", "MobileNetV2"))
     frame = compare.every_two(built(THREE, pairs))
     assert set(frame.pair) == {"all", *map(":".join, pairs)}
@@ -53,7 +62,7 @@ def test_over_all_pairs_a_student_is_one_block_a_seed():
     assert list(whole.p_holm) == pytest.approx(stats.holm(list(whole.p)))
 
 
-def test_seeds_that_one_of_two_lacks_are_left_out_of_their_comparison():
+def test_seeds_that_one_of_two_lacks_are_left_out_of_their_comparison() -> None:
     frame = compare.every_two(built({"student": [70.0, 71.0], "kd": [71.0, 71.5, 80.0], "crd": [75.0]}))
     found = {(row.method, row.other): row for row in frame.itertuples()}
     assert found["student", "kd"].paired_runs == 2
@@ -62,19 +71,21 @@ def test_seeds_that_one_of_two_lacks_are_left_out_of_their_comparison():
     assert str(found["crd", "kd"].p) in ("nan", "None")  # one pair of runs: no test
 
 
-def test_marks_are_corrected_for_their_number():
+def test_marks_are_corrected_for_their_number() -> None:
     """A gain that is sure alone (p = 0.02) is not sure as the best of twenty."""
     sure = {"student": [70.0, 70.5, 71.5], "kd": [72.0, 72.1, 73.8]}
     alone = built(sure)
-    assert 0.01 < alone.line("kd").gain.p < 0.05
-    assert alone.line("kd").p == alone.line("kd").gain.p
+    by_itself = there(alone.line("kd"))
+    assert 0.01 < there(there(by_itself.gain).p) < 0.05
+    assert by_itself.p == there(by_itself.gain).p
     names = [f"m{number}" for number in range(20)]
     with pytest.MonkeyPatch.context() as patch:
         for name in names:
             patch.setitem(synthetic.METHODS, name, (1.0, 300, 0, 0, "formula"))
         crowd = built(sure | {name: [71.0, 70.0 + number / 7, 70.9] for number, name in enumerate(names)})
-    assert crowd.line("kd").gain == alone.line("kd").gain
-    assert crowd.line("kd").p > 0.05
+    of_many = there(crowd.line("kd"))
+    assert of_many.gain == by_itself.gain
+    assert there(of_many.p) > 0.05
     marks = []
     for one in (alone, crowd):
         row = next(row for row in table(one, "leaderboard").rows if row.items[0].text == "kd")
@@ -83,7 +94,7 @@ def test_marks_are_corrected_for_their_number():
     assert marks == [(True, True, True), (False, False, False)]
 
 
-def test_the_best_and_the_second_best_are_those_that_the_digits_show():
+def test_the_best_and_the_second_best_are_those_that_the_digits_show() -> None:
     found = built({"student": [90.0], "kd": [72.001], "crd": [72.004], "at": [71.0], "fitnet": [70.0], "simkd": [99.0]})
     places = {row.items[0].text: (row.items[-1].best, row.items[-1].second) for row in table(found, "leaderboard").rows}
     assert places == {
@@ -97,7 +108,7 @@ def test_the_best_and_the_second_best_are_those_that_the_digits_show():
     }
 
 
-def many(count, pairs, spread=1.0):
+def many(count: int, pairs: Sequence[Pair], spread: float = 1.0) -> Board:
     names = [f"m{number}" for number in range(count)]
     with pytest.MonkeyPatch.context() as patch:
         for name in names:
@@ -106,17 +117,17 @@ def many(count, pairs, spread=1.0):
         return built(values, pairs)
 
 
-def test_few_pairs_cannot_separate_many_methods():
+def test_few_pairs_cannot_separate_many_methods() -> None:
     """The critical difference of 36 methods on 3 pairs is 33 of 35 ranks; mixed ranks never reach that."""
     found = many(36, PAIRS[:3])
-    assert compare.separation(found).distance is not None  # the same order on every pair spreads over all ranks
+    assert there(compare.separation(found)).distance is not None  # the same order on every pair spreads over all ranks
     for number, (key, scores) in enumerate(sorted(found.blocks.items())):  # now each pair has its own order
         found.blocks[key] = dict(
             zip(scores, list(scores.values())[number:] + list(scores.values())[:number], strict=True)
         )
     for line in found.ranked:
-        line.rank = line.rank._replace(mean=18.5)
-    told = compare.separation(found)
+        line.rank = there(line.rank)._replace(mean=18.5)
+    told = there(compare.separation(found))
     assert told.distance is None
     assert told.sentence.startswith("3 pairs cannot separate 36 methods")
     words = " ".join(table(found, "leaderboard").notes)
@@ -124,38 +135,38 @@ def test_few_pairs_cannot_separate_many_methods():
     assert "ritical difference" not in words
 
 
-def test_pairs_of_one_student_are_one_data_set():
+def test_pairs_of_one_student_are_one_data_set() -> None:
     pairs = (("resnet32x4", "vgg8"), ("vgg13", "vgg8"), ("wrn_40_2", "MobileNetV2"))
-    told = compare.separation(many(4, pairs))
+    told = there(compare.separation(many(4, pairs)))
     assert told.distance is None
     assert told.sentence.startswith("3 pairs of 2 students cannot separate 4 methods")
-    one = compare.separation(many(4, pairs[:2]))
+    one = there(compare.separation(many(4, pairs[:2])))
     assert "not told apart by 3 seeds of one student" in one.sentence
     assert compare.separation(many(2, pairs)) is None
 
 
-def test_the_figure_of_ranks_is_not_drawn_where_it_says_nothing():
+def test_the_figure_of_ranks_is_not_drawn_where_it_says_nothing() -> None:
     """Neither an interval nor a difference: one seed of each."""
     names = ("kd", "crd", "at", "fitnet")
     found = built({name: [70.0 + number] for number, name in enumerate(names)}, PAIRS[:2])
     assert "ranks" not in figures(found)
 
 
-def test_curves_have_bands_where_seeds_are_repeated():
+def test_curves_have_bands_where_seeds_are_repeated() -> None:
     records = [make(method, PAIRS[0], seed) for method in ("student", "kd") for seed in range(3)]
     (axis,) = figures(board.build(select.select(records)))["curves"].axes
     bands = [one for one in axis.collections if isinstance(one, PolyCollection)]
     assert len(bands) == 2
-    runs = [{point.epoch: point.top1 for point in one.curve} for one in records[3:]]
-    corners = bands[1].get_paths()[0].vertices
+    last = [there(point.top1) for one in records[3:] for point in one.curve if point.epoch == 240]
+    corners = np.asarray(bands[1].get_paths()[0].vertices)
     at_the_end = corners[corners[:, 0] == 240][:, 1]
-    assert at_the_end.min() == pytest.approx(min(run[240] for run in runs))
-    assert at_the_end.max() == pytest.approx(max(run[240] for run in runs))
+    assert at_the_end.min() == pytest.approx(min(last))
+    assert at_the_end.max() == pytest.approx(max(last))
     (single,) = figures(board.build(select.select(records[::3])))["curves"].axes
     assert not [one for one in single.collections if isinstance(one, PolyCollection)]
 
 
-def test_the_comparisons_are_a_file(tmp_path):
+def test_the_comparisons_are_a_file(tmp_path: Path) -> None:
     save(
         tmp_path, *(make(method, PAIRS[0], seed, epochs=3) for method in ("student", "kd", "crd") for seed in range(2))
     )

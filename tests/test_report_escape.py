@@ -15,7 +15,7 @@ from kdbench.report import escape
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text)[:30])
-def test_plain_text_is_one_line_without_orders(text):
+def test_plain_text_is_one_line_without_orders(text: str) -> None:
     found = escape.plain(text)
     assert not set(found) & CONTROL
     assert "\n" not in found
@@ -24,7 +24,7 @@ def test_plain_text_is_one_line_without_orders(text):
     assert escape.plain(found) == found
 
 
-def test_plain_text_keeps_what_is_harmless():
+def test_plain_text_keeps_what_is_harmless() -> None:
     for text in (
         "semckd[beta=200,tau=2]",
         "resnet32x4 → resnet8x4",
@@ -40,7 +40,7 @@ def test_plain_text_keeps_what_is_harmless():
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text)[:30])
-def test_latex_has_no_command_but_ours(text):
+def test_latex_has_no_command_but_ours(text: str) -> None:
     found = escape.latex(text)
     assert found.isascii()
     assert "\n" not in found
@@ -53,18 +53,19 @@ def test_latex_has_no_command_but_ours(text):
     assert escape.latex_comment(text).count("\n") == 0
 
 
-def test_latex_writes_what_it_has_a_sign_for():
+def test_latex_writes_what_it_has_a_sign_for() -> None:
     assert escape.latex("72.5 ± 0.1 τ → Zoë_1 50%") == r"72.5 $\pm$ 0.1 $\tau$ $\to$ Zo\"{e}\_1 50\%"
     assert escape.latex("中") == "{[U+4E2D]}"
 
 
-def rendered(source):
+def rendered(source: str) -> str:
     """As GitHub would show it: tables, struck text, raw HTML let through, addresses as links."""
-    return MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(source)
+    shown: str = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(source)
+    return shown
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text)[:30])
-def test_markdown_shows_the_text_and_nothing_else(text):
+def test_markdown_shows_the_text_and_nothing_else(text: str) -> None:
     source = f"| a | b |\n|---|---|\n| {escape.markdown(text)} | z |\n"
     shown = re.sub(r"</?(table|thead|tbody|tr|th|td)>", "", rendered(source))
     assert "<" not in shown
@@ -77,14 +78,14 @@ def test_markdown_shows_the_text_and_nothing_else(text):
     assert not re.search(r"(?<!\\)\$", bare)  # GitHub's formulas
 
 
-def test_markdown_leaves_names_readable():
+def test_markdown_leaves_names_readable() -> None:
     assert escape.markdown("wrn_40_2 72.5 ± 0.1 (3)") == "wrn_40_2 72.5 ± 0.1 (3)"
     assert escape.markdown("-") == "-"
     assert escape.markdown("- x", block=True) == "\\- x"
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text)[:30])
-def test_no_cell_of_a_spreadsheet_is_a_formula(text):
+def test_no_cell_of_a_spreadsheet_is_a_formula(text: str) -> None:
     frame = pd.DataFrame([{"a": escape.csv(text), "b": 1.5, "c": -2}])
     source = frame.to_csv(index=False)
     (row,) = csv.DictReader(io.StringIO(source))
@@ -95,7 +96,7 @@ def test_no_cell_of_a_spreadsheet_is_a_formula(text):
         assert not part.lstrip().startswith(("=", "+", "-", "@"))
 
 
-def test_numbers_stay_numbers_and_names_stay_names():
+def test_numbers_stay_numbers_and_names_stay_names() -> None:
     assert escape.csv(-1.5) == -1.5
     assert escape.csv(None) is None
     assert escape.csv("semckd[beta=200]") == "semckd[beta=200]"
@@ -105,7 +106,7 @@ def test_numbers_stay_numbers_and_names_stay_names():
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252", "latin-1", "cp437", "no-such"])
-def test_a_screen_of_any_encoding_can_show_it(encoding):
+def test_a_screen_of_any_encoding_can_show_it(encoding: str) -> None:
     for text in HOSTILE:
         found = escape.terminal(text, encoding)
         assert not set(found) & CONTROL

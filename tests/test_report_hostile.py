@@ -8,46 +8,42 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hostile import CONTROL, HOSTILE
 from markdown_it import MarkdownIt
+from printing import compiled
 from rich.console import Console
-from synthetic import PAIRS, make, refused
+from synthetic import PAIRS, make, refused, seal
 
 from kdbench import record
-from kdbench.report import Cost, report
+from kdbench.record import Record
+from kdbench.report import Cost, SuiteReport, report
 from kdbench.report.gather import LONGEST_NAME
 from kdbench.terminal.report import print_report
-from kdbench.utils.sealing import checksum
 
+Reported = tuple[Path, list[SuiteReport]]
 NAMES = [text for text in HOSTILE if len(text) <= LONGEST_NAME and not re.search("[\ud800-\udfff]", text)]
 
 
-def seal(path, values):
-    """A record as somebody may write it: anything at all, under a checksum that fits."""
-    values["checksum"] = checksum({name: value for name, value in values.items() if name != "checksum"})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values))
-
-
-def values_of(one, **changes):
-    values = json.loads(one.model_dump_json())
+def values_of(one: Record, **changes: Any) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(one.model_dump_json())
     values["settings"] |= {name: changes[name] for name in changes if name in values["settings"]}
     return values | {name: changes[name] for name in changes if name in values}
 
 
 @pytest.fixture(scope="module")
-def reported(tmp_path_factory):
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Reported:
     """Methods, reasons, settings, versions and dates; then teachers and students; one suite each."""
     out = tmp_path_factory.mktemp("hostile")
     plain = make("student", PAIRS[0], 0, epochs=3)
     for number, text in enumerate(HOSTILE):
         folder = out / "runs" / "a"
-        evil = {"code": {"kdbench": text, "git": text}, "environment": {text or "x": text, "cpu": text}}
+        evil: dict[str, Any] = {"code": {"kdbench": text, "git": text}, "environment": {text or "x": text, "cpu": text}}
         if text in NAMES:
             evil |= {"provenance": text, "finished": text, "weights_sha256": text}
             point = {"epoch": 1, "lr": 0.1, "seconds": 1.0, "terms": {text: 1.0}, "top1": 50.0}
@@ -69,17 +65,17 @@ def reported(tmp_path_factory):
 
 
 class Paper:
-    def __init__(self, text):
+    def __init__(self, text: str) -> None:
         self.mean, self.std, self.n, self.source, self.rule = 70.0, None, None, text, text
 
 
-def files(reported, suffix):
+def files(reported: Reported, suffix: str) -> list[tuple[Path, str]]:
     found = [path for made in reported[1] for path in made.files if path.suffix == suffix]
     assert found
     return [(path, path.read_text(encoding="utf-8")) for path in found]
 
 
-def test_every_file_is_text_without_orders(reported):
+def test_every_file_is_text_without_orders(reported: Reported) -> None:
     out, made = reported
     assert sorted(path.name for path in out.iterdir()) == ["pairs", "pairs.csv", "runs", "semckd", "semckd.csv"]
     for suffix in (".csv", ".md", ".tex", ".html", ".svg"):
@@ -90,7 +86,7 @@ def test_every_file_is_text_without_orders(reported):
     assert len(rows) > 50  # they are all there
 
 
-def test_latex_obeys_nobody_else(reported):
+def test_latex_obeys_nobody_else(reported: Reported) -> None:
     ours = r"""begin end centering caption label par vspace footnotesize setlength tabcolsep toprule midrule bottomrule
     textbf underline emph multicolumn clearpage pm to textbackslash textasciitilde textasciicircum cdot ldots tau v"""
     for _, source in files(reported, ".tex"):
@@ -102,23 +98,12 @@ def test_latex_obeys_nobody_else(reported):
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex")
-def test_latex_compiles_whatever_the_names(reported, tmp_path):
+def test_latex_compiles_whatever_the_names(reported: Reported, tmp_path: Path) -> None:
     for number, (path, _) in enumerate(files(reported, ".tex")):
         compiled(tmp_path, path, f"hostile{number}")
 
 
-def compiled(folder, path, name):
-    """The log of a two-column paper that takes the tables as they are."""
-    source = r"\documentclass[twocolumn]{article}\usepackage[a4paper]{geometry}\usepackage{booktabs}"
-    source += rf"\begin{{document}}Text.\input{{{path}}}\clearpage\end{{document}}"
-    (folder / f"{name}.tex").write_text(source)
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", f"{name}.tex"]
-    made = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
-    assert made.returncode == 0, made.stdout[-2000:]
-    return (folder / f"{name}.log").read_text(errors="replace")
-
-
-def test_markdown_shows_names_and_nothing_else(reported):
+def test_markdown_shows_names_and_nothing_else(reported: Reported) -> None:
     allowed = {"h1", "h2", "p", "ul", "li", "table", "thead", "tbody", "tr", "th", "td", "strong", "em", "blockquote"}
     for _, source in files(reported, ".md"):
         shown = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(source)
@@ -127,7 +112,7 @@ def test_markdown_shows_names_and_nothing_else(reported):
         assert not re.search(r"https?://", source)
 
 
-def test_no_cell_of_a_table_is_a_formula(reported):
+def test_no_cell_of_a_table_is_a_formula(reported: Reported) -> None:
     for path, source in files(reported, ".csv"):
         for row in csv.reader(io.StringIO(source)):
             for cell in row:
@@ -137,17 +122,21 @@ def test_no_cell_of_a_table_is_a_formula(reported):
 
 
 class Tags(HTMLParser):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.tags, self.attributes, self.links = {}, set(), []
+        self.tags: dict[str, int] = {}
+        self.attributes: set[str] = set()
+        self.links: list[str] = []
 
-    def handle_starttag(self, tag, attrs):
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags[tag] = self.tags.get(tag, 0) + 1
         self.attributes |= {name for name, _ in attrs}
-        self.links += [value for name, value in attrs if name in ("href", "src", "xlink:href", "action", "formaction")]
+        self.links += [
+            value or "" for name, value in attrs if name in ("href", "src", "xlink:href", "action", "formaction")
+        ]
 
 
-def test_the_page_runs_our_script_alone(reported):
+def test_the_page_runs_our_script_alone(reported: Reported) -> None:
     for _, source in files(reported, ".html"):
         tags = Tags()
         tags.feed(source)
@@ -157,7 +146,7 @@ def test_the_page_runs_our_script_alone(reported):
         assert all(link.startswith(("#", "data:image/png;base64,")) for link in tags.links)
 
 
-def test_drawings_are_drawings(reported):
+def test_drawings_are_drawings(reported: Reported) -> None:
     for _, source in files(reported, ".svg"):
         for element in ElementTree.fromstring(source).iter():
             assert not element.tag.endswith("}script")
@@ -168,7 +157,7 @@ def test_drawings_are_drawings(reported):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "ascii"])
-def test_the_terminal_is_told_nothing(reported, encoding):
+def test_the_terminal_is_told_nothing(reported: Reported, encoding: str) -> None:
     shown = io.BytesIO()
     console = Console(file=io.TextIOWrapper(shown, encoding=encoding), width=120, color_system=None)
     for made in reported[1]:
@@ -179,7 +168,7 @@ def test_the_terminal_is_told_nothing(reported, encoding):
     assert "[/a]" in text  # and not taken for a style
 
 
-def test_names_of_suites_never_leave_the_folder(tmp_path):
+def test_names_of_suites_never_leave_the_folder(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "out"
     suites = [*NAMES, "a b", "a_b", "A_B", "runs", "teachers", "x" * LONGEST_NAME, "..\\..\\x", "a/b", "~", "-rf"]
     for number, suite in enumerate(suites):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
-from synthetic import PAIRS, make, save
-from test_report_hostile import seal
+from synthetic import PAIRS, make, save, seal
 
-from kdbench.report import report
+from kdbench.report import SuiteReport, report
 from kdbench.report.gather import gather
 
-DEEP = []
+DEEP: list[Any] = []
 for _ in range(60):
     DEEP = [DEEP]
 BROAD = {f"k{number}": number for number in range(30_000)}
@@ -94,10 +96,10 @@ SHOWN = [
 ]
 
 
-def planted(out, number, place, value):
+def planted(out: Path, number: int, place: str, value: object) -> None:
     """A record like the good ones but for one place."""
     values = json.loads(make("crd", PAIRS[0], 7, epochs=3).model_dump_json())
-    where = values
+    where: Any = values
     *path, last = place.split(".")
     for name in path:
         where = where[name]
@@ -105,16 +107,16 @@ def planted(out, number, place, value):
     seal(out / "runs" / "odd" / f"{number}.json", values)
 
 
-def good(out):
+def good(out: Path) -> None:
     save(out, *(make(method, PAIRS[0], seed, epochs=3) for method in ("student", "kd") for seed in range(2)))
 
 
-def kd(made):
+def kd(made: SuiteReport) -> str:
     return next(row for row in made.tables[0].rows if row.items[0].text == "kd").items[-1].text
 
 
 @pytest.mark.parametrize(("place", "value"), LEFT_OUT, ids=lambda value: str(value)[:24])
-def test_an_odd_record_is_left_out_with_a_sentence(tmp_path, place, value):
+def test_an_odd_record_is_left_out_with_a_sentence(tmp_path: Path, place: str, value: object) -> None:
     planted(tmp_path, 0, place, value)
     records, problems = gather(tmp_path / "runs")
     assert records == []
@@ -124,14 +126,14 @@ def test_an_odd_record_is_left_out_with_a_sentence(tmp_path, place, value):
     assert "\n" not in problems[0]
 
 
-def test_a_curve_without_end_is_odd(tmp_path, monkeypatch):
+def test_a_curve_without_end_is_odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kdbench.report.gather.MOST_POINTS", 2)
     planted(tmp_path, 0, "curve", [POINT] * 3)
     assert "its curve has epochs that no run could have" in gather(tmp_path / "runs")[1][0]
 
 
 @pytest.mark.parametrize(("place", "value"), SHOWN, ids=lambda value: str(value)[:24])
-def test_a_record_with_gaps_is_shown(tmp_path, place, value):
+def test_a_record_with_gaps_is_shown(tmp_path: Path, place: str, value: object) -> None:
     good(tmp_path)
     planted(tmp_path, 0, place, value)
     assert gather(tmp_path / "runs")[1] == []
@@ -142,7 +144,7 @@ def test_a_record_with_gaps_is_shown(tmp_path, place, value):
     assert "nan" not in written.lower().replace("finance", "")
 
 
-def test_all_of_them_at_once_in_every_format(tmp_path):
+def test_all_of_them_at_once_in_every_format(tmp_path: Path) -> None:
     good(tmp_path)
     for number, (place, value) in enumerate(LEFT_OUT + SHOWN):
         planted(tmp_path, number, place, value)
@@ -151,7 +153,7 @@ def test_all_of_them_at_once_in_every_format(tmp_path):
     assert kd(made).endswith("(2)")
 
 
-def test_damaged_files_and_odd_ones_are_named(tmp_path):
+def test_damaged_files_and_odd_ones_are_named(tmp_path: Path) -> None:
     good(tmp_path)
     odd = tmp_path / "runs" / "semckd"
     for number, text in enumerate(["", "{", "[]", "null", "[" * 100_000, '{"format": 2, "checksum": 1}', "\x00\xff"]):
@@ -162,17 +164,17 @@ def test_damaged_files_and_odd_ones_are_named(tmp_path):
     (odd / "folder.json").mkdir()
     (made,) = report(tmp_path, formats=("csv",))
     assert kd(made).endswith("(2)")
-    assert len(made.problems) == 7 + 2  # the pipe and the circle; what a link no longer names was taken away
+    assert len(made.problems) == 7 + 4  # the pipe, the folder, and the links to nothing and to itself
 
 
-def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good(tmp_path)
     save(tmp_path, make("kd", PAIRS[1], 0, epochs=3))
     closed = tmp_path / "runs" / "semckd" / ":".join(PAIRS[1]).replace(":", "-")
     assert closed.is_dir()
     scandir = os.scandir
 
-    def guarded(folder):
+    def guarded(folder: Path) -> Iterator[os.DirEntry[str]]:
         if str(folder) == str(closed):
             raise PermissionError(13, "Permission denied", str(folder))
         return scandir(folder)
@@ -183,7 +185,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_of_mode_0_is_named(tmp_path):
+def test_a_folder_of_mode_0_is_named(tmp_path: Path) -> None:
     good(tmp_path)
     (closed,) = (tmp_path / "runs" / "semckd").iterdir()
     closed.chmod(0)

@@ -6,17 +6,22 @@ import os
 import re
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 import synthetic
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
+from narrow import there
+from printing import compiled
 from synthetic import PAIRS, make, refused, save
-from test_report_hostile import compiled
 
+from kdbench.record import Record
 from kdbench.report import Cost, board, cost, cost_figure, latex, page, report, select, style, tables
+from kdbench.report.board import Board
 from kdbench.report.figures import figures
+from kdbench.report.items import Table
 
 GRID = [
     "resnet56:resnet20",
@@ -37,7 +42,7 @@ CONDITION = "some CPU, batch 64, one thread"
 
 
 @pytest.fixture(scope="module")
-def records():
+def records() -> list[Record]:
     """As short runs; names as long as they get."""
     with pytest.MonkeyPatch.context() as patch:
         for pair in GRID:
@@ -49,23 +54,24 @@ def records():
         for number, name in enumerate(names[8:]):
             patch.setitem(synthetic.METHODS, name, (0.1 * number, 300, 0, 0, "formula"))
         assert len(labels) == 41
-        return [make(method, tuple(p.split(":")), s, epochs=2) for p in GRID for method in labels for s in range(3)]
+        pairs = [(teacher, student) for teacher, student in (pair.split(":") for pair in GRID)]
+        return [make(method, pair, s, epochs=2) for pair in pairs for method in labels for s in range(3)]
 
 
 @pytest.fixture(scope="module")
-def whole(records):
+def whole(records: list[Record]) -> tuple[Board, list[Table]]:
     found = board.build(select.select(records))
     return found, tables.all_tables(found, {})
 
 
-def test_tables_fit_the_text_and_the_page(whole, tmp_path):
+def test_tables_fit_the_text_and_the_page(whole: tuple[Board, list[Table]], tmp_path: Path) -> None:
     source = latex.document(*whole, ["a note"])
     parts = re.findall(r"\\begin\{table\*?\}.*?\\end\{table\*?\}", source, flags=re.DOTALL)
     assert "resizebox" not in source
     assert source.count(r"\footnotesize") == len(parts)
     for part in parts:
         assert part.count(r"\\") <= latex.MOST_ROWS + 4
-        caption = re.search(r"\\caption\{(.*)\}\n", part)[1]
+        caption = there(re.search(r"\\caption\{(.*)\}\n", part))[1]
         assert len(caption) < 200
         assert "n = 3 seeds" in caption
     assert re.search(r"Pairs, part 4 of 4\.", source)
@@ -75,7 +81,9 @@ def test_tables_fit_the_text_and_the_page(whole, tmp_path):
     assert sorted(columns)[-1] - sorted(columns)[0] <= 1  # 13 pairs are 3, 3, 3 and 4, not 4, 4, 4 and 1
 
 
-def test_rows_that_no_page_holds_go_on_in_another_table(whole, monkeypatch):
+def test_rows_that_no_page_holds_go_on_in_another_table(
+    whole: tuple[Board, list[Table]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(latex, "MOST_ROWS", 20)
     source = latex.document(*whole, [])
     parts = re.findall(r"\\begin\{table\*?\}.*?\\end\{table\*?\}", source, flags=re.DOTALL)
@@ -88,14 +96,14 @@ def test_rows_that_no_page_holds_go_on_in_another_table(whole, monkeypatch):
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex")
-def test_a_two_column_paper_takes_them_as_they_are(whole, tmp_path):
+def test_a_two_column_paper_takes_them_as_they_are(whole: tuple[Board, list[Table]], tmp_path: Path) -> None:
     (tmp_path / "tables.tex").write_text(latex.document(*whole, ["a note"]))
     log = compiled(tmp_path, tmp_path / "tables.tex", "paper")
     for complaint in ("Float too large", "Overfull", "multiply defined", "Underfull \\vbox"):
         assert complaint not in log, re.findall(f".*{complaint}.*", log)[:3]
 
 
-def test_seeds_that_differ_are_told_in_brackets():
+def test_seeds_that_differ_are_told_in_brackets() -> None:
     runs = [make(method, PAIRS[0], seed) for method in ("kd", "crd") for seed in range(3)][:-1]
     found = board.build(select.select([*runs, refused("crd", PAIRS[0], 2, "killed", "failed")]))
     source = latex.document(found, tables.all_tables(found, {}), [])
@@ -105,13 +113,13 @@ def test_seeds_that_differ_are_told_in_brackets():
 
 
 @pytest.mark.slow
-def test_the_page_holds_them_in_three_megabytes(whole):
+def test_the_page_holds_them_in_three_megabytes(whole: tuple[Board, list[Table]]) -> None:
     found, made = whole
     drawn = {name: style.render(figure, "svg").decode() for name, figure in figures(found).items()}
     assert 500_000 < len(page.render(found, made, drawn, []).encode()) < 3_000_000
 
 
-def test_the_page_is_for_every_screen_and_for_hands_on_keys(whole):
+def test_the_page_is_for_every_screen_and_for_hands_on_keys(whole: tuple[Board, list[Table]]) -> None:
     found, made = whole
     html = page.render(found, made, {}, [])
     head, body, _ = re.split(r"</head>|<script>", html)
@@ -128,7 +136,7 @@ def test_the_page_is_for_every_screen_and_for_hands_on_keys(whole):
     assert sum("(Holm)" in tip for tip in tips) == 40 * 13
 
 
-def test_nothing_is_said_about_costs_that_nobody_measured(tmp_path):
+def test_nothing_is_said_about_costs_that_nobody_measured(tmp_path: Path) -> None:
     save(tmp_path, *(make(method, PAIRS[0], 0, epochs=3) for method in ("student", "kd", "crd")))
     (made,) = report(tmp_path)
     assert cost.UNKNOWN in made.notes
@@ -141,7 +149,7 @@ def test_nothing_is_said_about_costs_that_nobody_measured(tmp_path):
             assert not re.search("second|mem_mb", path.read_text())
 
 
-def test_a_group_of_runs_has_its_seconds_in_the_table_of_runs_alone(tmp_path):
+def test_a_group_of_runs_has_its_seconds_in_the_table_of_runs_alone(tmp_path: Path) -> None:
     save(tmp_path, make("kd", PAIRS[0], 0, epochs=3, group_seconds=98765.5, group_lanes=12))
     report(tmp_path, formats=("csv", "md", "html"))
     assert "98765.500000,12" in (tmp_path / "semckd.csv").read_text()
@@ -150,7 +158,7 @@ def test_a_group_of_runs_has_its_seconds_in_the_table_of_runs_alone(tmp_path):
         assert "98,76" not in (tmp_path / "semckd" / name).read_text()
 
 
-def test_only_what_was_measured_together_stands_together(tmp_path):
+def test_only_what_was_measured_together_stands_together(tmp_path: Path) -> None:
     save(tmp_path, *(make(method, PAIRS[0], 0, epochs=3) for method in ("student", "kd", "crd", "semckd[beta=200]")))
     here = [Cost(name, "a:b", "CPU", 1.5, None, 10, None) for name in ("kd", "crd", "semckd")]
     there = [Cost(name, "a:b", "GPU", 0.5, 2.0, 10, 1000) for name in ("kd", "crd")]
@@ -165,7 +173,7 @@ def test_only_what_was_measured_together_stands_together(tmp_path):
 
 
 @pytest.mark.parametrize("number", [5, 41, 60])
-def test_every_point_of_the_figure_of_costs_is_named_once(number):
+def test_every_point_of_the_figure_of_costs_is_named_once(number: int) -> None:
     names = [f"method_{place}" for place in range(number)]
     with pytest.MonkeyPatch.context() as patch:
         for name in names:
@@ -175,7 +183,7 @@ def test_every_point_of_the_figure_of_costs_is_named_once(number):
         runs.append(make("student", PAIRS[0], 0, epochs=2, top1_last=69.9))
     found = board.build(select.select(runs))
     costs = [Cost(name, "a:b", CONDITION, 1.0 + place % 8, 5.0, None, None) for place, name in enumerate(names)]
-    figure = cost_figure.cost(found, costs)
+    figure = there(cost_figure.cost(found, costs))
     canvas = FigureCanvasAgg(figure)
     figure.draw_without_rendering()
     for axis in figure.axes:
@@ -187,11 +195,12 @@ def test_every_point_of_the_figure_of_costs_is_named_once(number):
             assert box.y1 <= frame.y1
             assert box.x1 <= figure.bbox.x1
             for other in boxes[place + 1 :]:
-                assert Bbox.intersection(box, other) is None or Bbox.intersection(box, other).height < 0.5
+                common = Bbox.intersection(box, other)
+                assert common is None or common.height < 0.5
 
 
 @pytest.mark.slow
-def test_sixteen_hundred_runs_are_reported_in_fifteen_seconds(records, tmp_path):
+def test_sixteen_hundred_runs_are_reported_in_fifteen_seconds(records: list[Record], tmp_path: Path) -> None:
     for one in records:
         save(tmp_path, one.model_copy(update={"curve": make("kd", PAIRS[0], 0).curve}))
     busy = os.getloadavg()[0] > (os.cpu_count() or 1)  # two threads of one core take each other's cycles

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_report import PAIRS, make, save, table
+from synthetic import PAIRS, make, save, table
 
 from kdbench import suites
 from kdbench.cli import main

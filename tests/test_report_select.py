@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import synthetic
 from synthetic import PAIRS, make
 
-from kdbench.report.select import protocol, select
+from kdbench.report.select import Selection, protocol, select
+from kdbench.report.teacherless import Pair
 
 PAIR = PAIRS[0]
 
 
-def seeds(selection, method="kd", pair=PAIR):
+def seeds(selection: Selection, method: str = "kd", pair: Pair = PAIR) -> list[int]:
     return [one.seed for one in selection.runs.get((method, pair), [])]
 
 
-def test_seeds_are_one_cell():
+def test_seeds_are_one_cell() -> None:
     selection = select([make("kd", PAIR, seed) for seed in (2, 0, 1)])
     assert seeds(selection) == [0, 1, 2]
     assert selection.notes == []
 
 
-def test_quick_runs_never_join_full_ones():
+def test_quick_runs_never_join_full_ones() -> None:
     quick = [make("kd", PAIR, seed, epochs=2, quick=True) for seed in range(5)]
     selection = select([*quick, make("kd", PAIR, 0)])
     assert seeds(selection) == [0]
@@ -33,32 +36,32 @@ def test_quick_runs_never_join_full_ones():
     assert select(quick).quick
 
 
-def test_a_failed_full_run_does_not_hide_quick_ones():
+def test_a_failed_full_run_does_not_hide_quick_ones() -> None:
     failed = synthetic.refused("kd", PAIR, 0, "killed", "failed")
     assert seeds(select([failed, make("kd", PAIR, 0, epochs=2, quick=True)])) == [0]
 
 
-def test_other_settings_of_the_protocol_are_left_out():
+def test_other_settings_of_the_protocol_are_left_out() -> None:
     other = [make("at", PAIR, 0, setting={"precision": "amp"})]
     selection = select([make("kd", PAIR, 0), make("kd", PAIR, 1), *other])
     assert selection.methods == ["kd"]
     assert "precision amp, not fp32" in selection.notes[0]
 
 
-def test_learning_rates_may_differ_between_pairs():
+def test_learning_rates_may_differ_between_pairs() -> None:
     selection = select([make("kd", pair, 0) for pair in PAIRS])
     assert len(selection.runs) == 4
     assert selection.notes == []
 
 
-def test_another_teacher_is_left_out():
+def test_another_teacher_is_left_out() -> None:
     other = make("at", PAIR, 0, teacher_sha256="ff" * 32)
     selection = select([make("kd", PAIR, 0), make("kd", PAIR, 1), other])
     assert selection.methods == ["kd"]
     assert selection.notes == ["left out 1 run on resnet32x4:vgg8 with another teacher (sha256 ffffffff): at"]
 
 
-def test_one_label_with_two_settings_keeps_the_more_complete():
+def test_one_label_with_two_settings_keeps_the_more_complete() -> None:
     other = make("kd", PAIR, 2, setting={"hyper": {"ce_weight": 0.5}}, top1_last=1.0)
     selection = select([make("kd", PAIR, 0), make("kd", PAIR, 1), other])
     assert seeds(selection) == [0, 1]
@@ -66,7 +69,7 @@ def test_one_label_with_two_settings_keeps_the_more_complete():
     assert "ce_weight" in selection.notes[0]
 
 
-def test_one_seed_counts_once():
+def test_one_seed_counts_once() -> None:
     selection = select(
         [
             make("kd", PAIR, 0, top1_last=1.0, finished="2026-01-01"),
@@ -77,23 +80,23 @@ def test_one_seed_counts_once():
     assert "twice" in selection.notes[0]
 
 
-def test_a_failure_that_was_mended_is_no_failure():
+def test_a_failure_that_was_mended_is_no_failure() -> None:
     failed = synthetic.refused("kd", PAIR, 0, "killed", "failed")
     assert select([failed, make("kd", PAIR, 0)]).refused == []
     assert len(select([failed, make("kd", PAIR, 1)]).refused) == 1
 
 
-def test_two_versions_of_the_code_are_named():
+def test_two_versions_of_the_code_are_named() -> None:
     selection = select([make("kd", PAIR, 0), make("kd", PAIR, 1, code={"kdbench": "0.2.0"})])
     assert selection.notes == ["the runs were made with different versions of the code: 0.1.0 0123456789ab, 0.2.0"]
 
 
-def test_methods_that_are_not_there():
+def test_methods_that_are_not_there() -> None:
     with pytest.raises(ValueError, match="no runs of crd; it has kd"):
         select([make("kd", PAIR, 0)], ["crd"])
 
 
-def test_other_data_are_another_protocol():
+def test_other_data_are_another_protocol() -> None:
     """Same name, other pictures: never one table."""
     known = [make("kd", PAIR, seed, data={"fingerprint": "aa" * 32}) for seed in (0, 1)]
     other = make("at", PAIR, 0, data={"fingerprint": "bb" * 32})
@@ -119,7 +122,7 @@ def test_other_data_are_another_protocol():
     ],
     ids=str,
 )
-def test_any_other_setting_is_another_protocol(change):
+def test_any_other_setting_is_another_protocol(change: dict[str, Any]) -> None:
     same, other = make("kd", PAIR, 0), make("kd", PAIR, 0, **change)
     assert protocol(same) != protocol(other)
     assert protocol(same) == protocol(make("at", PAIRS[2], 5))
@@ -128,7 +131,7 @@ def test_any_other_setting_is_another_protocol(change):
     assert len(selection.notes) == 1
 
 
-def test_a_teacher_that_saw_other_images_is_another_teacher():
+def test_a_teacher_that_saw_other_images_is_another_teacher() -> None:
     seen = [make("kd", PAIR, seed) for seed in (0, 1)]
     half = ((0.5,) * 3, (0.5,) * 3)
     selection = select([*seen, make("at", PAIR, 0, teacher_normalisation=half)])
@@ -136,13 +139,13 @@ def test_a_teacher_that_saw_other_images_is_another_teacher():
     assert "another normalisation" in selection.notes[0]
 
 
-def test_another_file_of_a_method_is_another_setting():
+def test_another_file_of_a_method_is_another_setting() -> None:
     selection = select([make("kd", PAIR, 0), make("kd", PAIR, 1), make("kd", PAIR, 2, plugin_sha256="ff" * 32)])
     assert seeds(selection) == [0, 1]
     assert "plugin" in selection.notes[0]
 
 
-def test_pairs_can_be_chosen_by_name_or_glob():
+def test_pairs_can_be_chosen_by_name_or_glob() -> None:
     records = [make("kd", pair, 0) for pair in PAIRS]
     assert select(records, pairs=["resnet32x4:*"]).pairs == sorted(PAIRS[:2])
     assert select(records, pairs=["vgg13:ShuffleV2", "*:vgg8"]).pairs == sorted([PAIRS[0], PAIRS[2]])
@@ -151,7 +154,7 @@ def test_pairs_can_be_chosen_by_name_or_glob():
         select(records, pairs=["vgg8:vgg8"])
 
 
-def test_the_protocol_of_the_pairs_asked_for_is_taken():
+def test_the_protocol_of_the_pairs_asked_for_is_taken() -> None:
     full, quick = make("kd", PAIR, 0), make("kd", PAIRS[1], 0, epochs=2, quick=True)
     assert select([full, quick]).pairs == [PAIR]
     assert select([full, quick], pairs=["*:resnet8x4"]).quick

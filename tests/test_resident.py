@@ -11,18 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from narrow import there
 from tabled import (
     BELOW_MAPS,
     VIEWS,
     Sized,
     lane,
+    live_result,
     loader,
     open_table,
     passes,
     place,
     setting,
     supported,
-    there,
     train,
 )
 from torch import Tensor, nn
@@ -81,12 +82,11 @@ def captured(folder: Path, shared: engine.Setting, *lanes: Lane, reads: str = "p
 @pytest.mark.parametrize("name", [*BELOW_MAPS, "crd+mag"])
 def test_a_captured_step_on_the_table_gives_the_bits_of_the_live_teacher(name: str, tmp_path: Path) -> None:
     feed = loader()
-    live, filling, reading = (supported(name, tmp_path / which, feed) for which in ("live", "filling", "reading"))
-    train(setting(feed), live)
+    filling, reading = (supported(name, tmp_path / which, feed) for which in ("filling", "reading"))
     captured(tmp_path, setting(feed), filling)
     captured(tmp_path, setting(feed), reading)
-    assert_same(result(filling), result(live))
-    assert_same(result(reading), result(live))
+    assert_same(result(filling), live_result(name))
+    assert_same(result(reading), live_result(name))
 
 
 def test_the_loop_reads_what_a_captured_run_kept_and_the_other_way_round(tmp_path: Path) -> None:
@@ -130,12 +130,13 @@ def test_an_epoch_is_made_ready_in_whole_batches_and_once(tmp_path: Path) -> Non
 
 
 def test_filling_is_recorded_once_and_repeated(tmp_path: Path) -> None:
-    shared = setting(loader(count=48))
+    feed = loader(count=48)
+    shared = setting(feed)
     table = there(open_table(tmp_path, shared))
     machine = Recorder()
     with resident(table, "pooled", machine, 1e9) as kept:
         for epoch in range(2):
-            kept.ready(shared.train.plan(epoch))  # type: ignore[attr-defined]
+            kept.ready(feed.plan(epoch))
         assert machine.records == 1
         assert not machine.shared  # a refused capture would spoil the random numbers of the lanes' graphs
         assert machine.replays >= 3
@@ -190,12 +191,13 @@ def test_a_damaged_entry_is_made_anew(tmp_path: Path) -> None:
 
 def test_new_answers_reach_the_files_every_few_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FLUSH_EVERY", 2)
-    shared = setting(loader(count=48))
+    feed = loader(count=48)
+    shared = setting(feed)
     table = there(open_table(tmp_path, shared))
     kept = Resident(table, "logits", Eager(), 1e9)
     filled = []
     for epoch in range(3):
-        kept.ready(shared.train.plan(epoch))  # type: ignore[attr-defined]
+        kept.ready(feed.plan(epoch))
         filled.append(len(table.parts["logits"].filled()))
     assert filled[0] == 0
     assert filled[1] == filled[2] > 48
@@ -203,12 +205,13 @@ def test_new_answers_reach_the_files_every_few_epochs(tmp_path: Path, monkeypatc
 
 
 def test_a_second_process_keeps_its_answers_to_itself(tmp_path: Path) -> None:
-    shared = setting(loader(count=48))
+    feed = loader(count=48)
+    shared = setting(feed)
     first = there(open_table(tmp_path, shared))
     second = there(open_table(tmp_path, shared, create=None))
     assert not second.fills
     with resident(second, "logits", Eager(), 1e9) as kept:
-        kept.ready(shared.train.plan(0))  # type: ignore[attr-defined]
+        kept.ready(feed.plan(0))
         assert int(kept._there.sum()) == 48
     assert len(first.parts["logits"].filled()) == 0
     first.close()
@@ -252,13 +255,14 @@ class Noisy(nn.Module):
     ("share", "tolerance", "fits"), [(0.0, 0.0, True), (1e-5, 1e-4, True), (1e-5, 0.0, False), (0.5, 1e-2, False)]
 )
 def test_answers_are_compared_within_the_tolerance(share: float, tolerance: float, fits: bool, tmp_path: Path) -> None:
-    shared = setting(loader(count=48), Noisy(share))
+    feed = loader(count=48)
+    shared = setting(feed, Noisy(share))
     assert shared.teacher is not None
 
     def opened() -> TeacherTable | None:
         return TeacherTable.opened(
             replace(place(tmp_path), tolerance=tolerance),
-            shared.train,  # type: ignore[arg-type]
+            feed,
             lambda image: engine.look(shared, image),
             told.append,
             create="logits",

@@ -13,6 +13,7 @@ from commands import SMALL, fine, kdbench, measured, records, refused, run, stop
 from filelock import FileLock
 
 from kdbench import models, record
+from kdbench.engine import fit as engine
 from kdbench.engine.errors import OutOfMemory
 from kdbench.engine.lane import Lane
 
@@ -360,14 +361,12 @@ def test_a_full_disk_ends_the_run_in_a_sentence_and_loses_nothing(
 def test_out_of_memory_goes_on_with_fewer_lanes_or_says_which(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kdbench.engine import fit as engine
-
     real = engine.train_epoch
 
-    def small(setting: object, lanes: list[Lane], *rest: object) -> None:
+    def small(setting: engine.Setting, lanes: list[Lane], *rest: Any) -> None:
         if len(lanes) > 1:
             raise OutOfMemory(f"{len(lanes)} lanes do not fit into the memory of cpu")
-        real(setting, lanes, *rest)  # type: ignore[arg-type]
+        real(setting, lanes, *rest)
 
     monkeypatch.setattr(engine, "train_epoch", small)
     asked = run(tmp_path / "asked", "--lanes", "2")

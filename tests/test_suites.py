@@ -345,3 +345,28 @@ def test_suites_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         suite.name = "other"
     assert isinstance(suite, Suite)
+
+
+@pytest.mark.parametrize(
+    ("suite", "pair", "method", "mean"),
+    [
+        ("imagenet", "timm/resnet34:timm/resnet18", "kd", 71.03),
+        ("imagenet", "timm/resnet50:timm/mobilenetv1_100", "dkd", 72.05),
+        ("cub200", "vgg13:vgg8", "sdd", 67.32),
+        ("cub200", "resnet32x4:MobileNetV2", "semckd", 56.89),
+    ],
+)
+def test_published_numbers_of_larger_data(suite: str, pair: str, method: str, mean: float) -> None:
+    teacher, student = pair.split(":")
+    assert suites.published(suites.load(suite))[teacher, student, method].mean == mean
+
+
+def test_recipes_of_the_literature() -> None:
+    tokens = suites.load("heterogeneous-tokens")
+    recipe = tokens.recipe
+    assert (recipe.optimizer, recipe.lr, recipe.weight_decay, recipe.clip_grad) == ("adamw", 5e-4, 0.05, 5.0)
+    assert (recipe.mixup, recipe.cutmix, recipe.random_erasing, recipe.label_smoothing) == (0.8, 1.0, 0.25, 0.1)
+    assert len(tokens.pairs) + len(suites.load("heterogeneous").pairs) == 12
+    assert suites.load("imagenet").recipe.milestones == (30, 60, 90)
+    tiny = suites.load("tiny-transformers")
+    assert (tiny.recipe.drop_path, tiny.teacher.drop_path, tiny.teacher.optimizer) == (0.1, 0.0, "sgd")

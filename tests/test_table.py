@@ -6,7 +6,6 @@ import errno
 import os
 import random
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,19 +17,21 @@ import numpy as np
 import pytest
 import torch
 from commands import fine, measured, refused, small
+from forking import forked
+from narrow import there
 from tabled import (
     BELOW_MAPS,
     IMAGES,
     VIEWS,
     Sized,
     lane,
+    live_result,
     loader,
     open_table,
     passes,
     place,
     setting,
     supported,
-    there,
     train,
 )
 from torch import Tensor, nn
@@ -97,15 +98,14 @@ def test_an_epoch_asks_for_what_is_missing_only_and_in_whole_batches(tmp_path: P
 @pytest.mark.parametrize("name", [*BELOW_MAPS, "crd+mag"])
 def test_a_method_ends_the_same_with_a_table_and_without(name: str, tmp_path: Path) -> None:
     feed = loader()
-    live, kept, again = (supported(name, tmp_path / which, feed) for which in ("live", "kept", "again"))
-    train(setting(feed), live)
+    kept, again = (supported(name, tmp_path / which, feed) for which in ("kept", "again"))
     for one in (kept, again):  # the first fills it, the second reads it
         shared = setting(feed)
         table = there(open_table(tmp_path, shared))
         train(replace(shared, table=table), one)
         table.close()
-    assert_same(result(kept), result(live))
-    assert_same(result(again), result(live))
+    assert_same(result(kept), live_result(name))
+    assert_same(result(again), live_result(name))
 
 
 def test_alone_on_a_table_is_as_in_the_company_of_a_method_that_needs_maps(tmp_path: Path) -> None:
@@ -362,19 +362,16 @@ def test_a_full_disk_stops_the_filling_not_the_run(tmp_path: Path, monkeypatch: 
 
 def killed(folder: Path, prepare: Callable[[], None], after: float | None) -> int:
     """Fill a table in a forked child that dies by SIGKILL; returns its wait status."""
-    pid = os.fork()
-    if pid == 0:  # nothing of pytest may run in here
-        code = 70
-        try:
-            sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-            prepare()
-            table = open_table(folder, setting(loader()))
-            if table is not None:
-                for _ in table.fill_all("pooled"):
-                    pass
-            code = 0
-        finally:
-            os._exit(code)
+
+    def work() -> int:
+        prepare()
+        table = open_table(folder, setting(loader()))
+        if table is not None:
+            for _ in table.fill_all("pooled"):
+                pass
+        return 0
+
+    pid = forked(work)
     if after is not None:
         time.sleep(after)
         os.kill(pid, signal.SIGKILL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import timm
@@ -96,7 +97,7 @@ def test_wrn_counts_a_batch_once() -> None:
     counts = {key: value.item() for key, value in tapped.state_dict().items() if key.endswith("num_batches_tracked")}
     assert set(counts.values()) == {1}
     shown = tapped.eval()(torch.randn(4, 3, 32, 32))
-    assert torch.equal(shown.preacts[1], tapped.net.block2.layer[0].bn1(shown.feats[1]))
+    assert torch.equal(shown.preacts[1], tapped.get_submodule("net.block2.layer.0.bn1")(shown.feats[1]))
     assert torch.equal(shown.preacts[3].relu(), shown.last)
 
 
@@ -151,7 +152,7 @@ def test_compiles_as_one_graph(name: str) -> None:
 def test_models_without_intermediates_are_hooked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Older timm has no ``forward_intermediates`` for VGG, and its ReLUs work in place."""
     torch.manual_seed(0)
-    net = timm.create_model("vgg11", num_classes=10).eval()
+    net: Any = timm.create_model("vgg11", num_classes=10).eval()
     image = torch.randn(2, 3, 32, 32)
     maps = net.forward_intermediates(image)[1]
     monkeypatch.delattr(VGG, "forward_intermediates")
@@ -175,7 +176,8 @@ class Plain(nn.Module):
         self.classifier = nn.Linear(5, 10)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        return self.b(self.a(x).relu_()).relu_()
+        second: Tensor = self.b(self.a(x).relu_())
+        return second.relu_()
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         pooled = x.mean((2, 3))
@@ -203,9 +205,9 @@ def test_models_without_any_tap() -> None:
         TimmReader(Plain(("nowhere",)), "plain", image_size=8)
 
 
-def test_heads_that_are_not_the_models_own() -> None:
+def test_heads_that_are_not_the_models_own(monkeypatch: pytest.MonkeyPatch) -> None:
     net = Plain(("a", "b"))
-    net.forward = lambda x: net.forward_head(net.forward_features(x)) + 1
+    monkeypatch.setattr(net, "forward", lambda x: net.forward_head(net.forward_features(x)) + 1)
     with pytest.raises(ValueError, match="plain cannot be tapped: its head on its last map is not one linear layer"):
         TimmReader(net, "plain", image_size=8)
 
@@ -215,7 +217,8 @@ class Normed(Plain):
 
     def __init__(self) -> None:
         super().__init__(("a", "b"))
-        self.norm, self.behind = nn.BatchNorm1d(5), nn.Identity()
+        self.norm = nn.BatchNorm1d(5)
+        self.behind: nn.Module = nn.Identity()
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         pooled = x.mean((2, 3))
@@ -226,13 +229,13 @@ def test_pooled_is_the_input_of_the_last_linear_layer() -> None:
     """On a fresh network the norm changes next to nothing, so only a shaken one shows where it stands."""
     net = Normed()
     tapped = scramble(Tapped(net, "normed", reader=TimmReader(net, "normed", image_size=8))).eval()
-    nn.init.normal_(net.norm.running_mean)
+    nn.init.normal_(net.get_buffer("norm.running_mean"))
     shown = tapped(torch.randn(3, 3, 8, 8))
     torch.testing.assert_close(shown.pooled, net.norm(shown.last.mean((2, 3))))
     torch.testing.assert_close(shown.pooled @ net.classifier.weight.T + net.classifier.bias, shown.logits)
     torch.testing.assert_close(tapped.head(shown.last), shown.logits)
     twin = copy.deepcopy(tapped)
-    twin.net.classifier.weight.data.zero_()
+    twin.get_parameter("net.classifier.weight").data.zero_()
     assert torch.equal(twin(torch.randn(3, 3, 8, 8)).logits, twin.get_parameter("net.classifier.bias").expand(3, 10))
     tapped.train()(torch.randn(3, 3, 8, 8)).logits.sum().backward()
     assert all(p.grad is not None for p in net.parameters())
@@ -251,7 +254,7 @@ def test_real_heads_with_a_norm(name: str) -> None:
     torch.manual_seed(1)
     for module in tapped.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            nn.init.normal_(module.running_mean, std=0.3)
+            nn.init.normal_(module.get_buffer("running_mean"), std=0.3)
             nn.init.uniform_(module.weight, 0.5, 1.5)
     image = torch.randn(3, 3, 64, 64)
     shown, want = tapped.eval()(image), tapped.net(image)
@@ -260,40 +263,40 @@ def test_real_heads_with_a_norm(name: str) -> None:
         torch.testing.assert_close(way, want, rtol=1e-4, atol=1e-4)
 
 
-def test_outputs_that_are_not_one_number_for_each_class() -> None:
+def test_outputs_that_are_not_one_number_for_each_class(monkeypatch: pytest.MonkeyPatch) -> None:
     net = Plain(("a", "b"))
     for forward in (
         lambda x: net.forward_head(net.forward_features(x)) / 0,
         lambda x: (net.forward_head(net.forward_features(x)),),
         lambda x: net.forward_head(net.forward_features(x))[:, :5],
     ):
-        net.forward = forward
+        monkeypatch.setattr(net, "forward", forward)
         with pytest.raises(ValueError, match="plain cannot be tapped: its output is not one finite number for each"):
             TimmReader(net, "plain", image_size=8)
 
 
-def test_taps_that_spoil_a_gradient() -> None:
+def test_taps_that_spoil_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     net = Plain(("a", "b"))
-    net.forward_features = lambda x: net.b(net.a(x).exp().mul_(2)).relu_()
+    monkeypatch.setattr(net, "forward_features", lambda x: net.b(net.a(x).exp().mul_(2)).relu_())
     with pytest.raises(ValueError, match="plain cannot be tapped: one of the variables needed for gradient"):
         TimmReader(net, "plain", image_size=8)
 
 
-def test_models_without_a_head() -> None:
+def test_models_without_a_head(monkeypatch: pytest.MonkeyPatch) -> None:
     for classifier in (nn.Identity(), None, nn.ModuleList([nn.Linear(5, 10), nn.Linear(5, 10)])):
         net = Plain(("a", "b"))
-        net.get_classifier = lambda classifier=classifier: classifier
+        monkeypatch.setattr(net, "get_classifier", lambda classifier=classifier: classifier)
         with pytest.raises(ValueError, match="plain has no linear classifier: its head is to be one linear layer, it "):
             TimmReader(net, "plain", image_size=8)
 
 
-def test_a_stem_that_is_no_map_keeps_no_hook() -> None:
+def test_a_stem_that_is_no_map_keeps_no_hook(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody would take what it keeps: a whole graph, with which the model cannot even be copied."""
     net = Plain(("a", "b"))
-    net.stem = nn.Flatten()
-    net.forward_features = lambda x: net.b(net.a(x + 0 * net.stem(x).sum()).relu()).relu()
+    stem = net.stem = nn.Flatten()
+    monkeypatch.setattr(net, "forward_features", lambda x: net.b(net.a(x + 0 * stem(x).sum()).relu()).relu())
     tapped = Tapped(net, "plain", reader=TimmReader(net, "plain", image_size=8))
-    assert not net.stem._forward_hooks
+    assert not stem._forward_hooks
     tapped(torch.randn(2, 3, 8, 8)).logits.sum().backward()
     copy.deepcopy(tapped)
 
@@ -308,7 +311,8 @@ def test_models_that_cannot_be_channels_last(odd: nn.Module) -> None:
     net.a.register_forward_hook(lambda module, args, shown: seen.append(args[0].is_contiguous()))
     tapped = Tapped(net, "plain", reader=TimmReader(net, "plain", image_size=8))
     assert tapped.to("cpu").to(memory_format=torch.channels_last) is tapped
-    assert tapped.to(torch.float64, memory_format=torch.channels_last).net.a.weight.dtype == torch.float64
+    tapped.to(torch.float64, memory_format=torch.channels_last)
+    assert tapped.get_parameter("net.a.weight").dtype == torch.float64
     folded = fold(tapped)
     seen.clear()
     folded(torch.randn(2, 3, 8, 8, dtype=torch.float64).to(memory_format=torch.channels_last))
@@ -358,7 +362,7 @@ def test_pair(name: str, frozen: bool) -> None:
     assert last.grad is not None
     assert last.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in teacher.parameters())
-    holder = nn.Module()
+    holder: Any = nn.Module()
     holder.head = known.head
     assert not holder.state_dict()
 
@@ -405,8 +409,8 @@ def test_fold(name: str, dtype: torch.dtype) -> None:
         assert (ours - want).abs().max() <= rtol * want.abs().max()
     norms, kept = tapped.norms(), folded.norms()
     assert (norms is None) == (kept is None)
-    for ours, theirs in zip(norms or (), kept or (), strict=True):
-        assert torch.equal(ours[0], theirs[0])
-        assert torch.equal(ours[1], theirs[1])
+    for its, folded_its in zip(norms or (), kept or (), strict=True):
+        assert torch.equal(its[0], folded_its[0])
+        assert torch.equal(its[1], folded_its[1])
     left = sum(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
     assert left == ({"wrn_16_2": 7}.get(name, 0))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import commands
 import pytest
@@ -11,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
+from training import CPU, Silent
 
 from kdbench import data, models, suites
 from kdbench.engine.evaluate import measure, predictions
@@ -20,8 +23,15 @@ from kdbench.run import teachers as teaching
 
 NAME = "timm/test_resnet"
 HALF = ((0.5,) * 3, (0.5,) * 3)  # timm's for this network, not the suite's
+FACTS: dict[str, Any] = {
+    "dataset": "digits",
+    "name": NAME,
+    "num_classes": 10,
+    "image_size": 8,
+    "recipe": {},
+    "half": False,
+}
 WORDS = ["--suite", "digits", "--name", NAME]
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +65,8 @@ def accuracy(net: models.Tapped, images: data.Dataset) -> float:
     with torch.no_grad():
         right = net.net(shown(images.test_images, HALF)).argmax(1) == images.test_labels
     assert right.float().mean() > 0.5
-    return round(100 * right.float().mean().item(), 2)
+    share: float = right.float().mean().item()
+    return round(100 * share, 2)
 
 
 @pytest.fixture(scope="module")
@@ -147,8 +158,7 @@ def test_a_run_takes_an_imported_teacher(tmp_path: Path, file: Path, accuracy: f
 
 def test_a_teacher_keeps_its_terms(tmp_path: Path, net: models.Tapped, images: data.Dataset, accuracy: float) -> None:
     suite = suites.load("digits").override(recipe__mean=".9,.9,.9", recipe__std=".05,.05,.05")
-    facts = {"dataset": "digits", "name": NAME, "num_classes": 10, "image_size": 8, "recipe": {}, "half": False}
-    teachers.store(tmp_path, net, **facts, top1=accuracy, source="imported", mean=HALF[0], std=HALF[1])
+    teachers.store(tmp_path, net, **FACTS, top1=accuracy, source="imported", mean=HALF[0], std=HALF[1])
     wanted = teaching.recipe(suite, NAME, None, None)
     notes: list[str] = []
     teacher, _ = teaching.get(
@@ -158,7 +168,7 @@ def test_a_teacher_keeps_its_terms(tmp_path: Path, net: models.Tapped, images: d
         images,
         wanted,
         device=CPU,
-        watch=None,
+        watch=Silent(),
         note=notes.append,
     )
     batches = teaching.test_batches(images, suite.recipe.model_dump(), CPU)
@@ -167,15 +177,12 @@ def test_a_teacher_keeps_its_terms(tmp_path: Path, net: models.Tapped, images: d
 
 def test_other_data_behind_a_teacher(tmp_path: Path, net: models.Tapped, images: data.Dataset) -> None:
     """Class names count, also where the pixels are the same; a part of the training set is no other data."""
-    from dataclasses import replace
-
     suite = suites.load("digits")
-    facts = {"dataset": "digits", "name": NAME, "num_classes": 10, "image_size": 8, "recipe": {}, "half": False}
-    teachers.store(tmp_path, net, **facts, top1=50.0, source="trained", data=teaching.identity(images))
+    teachers.store(tmp_path, net, **FACTS, top1=50.0, source="trained", data=teaching.identity(images))
 
     def get(here: data.Dataset, limit: int | None = None) -> None:
         wanted = teaching.recipe(suite, NAME, None, limit)
-        teaching.get(tmp_path, suite, NAME, here, wanted, device=CPU, watch=None, note=print)  # type: ignore[arg-type]
+        teaching.get(tmp_path, suite, NAME, here, wanted, device=CPU, watch=Silent(), note=print)
 
     get(images)
     get(data.limit(images, 100), 100)
@@ -200,8 +207,7 @@ def test_a_trained_teacher_says_what_it_is(tmp_path: Path, images: data.Dataset)
 
 
 def test_verify_seals_an_old_card(tmp_path: Path, net: models.Tapped, images: data.Dataset) -> None:
-    facts = {"dataset": "digits", "name": NAME, "num_classes": 10, "image_size": 8, "recipe": {}, "half": False}
-    teachers.store(tmp_path / "teachers", net, **facts, top1=None, source="imported")
+    teachers.store(tmp_path / "teachers", net, **FACTS, top1=None, source="imported")
     where = teachers.path(tmp_path / "teachers", "digits", NAME)
     new = ("format", "checksum", "data", "mean", "std", "precision", "pretrained")
     where.write_text(json.dumps({k: v for k, v in json.loads(where.read_text()).items() if k not in new}))

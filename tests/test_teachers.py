@@ -86,7 +86,7 @@ def test_full_precision(tmp_path: Path) -> None:
 
 def test_values_that_fp16_cannot_hold(tmp_path: Path) -> None:
     tapped = trained()
-    tapped.net.bn1.running_var[0] = 1e6
+    tapped.get_buffer("net.bn1.running_var")[0] = 1e6
     with pytest.raises(ValueError, match=r"resnet8: bn1.running_var has values that fp16 cannot hold"):
         teachers.round_half(tapped)
     with pytest.raises(ValueError, match=r"bn1.running_var has values that are not finite in fp16"):
@@ -250,7 +250,7 @@ def as_of_0_1_0(folder: Path, **facts: Any) -> Path:
 
 def test_old_cards_are_read_and_sealed(tmp_path: Path) -> None:
     recipe = {"epochs": 3, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
-    where, notes = as_of_0_1_0(tmp_path, recipe=recipe), []
+    where, notes = as_of_0_1_0(tmp_path, recipe=recipe), list[str]()
     loaded, card = teachers.load(tmp_path, "digits", "resnet8", image_size=8, note=notes.append)
     assert len(notes) == 1
     assert "not sealed, and does not say which data it is for; `kdbench teacher verify resnet8` measures" in notes[0]

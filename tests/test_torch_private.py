@@ -141,8 +141,11 @@ def test_modes_that_were_left_behind_are_seen_and_left() -> None:
     outer = Functions()
     with outer:
         before = torch_private.modes()
-        assert before == (None, 0, (outer,)), f"torch's stacks of modes do not show what was entered: {before}"
-        for mode in (Functions(), Dispatched(), torch.device("meta")):
+        assert before == torch_private.Modes(None, 0, (outer,)), (
+            f"torch's stacks of modes do not show what was entered: {before}"
+        )
+        entered: tuple[Any, ...] = Functions(), Dispatched(), torch.device("meta")  # type: ignore[no-untyped-call]
+        for mode in entered:
             mode.__enter__()
         torch.set_default_device("meta")
         now = torch_private.modes()
@@ -151,7 +154,7 @@ def test_modes_that_were_left_behind_are_seen_and_left() -> None:
         assert len(now.functions) > 1, "modes of functions are not shown"
         assert torch_private.modes() == before, "modes that were entered cannot be left for their owner"
         assert torch.zeros(1).device.type == "cpu"
-        outer.__exit__(None, None, None)
+        outer.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         torch_private.put_modes(before)
         assert torch_private.modes() == before, "a mode that was left cannot be entered for its owner"
     assert torch_private.modes() == (None, 0, ())

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
 from commands import kdbench, records
+from narrow import there
 
-from kdbench import data, registry
+from kdbench import data, record, registry
+from kdbench.engine.lane import Lane
 from kdbench.run import tuned
 from kdbench.run.outcome import Teller
 from kdbench.run.tuned import Budget, Score, Trial
@@ -81,9 +85,7 @@ def test_the_files_prove_the_same_budget_and_the_choice(finished: Path) -> None:
         assert sum(trial.published for trial in one.trials) == 1
 
 
-def records_of(out: Path):  # type: ignore[no-untyped-def]
-    from kdbench import record
-
+def records_of(out: Path) -> list[record.Record]:
     found, problems = record.read_all(out / "runs")
     assert not problems
     return found
@@ -102,9 +104,9 @@ def test_what_is_complete_is_kept_and_others_go_on(finished: Path, tmp_path: Pat
 
 def test_a_kill_between_trials_loses_nothing(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Teller.epoch
-    seen = []
+    seen: list[Lane] = []
 
-    def killed(self: Teller, stage: str, lanes: list) -> None:  # type: ignore[type-arg]
+    def killed(self: Teller, stage: str, lanes: Sequence[Lane]) -> None:
         real(self, stage, lanes)
         seen.extend(lanes)
         if len([lane for lane in seen if not lane.key.startswith("teacher")]) == 7:  # in the fourth trial
@@ -125,7 +127,7 @@ def test_a_kill_between_trials_loses_nothing(finished: Path, tmp_path: Path, mon
 def test_test_labels_choose_nothing(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = data.load
 
-    def permuted(*words, **named):  # type: ignore[no-untyped-def]
+    def permuted(*words: Any, **named: Any) -> data.Dataset:
         whole = real(*words, **named)
         return replace(whole, test_labels=whole.test_labels.roll(101))
 
@@ -136,7 +138,7 @@ def test_test_labels_choose_nothing(finished: Path, tmp_path: Path, monkeypatch:
     assert {name: (one.trials, one.choice) for name, one in ours.items()} == {
         name: (one.trials, one.choice) for name, one in theirs.items()
     }
-    tested = [sorted(one.top1_last for one in records_of(out / "tuned")) for out in (tmp_path, finished)]
+    tested = [sorted(there(one.top1_last) for one in records_of(out / "tuned")) for out in (tmp_path, finished)]
     assert tested[0] != tested[1]  # they were other labels
 
 

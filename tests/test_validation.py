@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, Literal, cast
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from training import assert_same, lane, loader, result, setting, teacher, train
 
 from kdbench import data, models, record, registry, suites
 from kdbench.data.loader import Plain
-from kdbench.distiller import Batch, Distiller
+from kdbench.distiller import Batch, Distiller, Pair
 from kdbench.engine.graph.backend import Eager
 from kdbench.engine.lane import Lane
 from kdbench.engine.remedy import remedy
@@ -159,8 +159,10 @@ def test_one_cycle_is_torchs(epochs: int) -> None:
 @pytest.mark.parametrize("schedule", ["step", "cosine", "onecycle"])
 @pytest.mark.parametrize("epochs", [1, 2, 3, 7])
 @pytest.mark.parametrize("warmup", [0, 1, 5])
-def test_every_rate_of_a_short_run_is_one(schedule: str, epochs: int, warmup: int) -> None:
-    plan = Plan(epochs, 0.1, schedule=schedule, warmup_epochs=min(warmup, epochs - 1))  # type: ignore[arg-type]
+def test_every_rate_of_a_short_run_is_one(
+    schedule: Literal["step", "cosine", "onecycle"], epochs: int, warmup: int
+) -> None:
+    plan = Plan(epochs, 0.1, schedule=schedule, warmup_epochs=min(warmup, epochs - 1))
     rates = [plan.rate(e) for e in range(epochs)]
     assert all(0 < rate <= 0.1 and math.isfinite(rate) for rate in rates)
     assert max(rates) >= 0.05
@@ -245,11 +247,18 @@ def test_a_teacher_is_the_same_with_and_without_validation(tmp_path: Path) -> No
 
 
 def test_methods_and_batches_know_the_remaining_images_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    labels, batches = [], []
+    counted: dict[str, list[int]] = {"labels": [], "batches": []}
     pair, batch = models.make_pair, teachers.make_loader
-    monkeypatch.setattr(models, "make_pair", lambda *a, **k: (labels.append(len(k["train_labels"])), pair(*a, **k))[1])
-    monkeypatch.setattr(
-        teachers, "make_loader", lambda *a, **k: (batches.append(len(a[0].train_labels)), batch(*a, **k))[1]
-    )
+
+    def make_pair(*given: Any, **words: Any) -> Pair:
+        counted["labels"].append(len(words["train_labels"]))
+        return pair(*given, **words)
+
+    def make_loader(*given: Any, **words: Any) -> data.Loader:
+        counted["batches"].append(len(given[0].train_labels))
+        return batch(*given, **words)
+
+    monkeypatch.setattr(models, "make_pair", make_pair)
+    monkeypatch.setattr(teachers, "make_loader", make_loader)
     run(tmp_path, methods="crd")
-    assert labels == batches == [96, 72]  # the teacher's, the student's
+    assert counted == {"labels": [96, 72], "batches": [96, 72]}  # the teacher's, the student's

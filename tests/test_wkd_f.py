@@ -1,14 +1,12 @@
 """WKD-F equals the released code: both terms, every gradient, every running statistic; what gave NaN is refused."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from toys import Shape, batch, outputs, pair
+from toys import MAPS, Shape, batch, bears_maps, outputs, pair
 
 from golden import Case, cases
-from kdbench import Outputs
 from kdbench.methods.wkd_f import WKDF, cells, gaussians
 
 
@@ -46,31 +44,10 @@ def test_cells_are_those_of_adaptive_pooling() -> None:
     assert cells(5, 2) == [slice(0, 3), slice(2, 5)]
 
 
-MAPS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "random": lambda feat: feat,
-    "zero": torch.zeros_like,
-    "constant": torch.ones_like,
-    "identical images": lambda feat: feat[:1].expand_as(feat).contiguous(),
-    "size 1e4": lambda feat: feat * 1e4,
-    "size 1e8 + 1": lambda feat: feat + 1e8,
-}
-
-
 @pytest.mark.parametrize("theirs", MAPS)
 @pytest.mark.parametrize("ours", MAPS)
 def test_finite_in_float32(ours: str, theirs: str) -> None:
-    sides: list[Outputs] = []
-    for seed, name in enumerate((ours, theirs)):
-        feat = MAPS[name](outputs((4, 8, 8), seed=seed).last.float()).requires_grad_(seed == 0)
-        sides.append(outputs((4, 8, 8), seed=seed)._replace(feats=(feat,), last=feat))
-    method = WKDF(pair(sides[0], sides[1]), grid=2)
-    terms = method.terms(sides[0], sides[1], batch())
-    (terms["mean"] + terms["std"]).backward()
-    assert all(term.isfinite() for term in terms.values())
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters())
-    grad = sides[0].feats[0].grad
-    assert grad is not None
-    assert grad.isfinite().all()
+    bears_maps(WKDF, ours, theirs, grid=2)
 
 
 def test_one_image_is_enough() -> None:

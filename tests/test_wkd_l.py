@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hard_logits import finite, hard
+from logits import bears_staged, each_kind
 from toys import batch, outputs, pair
 
 from golden import Case, cases
@@ -39,10 +39,10 @@ def test_golden(case: Case) -> None:
     case.check(terms["target"] + terms["wasserstein"], target=terms["target"], **moved)
 
 
-@hard
+@each_kind
 @pytest.mark.parametrize("cost", ["fc", "matrix"])
-def test_finite_in_float32(name: str, cost: str) -> None:
-    finite(lambda p: WKDL(p, cost=cost), name)
+def test_finite_in_float32(kind: str, cost: str) -> None:
+    bears_staged(WKDL, kind, cost=cost)
 
 
 def test_equal_and_zero_rows_of_the_classifier_are_served() -> None:

@@ -38,6 +38,32 @@ def batch(b: int = 6, k: int = 5, seed: int = 0) -> Batch:
     return Batch(torch.zeros(b, 3, 8, 8, dtype=torch.float64), label, torch.arange(b), torch.tensor(0.5))
 
 
+#: Maps that losses on maps must bear, each made of one at random.
+MAPS: dict[str, Callable[[Tensor], Tensor]] = {
+    "random": lambda feat: feat,
+    "zero": torch.zeros_like,
+    "constant": torch.ones_like,
+    "identical images": lambda feat: feat[:1].expand_as(feat).contiguous(),
+    "size 1e4": lambda feat: feat * 1e4,
+    "size 1e8 + 1": lambda feat: feat + 1e8,
+}
+
+
+def bears_maps(make: Callable[..., Distiller], ours: str, theirs: str, **hyper: Any) -> None:
+    """A loss on the last maps (4, 8, 8) in float32 of these kinds; fails unless it and every gradient are finite."""
+    student, teacher = (outputs((4, 8, 8), seed=seed) for seed in range(2))
+    feat = MAPS[ours](student.last.float()).requires_grad_()
+    student = student._replace(feats=(feat,), last=feat)
+    other = MAPS[theirs](teacher.last.float())
+    teacher = teacher._replace(feats=(other,), last=other)
+    method = make(pair(student, teacher), **hyper)
+    terms = method.terms(student, teacher, batch())
+    torch.stack(list(terms.values())).sum().backward()
+    assert all(term.isfinite() for term in terms.values()), terms
+    grads = [feat.grad, *(p.grad for p in method.parameters())]
+    assert all(grad is not None and grad.isfinite().all() for grad in grads)
+
+
 def pair(student: Outputs, teacher: Outputs, **facts: Any) -> Pair:
     """The pair of these outputs; the head is the teacher's pooling and classifier."""
     assert teacher.classifier is not None

@@ -26,7 +26,11 @@ PAIR = "resnet32x4:resnet8x4"
 
 @dataclass(frozen=True)
 class Gate:
-    """What is asked of a run."""
+    """What is asked of a run.
+
+    >>> Gate().seconds / 60, Gate().bytes / 1e9
+    (20.0, 8.0)
+    """
 
     seconds: float = 20 * 60.0
     bytes: float = 8e9
@@ -36,7 +40,12 @@ class Gate:
 
 @dataclass(frozen=True)
 class Measured:
-    """One run under the clock."""
+    """One run under the clock.
+
+    >>> one = Measured(900.0, 850.0, 6e9, 7e9, ["kd", "semckd"], {}, 240, "NVIDIA H200")
+    >>> all(met for met, _ in judge(one, Gate(methods=2)))
+    True
+    """
 
     wall_seconds: float  # of the whole command, without the teacher's training
     train_seconds: float  # of it in the training loop, by the records
@@ -57,6 +66,12 @@ def accept(request: Request, watch: Watcher, *, random: bool = False) -> Measure
     Raises:
         ValueError: some of it is there already, or its teacher is not.
         runner.Stop: see there.
+
+    >>> from kdbench.run.outcome import Teller
+    >>> request = Request("kd", "resnet20:resnet8", "digits", device="cpu")
+    >>> accept(request, Teller(print))
+    Traceback (most recent call last):
+    ValueError: there is no teacher resnet20 in results, and its training is not to be timed; first ...
     """
     from kdbench.run import runner
 
@@ -121,7 +136,12 @@ def projected(found: Measured, epochs: int) -> float:
 
 
 def judge(found: Measured, gate: Gate) -> list[tuple[bool, str]]:
-    """Sentences with whether each is as the gate asks; it is met where all are."""
+    """Sentences with whether each is as the gate asks; it is met where all are.
+
+    >>> one = Measured(1500.0, 1450.0, 6e9, 7e9, ["kd", "semckd"], {}, 240, "NVIDIA H200")
+    >>> [said for met, said in judge(one, Gate(methods=2)) if not met]
+    ["1500.0 s of 1200 s of wall time without the teacher's training (1450 s of it in the training loop)"]
+    """
     wall = found.wall_seconds
     why = "".join(f"; {label}: {reason}" for label, reason in found.missing.items())
     memory = max(found.peak_bytes, found.reserved_bytes or 0.0)

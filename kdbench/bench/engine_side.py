@@ -147,7 +147,8 @@ class Engine:
 
     def batch(self) -> Batch:
         """The next batch."""
-        return Batch(*next(self._stream), torch.tensor(0.0, device=self.work.device))
+        image, label, idx = next(self._stream)
+        return Batch(image, label, idx, torch.tensor(0.0, device=self.work.device))
 
     def look(self, batch: Batch) -> Outputs:
         """The teacher's outputs."""

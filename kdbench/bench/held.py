@@ -25,7 +25,7 @@ class Held(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        TorchDispatchMode.__init__(self)  # untyped, and mypy would not know `super()` for torch's
         self.now = self.highest = 0
         self._alive: dict[int, weakref.ref[Any]] = {}  # by the address of the first byte
 
@@ -67,12 +67,14 @@ def highest(step: Callable[[], object], device: torch.device) -> int:
     """Bytes that ``step`` takes at its highest beyond what was there before. Run it once before: libraries start."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-        before = torch.cuda.memory_allocated(device)
+        before: int = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         step()
         torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
-    with Held() as held:
+        peak: int = torch.cuda.max_memory_allocated(device)
+        return peak - before
+    held = Held()
+    with held:
         step()
     return held.highest
 

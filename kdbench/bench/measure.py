@@ -44,7 +44,11 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Request:
-    """The words of the command line. ``images``, ``side`` and ``num_classes`` are CIFAR-100's."""
+    """The words of the command line. ``images``, ``side`` and ``num_classes`` are CIFAR-100's.
+
+    >>> Request(pairs=("resnet20:resnet8",), methods="kd,crd", precision="amp").repeat
+    5
+    """
 
     pairs: tuple[str, ...] = ("resnet56:resnet20",)
     methods: str = "kd,fitnet,at,sp,vid,crd"
@@ -94,6 +98,10 @@ def bench(request: Request, say: Say = lambda sentence: None) -> Result:
 
     Raises:
         ValueError: see ``check``; or a method cannot serve a pair.
+
+    >>> bench(Request(pairs=("resnet56:resnet20",), repeat=0))
+    Traceback (most recent call last):
+    ValueError: --repeat takes a number of alternations of 1 or more, not 0
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

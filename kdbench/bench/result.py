@@ -40,7 +40,12 @@ class Side(_Frozen):
 
 
 class Compared(_Frozen):
-    """Reference and engine on the same work."""
+    """Reference and engine on the same work.
+
+    >>> loop, engine = (Side(cpu=[t], system=[0.0], wall=[t], images_per_second=64 / t) for t in (3.0, 1.0))
+    >>> Compared(reference=loop, engine=engine, ratio=Ratio.of([3.0])).ratio.median
+    3.0
+    """
 
     reference: Side
     engine: Side
@@ -91,7 +96,13 @@ class OnTable(_Frozen):
 
 
 class SideBySide(_Frozen):
-    """Seconds of forward and backward pass of so many students on one batch, one entry per alternation."""
+    """Seconds of forward and backward pass of so many students on one batch, one entry per alternation.
+
+    >>> seconds = {"row": [2.0], "stacked": [1.0]}
+    >>> one = SideBySide(students=2, seconds=seconds, ratios={}, refused={"streams": "no CUDA"})
+    >>> one.refused
+    {'streams': 'no CUDA'}
+    """
 
     students: int
     seconds: dict[str, list[float]]  # by the way it is done: row, k streams, stacked
@@ -100,7 +111,11 @@ class SideBySide(_Frozen):
 
 
 class PairResult(_Frozen):
-    """One pair with its methods."""
+    """One pair with its methods.
+
+    >>> PairResult.model_json_schema()["required"][:5]
+    ['pair', 'methods', 'steps', 'batch_size', 'compared']
+    """
 
     pair: str
     methods: list[str]
@@ -122,7 +137,11 @@ class PairResult(_Frozen):
 
 
 class Result(_Frozen):
-    """One call of the benchmark."""
+    """One call of the benchmark.
+
+    >>> Result.model_json_schema()["required"][:5]
+    ['precision', 'device', 'repeat', 'images', 'num_images']
+    """
 
     format: int = FORMAT
     precision: str

@@ -37,6 +37,7 @@ def pixels(root: Path | None = None, *, n: int = 50_000, side: int = 32, num_cla
     if (n, side, num_classes) == (50_000, 32, 100):
         try:
             there = data.load("cifar100", root, download=False)
+            assert isinstance(there.train_images, Tensor)
             return Pixels(there.train_images, there.train_labels, 100, "cifar100")
         except ValueError:
             pass
@@ -121,7 +122,7 @@ class Work:
             device=self.device,
         )
 
-    def batches(self, loader: Loader | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def batches(self, loader: Loader | None = None) -> Iterator[tuple[Tensor, ...]]:
         """Full batches (image, label, idx) of the engine's loader, without end."""
         loader, epoch = loader or self.loader(), 0
         while True:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,11 +95,24 @@ def decode(files: Sequence[str], size: int) -> Decoded:
     return Decoded(torch.from_numpy(images), digests, {key: where for key, where in held.items() if where})
 
 
-def notes(decoded: Decoded, files: Sequence[str], home: Path) -> list[str]:
+def decode_here(files: Sequence[str], size: int) -> Tensor:
+    """A few files as (B, 3, size, size) uint8, in this thread; what there is to say of them was said before.
+
+    Raises:
+        DataMissing: one cannot be used.
+    """
+    images = np.empty((len(files), 3, size, size), dtype=np.uint8)
+    with _strict():
+        for i, file in enumerate(files):
+            images[i] = pictures.read(file, size).pixels.transpose(2, 0, 1)
+    return torch.from_numpy(images)
+
+
+def notes(remarks: Mapping[str, Sequence[int]], files: Sequence[str], home: Path) -> list[str]:
     """A sentence for each remark: how many pictures, the first of them by its path below ``home``."""
     return [
         f"{count(len(where))} {pictures.REMARKS[key]} ({below(files[where[0]], home)}{', ...' if where[1:] else ''})"
-        for key, where in decoded.remarks.items()
+        for key, where in remarks.items()
     ]
 
 
@@ -143,7 +156,8 @@ def fits(home: Path, count: int, size: int) -> None:
     if need > free / 2:
         raise ValueError(
             f"{shown(home)}: {count} pictures of {size} x {size} take {need / 2**30:.1f} GiB, more than half of the "
-            f"{free / 2**30:.1f} GiB of free memory; ask for a smaller size with @SIZE or take fewer pictures"
+            f"{free / 2**30:.1f} GiB of free memory; ask for a smaller size with @SIZE, or take --data-source packed"
+            " (after `kdbench data pack`) or streamed"
         )
 
 

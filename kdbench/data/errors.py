@@ -6,7 +6,13 @@ import os
 
 
 class DataMissing(ValueError):
-    """Files of a data set are not there or cannot be read."""
+    """Files of a data set are not there or cannot be read.
+
+    >>> from kdbench.data import load
+    >>> load("imagefolder:/no/such/folder")
+    Traceback (most recent call last):
+    kdbench.data.errors.DataMissing: there is no folder /no/such/folder; an image folder has ...
+    """
 
 
 def shown(path: str | os.PathLike[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,6 +24,59 @@ Pictures = list[tuple[str, int]]  # path, label
 TESTS = ("val", "test")
 
 
+@dataclass(frozen=True)
+class Listed:
+    """Picture files of both parts and their labels: a data set before a picture is looked at."""
+
+    home: Path
+    names: tuple[str, ...]  # of the classes, in the order of the labels
+    train: Pictures
+    test: Pictures
+    aside: Aside
+    said: tuple[str, ...] = ()
+    second: str = "val"  # what the test part is called
+
+    @property
+    def files(self) -> list[str]:
+        """Of training, then test."""
+        return [path for path, _ in (*self.train, *self.test)]
+
+    def labels(self) -> tuple[Tensor, Tensor]:
+        """(N,) int64 of training and test."""
+        labels = torch.tensor([label for _, label in (*self.train, *self.test)], dtype=torch.int64)
+        return labels[: len(self.train)], labels[len(self.train) :]
+
+    def notes(self, remarks: Mapping[str, Sequence[int]], digests: Sequence[bytes]) -> tuple[str, ...]:
+        """All that is to be said once every picture was looked at.
+
+        Args:
+            remarks: keys of pictures.REMARKS -> positions in ``files``.
+            digests: SHA-256 of each file.
+        """
+        said = [*self.said, *notes(remarks, self.files, self.home)]
+        said += _doubles(self.home, self.train, self.test, digests, self.second)
+        folded = Counter(name.casefold() for name in self.names)
+        if alike := [name for name in self.names if folded[name.casefold()] > 1]:
+            said.append(f"classes that differ in upper and lower case only: {', '.join(alike)}")
+        if left_out := self.aside.sentence():
+            said.append(left_out)
+        return tuple(said)
+
+    def arrays(self, size: int) -> Arrays:
+        """Both parts decoded into memory.
+
+        Raises:
+            DataMissing: a picture cannot be used.
+            ValueError: it would take more than half of the free memory.
+        """
+        files, n = self.files, len(self.train)
+        fits(self.home, len(files), size)
+        decoded = decode(files, size)
+        train, test = self.labels()
+        said = self.notes(decoded.remarks, decoded.digests)
+        return decoded.images[:n], train, decoded.images[n:], test, self.names, said
+
+
 def read_folder(path: Path, size: int) -> Arrays:
     """PATH/train/<class>/* and PATH/val/<class>/* (or test) -> train and test tensors.
 
@@ -32,15 +86,32 @@ def read_folder(path: Path, size: int) -> Arrays:
     Raises:
         DataMissing: a folder or a class is missing, or a picture cannot be used.
         ValueError: it would take more than half of the free memory.
+
+    >>> from PIL import Image
+    >>> for part, grey in (("train/cat", 10), ("train/dog", 20), ("val/cat", 30), ("val/dog", 40)):
+    ...     Path("pets", part).mkdir(parents=True)
+    ...     Image.new("RGB", (40, 32), (grey, grey, grey)).save(Path("pets", part, "1.png"))
+    >>> images, labels, *_ = read_folder(Path("pets"), 32)
+    >>> images.shape, labels
+    (torch.Size([2, 3, 32, 32]), tensor([0, 1]))
+    """
+    return list_folder(path).arrays(size)
+
+
+def list_folder(path: Path, tests: Sequence[str] = TESTS) -> Listed:
+    """The pictures of such a folder, unread; ``tests`` are names of the folder that is tested on, the best first.
+
+    Raises:
+        DataMissing: a folder or a class is missing.
     """
     try:
-        return _read_folder(path, size)
+        return _list_folder(path, tests)
     except OSError as error:
         raise DataMissing(f"the image folder {shown(path)} cannot be read: {why(error)}") from error
 
 
-def _read_folder(path: Path, size: int) -> Arrays:
-    tests = [path / name for name in TESTS if os.path.isdir(path / name)]
+def _list_folder(path: Path, known: Sequence[str]) -> Listed:
+    tests = [path / name for name in known if os.path.isdir(path / name)]
     if not os.path.isdir(path / "train") or not tests:
         raise DataMissing(_no_image_folder(path))
     aside = Aside(path)
@@ -57,15 +128,25 @@ def _read_folder(path: Path, size: int) -> Arrays:
                 if gone := half.pop(name, None):
                     aside.add("empty", gone.folder)
     _same_classes(path / "train", train, tests[0], test)
-    said = ["the folder test is there, too, and is not used, because val is"] if len(tests) > 1 else []
-    return _assemble(path, list(train), _labelled(train), _labelled(test), size, aside, said, tests[0].name)
+    others = tests[1:] if known is TESTS else []
+    said = ("the folder test is there, too, and is not used, because val is",) if others else ()
+    return Listed(path, tuple(train), _labelled(train), _labelled(test), aside, said, tests[0].name)
 
 
 def read_tiny_imagenet(root: Path) -> Arrays:
+    """``list_tiny_imagenet`` decoded into memory, 64 px."""
+    return list_tiny_imagenet(root).arrays(64)
+
+
+def list_tiny_imagenet(root: Path) -> Listed:
     """Tiny ImageNet as distributed (val/images and val_annotations.txt) or as an image folder.
 
     Raises:
         DataMissing: not there, or a picture cannot be read.
+
+    >>> read_tiny_imagenet(Path("no such folder"))
+    Traceback (most recent call last):
+    kdbench.data.errors.DataMissing: Tiny ImageNet is not in no such folder: unpack tiny-imagenet-200.zip ...
     """
     homes = [root / name for name in ("tiny-imagenet-200", "tiny-imagenet") if os.path.isdir(root / name / "train")]
     if not homes:
@@ -75,7 +156,7 @@ def read_tiny_imagenet(root: Path) -> Arrays:
         )
     home = homes[0]
     if not (home / "val" / "val_annotations.txt").is_file():
-        return read_folder(home, 64)
+        return list_folder(home)
     try:
         aside = Aside(home)
         train = listing.classes(home / "train", aside)
@@ -85,7 +166,7 @@ def read_tiny_imagenet(root: Path) -> Arrays:
         test = _annotated(home, list(train), aside)
     except OSError as error:
         raise DataMissing(f"{shown(home)} cannot be read: {why(error)}") from error
-    return _assemble(home, list(train), _labelled(train), test, 64, aside, [], "val")
+    return Listed(home, tuple(train), _labelled(train), test, aside)
 
 
 def _annotated(home: Path, names: Sequence[str], aside: Aside) -> Pictures:
@@ -147,32 +228,6 @@ def _enough(train: Path, found: Mapping[str, Found]) -> None:
 
 def _labelled(found: Mapping[str, Found]) -> Pictures:
     return [(path, label) for label, one in enumerate(found.values()) for path in one.pictures]
-
-
-def _assemble(
-    home: Path,
-    names: Sequence[str],
-    train: Pictures,
-    test: Pictures,
-    size: int,
-    aside: Aside,
-    said: list[str],
-    second: str,
-) -> Arrays:
-    """Decode both parts, and gather all that is to be said of them."""
-    files = [path for path, _ in [*train, *test]]
-    fits(home, len(files), size)
-    decoded = decode(files, size)
-    said = [*said, *notes(decoded, files, home)]
-    said += _doubles(home, train, test, decoded.digests, second)
-    folded = Counter(name.casefold() for name in names)
-    if alike := [name for name in names if folded[name.casefold()] > 1]:
-        said.append(f"classes that differ in upper and lower case only: {', '.join(alike)}")
-    if left_out := aside.sentence():
-        said.append(left_out)
-    labels = torch.tensor([label for _, label in [*train, *test]], dtype=torch.int64)
-    n, images = len(train), decoded.images
-    return images[:n], labels[:n], images[n:], labels[n:], tuple(names), tuple(said)
 
 
 def _doubles(home: Path, train: Pictures, test: Pictures, digests: Sequence[bytes], second: str) -> list[str]:

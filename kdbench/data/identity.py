@@ -16,6 +16,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
+from kdbench.data.source import DataSource
+
 Hex = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Counts = tuple[Annotated[int, Field(ge=0)], ...]
 
@@ -32,7 +34,12 @@ class Parts(BaseModel):
 
 
 class DataIdentity(BaseModel):
-    """One data set. ``fingerprint`` covers all but the notes: pixels, labels, class names in order, image size."""
+    """One data set. ``fingerprint`` covers all but the notes: pixels, labels, class names in order, image size.
+
+    >>> from kdbench.data import load
+    >>> load("digits").identity.describe()
+    '10 classes, 1,000 training images (98 to 104 of a class), 797 test images (76 to 83 of a class), 8 x 8'
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -73,14 +80,14 @@ class DataIdentity(BaseModel):
 
 
 def identify(
-    train_images: Tensor,
+    train_images: Tensor | DataSource,
     train_labels: Tensor,
-    test_images: Tensor,
+    test_images: Tensor | DataSource,
     test_labels: Tensor,
     classes: tuple[str, ...],
     notes: tuple[str, ...] = (),
 ) -> DataIdentity:
-    """The identity of tensors: images (N, C, H, W) uint8, labels (N,) int64.
+    """The identity of tensors, or of sources of them: images (N, C, H, W) uint8, labels (N,) int64.
 
     Raises:
         ValueError: a label that no class has.
@@ -114,6 +121,11 @@ def difference(before: DataIdentity, now: DataIdentity) -> str:
     """The sentence that tells two data sets apart most usefully; empty where they are the same.
 
     It can follow "... was trained on other data: ".
+
+    >>> from kdbench.data import limit, load
+    >>> digits = load("digits")
+    >>> difference(digits.identity, limit(digits, 100).identity)
+    'there were 1,000 training images, there are 100'
     """
     if before.fingerprint == now.fingerprint:
         return ""
@@ -181,7 +193,9 @@ def tensors_sha256(parts: Iterable[Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _sha256(values: Tensor) -> str:
+def _sha256(values: Tensor | DataSource) -> str:
+    if isinstance(values, DataSource):
+        return values.sha256()
     array = values.contiguous().numpy()
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
     digest = hashlib.sha256(f"{array.dtype.name}{array.shape}".encode())

@@ -28,7 +28,13 @@ class Found(NamedTuple):
 
 
 class Aside:
-    """What is left out, by kind: how often, and the first of it."""
+    """What is left out, by kind: how often, and the first of it.
+
+    >>> aside = Aside(Path("pets"))
+    >>> aside.add(".txt", "pets/cat/notes.txt")
+    >>> aside.sentence()
+    'left out: 1 file ending in .txt (cat/notes.txt)'
+    """
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -73,6 +79,12 @@ def classes(folder: Path, aside: Aside) -> dict[str, Found]:
 
     Raises:
         DataMissing: a folder cannot be listed, names that will not do, a picture that is no file.
+
+    >>> for name in ("pets/dog", "pets/cat"):
+    ...     Path(name).mkdir(parents=True)
+    ...     Path(name, "1.png").touch()
+    >>> list(classes(Path("pets"), Aside(Path("pets"))))
+    ['cat', 'dog']
     """
     found: dict[str, Found] = {}
     around = frozenset({_number(folder)})

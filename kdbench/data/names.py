@@ -30,6 +30,11 @@ def image_folder(word: str) -> ImageFolder | None:
 
     Raises:
         ValueError: no folder, or a size that is none.
+
+    >>> image_folder("imagefolder:/data/pets@96")
+    ImageFolder(path=PosixPath('/data/pets'), size=96)
+    >>> image_folder("cifar100") is None
+    True
     """
     kind, colon, rest = word.partition(":")
     if kind != "imagefolder" or not colon:
@@ -44,8 +49,39 @@ def image_folder(word: str) -> ImageFolder | None:
     return ImageFolder(Path(_absolute(where)), int(size))
 
 
+#: Data sets of which the pictures are cut to squares: the side in pixels unless told, as in ``imagenet@256``.
+SIZES = {"cinic10": 32, "cub200": 256, "imagenet": 256, "tinyimagenet": 64}
+
+
+def sized(word: str) -> tuple[str, int] | None:
+    """``imagenet@256`` -> its name and size; None: it names another kind of data set.
+
+    Raises:
+        ValueError: a size that is none.
+    """
+    name, at, size = word.partition("@")
+    if name not in SIZES:
+        return None
+    if at and (not re.fullmatch("[0-9]{1,5}", size, re.ASCII) or int(size) < _LEAST):
+        raise ValueError(f"{word!r}: the size after @ is a number of pixels from {_LEAST} up, not {size!r}")
+    return name, int(size) if at else SIZES[name]
+
+
+#: Side in pixels of the pictures of data sets that have one size only.
+FIXED = {"cifar10": 32, "cifar100": 32, "digits": 8, "stl10": 96}
+
+
+def side(word: str) -> int | None:
+    """Side in pixels of a data set's pictures, as its word tells; None: it does not."""
+    found = image_folder(word) or sized(word)
+    return found[1] if found else FIXED.get(word)
+
+
 def canonical(word: str) -> str:
-    """The word as it is kept: a folder's path is absolute, its size is there."""
+    """The word as it is kept: a folder's path is absolute, its size is there; a data set's usual size is not."""
+    if found := sized(word):
+        name, size = found
+        return name if size == SIZES[name] else f"{name}@{size}"
     return str(image_folder(word) or word)
 
 
@@ -53,6 +89,9 @@ def safe_name(word: str) -> str:
     """What a data set is called among the files of an output folder: one name, never a path, no two alike.
 
     ``cifar100`` stays; of ``imagefolder:../../..`` it is the folder's last name and 12 digits of a hash of the whole.
+
+    >>> safe_name("cifar100"), safe_name("imagefolder:/data/pets@96")
+    ('cifar100', 'imagefolder-pets-96-3ee4420ad733')
     """
     try:
         found = image_folder(word)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kdbench.data.sets import Dataset
+from kdbench.data.sets import Dataset, Pixels
 from kdbench.data.stratified import stratified
 
 #: Of the shuffle that decides which images are held out: a constant, so that all methods, pairs and seeds share them.
@@ -16,9 +16,15 @@ VALIDATION_SEED = 20_240_229
 
 
 class HeldOut(NamedTuple):
-    """Images (V, 3, H, W) uint8 and labels (V,) int64 that no student is trained on, in the data set's order."""
+    """Images (V, 3, H, W) uint8 and labels (V,) int64 that no student is trained on, in the data set's order.
 
-    images: Tensor
+    >>> from kdbench.data.sets import load
+    >>> rest, validation = hold_out(load("digits"), 0.1)
+    >>> validation.images.shape, len(rest.train_labels)
+    (torch.Size([100, 3, 8, 8]), 900)
+    """
+
+    images: Pixels
     labels: Tensor
 
 
@@ -27,6 +33,9 @@ def held_out_count(n: int, share: float) -> int:
 
     Raises:
         ValueError: fewer than two images would be left to train on.
+
+    >>> held_out_count(50_000, 0.1), held_out_count(50_000, 0)
+    (5000, 0)
     """
     if not share:
         return 0
@@ -43,6 +52,11 @@ def hold_out(dataset: Dataset, share: float) -> tuple[Dataset, HeldOut | None]:
 
     Raises:
         ValueError: fewer than two images would be left.
+
+    >>> from kdbench.data.sets import load
+    >>> rest, validation = hold_out(load("digits"), 0.2)
+    >>> len(rest.train_labels), len(validation.labels), len(rest.test_labels)
+    (800, 200, 797)
     """
     labels = dataset.train_labels
     out = held_out_count(len(labels), share)

@@ -10,6 +10,10 @@ def stratified(labels: Tensor, n: int, seed: int) -> Tensor:
     """Positions, rising, of n of (N,) labels, each class keeping its share; every class is there as soon as n allows.
 
     Smaller choices of one seed lie inside larger ones.
+
+    >>> labels = torch.tensor([0, 0, 0, 0, 1, 1])
+    >>> labels[stratified(labels, 3, seed=0)].tolist()
+    [0, 0, 1]
     """
     generator = torch.Generator().manual_seed(seed)
     shuffled = torch.randperm(len(labels), generator=generator)

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdbench.engine.errors import Failed, OutOfMemory, holds, printable, said
-from kdbench.utils.files import atomic_write
+from kdbench.engine.errors import Failed, OutOfMemory, holds, said
+from kdbench.utils.files import atomic_write, content
+from kdbench.utils.wording import printable
 
 _MAGIC = b"kdbench checkpoint 1\n"
 _DIGEST = hashlib.sha256().digest_size
@@ -23,13 +24,21 @@ DEPTH = 20
 
 
 class CheckpointDamaged(ValueError):
-    """The file is truncated, edited or no checkpoint at all."""
+    """The file is truncated, edited or no checkpoint at all.
+
+    >>> unpack(b"something else", "kd.ckpt")
+    Traceback (most recent call last):
+    kdbench.engine.checkpoint.CheckpointDamaged: checkpoint kd.ckpt is truncated or was not written by kdbench
+    """
 
 
 class CheckpointForeign(ValueError):
     """A whole checkpoint, but of other settings, another teacher, other data or another file of the method.
 
     ``what`` says which; "content": what it holds does not fit.
+
+    >>> CheckpointForeign("checkpoint kd.ckpt is of another teacher", "teacher").what
+    'teacher'
     """
 
     def __init__(self, sentence: str, what: str) -> None:
@@ -96,11 +105,15 @@ def peek(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is none.
         CheckpointDamaged: it cannot be read whole.
     """
-    return unpack(path.read_bytes(), path.name)
+    return unpack(content(path), path.name)
 
 
 def pack(state: dict[str, Any]) -> bytes:
-    """A state (tensors, numbers, strings, lists, dicts) as the bytes of a checkpoint's file."""
+    """A state (tensors, numbers, strings, lists, dicts) as the bytes of a checkpoint's file.
+
+    >>> unpack(pack({"epoch": 3}), "kd.ckpt")
+    {'epoch': 3}
+    """
     payload = io.BytesIO()
     torch.save(state, payload)
     body = payload.getvalue()
@@ -112,6 +125,13 @@ def unpack(whole: bytes, name: str) -> dict[str, Any]:
 
     Raises:
         CheckpointDamaged: it cannot be read whole.
+
+    >>> whole = pack({"weight": torch.ones(2)})
+    >>> unpack(whole, "kd.ckpt")
+    {'weight': tensor([1., 1.])}
+    >>> unpack(whole[:-1], "kd.ckpt")
+    Traceback (most recent call last):
+    kdbench.engine.checkpoint.CheckpointDamaged: checkpoint kd.ckpt is truncated or was not written by kdbench
     """
     body = whole[len(_MAGIC) + _DIGEST :]
     digest = whole[len(_MAGIC) : len(_MAGIC) + _DIGEST]
@@ -135,6 +155,10 @@ def progress(path: Path) -> tuple[str, int]:
     Raises:
         FileNotFoundError: there is none.
         CheckpointDamaged: it does not say.
+
+    >>> _ = Path("kd.ckpt").write_bytes(pack({"stage": "train", "epoch": 3}))
+    >>> progress(Path("kd.ckpt"))
+    ('train', 3)
     """
     state = peek(path)
     stage, epoch = state.get("stage"), state.get("epoch")
@@ -167,7 +191,12 @@ def stranger(state: Any) -> str:
 
 
 def state_sha256(state: dict[str, Tensor]) -> str:
-    """sha256 over names, dtypes, shapes and bytes, in order of the names."""
+    """sha256 over names, dtypes, shapes and bytes, in order of the names.
+
+    >>> one = {"weight": torch.ones(2), "bias": torch.zeros(1)}
+    >>> state_sha256(one) == state_sha256(dict(reversed(one.items())))
+    True
+    """
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()

@@ -43,7 +43,12 @@ from kdbench.engine.precision import Precision
 
 
 class CannotCompile(ValueError):
-    """Why a student's training pass cannot be compiled, in a sentence."""
+    """Why a student's training pass cannot be compiled, in a sentence.
+
+    >>> raise CannotCompile("resnet8 cannot be compiled: it branches on a value; leave out --compile")
+    Traceback (most recent call last):
+    kdbench.engine.compiled.CannotCompile: resnet8 cannot be compiled: it branches on a value; leave out --compile
+    """
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,11 @@ class Compiler:
     Args:
         device: where the lanes are.
         backend: torch.compile's, by its name or as a function.
+
+    >>> from kdbench.testing.examples import lanes
+    >>> compiler = Compiler(torch.device("cpu"), backend="eager")
+    >>> isinstance(compiler.of(lanes("kd")[0].student), Pass)
+    True
     """
 
     device: torch.device

@@ -12,6 +12,11 @@ def used_in_prediction(student: nn.Module, method: Distiller, image: Tensor) -> 
     """Number of the method's parameters that its prediction on ``image``, (B, 3, H, W), depends on.
 
     Both are in eval mode afterwards.
+
+    >>> from kdbench.testing.examples import lanes
+    >>> (lane,) = lanes("fitnet")
+    >>> used_in_prediction(lane.student, lane.method, torch.zeros(2, 3, 16, 16))
+    0
     """
     student.eval()
     method.eval()

@@ -29,6 +29,11 @@ class OutOfMemory(Exception):
 
     Its traceback keeps alive whatever the frames that it left hold. Whoever tries again calls
     ``release`` on it first.
+
+    >>> with holds("the teacher", "cuda:0"):
+    ...     raise torch.OutOfMemoryError("CUDA out of memory")
+    Traceback (most recent call last):
+    kdbench.engine.errors.OutOfMemory: the teacher does not fit into the memory of cuda:0
     """
 
 
@@ -44,6 +49,11 @@ def holds(what: str, device: torch.device | str) -> Iterator[None]:
 
     Raises:
         OutOfMemory: "<what> does not fit into the memory of <device>"; one from inside stays as it is.
+
+    >>> with holds("one lane", "cpu"):
+    ...     raise MemoryError
+    Traceback (most recent call last):
+    kdbench.engine.errors.OutOfMemory: one lane does not fit into the memory of cpu
     """
     try:
         yield
@@ -61,6 +71,9 @@ def out_of_memory(error: BaseException) -> bool:
 
     A RuntimeError is also asked what was being handled when it was raised: a capture that an error
     ended says no more than that it was ended.
+
+    >>> out_of_memory(RuntimeError("unable to allocate 2 GB")), out_of_memory(ValueError("no such thing"))
+    (True, False)
     """
     return any(_full(one) for one in _chain(error, causes=True))
 
@@ -74,7 +87,15 @@ def _full(error: BaseException) -> bool:
 
 
 def release(error: BaseException) -> None:
-    """Let go of what the frames hold that an error and its causes passed through: tensors of a failed attempt."""
+    """Let go of what the frames hold that an error and its causes passed through: tensors of a failed attempt.
+
+    >>> try:
+    ...     raise ValueError("no such thing")
+    ... except ValueError as error:
+    ...     release(error)
+    ...     print(error.__traceback__)
+    None
+    """
     for one in _chain(error):
         trace: TracebackType | None = _own(BaseException, "__traceback__", one)
         if trace is not None:
@@ -89,11 +110,14 @@ def first_cause(error: BaseException) -> str:
 
 
 def said(error: BaseException, where: str = "") -> str:
-    """An error on one printable line of bounded length: "TypeError in epoch 1: no such thing". Never raises.
+    r"""An error on one printable line of bounded length: "TypeError in epoch 1: no such thing". Never raises.
 
     Args:
         error: any, a stranger's with its own ideas of text included.
         where: follows the error's name, such as " in epoch 1".
+
+    >>> said(TypeError("no such\nthing"), " in epoch 1")
+    'TypeError in epoch 1: no such thing'
     """
     name = printable(_own(type, "__name__", type(error)), 80)
     words = text(error)
@@ -101,7 +125,11 @@ def said(error: BaseException, where: str = "") -> str:
 
 
 def text(error: BaseException, length: int = LENGTH) -> str:
-    """What an error says, on one printable line of at most ``length`` letters; never raises."""
+    r"""What an error says, on one printable line of at most ``length`` letters; never raises.
+
+    >>> text(ValueError("no such\nthing"))
+    'no such thing'
+    """
     try:
         found = str(error)
     except BaseException as worse:  # whatever a stranger's __str__ does

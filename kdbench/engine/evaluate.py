@@ -59,13 +59,25 @@ def read(found: Sequence[dict[str, Tensor]]) -> list[dict[str, float]]:
 
 
 def measure(logits: Tensor, label: Tensor, teacher: Tensor | None = None) -> dict[str, float]:
-    """``scores`` as numbers."""
+    """``scores`` as numbers.
+
+    >>> logits = torch.tensor([[9.0, 0.0, 0.0], [9.0, 0.0, 0.0]])
+    >>> measure(logits, torch.tensor([0, 1]))["top1"]
+    50.0
+    """
     return read([scores(logits, label, teacher)])[0]
 
 
 @torch.no_grad()
 def predictions(net: nn.Module, batches: Batches, precision: Precision) -> tuple[Tensor, Tensor]:
-    """(N, K) logits and (N,) labels of a network in eval mode, in this precision whatever the process is set to."""
+    """(N, K) logits and (N,) labels of a network in eval mode, in this precision whatever the process is set to.
+
+    >>> from kdbench.testing.examples import setting
+    >>> shared = setting()
+    >>> logits, label = predictions(shared.teacher, shared.test(), shared.precision)
+    >>> logits.shape, label.shape
+    (torch.Size([27, 5]), torch.Size([27]))
+    """
     logits, labels = [], []
     for image, label in batches:
         with precision.switched(image.device), precision.autocast(image.device):
@@ -80,6 +92,11 @@ def answer(lane: Lane, net: nn.Module, image: Tensor) -> Tensor:
 
     Raises:
         Failed: it changed the images, which others are evaluated on.
+
+    >>> from kdbench.testing.examples import lanes
+    >>> (lane,) = lanes("kd")
+    >>> answer(lane, lane.student, torch.zeros(2, 3, 16, 16)).shape
+    torch.Size([2, 5])
     """
     before = versions([image])
     with lane.precision.autocast(image.device):
@@ -97,7 +114,16 @@ def eval_mode(lane: Lane) -> None:
 
 @contextmanager
 def in_eval_mode(lane: Lane) -> Iterator[None]:
-    """A lane in eval mode inside, without gradients; in the modes of its stage after."""
+    """A lane in eval mode inside, without gradients; in the modes of its stage after.
+
+    >>> from kdbench.testing.examples import lanes
+    >>> (lane,) = lanes("kd")
+    >>> with in_eval_mode(lane):
+    ...     lane.student.training
+    False
+    >>> lane.student.training
+    True
+    """
     eval_mode(lane)
     try:
         with torch.no_grad():

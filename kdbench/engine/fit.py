@@ -39,13 +39,21 @@ class Loader(Protocol):
 
     def __len__(self) -> int: ...
 
-    def epoch(self, epoch: int, *, stage: str = "train") -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """(image, label, idx) batches; the same ones whenever the same epoch is asked for."""
+    def epoch(self, epoch: int, *, stage: str = "train") -> Iterator[tuple[Tensor, ...]]:
+        """(image, label, idx) batches, and their target where images are mixed; the same for the same epoch."""
         ...
 
 
 class Watcher(Protocol):
-    """Told how far a group of lanes is; never asked anything."""
+    """Told how far a group of lanes is; never asked anything.
+
+    >>> from kdbench.testing.examples import lanes, setting
+    >>> class Loud(Watcher):
+    ...     def epoch(self, stage, lanes):
+    ...         print(stage, [lane.key for lane in lanes])
+    >>> fit(setting(), lanes("kd", "fitnet"), Loud(), finish=lambda lane: None)
+    train ['kd', 'fitnet']
+    """
 
     def step(self, lanes: int) -> None:
         """A batch has been through ``lanes`` lanes."""
@@ -56,7 +64,16 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class Setting:
-    """What all lanes of a group share."""
+    """What all lanes of a group share.
+
+    >>> from kdbench.testing.toys import TWIN, Problem
+    >>> from kdbench.testing.examples import Images
+    >>> problem = Problem(TWIN)
+    >>> test = [(problem.image, problem.label)]
+    >>> shared = Setting(problem.teacher, Images(problem), lambda: test, torch.device("cpu"), Precision())
+    >>> shared.machine is None  # the plain loop
+    True
+    """
 
     teacher: nn.Module | None  # who teaches: eval mode, frozen; None when a teacher itself is trained
     train: Loader
@@ -87,6 +104,13 @@ def fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callabl
 
     Raises:
         OutOfMemory: what did not fit; fewer lanes at once may.
+
+    >>> from kdbench.testing.examples import lanes, setting
+    >>> class Quiet(Watcher):
+    ...     "Hears everything and says nothing."
+    >>> fit(setting(), lanes("kd", "fitnet"), Quiet(), finish=lambda lane: print(lane.key, lane.epoch, lane.failure))
+    kd 1 None
+    fitnet 1 None
     """
     rng = rng_state(setting.device)
     main_memory.trim()  # what the lanes before these have freed
@@ -125,6 +149,7 @@ def _fit(
             if due:
                 _evaluate(setting, due, teacher_says, exams, guard)
                 _validate(setting, [lane for lane in due if not lane.failure], mocks, guard)
+                _average(setting, [lane for lane in due if not lane.failure and lane.average], guard)
             for lane in due:
                 if lane.failure:
                     continue
@@ -138,7 +163,16 @@ def _fit(
 
 
 def keep(setting: Setting, lane: Lane, finish: Callable[[Lane], None]) -> None:
-    """Finish a lane that was done when it was resumed."""
+    """Finish a lane that was done when it was resumed.
+
+    >>> from kdbench.testing.examples import lanes, setting
+    >>> class Quiet(Watcher):
+    ...     "Hears everything and says nothing."
+    >>> ready = lanes("kd")
+    >>> fit(setting(), ready, Quiet(), finish=lambda lane: None)
+    >>> keep(setting(), ready[0], finish=lambda lane: print(lane.key, lane.done))
+    kd True
+    """
     with setting.guard() as guard:
         _keep(setting, lane, finish, guard, Saver(0.0))
 
@@ -175,13 +209,18 @@ def split(setting: Setting, lanes: Sequence[Lane], free: int | None) -> list[lis
 
     Raises:
         OutOfMemory: not even one step of one of them fits.
+
+    >>> from kdbench.testing.examples import lanes, setting
+    >>> [len(part) for part in split(setting(), lanes("kd", "at"), free=10**9)]
+    [2]
     """
     on_cuda = setting.device.type == "cuda"
     if len(lanes) < 2 or (free is None and not on_cuda):
         return [list(lanes)]
     with holds("one lane", setting.device), setting.guard() as guard:
-        image, label, idx = next(iter(setting.train.epoch(0)))
-        shown = Shown(image, label, idx, None if setting.teacher is None else look(setting, image))
+        image, label, idx, *target = next(iter(setting.train.epoch(0)))
+        says = None if setting.teacher is None else look(setting, image)
+        shown = Shown(image, label, idx, says, *target)
         if on_cuda:
             needs = [memory.peak(lane, shown, guard) for lane in lanes]
             once = 0
@@ -215,6 +254,16 @@ def train_epoch(
 
     Raises:
         OutOfMemory: with the number of lanes that did not fit.
+
+    >>> from kdbench.testing.examples import lanes, setting
+    >>> class Loud(Watcher):
+    ...     def step(self, lanes):
+    ...         print(f"{lanes} lanes")
+    >>> train_epoch(setting(), lanes("kd", "fitnet"), "train", 0, Loud())
+    2 lanes
+    2 lanes
+    2 lanes
+    2 lanes
     """
     if guard is None:
         with setting.guard() as own:
@@ -247,7 +296,8 @@ def train_epoch(
             # In a pre-training stage lanes may differ in length, so each has its own clock.
             progress = torch.tensor((epoch + number / steps) / lane.total, device=setting.device)
             mine = shown.lent()
-            step = partial(lane.step, mine.teacher, Batch(mine.image, mine.label, mine.idx, progress))
+            batch = Batch(mine.image, mine.label, mine.idx, progress, mine.target)
+            step = partial(lane.step, mine.teacher, batch)
             guard.run(lane, lane.when(), step, what=what)
             if guard.spoilt:
                 shown = batches.again(number)
@@ -293,11 +343,11 @@ class _Batches:
         batches = self._setting.train.epoch(self._epoch, stage=self._stage)
         return self._shown(number, *next(islice(batches, number, None)))
 
-    def _shown(self, number: int, image: Tensor, label: Tensor, idx: Tensor) -> Shown:
+    def _shown(self, number: int, image: Tensor, label: Tensor, idx: Tensor, target: Tensor | None = None) -> Shown:
         with holds("the teacher", self._setting.device):
             if self._lesson is not None:
-                return Shown(image, label, idx, self._lesson(number, image))
-            return Shown(image, label, idx, None if self._show is None else self._show(image))
+                return Shown(image, label, idx, self._lesson(number, image), target)
+            return Shown(image, label, idx, None if self._show is None else self._show(image), target)
 
 
 def _labels(train: object) -> list[Tensor]:
@@ -339,9 +389,26 @@ def _validate(setting: Setting, lanes: Sequence[Lane], exams: Exams | None, guar
         lane.report = report
 
 
+def _average(setting: Setting, lanes: Sequence[Lane], guard: Guard) -> None:
+    """``ema_top1`` for the curves of lanes that keep averaged weights; their reports stay those of the raw ones."""
+    for lane in lanes:
+        assert lane.average is not None
+        report = lane.report
+        with holds(f"the evaluation of {lane.key}", setting.device), lane.average.shown():
+            evaluate([lane], setting.test, None, setting.fold, guard)
+        if not lane.failure:
+            lane.curve[-1]["ema_top1"] = lane.report["top1"]
+        lane.report = report
+
+
 @torch.no_grad()
 def look(setting: Setting, image: Tensor) -> Outputs:
-    """The teacher's outputs on a batch, shared by every lane."""
+    """The teacher's outputs on a batch, shared by every lane.
+
+    >>> from kdbench.testing.examples import setting
+    >>> look(setting(), torch.zeros(2, 3, 16, 16)).logits.shape
+    torch.Size([2, 5])
+    """
     assert setting.teacher is not None
     with setting.precision.autocast(setting.device):
         seen: Outputs = setting.teacher(image)

@@ -32,7 +32,12 @@ T = TypeVar("T")
 
 
 class NotBuilt(Exception):
-    """Why a method or its lane could not be made; the sentence is the cell's."""
+    """Why a method or its lane could not be made; the sentence is the cell's.
+
+    >>> built("kd", lambda: 1 / 0)
+    Traceback (most recent call last):
+    kdbench.engine.guard.NotBuilt: ZeroDivisionError: division by zero
+    """
 
 
 class Signals:
@@ -84,6 +89,18 @@ class Guard:
 
     Attributes:
         spoilt: whether a lane changed what the present step shows.
+
+    >>> from kdbench.testing.examples import lanes
+    >>> import random
+    >>> (lane,) = lanes("kd")
+    >>> def work() -> None:
+    ...     random.seed(0)  # numbers that the other lanes draw from, too
+    >>> with Guard() as guard:
+    ...     guard.note(thorough=True)
+    ...     guard.run(lane, " in epoch 1", work)
+    False
+    >>> lane.failure
+    "the method changed Python's random numbers in epoch 1; it may not change what others see, too"
     """
 
     def __init__(self, lasting: Sequence[Lasting] = (), *, building: bool = False) -> None:
@@ -216,6 +233,9 @@ def built(
         ValueError: the method refuses, in its own words.
         NotBuilt: anything else that goes wrong.
         OutOfMemory: ``what`` does not fit. It passes, as do the errors in ``passing`` and those of signals.
+
+    >>> built("kd", lambda: "a method")
+    'a method'
     """
     made: list[T] = []
     refused: list[str] = []

@@ -17,14 +17,17 @@ from torch import Tensor, nn
 
 from kdbench.distiller import Batch, Distiller, Outputs
 from kdbench.engine import checkpoint, resuming
+from kdbench.engine.attending import attention_state
+from kdbench.engine.averaging import Average
 from kdbench.engine.checkpoint import state_sha256
 from kdbench.engine.counting import used_in_prediction
 from kdbench.engine.errors import Failed, holds, said
+from kdbench.engine.optimizers import SGD
 from kdbench.engine.precision import Precision
 from kdbench.engine.remedy import remedy
 from kdbench.engine.rng import fresh_rng, rng_state, set_rng_state
 from kdbench.engine.schedule import Plan, set_rate
-from kdbench.engine.terms import check_terms
+from kdbench.engine.terms import check_terms, smoothed
 
 if TYPE_CHECKING:
     from kdbench.engine.compiled import Compiler  # imports this file
@@ -33,11 +36,24 @@ STAGES = ("pretrain", "train")
 
 
 class Diverged(Failed):
-    """A loss term stopped being finite; the message names the term and the epoch."""
+    """A loss term stopped being finite; the message names the term and the epoch.
+
+    >>> raise Diverged("term ce is nan in epoch 1")
+    Traceback (most recent call last):
+    kdbench.engine.lane.Diverged: term ce is nan in epoch 1
+    """
 
 
 class NothingToTrain(ValueError):
-    """A method freezes all that a stage could train; the message names the stage."""
+    """A method freezes all that a stage could train; the message names the stage.
+
+    >>> from kdbench.testing.examples import lanes
+    >>> (lane,) = lanes("kd")
+    >>> _ = lane.student.requires_grad_(False)
+    >>> lane.enter("train")
+    Traceback (most recent call last):
+    kdbench.engine.lane.NothingToTrain: stage 'train' has nothing to train: no parameter requires a gradient there
+    """
 
 
 class Lane:
@@ -59,6 +75,16 @@ class Lane:
 
     Raises:
         NothingToTrain: its pre-training stage trains nothing.
+
+    >>> from kdbench.testing.examples import lanes, setting
+    >>> (lane,), shared = lanes("kd"), setting()
+    >>> lane.start_epoch()
+    >>> for image, label, idx in shared.train.epoch(0):
+    ...     batch = Batch(image, label, idx, torch.tensor(0.0))
+    ...     lane.step(shared.teacher(image), batch)
+    >>> lane.end_epoch(0.0)
+    >>> lane.epoch, list(lane.curve[0]["terms"])
+    (1, ['ce', 'kd'])
     """
 
     def __init__(
@@ -96,6 +122,8 @@ class Lane:
         self.rng = fresh_rng(seed, device)
         self._seen: dict[str, list[tuple[int, int, Tensor]]] = {}  # term -> (first step, images of each, values)
         self._steps, self._count = 0, 0
+        self.waiting = 0  # batches whose gradients wait for the others of their step
+        self.average = Average(self.student, plan.ema) if plan.ema else None
         self.pretrain_total = plan.pretrain_epochs(method)
         self.epoch = 0
         with holds(f"the optimizer of {key}", device):
@@ -123,6 +151,14 @@ class Lane:
         """What the present stage minimises: terms by name."""
         return self.method.loss if self.stage == "train" else self.method.pretrain_terms
 
+    @property
+    def by_host(self) -> str:
+        """Why its steps cannot be repeated without the host; "": they can."""
+        if self.plan.accumulate > 1:
+            return "the gradients of several batches make one of its steps"
+        name = self.plan.optimizer_name
+        return "" if name == SGD else f"the optimizer {name} counts its steps on the host"
+
     def enter(self, stage: str) -> None:
         """Begin a stage: what it trains, and a fresh optimizer and loss scale for it.
 
@@ -139,6 +175,9 @@ class Lane:
         trained = [p for part in parts for p in part.parameters() if p.requires_grad]
         if not trained:
             raise NothingToTrain(f"stage {stage!r} has nothing to train: no parameter requires a gradient there")
+        self.waiting = 0
+        if self.average is not None:
+            self.average.begin()
         self.scaler = self.precision.scaler(self.device)
         self.optimizer = self.plan.optimizer(trained, self.device, fused=self.scaler.enabled)
 
@@ -187,16 +226,31 @@ class Lane:
             terms = self.terms(teacher, batch)
             check_terms(terms)
             total = torch.stack([term.float() for term in terms.values()]).sum()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(total).backward()
+        if not self.waiting:
+            self.optimizer.zero_grad(set_to_none=True)
+        several = self.plan.accumulate > 1
+        self.scaler.scale(total / self.plan.accumulate if several else total).backward()
+        self.waiting += 1
         if self.compiled is not None:
             self.compiled.drop_unreached()
+        if self.waiting == self.plan.accumulate:
+            self._apply()
+        return {name: term.detach().float() for name, term in terms.items()}
+
+    def _apply(self) -> None:
+        """A step of the optimizer with the gradients that wait; fewer than a step's weigh as if they were all."""
+        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        if self.waiting != self.plan.accumulate:
+            for parameter in trained:
+                if parameter.grad is not None:
+                    parameter.grad.mul_(self.plan.accumulate / self.waiting)
+        self.waiting = 0
         if self.plan.clip_grad:
             self.scaler.unscale(self.optimizer)
-            trained = (parameter for group in self.optimizer.param_groups for parameter in group["params"])
             nn.utils.clip_grad_norm_(trained, self.plan.clip_grad)
         self.scaler.step(self.optimizer)
-        return {name: term.detach().float() for name, term in terms.items()}
+        if self.average is not None:
+            self.average.update()
 
     def saw(self, first: int, images: int, values: dict[str, Tensor]) -> None:
         """Keep the terms of the steps from ``first`` on, (steps,) each, of batches of so many images.
@@ -212,7 +266,10 @@ class Lane:
 
     def terms(self, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
         """The present stage's loss on a batch, by name."""
-        return self.stage_loss(*self.look(teacher, batch), batch)
+        student, teacher = self.look(teacher, batch)
+        if self.plan.label_smoothing:
+            batch = batch._replace(target=smoothed(batch, student.logits.shape[1], self.plan.label_smoothing))
+        return self.stage_loss(student, teacher, batch)
 
     def look(self, teacher: Outputs | None, batch: Batch) -> tuple[Outputs, Outputs]:
         """What the present stage's loss is told of a batch: the student's outputs, and the teacher's."""
@@ -234,10 +291,13 @@ class Lane:
         Raises:
             Diverged: a term is not finite, or every step overflowed and lower scales do not help.
         """
+        if self.waiting:
+            with self.own_rng():
+                self._apply()
         self.seconds += shared_seconds
         self.images += self._count if self.stage == "train" else 0
         means = self._means()
-        scale = self.scaler.end_epoch(self._steps)
+        scale = self.scaler.end_epoch(-(-self._steps // self.plan.accumulate))
         # A short epoch may pass before a scale is found; torch takes less than 1 for a sign that there is none.
         if scale is not None and (scale < 1 or self.epoch + 1 == self.total):
             raise Diverged(
@@ -305,6 +365,7 @@ class Lane:
             "epoch": self.epoch,
             **own,
             "optimizer": self.optimizer.state_dict(),
+            **({} if self.average is None else {"ema": self.average.state}),
             "scaler": self.scaler.state_dict(),
             "rng": self.rng,
             "curve": self.curve,
@@ -353,11 +414,15 @@ class Lane:
         self.optimizer.state.clear()
 
     def kept_state(self) -> dict[str, Tensor]:
-        """What is kept of a finished lane: the student, and the method's modules where prediction needs them."""
+        """What is kept of a finished lane: the student, and of the method what prediction or its attention needs."""
         if self._kept_state is None:
             state = {f"student.{k}": v for k, v in self.student.state_dict().items()}
             if self.method.modifies_student():
                 state |= {f"method.{k}": v for k, v in self.method.state_dict().items()}
+            else:
+                state |= {f"method.{k}": v for k, v in attention_state(self.method).items()}
+            if self.average is not None:
+                state |= {f"ema.{k}": v for k, v in self.average.state.items()}
             self._kept_state = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
         return self._kept_state
 

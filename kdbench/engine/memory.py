@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kdbench.distiller import Batch
 from kdbench.engine.evaluate import in_eval_mode
@@ -106,7 +106,8 @@ def of_a_step(lane: Lane, shown: Shown, guard: Guard) -> int | None:
 
 def gained(lane: Lane) -> int:
     """Bytes that a lane has between steps beyond those that it was built with: gradients and momenta."""
-    return 2 * sum(p.nbytes for group in lane.optimizer.param_groups for p in group["params"])
+    trained: list[Tensor] = [p for group in lane.optimizer.param_groups for p in group["params"]]
+    return 2 * sum(p.nbytes for p in trained)
 
 
 def standing(lane: Lane) -> int:

@@ -31,6 +31,10 @@ class Scaler:
     there, so nothing waits for the host. They are made at once: made inside a capture, every replay
     would set them anew. Shown on the CPU; that CUDA's fused kernels do the same inside a graph is
     read from torch's source (2.15), not yet seen on hardware.
+
+    >>> scaler = Scaler(torch.device("cpu"), enabled=True)
+    >>> scaler.scale(torch.tensor(1.0)) == FIRST_SCALE
+    tensor(True)
     """
 
     def __init__(self, device: torch.device, *, enabled: bool) -> None:
@@ -95,6 +99,12 @@ class Precision:
     ``tf32`` (CUDA) rounds the inputs of convolutions and products to 10 bits; ``bf16`` computes them
     in bf16, ``fp16`` (CUDA) in fp16 with a loss scale; ``amp`` is fp16 on CUDA and bf16 on the CPU.
     Weights, batch-norm statistics and losses are fp32 throughout; only ``tf32`` rounds the products in them.
+
+    >>> Precision("amp").dtype(torch.device("cpu"))
+    torch.bfloat16
+    >>> Precision("fp16").check(torch.device("cpu"))
+    Traceback (most recent call last):
+    ValueError: precision fp16 needs a CUDA device; on the CPU there are fp32, bf16 and amp
     """
 
     name: str = "fp32"
@@ -179,5 +189,9 @@ def put_switches(before: tuple[bool, ...]) -> bool:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether oneDNN, which does the CPU's convolutions, finds instructions for bf16; without it nothing is known."""
+    """Whether oneDNN, which does the CPU's convolutions, finds instructions for bf16; without it nothing is known.
+
+    >>> cpu_has_bf16() in (True, False)
+    True
+    """
     return not torch.backends.mkldnn.is_available() or onednn_has_bf16()

@@ -15,11 +15,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from kdbench.engine.averaging import Average
 from kdbench.engine.checkpoint import CheckpointDamaged, CheckpointForeign, stranger
-from kdbench.engine.errors import holds, out_of_memory, printable, said
+from kdbench.engine.errors import holds, out_of_memory, said
+from kdbench.engine.optimizers import resume
 from kdbench.engine.precision import Scaler
 from kdbench.engine.schedule import Plan, fill_momentum
 from kdbench.engine.shared import tensors_of
+from kdbench.utils.wording import printable
 
 #: What a lane is evaluated by.
 MEASURES = {"top1", "top5", "nll", "ece"}
@@ -51,6 +54,7 @@ class Lane(Protocol):
     method: Any
     optimizer: torch.optim.Optimizer
     scaler: Scaler
+    average: Average | None
     stage: str
     epoch: int
     pretrain_total: int
@@ -82,11 +86,12 @@ def restore(lane: Lane, state: Mapping[str, Any]) -> None:
         lane.enter(first)
         raise
     # The momenta are the checkpoint's; how to step is the plan's, whatever device wrote the file.
-    groups = lane.optimizer.state_dict()["param_groups"]
-    lane.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
-    if lane.optimizer.defaults["fused"]:
+    resume(lane.optimizer, state["optimizer"])
+    if lane.optimizer.defaults.get("fused"):
         fill_momentum(lane.optimizer)  # the loop that wrote the file may have made fewer
     lane.scaler.load_state_dict(state.get("scaler", {}))  # older files have none
+    if lane.average is not None:
+        lane.average.load(state["ema"])
     lane.epoch, lane.rng = state["epoch"], state["rng"]
     lane.curve, lane.report = state["curve"], state["report"]
     lane.seconds, lane.images = state["seconds"], state["images"]
@@ -130,6 +135,10 @@ def check(state: Mapping[str, Any], lane: Lane) -> None:
     _first(name, _random(state["rng"]))
     _first(name, _scale(state.get("scaler", {})))
     _network(name, state["student"], lane.student.state_dict())
+    if lane.average is not None:
+        if type(state.get("ema")) is not dict:
+            raise _damaged(name, "it has no averaged weights")
+        _network(name, state["ema"], lane.student.state_dict())
     # A method may load its state in a way of its own, and says itself what it cannot take; but torch casts silently.
     ours = lane.method.state_dict()
     for key, value in state["method"].items():
@@ -233,7 +242,7 @@ def _curve(state: Mapping[str, Any]) -> Iterator[str]:
         named = type(terms) is dict and all(type(key) is str and _is_number(value) for key, value in terms.items())
         if not named or not all(_is_number(point.get(key)) for key in ("lr", "seconds")):
             yield f"point {number} of its curve is none"
-        if not all(_is_number(point[key]) for key in ("top1", "val_top1") if key in point):
+        if not all(_is_number(point[key]) for key in ("top1", "val_top1", "ema_top1") if key in point):
             yield f"the accuracy of point {number} of its curve is none"
     if not all(type(key) is str and type(value) in (int, float) for key, value in state["report"].items()):
         yield "its last evaluation is not made of named numbers"

@@ -15,7 +15,14 @@ def fresh_rng(seed: int, device: torch.device) -> dict[str, Tensor]:
 
 
 def rng_state(device: torch.device) -> dict[str, Tensor]:
-    """The present states."""
+    """The present states.
+
+    >>> before = rng_state(torch.device("cpu"))
+    >>> one = torch.rand(2)
+    >>> set_rng_state(before, torch.device("cpu"))
+    >>> torch.equal(torch.rand(2), one)
+    True
+    """
     state = {"cpu": torch.get_rng_state()}
     if _has_its_own(device):
         state["cuda"] = torch.cuda.get_rng_state(device)
@@ -23,7 +30,12 @@ def rng_state(device: torch.device) -> dict[str, Tensor]:
 
 
 def set_rng_state(state: dict[str, Tensor], device: torch.device) -> None:
-    """Make these the present states."""
+    """Make these the present states.
+
+    >>> set_rng_state({"cpu": torch.Generator().manual_seed(3).get_state()}, torch.device("cpu"))
+    >>> torch.equal(torch.rand(2), torch.rand(2, generator=torch.Generator().manual_seed(3)))
+    True
+    """
     torch.set_rng_state(state["cpu"])
     if _has_its_own(device) and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.distiller import Distiller
+from kdbench.engine import optimizers
 
 #: Length of the recipe in which methods state the epochs of their pre-training stage.
 REFERENCE_EPOCHS = 240
@@ -23,7 +24,12 @@ RISE, START, END = 0.3, 25.0, 1e4
 class Plan:
     """The recipe of one lane. Epochs count from 0; ``milestones`` are the epochs that are the
     first to run at a tenth (``gamma``) of the rate before (the papers' "after epoch 150", which
-    count from 1, is milestone 150 here)."""
+    count from 1, is milestone 150 here).
+
+    >>> plan = Plan(epochs=240, lr=0.05, milestones=(150, 180, 210))
+    >>> plan.rate(149), round(plan.rate(150), 6)
+    (0.05, 0.005)
+    """
 
     epochs: int
     lr: float
@@ -37,6 +43,10 @@ class Plan:
     warmup_epochs: int = 0
     min_lr: float = 0.0
     clip_grad: float = 0.0  # largest norm of all gradients of a step together; 0: no limit
+    optimizer_name: str = optimizers.SGD
+    label_smoothing: float = 0.0
+    ema: float = 0.0  # decay of the averaged weights; 0: none are kept
+    accumulate: int = 1  # batches of one optimizer step
 
     def rate(self, epoch: int) -> float:
         """Learning rate of one epoch of the main stage.
@@ -70,13 +80,24 @@ class Plan:
     def optimizer(
         self, parameters: Iterable[nn.Parameter], device: torch.device, *, fused: bool = False
     ) -> torch.optim.Optimizer:
-        """SGD; ``set_rate`` sets its rate every epoch.
+        """SGD, or what the plan names; ``set_rate`` sets its rate every epoch.
 
         On CUDA it is fused and its rate a tensor on the device, so that a captured step reads the
         rate of the day and the host is asked nothing. A fused one has all its momenta from the start:
         torch's cannot do with some of them, and leaves them unwritten where a loss scale skips the
         first step.
+
+        Raises:
+            ValueError: there is no such optimizer, or a checkpoint cannot bring it back.
         """
+        if self.optimizer_name != optimizers.SGD:
+            return optimizers.make(
+                self.optimizer_name,
+                parameters,
+                lr=self.lr,
+                momentum=self.momentum,
+                weight_decay=self.weight_decay,
+            )
         on_device = device.type == "cuda"
         made = torch.optim.SGD(
             parameters,
@@ -110,13 +131,24 @@ def one_cycle(plan: Plan, epoch: int) -> float:
 
 
 def later(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a plan that a recipe states only where they are not neutral."""
-    names = ("schedule", "warmup_epochs", "min_lr", "clip_grad")
-    return {name: recipe[name] for name in names if name in recipe}
+    """Fields of a plan that a recipe states only where they are not neutral.
+
+    >>> later({"lr": 0.05, "schedule": "cosine"})
+    {'schedule': 'cosine'}
+    """
+    names = ("schedule", "warmup_epochs", "min_lr", "clip_grad", "label_smoothing", "ema", "accumulate")
+    named = {"optimizer_name": recipe["optimizer"]} if "optimizer" in recipe else {}
+    return {name: recipe[name] for name in names if name in recipe} | named
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Learning rate of all parameters; a tensor keeps its place in memory."""
+    """Learning rate of all parameters; a tensor keeps its place in memory.
+
+    >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.05)
+    >>> set_rate(optimizer, 0.005)
+    >>> optimizer.param_groups[0]["lr"]
+    0.005
+    """
     for group in optimizer.param_groups:
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(rate)
@@ -128,8 +160,10 @@ def fill_momentum(optimizer: torch.optim.Optimizer) -> None:
     """Momenta of zero for parameters that have none yet.
 
     The first step then gives the numbers that it gives without them (0 * mu + gradient), and their
-    memory is there before a capture, not the graph's own.
+    memory is there before a capture, not the graph's own. Only SGD's can be made ahead.
     """
+    if not isinstance(optimizer, torch.optim.SGD):
+        return
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if group["momentum"] and "momentum_buffer" not in optimizer.state[parameter]:

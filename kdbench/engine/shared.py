@@ -22,18 +22,26 @@ SMALL = 8192
 
 
 class Shown(NamedTuple):
-    """What a step shows to every lane."""
+    """What a step shows to every lane.
+
+    >>> batch = Shown(torch.zeros(2, 3, 8, 8), torch.tensor([0, 1]), torch.tensor([7, 3]), teacher=None)
+    >>> [name for name, _ in batch.named()]
+    ['the images of the batch', 'the labels of the batch', 'the idx of the batch']
+    """
 
     image: Tensor
     label: Tensor
     idx: Tensor
     teacher: Outputs | None
+    target: Tensor | None = None
 
     def named(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor that lasts for this step only, with its name in a sentence."""
         yield "the images of the batch", self.image
         yield "the labels of the batch", self.label
         yield "the idx of the batch", self.idx
+        if self.target is not None:
+            yield "the targets of the batch", self.target
         if self.teacher is not None:
             for name in ("feats", "preacts"):
                 yield from ((f"the teacher's {name}", one) for one in getattr(self.teacher, name) or ())
@@ -44,11 +52,16 @@ class Shown(NamedTuple):
         """Aliases without a graph: what is done to the tensor objects, not to their values, stays with who did it."""
         alias = _aliases()
         teacher = None if self.teacher is None else self.teacher.map(alias)
-        return Shown(alias(self.image), alias(self.label), alias(self.idx), teacher)
+        target = None if self.target is None else alias(self.target)
+        return Shown(alias(self.image), alias(self.label), alias(self.idx), teacher, target)
 
 
 def tensors_of(module: nn.Module) -> list[Tensor]:
-    """Parameters and buffers."""
+    """Parameters and buffers.
+
+    >>> len(tensors_of(nn.BatchNorm2d(4)))
+    5
+    """
     return [*module.parameters(), *module.buffers()]
 
 
@@ -69,6 +82,12 @@ class Lasting:
 
     Args:
         named: what they are called in a sentence, and they.
+
+    >>> weight = torch.ones(2)
+    >>> lasting = Lasting({"the teacher's weights": [weight]})
+    >>> _ = weight.zero_()
+    >>> lasting.put_back(), weight
+    (["the teacher's weights"], tensor([1., 1.]))
     """
 
     def __init__(self, named: Mapping[str, Iterable[Tensor]]) -> None:

@@ -1,8 +1,12 @@
-"""What a method may give back as its loss."""
+"""What a method may give back as its loss, and what its cross-entropy is told to learn."""
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from kdbench.distiller import Batch
 
 
 def check_terms(terms: dict[str, Tensor]) -> None:
@@ -10,6 +14,12 @@ def check_terms(terms: dict[str, Tensor]) -> None:
 
     Raises:
         TypeError, ValueError: which of them is none.
+
+    >>> import torch
+    >>> check_terms({"hint": torch.tensor(0.5)})
+    >>> check_terms({"hint": torch.zeros(2)})
+    Traceback (most recent call last):
+    ValueError: term 'hint' has shape (2,), and a term is one number
     """
     for name, term in terms.items():
         if not isinstance(name, str):
@@ -18,3 +28,10 @@ def check_terms(terms: dict[str, Tensor]) -> None:
             raise TypeError(f"term {name!r} is of type {type(term).__name__}, no tensor")
         if term.ndim:
             raise ValueError(f"term {name!r} has shape {tuple(term.shape)}, and a term is one number")
+
+
+def smoothed(batch: Batch, num_classes: int, share: float) -> Tensor:
+    """(B, K) targets of which a share is spread evenly over all classes (Szegedy et al. 2016)."""
+    truth = batch.truth
+    whole = F.one_hot(truth, num_classes).to(torch.float32) if truth.ndim == 1 else truth
+    return whole * (1 - share) + share / num_classes

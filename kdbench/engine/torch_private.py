@@ -51,14 +51,21 @@ def modes() -> Modes:
 
 def put_modes(before: Modes) -> None:
     """Leave what was entered since ``modes`` gave this, and enter what was left."""
-    if modes().device != before.device:
-        torch.set_default_device(before.device)
-    while torch._C._len_torch_dispatch_stack() > before.dispatch:
+    while (count := torch._C._len_torch_dispatch_stack()) > before.dispatch:
+        mode = torch._C._get_dispatch_stack_at(count - 1)  # torch 2.9 frees a popped mode twice that nobody holds
         _pop_mode()
-    while torch._C._len_torch_function_stack():
-        torch._C._pop_torch_function_stack()
+        del mode
+    _leave_functions()
+    if modes().device != before.device:
+        torch.set_default_device(before.device)  # torch 2.9 stops at a second device among the modes
+    _leave_functions()  # that of the device, which is among those of before
     for mode in before.functions:
         torch._C._push_on_torch_function_stack(mode)
+
+
+def _leave_functions() -> None:
+    while torch._C._len_torch_function_stack():
+        torch._C._pop_torch_function_stack()
 
 
 def saved_tensor_hooks() -> tuple[Any, ...]:
@@ -95,6 +102,10 @@ def depends_on_values(node: torch.fx.Node) -> bool:
 
     torch names such sizes by symbols that nothing backs. Public is only that compiling fails where it cannot go on
     without the number: torch 2.9 cannot, later ones often can.
+
+    >>> traced = torch.fx.symbolic_trace(lambda x: x + 1)
+    >>> any(depends_on_values(node) for node in traced.graph.nodes)
+    False
     """
     return bool(free_unbacked_symbols(node.meta.get("example_value")))
 

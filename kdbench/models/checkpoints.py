@@ -62,6 +62,11 @@ def read_checkpoint(
         FileNotFoundError: there is no such file.
         ValueError: it cannot be read, reading it would run code, it holds no state dict, no averaged
             weights or nothing under ``prefix``, or ``part`` does not say which network is meant.
+
+    >>> import torch
+    >>> torch.save({"epoch": 3, "state_dict": {"module.fc.bias": torch.zeros(10)}}, "net.pth")
+    >>> list(read_checkpoint(Path("net.pth")))
+    ['fc.bias']
     """
     if part not in ("auto", "student", "teacher"):
         raise ValueError(f"part={part!r}: it is auto, student or teacher")

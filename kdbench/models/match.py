@@ -35,6 +35,12 @@ def match(
     Raises:
         ValueError: keys are missing, unexpected, of another shape or kind, how many and which; two
             networks in ``state`` fit; or a value is not finite.
+
+    >>> from kdbench.models import create
+    >>> net = create("resnet8", 10)
+    >>> lightning = {f"model.{key}": value for key, value in net.net.state_dict().items()}
+    >>> net.net.load_state_dict(match(lightning, net))
+    <All keys matched successfully>
     """
     inner = net.net if isinstance(net, Tapped) else net
     name = net.name if isinstance(net, Tapped) else type(net).__name__

@@ -58,6 +58,14 @@ def make_pair(
 
     Raises:
         ValueError: a model's logits are not ``num_classes`` wide.
+
+    >>> import torch
+    >>> from kdbench.models import create
+    >>> student, teacher = create("resnet8x4", 10), create("wrn_16_2", 10)
+    >>> facts = {"num_classes": 10, "train_labels": torch.arange(10), "batch_size": 4}
+    >>> pair = make_pair(student, teacher, image_shape=(3, 32, 32), **facts)
+    >>> pair.student.pooled, pair.teacher.last
+    (256, (128, 8, 8))
     """
     shown = {"student": measure(student, image_shape), "teacher": measure(teacher, image_shape)}
     for side, model in (("student", student), ("teacher", teacher)):

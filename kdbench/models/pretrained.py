@@ -19,6 +19,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from kdbench.models import entered
 from kdbench.models.checkpoints import match, read_checkpoint
 from kdbench.models.match import legible
 from kdbench.models.renormalise import Normalisation
@@ -32,7 +33,12 @@ _PATIENCE = 5  # seconds until a host counts as out of reach
 
 
 class WeightsMissing(ValueError):
-    """Weights that a name promises are not here and cannot be fetched: no fault of the model's, try again later."""
+    """Weights that a name promises are not here and cannot be fetched: no fault of the model's, try again later.
+
+    >>> locate("timm/vit_giant_patch14_224")
+    Traceback (most recent call last):
+    kdbench.models.pretrained.WeightsMissing: timm/vit_giant_patch14_224: timm has no weights of that name; ...
+    """
 
 
 def tag(name: str) -> str:
@@ -52,12 +58,26 @@ def weights_identity(name: str, weights: str | Path | None = None) -> str:
     Raises:
         FileNotFoundError: no such file.
         ValueError: they cannot be had, or cannot be read.
+
+    >>> weights_identity("resnet20")
+    ''
+    >>> torch.save({"fc.bias": torch.zeros(10)}, "mine.pth")
+    >>> weights_identity("resnet20", "mine.pth")[:8]
+    '6adb697b'
     """
+    if weights is None and (built := entered.find(name)):
+        return built.sha256  # its file stands for it: another file is another network
     return _read(locate(name, weights))[1] if weights is not None or tag(name) else ""
 
 
 def usual_normalisation(name: str) -> Normalisation | None:
-    """What timm trains a network of this name with; None: it is not timm's, or timm does not say."""
+    """What timm trains a network of this name with; None: it is not timm's, or timm does not say.
+
+    >>> usual_normalisation("timm/resnet18").mean
+    (0.485, 0.456, 0.406)
+    >>> usual_normalisation("resnet20") is None
+    True
+    """
     cfg = timm.get_pretrained_cfg(name.removeprefix(_TIMM)) if name.startswith(_TIMM) else None
     return Normalisation.of(cfg.mean, cfg.std) if cfg is not None and cfg.mean and cfg.std else None
 

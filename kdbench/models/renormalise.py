@@ -10,7 +10,11 @@ from torch import Tensor, nn
 
 
 class Normalisation(NamedTuple):
-    """What is taken off a pixel in [0, 1] and what it is divided by, per channel."""
+    """What is taken off a pixel in [0, 1] and what it is divided by, per channel.
+
+    >>> Normalisation.of([0, 0, 0], [1, 1, 1]).std
+    (1.0, 1.0, 1.0)
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]

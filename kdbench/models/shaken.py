@@ -18,6 +18,13 @@ def shaken(net: nn.Module) -> Iterator[None]:
 
     Shaken are running means and variances, every vector among the parameters (scales, shifts, biases, gains) and
     whatever begins at zero (a head, often). Draws no random number.
+
+    >>> norm = nn.BatchNorm2d(4)
+    >>> with shaken(norm):
+    ...     bool((norm.weight == 1).all())
+    False
+    >>> bool((norm.weight == 1).all())
+    True
     """
     generator = torch.Generator().manual_seed(0)
     before: list[tuple[Tensor, Tensor]] = []

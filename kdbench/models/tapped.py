@@ -41,6 +41,12 @@ class Tapped(nn.Module):
         name: what to call it in errors and records.
         reader: how to tap ``net``; a network of the zoo taps itself.
         norms: what ``norms()`` answers in place of asking ``net`` (whose norms may be folded).
+
+    >>> from kdbench.models import create
+    >>> net = create("resnet8x4", num_classes=100)
+    >>> seen = net(torch.zeros(2, 3, 32, 32))
+    >>> net.name, [tuple(feat.shape[1:]) for feat in seen.feats]
+    ('resnet8x4', [(32, 32, 32), (64, 32, 32), (128, 16, 16), (256, 8, 8)])
     """
 
     def __init__(self, net: nn.Module, name: str, *, reader: Reader | None = None, norms: Norms | None = None) -> None:
@@ -51,6 +57,7 @@ class Tapped(nn.Module):
         self._norms = norms
         self._nchw = False  # whatever it is given
         self.pretrained = ""
+        self.folds = True  # whether batch norms may be folded away in copies
         self.renormalise: Renormalise | None = None
 
     @property
@@ -101,7 +108,15 @@ class Tapped(nn.Module):
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradients inside; every submodule's own mode is put back after."""
+    """Eval mode and no gradients inside; every submodule's own mode is put back after.
+
+    >>> net = nn.Dropout()
+    >>> with evaluating(net):
+    ...     net.training, torch.is_grad_enabled()
+    (False, False)
+    >>> net.training
+    True
+    """
     modes = {m: m.training for m in module.modules()}
     module.eval()
     try:
@@ -113,12 +128,21 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def measure(tapped: Tapped, image_shape: tuple[int, int, int]) -> Outputs:
-    """Outputs for ``picture``: no statistics change, no random number is drawn."""
+    """Outputs for ``picture``: no statistics change, no random number is drawn.
+
+    >>> from kdbench.models import create
+    >>> measure(create("resnet8", 10), (3, 32, 32)).shapes().last
+    (64, 8, 8)
+    """
     like = next(tapped.parameters())
     with evaluating(tapped):
         return cast(Outputs, tapped(picture(image_shape).to(like)))
 
 
 def picture(image_shape: tuple[int, int, int]) -> Tensor:
-    """(1, C, H, W), always the same values, in [-1, 1]."""
+    """(1, C, H, W), always the same values, in [-1, 1].
+
+    >>> picture((3, 32, 32)).shape
+    torch.Size([1, 3, 32, 32])
+    """
     return torch.arange(math.prod(image_shape), dtype=torch.float64).sin().reshape(1, *image_shape)

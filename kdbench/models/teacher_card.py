@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdbench.models.renormalise import Normalisation
-from kdbench.utils.sealing import checksum
+from kdbench.utils.files import content
+from kdbench.utils.sealing import checksum, parsed
 
 FORMAT: Literal[2] = 2  # of the card; cards of kdbench 0.1.0 say none and are read as format 1
 
@@ -20,7 +21,12 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class DataIdentity(BaseModel):
-    """Which images a teacher learned from and was measured on."""
+    """Which images a teacher learned from and was measured on.
+
+    >>> whole, part = DataIdentity(counts={"train": 50_000}), DataIdentity(counts={"train": 100})
+    >>> whole.differs(part)
+    'there were 50,000 train images, there are 100'
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -44,7 +50,14 @@ class DataIdentity(BaseModel):
 
 
 class TeacherCard(BaseModel):
-    """A stored teacher. What a card of an older format did not say is None."""
+    """A stored teacher. What a card of an older format did not say is None.
+
+    >>> from kdbench.models import create, teachers
+    >>> facts = {"dataset": "digits", "num_classes": 10, "image_size": 8, "source": "trained", "recipe": {}}
+    >>> card = teachers.store(Path("teachers"), create("resnet8", 10), name="resnet8", top1=97.5, **facts)
+    >>> card.top1, card.dtype, card.sealed
+    (97.5, 'float16', True)
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -98,14 +111,19 @@ def read(where: Path, *, note: Callable[[str], None] | None = None) -> TeacherCa
     Raises:
         FileNotFoundError: there is none.
         ValueError: it is no card, was edited, or is of a newer kdbench; one sentence.
+
+    >>> _ = Path("card.json").write_text("[]")
+    >>> read(Path("card.json"))
+    Traceback (most recent call last):
+    ValueError: card.json is not a teacher's card: it holds list, no fields
     """
     try:
-        values = json.loads(where.read_bytes())
+        values = parsed(content(where))
     except FileNotFoundError:
         raise
     except OSError as error:
         raise ValueError(f"{where} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"{where} is not a teacher's card: Invalid JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{where} is not a teacher's card: it holds {type(values).__name__}, no fields")

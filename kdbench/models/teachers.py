@@ -25,7 +25,7 @@ from kdbench.models.teacher_card import DataIdentity, TeacherCard, seal
 from kdbench.models.teacher_files import named_weights, tidy, weights_path
 from kdbench.models.zoo import create
 from kdbench.utils import environment
-from kdbench.utils.files import atomic_write
+from kdbench.utils.files import atomic_write, content
 
 __all__ = [
     "DataIdentity",
@@ -44,7 +44,11 @@ read_card = teacher_card.read
 
 
 def path(folder: Path, dataset: str, name: str, variant: str = "") -> Path:
-    """Where the card lies. It is written last: if it is there, the weights that it names are whole."""
+    """Where the card lies. It is written last: if it is there, the weights that it names are whole.
+
+    >>> path(Path("teachers"), "cifar100", "timm/resnet18").as_posix()
+    'teachers/cifar100/timm-resnet18.json'
+    """
     of = dataset
     if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9_.+-]{0,59}", of):  # imagefolder:PATH is one folder here, and no path
         slug = re.sub("[^A-Za-z0-9]+", "-", of)[-40:].strip("-")
@@ -99,6 +103,12 @@ def store(
     Raises:
         ValueError: a weight is not finite, or too large for fp16.
         OSError: there is no room; the old teacher is as it was.
+
+    >>> from kdbench.models import create
+    >>> facts = {"dataset": "digits", "num_classes": 10, "image_size": 8, "source": "trained", "recipe": {}}
+    >>> card = store(Path("teachers"), create("resnet8", 10), name="resnet8", top1=97.5, **facts)
+    >>> sorted(file.suffix for file in Path("teachers/digits").iterdir())
+    ['.json', '.safetensors']
     """
     state = model.net.state_dict() if isinstance(model, Tapped) else model
     dtype = torch.float16 if half else torch.float32
@@ -167,6 +177,13 @@ def load(
     Raises:
         FileNotFoundError: there is none, or one of its two files is missing.
         ValueError: a file is damaged or was edited, or the teacher is for another network, data or image size.
+
+    >>> from kdbench.models import create
+    >>> facts = {"dataset": "digits", "num_classes": 10, "source": "trained", "recipe": {}}
+    >>> _ = store(Path("kept"), create("resnet8", 10), name="resnet8", image_size=8, top1=97.5, **facts)
+    >>> teacher, card = load(Path("kept"), "digits", "resnet8", image_size=8)
+    >>> teacher.training, card.top1
+    (False, 97.5)
     """
     where = path(folder, dataset, name, variant)
     if not where.is_file():
@@ -209,7 +226,14 @@ def load(
 
 
 def reseal(folder: Path, card: TeacherCard, known: Mapping[str, Any], *, variant: str = "") -> TeacherCard:
-    """Write a card of an older format anew, sealed, with what is ``known`` of the teacher by now, by field."""
+    """Write a card of an older format anew, sealed, with what is ``known`` of the teacher by now, by field.
+
+    >>> from kdbench.models import create
+    >>> facts = {"dataset": "digits", "num_classes": 10, "source": "trained", "recipe": {}}
+    >>> old = store(Path("old"), create("resnet8", 10), name="resnet8", image_size=8, top1=None, **facts)
+    >>> reseal(Path("old"), old, {"top1": 97.5}).top1
+    97.5
+    """
     return _write_card(path(folder, card.dataset, card.name, variant), card.model_copy(update=known))
 
 
@@ -220,6 +244,12 @@ def round_half(tapped: Tapped) -> None:
 
     Raises:
         ValueError: a value is too large for fp16.
+
+    >>> from kdbench.models import create
+    >>> net = create("resnet8", 10)
+    >>> round_half(net)
+    >>> all(bool((weight.half() == weight).all()) for weight in net.parameters())
+    True
     """
     with torch.no_grad():
         for key, value in tapped.net.state_dict().items():
@@ -237,7 +267,7 @@ def _read(where: Path, note: Callable[[str], None] | None) -> tuple[TeacherCard,
         card = read_card(where, note=note)
         for weights in (weights_path(where, card.sha256), where.with_suffix(".safetensors")):
             with suppress(FileNotFoundError):
-                return card, weights, weights.read_bytes()
+                return card, weights, content(weights)
     raise FileNotFoundError(
         f"{where} is there, its weights {weights_path(where, card.sha256).name} are not; train or import it anew"
     )

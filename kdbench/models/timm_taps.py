@@ -73,6 +73,10 @@ class TimmReader:
 
     Raises:
         ValueError: the model cannot be tapped, and why.
+
+    >>> net = timm.create_model("resnet10t", num_classes=5).eval()
+    >>> TimmReader(net, "timm/resnet10t", image_size=32).tap(picture((3, 32, 32)).float()).logits.shape
+    torch.Size([1, 5])
     """
 
     def __init__(self, net: nn.Module, name: str, *, image_size: int) -> None:
@@ -240,11 +244,17 @@ class TimmReader:
 
 
 def create(
-    name: str, num_classes: int, *, image_size: int, pretrained: bool, weights: str | Path | None = None
+    name: str,
+    num_classes: int,
+    *,
+    image_size: int,
+    pretrained: bool,
+    weights: str | Path | None = None,
+    drop_path: float = 0.0,
 ) -> Tapped:
     """As ``zoo.create``, for a resolved name "timm/..."."""
     arch = name.removeprefix("timm/")
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
     try:
         cfg = timm.get_pretrained_cfg(arch)
     except RuntimeError as error:  # an unknown tag

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import timm
 
+from kdbench.models import extra as extra  # enters networks that timm does not have
+from kdbench.models import own
 from kdbench.models.checkpoints import match, read_checkpoint
 from kdbench.models.nets import mobilenetv2, resnet, resnet_bottleneck, shufflenetv1, shufflenetv2, vgg, wrn
 from kdbench.models.nets._net import DOUBLE, ZOO, timm_name
@@ -37,9 +39,18 @@ _PUBLISHED_DOUBLE = "resnet8x4_double"
 _LISTED = {_plain(name): name for name in ZOO if not name.endswith(DOUBLE) or name == _PUBLISHED_DOUBLE}
 
 
+def is_ours(name: str) -> bool:
+    """Whether a name, however it is written, is a network of the zoo."""
+    return _longer(_plain(name)) in _BY_PLAIN
+
+
 def names() -> list[str]:
-    """Canonical names of the zoo; ``NAME_double`` and ``timm/NAME`` are understood besides."""
-    return list(_LISTED.values())
+    """Canonical names of the zoo and of the user's own; ``NAME_double`` and ``timm/NAME`` are understood besides.
+
+    >>> {"resnet8x4", "wrn_40_2", "MobileNetV2", "ShuffleV1"} <= set(names())
+    True
+    """
+    return [*_LISTED.values(), *own.names()]
 
 
 def double(name: str) -> str:
@@ -47,10 +58,15 @@ def double(name: str) -> str:
 
     Raises:
         ValueError: there is no such model, or none that is wider.
+
+    >>> double("resnet8x4")
+    'resnet8x4_double'
     """
     name = resolve(name)
     if name.startswith(_TIMM):
         raise ValueError(f"{name} has no twin of double width: timm's networks set their widths each in its own way")
+    if own.find(name):
+        raise ValueError(f"{name} is a network of yours, and its twin of double width is not known")
     if name.endswith(DOUBLE):
         raise ValueError(f"{name} is a network of double width itself; the zoo has none that is wider still")
     return name + DOUBLE
@@ -61,7 +77,15 @@ def resolve(name: str) -> str:
 
     Raises:
         ValueError: there is no such model; the sentence has the nearest names.
+
+    >>> resolve("wrn-16-2"), resolve("timm/ResNet18")
+    ('wrn_16_2', 'timm/resnet18')
+    >>> resolve("resnet7")
+    Traceback (most recent call last):
+    ValueError: no model 'resnet7'; the nearest are resnet8, resnet56, ResNet50
     """
+    if own.find(name):
+        return name
     if name.lower().startswith(_TIMM):
         return _resolve_timm(name[len(_TIMM) :])
     if found := _BY_PLAIN.get(_longer(_plain(name))):
@@ -112,6 +136,7 @@ def create(
     image_size: int = 32,
     pretrained: bool | None = None,
     weights: str | Path | None = None,
+    drop_path: float = 0.0,
 ) -> Tapped:
     """A model, ready to tap: fresh from the default generator, or started from weights.
 
@@ -124,12 +149,19 @@ def create(
         image_size: side of the square images; zoo networks take any, timm's transformers must know.
         pretrained: whether to load the weights that the name promises; None: if it promises any. False is
             for who loads others right after.
+        drop_path: rate of stochastic depth of timm's networks, where they have it; 0: none.
         weights: file to start from in place of the tag's weights, safetensors or what torch saves.
 
     Raises:
         FileNotFoundError: no such file of weights.
         ValueError: there is no such model, it cannot be built for that size, it cannot be
             tapped, or its weights cannot be had or do not fit.
+
+    >>> import torch
+    >>> create("resnet8", 10)(torch.zeros(2, 3, 32, 32)).logits.shape
+    torch.Size([2, 10])
+    >>> create("timm/resnet18", 10, image_size=64).name
+    'timm/resnet18'
     """
     name = resolve(name)
     if num_classes < 1:
@@ -144,7 +176,17 @@ def create(
         from kdbench.models import timm_taps
 
         promised = bool(tag(name)) if pretrained is None else pretrained
-        return timm_taps.create(name, num_classes, image_size=image_size, pretrained=promised, weights=weights)
+        return timm_taps.create(
+            name, num_classes, image_size=image_size, pretrained=promised, weights=weights, drop_path=drop_path
+        )
+    if own.find(name) and not drop_path:
+        tapped = own.create(name, num_classes, image_size=image_size)
+        if weights is not None:
+            tapped.net.load_state_dict(match(read_checkpoint(Path(weights)), tapped))
+            tapped.pretrained = weights_identity(name, weights)
+        return tapped
+    if drop_path:
+        raise ValueError(f"{name} has no stochastic depth; drop_path={drop_path:g} is for timm's networks")
     tapped = Tapped(timm.create_model(timm_name(name), num_classes=num_classes), name)
     if weights is not None:
         tapped.net.load_state_dict(match(read_checkpoint(Path(weights)), tapped))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,13 +14,23 @@ from kdbench import data, models, registry
 from kdbench.data import Dataset
 from kdbench.distiller import Distiller
 from kdbench.models import Tapped, teachers
+from kdbench.models.teachers import TeacherCard
 from kdbench.record import Record
 
 
 @lru_cache(maxsize=1)
-def images(name: str, data_dir: Path | None, limit: int | None) -> Dataset:
-    """The data set of a record; the last one asked for is kept."""
-    whole = data.load(name, data_dir)
+def images(name: str, data_dir: Path | None, limit: int | None, side: int | None = None) -> Dataset:
+    """The data set of a record, in memory; the last one asked for is kept. ``side``: of what networks see.
+
+    Raises:
+        ValueError: it is not there, or does not fit into memory.
+
+    >>> images("digits", None, 100).num_classes
+    10
+    """
+    whole = data.choose(name, data_dir, source="resident")
+    if side not in (None, whole.image_shape[-1]):
+        whole = replace(whole, side=side)
     return whole if limit is None else data.limit(whole, limit)
 
 
@@ -27,6 +39,10 @@ def part(state: dict[str, Tensor], prefix: str, path: Path) -> dict[str, Tensor]
 
     Raises:
         ValueError: there is none.
+
+    >>> import torch
+    >>> part({"student.a": torch.zeros(2), "method.b": torch.zeros(3)}, "student.", Path("x"))
+    {'a': tensor([0., 0.])}
     """
     found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     if not found:
@@ -35,7 +51,14 @@ def part(state: dict[str, Tensor], prefix: str, path: Path) -> dict[str, Tensor]
 
 
 def method(one: Record, student: Tapped, images: Dataset, out: Path, state: dict[str, Tensor]) -> Distiller:
-    """The method's modules, which the evaluated network of this row needs."""
+    """The method's modules, which the evaluated network of this row needs.
+
+    >>> from types import SimpleNamespace as Facts
+    >>> one = Facts(dataset="digits", teacher="resnet20", teacher_sha256="0" * 64, method="simkd")
+    >>> method(one, None, Facts(image_shape=(3, 8, 8)), Path("nowhere"), {})
+    Traceback (most recent call last):
+    ValueError: its teacher resnet20 (00000000) is not in nowhere/teachers, and simkd predicts with it
+    """
     mentor = teacher(one, out / "teachers", images.image_shape[-1])
     pair = models.make_pair(
         student,
@@ -51,17 +74,44 @@ def method(one: Record, student: Tapped, images: Dataset, out: Path, state: dict
 
 
 def teacher(one: Record, folder: Path, image_size: int) -> Tapped:
-    """The teacher of a record, by its hash."""
-    usual = teachers.path(folder, one.dataset, one.teacher)
+    """The teacher of a record, by its hash.
+
+    >>> from types import SimpleNamespace as Facts
+    >>> one = Facts(dataset="digits", teacher="resnet20", teacher_sha256="0" * 64, method="simkd")
+    >>> teacher(one, Path("nowhere"), 8)
+    Traceback (most recent call last):
+    ValueError: its teacher resnet20 (00000000) is not in nowhere, and simkd predicts with it
+    """
+    try:
+        return named_teacher(folder, one.dataset, one.teacher, one.teacher_sha256, image_size)[0]
+    except FileNotFoundError as error:
+        raise ValueError(f"{error}, and {one.method} predicts with it") from error
+
+
+def named_teacher(
+    folder: Path,
+    dataset: str,
+    name: str,
+    sha256: str,
+    image_size: int,
+    normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> tuple[Tapped, TeacherCard]:
+    """The stored teacher with these weights, and its card; ``normalisation`` as ``teachers.load`` takes it.
+
+    Raises:
+        FileNotFoundError: it is not in the folder.
+        ValueError: its file is damaged.
+    """
+    usual = teachers.path(folder, dataset, name)
     main = usual.stem
     for card in sorted(usual.parent.glob(f"{main}*.json")):
         try:
             found = json.loads(card.read_text(encoding="utf-8"))["sha256"]
         except (ValueError, KeyError, TypeError):
             continue
-        if found == one.teacher_sha256:
+        if found == sha256:
             variant = card.stem.removeprefix(main)
-            return teachers.load(folder, one.dataset, one.teacher, variant=variant, image_size=image_size)[0]
-    raise ValueError(
-        f"its teacher {one.teacher} ({one.teacher_sha256[:8]}) is not in {folder}, and {one.method} predicts with it"
-    )
+            return teachers.load(
+                folder, dataset, name, variant=variant, image_size=image_size, normalisation=normalisation
+            )
+    raise FileNotFoundError(f"its teacher {name} ({sha256[:8]}) is not in {folder}")

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load as from_bytes
 
 from kdbench import models, record
 from kdbench.data import Dataset
@@ -24,6 +24,8 @@ from kdbench.record import Record
 from kdbench.run import session
 from kdbench.run import teachers as teaching
 from kdbench.utils import environment
+from kdbench.utils.files import content, trouble
+from kdbench.utils.wording import printable
 
 #: Points by which another device or another torch may move an accuracy.
 CLOSE = 0.2
@@ -42,6 +44,10 @@ def students(out: Path, suites: Sequence[str], data_dir: Path | None, device: st
 
     Raises:
         ValueError: there is none, or no such device.
+
+    >>> list(students(Path("results"), [], None, "cpu"))
+    Traceback (most recent call last):
+    ValueError: no kept students in results/students; `kdbench run` keeps those that it trains
     """
     where = torch.device(session.choose_device(device))
     torch.set_num_threads(1)
@@ -69,7 +75,10 @@ def students(out: Path, suites: Sequence[str], data_dir: Path | None, device: st
         try:
             yield _compare(what, one, path, out, data_dir, where)
         except Exception as error:  # a file may hold anything; the others are measured all the same
-            plain = isinstance(error, ValueError | FileNotFoundError | SafetensorError)
+            if isinstance(error, OSError):
+                yield Verdict(what, "wrong", printable(trouble(error)))
+                continue
+            plain = isinstance(error, ValueError | SafetensorError)
             yield Verdict(what, "wrong", text(error) if plain else said(error))
 
 
@@ -78,6 +87,9 @@ def teachers(out: Path, data_dir: Path | None, device: str) -> Iterator[Verdict]
 
     Raises:
         ValueError: no such device.
+
+    >>> list(teachers(Path("results"), None, "cpu"))
+    []
     """
     where = torch.device(session.choose_device(device))
     torch.set_num_threads(1)
@@ -86,7 +98,7 @@ def teachers(out: Path, data_dir: Path | None, device: str) -> Iterator[Verdict]
         try:
             yield Verdict(what, *_teacher(out / "teachers", path, data_dir, where))
         except (ValueError, OSError, RuntimeError) as error:
-            yield Verdict(what, "wrong", " ".join(str(error).split()))
+            yield Verdict(what, "wrong", printable(trouble(error) if isinstance(error, OSError) else str(error)))
 
 
 def _teacher(
@@ -96,7 +108,7 @@ def _teacher(
     usual = stored.path(folder, card.dataset, card.name)
     if card.top1 is None or card.normalisation is None:
         return "equal", "its card says no accuracy" if card.top1 is None else "its card does not say its normalisation"
-    images = kept.images(card.dataset, data_dir, None)
+    images = kept.images(card.dataset, data_dir, None, card.image_size)
     net, _ = stored.load(
         folder, card.dataset, card.name, variant=path.stem.removeprefix(usual.stem), image_size=card.image_size
     )
@@ -111,10 +123,10 @@ def _teacher(
 
 def _compare(what: str, one: Record, path: Path, out: Path, data_dir: Path | None, device: torch.device) -> Verdict:
     """Raises: ValueError, FileNotFoundError: data, teacher or method are not there, or the file does not fit."""
-    images = kept.images(one.dataset, data_dir, one.settings.limit_train)
+    images = kept.images(one.dataset, data_dir, one.settings.limit_train, one.settings.recipe.get("image_size"))
     if not images.known_as(one.data.get("fingerprint", "")):
         return Verdict(what, "wrong", f"the data {one.dataset} here are not those it was measured on")
-    state = load_file(path)
+    state = from_bytes(content(path))
     student = models.create(one.student, images.num_classes, image_size=images.image_shape[-1], pretrained=False)
     student.load_state_dict(kept.part(state, "student.", path))
     if state_sha256(student.state_dict()) != one.weights_sha256:

@@ -134,7 +134,7 @@ def _look_up(name: str) -> type[Distiller]:
 
 
 def load_plugin(path: str | Path) -> str:
-    """Import a method from a file of the user's; returns its name.
+    """Import a method from a file of the user's, or networks (``kdbench.register_model``); returns the file's name.
 
     Raises:
         ValueError: no such file, it cannot be imported, it registers nothing, or its name is taken.
@@ -174,7 +174,8 @@ def load_plugin(path: str | Path) -> str:
         if isinstance(error, KeyboardInterrupt):
             raise
         raise ValueError(f"plug-in {file.name} cannot be imported: {_sentence(error)}") from error
-    if name not in _classes or _classes[name].__module__ != module_name:
+    own = name in _classes and _classes[name].__module__ == module_name
+    if not own and not any(hasattr(one, "__kdbench_model__") for one in vars(module).values()):
         _forget(module_name)
         raise ValueError(f"plug-in {file.name} registers no method; put @register above its class")
     return name

@@ -15,5 +15,8 @@ if _BACKEND is not None:
 
 from kdbench.report.cost import Cost  # noqa: E402
 from kdbench.report.make import FORMATS, SuiteReport, report  # noqa: E402
+from kdbench.utils.wing import also_a_function  # noqa: E402
 
 __all__ = ["FORMATS", "Cost", "SuiteReport", "report"]
+
+also_a_function(__name__, "kdbench.library.verbs")  # ``kdbench.report(out="results")``

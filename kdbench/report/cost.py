@@ -21,7 +21,12 @@ UNKNOWN = (
 
 
 class Cost(NamedTuple):
-    """What one training step with a method needs beside the plain student's step; None where it was not measured."""
+    """What one training step with a method needs beside the plain student's step; None where it was not measured.
+
+    >>> one = Cost("crd", "resnet56:resnet20", "AMD EPYC, torch 2.14, batch 64, 1 thread", 12.5, 51.6, 16_512, 41_000)
+    >>> f"{one.method}: {one.extra_ms} ms a step on {one.pair}"
+    'crd: 12.5 ms a step on resnet56:resnet20'
+    """
 
     method: str
     pair: str  # teacher:student that it was measured on

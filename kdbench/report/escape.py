@@ -168,7 +168,13 @@ _SIGNS = {"→": "->", "±": "+-", "·": "-", "\u00d7": "x", "\u2212": "-", "▲
 
 
 def terminal(text: object, encoding: str = "utf-8") -> str:
-    """For a screen of that encoding: signs that it lacks become plain ones, and nothing is an order to it."""
+    r"""For a screen of that encoding: signs that it lacks become plain ones, and nothing is an order to it.
+
+    >>> terminal("98.1 ± 0.3 → best", encoding="ascii")
+    '98.1 +- 0.3 -> best'
+    >>> terminal("\x1b[31mred")
+    '\\x1b[31mred'
+    """
     text = plain(text)
     try:
         text.encode(encoding)

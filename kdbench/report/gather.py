@@ -31,6 +31,11 @@ def gather(folder: Path) -> tuple[list[Record], list[str]]:
     """All records under a folder that can be reported, and sentences about files, folders and records that cannot.
 
     A cell that failed once and was finished later counts as finished.
+
+    >>> Path("runs").mkdir()
+    >>> _ = Path("runs/kd.json").write_text("{}")
+    >>> gather(Path("runs"))
+    ([], ['runs/kd.json is not a record of kdbench: it has no format or no checksum'])
     """
     paths, problems = record.files(folder)
     kept = []

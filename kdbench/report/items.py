@@ -18,7 +18,11 @@ LONGEST_REASON = 400
 
 @dataclass(frozen=True)
 class Item:
-    """One cell of a table."""
+    """One cell of a table.
+
+    >>> Item("97.50", value=97.5, best=True).value
+    97.5
+    """
 
     text: str
     value: float | str | None = None  # what it is sorted by; None goes last
@@ -32,7 +36,11 @@ class Item:
 
 @dataclass(frozen=True)
 class Row:
-    """A row; ``kind`` is ``teacher``, ``student``, ``ranked``, ``modified`` or empty."""
+    """A row; ``kind`` is ``teacher``, ``student``, ``ranked``, ``modified`` or empty.
+
+    >>> [item.text for item in Row((Item("kd"), Item("97.50", 97.5)), kind="ranked").items]
+    ['kd', '97.50']
+    """
 
     items: tuple[Item, ...]
     kind: str = ""
@@ -40,7 +48,12 @@ class Row:
 
 @dataclass
 class Table:
-    """A header, rows and the sentences below them. Columns from ``first_pair`` on are pairs."""
+    """A header, rows and the sentences below them. Columns from ``first_pair`` on are pairs.
+
+    >>> rows = [Row((Item("kd"), Item("97.50", 97.5)), kind="ranked")]
+    >>> Table("leaderboard", "Top-1 accuracy", ["method", "resnet20:resnet8"], rows, first_pair=1).rows[0].kind
+    'ranked'
+    """
 
     name: str
     title: str

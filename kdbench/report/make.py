@@ -12,7 +12,7 @@ from typing import Any
 from kdbench import record
 from kdbench.record import Record
 from kdbench.report import board as boards
-from kdbench.report import compare, cost, facts, latex, page, runs_csv, style, tables, text
+from kdbench.report import compare, cost, facts, latex, page, probes, runs_csv, style, tables, text, tuned
 from kdbench.report import select as selecting
 from kdbench.report.board import RULES, STUDENT, Board
 from kdbench.report.cost import Cost
@@ -22,19 +22,41 @@ from kdbench.report.figures import figures
 from kdbench.report.gather import gather
 from kdbench.report.items import Table
 from kdbench.report.records import Records, to_beat
+from kdbench.report.sensitivity_figure import sensitivity
 from kdbench.utils.files import atomic_write
+from kdbench.utils.tuning_file import Tuned
 
 FORMATS = ("csv", "md", "tex", "html", "png", "svg")
 
 PublishedTable = Mapping[tuple[str, str, str], Any]  # (teacher, student, method) -> mean, std, n, source, rule
 PublishedTables = Callable[[str], PublishedTable] | Mapping[str, PublishedTable] | None  # by suite
 
-_TAKEN = {"runs", "teachers", "students", "assistants", "tables", "tuned", "probes", "bench"}  # folders of others
+_TAKEN = {
+    "runs",
+    "teachers",
+    "students",
+    "assistants",
+    "tables",
+    "tuned",
+    "probes",
+    "bench",
+    "estimates",
+}  # folders of others
 
 
 @dataclass
 class SuiteReport:
-    """What a report says about one suite, and where it wrote it."""
+    """What a report says about one suite, and where it wrote it.
+
+    >>> from kdbench.run import outcome, runner, session
+    >>> class Quiet(outcome.Watcher):
+    ...     "Hears everything and says nothing."
+    >>> words = {"suite": "digits", "seeds": "1", "epochs": 1, "limit_train": 64, "device": "cpu"}
+    >>> _ = runner.run(session.resolve(session.Request("student", "resnet20:resnet8", **words)), Quiet())
+    >>> (digits,) = report(Path("results"), formats=["csv"])
+    >>> digits.suite, digits.tables[0].name, digits.problems
+    ('digits', 'leaderboard', [])
+    """
 
     suite: str
     title: str
@@ -44,6 +66,11 @@ class SuiteReport:
     notes: list[str] = field(default_factory=list)  # what was left out or could not be said
     problems: list[str] = field(default_factory=list)  # damaged records
     files: list[Path] = field(default_factory=list)
+    choices: list[Tuned] = field(default_factory=list)  # what tuning chose on the pairs of the board
+
+    def frame(self) -> Any:
+        """The leaderboard as a table of pandas: numbers only, one row per method, as in leaderboard.csv."""
+        return text.wide_form(self.board)
 
 
 @dataclass(frozen=True)
@@ -96,6 +123,15 @@ def report(
     Raises:
         ValueError: no records, or no such suite, method, pair, rule or format; or a choice of none at all.
         OSError: a file cannot be written; those that were there are whole.
+
+    >>> from kdbench.run import outcome, runner, session
+    >>> class Quiet(outcome.Watcher):
+    ...     "Hears everything and says nothing."
+    >>> words = {"suite": "digits", "seeds": "1", "epochs": 1, "limit_train": 64, "device": "cpu"}
+    >>> _ = runner.run(session.resolve(session.Request("student", "resnet20:resnet8", **words)), Quiet())
+    >>> (digits,) = report(Path("results"), formats=["csv"])
+    >>> Path("results/digits/leaderboard.csv") in digits.files
+    True
     """
     if select not in RULES:
         raise ValueError(f"no rule {select!r} for the epoch that counts; there are {', '.join(RULES)}")
@@ -119,18 +155,21 @@ def report(
         own = [one for one in by_suite[suite] if rows is None or one.method in rows]
         if own:
             try:
-                made.append(_suite(suite, by_suite[suite], asked))
+                made.append(_suite(out, suite, by_suite[suite], asked))
             except ValueError as error:  # of pairs or a rule that another suite may well have
                 misses.append(str(error))
     if not made:
         raise ValueError(misses[0] if misses else "no suite has runs of all that was asked for")
     for one in made:
-        _write(one, by_suite[one.suite], out, names[one.suite], asked)
+        found = probes.part(out, one.suite, one.board.selection.finished)
+        one.tables += found.tables
+        problems += found.problems
+        _write(one, by_suite[one.suite], out, names[one.suite], asked, found)
     made[0].problems = problems + [plain(miss, 600) for miss in misses]
     return made
 
 
-def _suite(suite: str, records: Sequence[Record], asked: _Asked) -> SuiteReport:
+def _suite(out: Path, suite: str, records: Sequence[Record], asked: _Asked) -> SuiteReport:
     selection = selecting.select(records, asked.methods, asked.pairs)
     board = boards.build(selection, asked.baseline, asked.rule, asked.top)
     notes = [*selection.notes, *board.notes]
@@ -142,10 +181,18 @@ def _suite(suite: str, records: Sequence[Record], asked: _Asked) -> SuiteReport:
     beaten = to_beat(board, asked.standing.get(suite, {}))
     place = next((number for number, table in enumerate(shown) if table.name == "parameters"), len(shown))
     shown[place:place] = [*measured, *([beaten] if beaten.rows else [])]
-    return SuiteReport(suite, facts.title(selection), facts.banner(selection), board, shown, notes)
+    chosen, problems = tuned.choices(out, suite, board.pairs)
+    notes += problems
+    if (beside := tuned.table(board, chosen)).rows:
+        shown.insert(1, beside)
+    elif sentence := tuned.often(chosen):
+        notes.append(f"{sentence} `kdbench run --weights tuned` measures the choices")
+    return SuiteReport(suite, facts.title(selection), facts.banner(selection), board, shown, notes, choices=chosen)
 
 
-def _write(made: SuiteReport, records: Sequence[Record], out: Path, name: str, asked: _Asked) -> None:
+def _write(
+    made: SuiteReport, records: Sequence[Record], out: Path, name: str, asked: _Asked, found: probes.Part
+) -> None:
     folder, board, formats = out / name, made.board, asked.formats
     files: dict[Path, bytes] = {}
     if "csv" in formats:
@@ -153,6 +200,10 @@ def _write(made: SuiteReport, records: Sequence[Record], out: Path, name: str, a
         files[folder / "curves.csv"] = runs_csv.curves(records).encode()
         files[folder / "leaderboard.csv"] = _csv(text.wide_form(board))
         files[folder / "comparisons.csv"] = _csv(compare.every_two(board))
+        if made.choices:
+            files[folder / "sensitivity.csv"] = _csv(tuned.trials(made.choices))
+        if tuned.couples(board):
+            files[folder / "tuned.csv"] = _csv(tuned.side_by_side(board, made.choices))
     if "md" in formats:
         files[folder / "leaderboard.md"] = text.markdown(board, made.tables, made.notes).encode()
     if "tex" in formats:
@@ -163,6 +214,9 @@ def _write(made: SuiteReport, records: Sequence[Record], out: Path, name: str, a
         drawn = figures(board)
         if (figure := cost_figure(board, asked.costs)) is not None:
             drawn["cost"] = figure
+        if (figure := sensitivity(board, made.choices)) is not None:
+            drawn["sensitivity"] = figure
+        drawn |= found.drawings
         vectors = {stem: style.render(drawn[stem], "svg") for stem in drawn if "svg" in formats or "html" in formats}
         for stem, figure in drawn.items():
             if "svg" in formats:
@@ -181,6 +235,9 @@ def _write(made: SuiteReport, records: Sequence[Record], out: Path, name: str, a
     for stem in page.CAPTIONS.keys() - drawn.keys():  # an older report's, of records that are gone
         for kind in kinds:
             (folder / f"{stem}.{kind}").unlink(missing_ok=True)
+    for name in ("sensitivity.csv", "tuned.csv") if "csv" in formats else ():
+        if folder / name not in files:
+            (folder / name).unlink(missing_ok=True)
     made.files = sorted(files)
 
 

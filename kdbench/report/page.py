@@ -12,6 +12,7 @@ from kdbench.report import facts
 from kdbench.report.board import Board
 from kdbench.report.escape import by_line, plain
 from kdbench.report.items import CLASS_TITLES, Item, Table
+from kdbench.report.probes import TITLES
 from kdbench.report.stats import colour_limit
 
 CAPTIONS = {
@@ -19,7 +20,9 @@ CAPTIONS = {
     "heatmap": "Gain per method and pair",
     "ranks": "Average ranks",
     "cost": "Accuracy against cost",
+    "sensitivity": "Accuracy against the weight",
     "curves": "Curves",
+    **{f"probe-{name}": f"Probe: {name}" for name in TITLES},
 }
 
 

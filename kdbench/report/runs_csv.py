@@ -61,7 +61,11 @@ _INTEGERS = ("seed", "epochs", "epoch_best_val", "epoch_best_test", "extra_train
 
 
 def long_form(records: Sequence[Record]) -> pd.DataFrame:
-    """One row per run, sorted; empty where nothing was measured."""
+    """One row per run, sorted; empty where nothing was measured.
+
+    >>> long_form([]).columns[0]
+    'run'
+    """
     rows = [{name: escape.csv(value) for name, value in _row(one).items()} for one in _ordered(records)]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     return frame.astype(dict.fromkeys((*_INTEGERS, "group_lanes"), "Int64"))

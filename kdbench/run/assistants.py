@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from kdbench import record, registry
 from kdbench.run import grid
+from kdbench.utils.files import content
 
 if TYPE_CHECKING:
     from kdbench.data import Dataset
@@ -26,7 +27,11 @@ class Refused(ValueError):
 
 
 def folder(out: Path) -> Path:
-    """Where the assistants of an output folder lie."""
+    """Where the assistants of an output folder lie.
+
+    >>> folder(Path("results")).as_posix()
+    'results/assistants'
+    """
     return out / "assistants"
 
 
@@ -35,6 +40,9 @@ def network(method: str, student: str) -> tuple[str, str] | None:
 
     Raises:
         Refused: the student has no such relative, or the class asks for what is no assistant.
+
+    >>> network("hkd", "resnet8x4"), network("kd", "resnet8x4")
+    (('pkt', 'resnet8x4_double'), None)
     """
     asked = registry.get(method).assistant
     if asked is None:
@@ -123,7 +131,7 @@ def _network(weights: Path, name: str, images: Dataset, anew: str) -> Tapped:
     with torch.random.fork_rng(devices=[]):  # the first weights of the network are overwritten
         tapped = models.create(name, images.num_classes, image_size=images.image_shape[-1], pretrained=False)
     try:
-        state = from_bytes(weights.read_bytes())
+        state = from_bytes(content(weights))
         tapped.load_state_dict({key.removeprefix("student."): value for key, value in state.items()})
     except FileNotFoundError:
         raise ValueError(f"the teacher assistant's weights {weights} are gone; restore them, or {anew}") from None

@@ -1,53 +1,351 @@
-"""How long a grid may take: from finished records where there are any, else from one timed step."""
+"""How long a grid may take: its parts as this machine's speeds have them, corrected by what runs took before."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from statistics import median
+from typing import NamedTuple
+
+import torch
 
 from kdbench import record, registry
-from kdbench.run import assistants
+from kdbench.data import held_out_count
+from kdbench.engine.precision import Precision
+from kdbench.record import Record
+from kdbench.run import amounts, assistants, grid, speeds
+from kdbench.run.clock import Clock
 from kdbench.run.grid import Cell, files
-from kdbench.run.session import Job
+from kdbench.run.lanes import epochs, plan
+from kdbench.run.session import AUTO, Job
+from kdbench.run.stopwatch import BUDGET, Item, Stopwatch
+from kdbench.suites import costs
+from kdbench.suites.published_teachers import hint
 from kdbench.utils.wording import count, duration
 
-#: Training images of a data set that is not there yet: CIFAR's number.
-GUESS = 50_000
-#: Pictures of a folder that a dry run reads; more are counted only.
-READ = 5_000
+#: Seconds that a dry run may take from the start of its process, and those that are measured in at least.
+PATIENCE, LEAST = 4.0, 0.4
+#: A run that takes less (seconds) is not worth timing its methods.
+SHORT = 20.0
+#: Seconds of what an epoch of a lane needs beside steps and evaluation: its checkpoint, the guard's look at everything.
+UPKEEP = 0.03
+#: Evaluations of a teacher that is trained: the last five epochs, and once more as it is stored.
+TEACHER_LOOKS = 6
 
 
-def sentences(job: Job, todo: Sequence[Cell]) -> list[str]:
-    """An estimate for the dry run, what it rests on, and what must be fetched or trained first."""
-    images, missing = _images(job)
-    helpers = assistants.missing(job.request.out, todo, retry_failed=job.request.retry_failed)
-    todo = [*helpers, *todo]
-    per_epoch = _from_records(job)
-    known = [cell for cell in todo if (cell.pair, cell.label) in per_epoch]
-    rest = [cell for cell in todo if (cell.pair, cell.label) not in per_epoch]
-    teachers = _teachers(job, todo)
-    seconds = sum(per_epoch[cell.pair, cell.label] * cell.epochs for cell in known)
-    basis = [f"{count(len(known), 'cell')} from finished records of this folder"] if known else []
-    guessed = ""
-    if rest or teachers:
-        try:
-            more, untimed = _from_steps(job, rest, teachers, images)
-        except ValueError as error:  # a model that the suite's images do not fit; its cells will say so
-            return [f"no estimate: {error}", *missing]
-        seconds += more
-        guessed = f", {count(untimed, 'network')} guessed from the others" if untimed else ""
-    if rest:
-        timed = "from one timed step of each pair, without the methods' own cost"
-        basis.append(f"{count(len(rest), 'cell')} {timed}{guessed}")
-    said = [f"about {duration(seconds)} on {job.device} ({'; '.join(basis)})"]
-    if teachers:
-        said.append(
-            f"trained first, and counted in: {'teacher' if len(teachers) == 1 else 'teachers'} " + ", ".join(teachers)
+class Part(NamedTuple):
+    """Seconds of one kind of work."""
+
+    kind: str  # of KINDS
+    pair: str  # ``teacher:student``, the student alone, or the teacher that is trained
+    method: str  # as tables show it; empty where it is nobody's own
+    seconds: float
+
+
+KINDS = ("teachers to be trained", "teachers' passes", "students", "methods", "evaluation", "checkpoints")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The parts as they were measured, and what runs before say of such measurements.
+
+    >>> made = Estimate(1, (Part("students", "resnet20:resnet8", "kd", 60.0),), "cpu", factor=1.5, busy=2.0)
+    >>> made.measured, made.work, made.seconds
+    (60.0, 90.0, 180.0)
+    """
+
+    cells: int
+    parts: tuple[Part, ...]
+    device: str
+    factor: float = 1.0  # seconds that runs worked, over the sum of their parts
+    busy: float = 1.0  # seconds on the wall for one of work: others use the machine, too
+    basis: str = ""  # where the factor comes from; empty: nothing was run here yet
+    ahead: tuple[str, ...] = ()  # sentences on what is trained or fetched first, and what is not counted
+
+    @property
+    def measured(self) -> float:
+        """Seconds of all parts, uncorrected."""
+        return sum(part.seconds for part in self.parts)
+
+    @property
+    def work(self) -> float:
+        """Seconds of work, whoever else uses the machine."""
+        return self.factor * self.measured
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the whole on the wall."""
+        return self.busy * self.work
+
+    def by(self, key: Callable[[Part], str]) -> dict[str, float]:
+        """Seconds of the parts of equal keys, the most first; parts whose key is empty are left out."""
+        found: dict[str, float] = {}
+        for part in self.parts:
+            if name := key(part):
+                found[name] = found.get(name, 0.0) + self.factor * self.busy * part.seconds
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+class Estimator:
+    """Estimates grids of one suite on one machine; what was measured once is not measured again.
+
+    Args:
+        job: the grid; others of the same suite, device and precision may be asked about.
+        look: whether the data are looked for.
+        budget: seconds of measuring; None: what is left of ``PATIENCE``.
+        generous: seconds more, where they are no more than a hundredth of the run to come.
+
+    Raises:
+        ValueError: a network cannot be built for the suite's images, or these are too large to try.
+
+    >>> from kdbench.run.session import Request, resolve
+    >>> words = {"suite": "digits", "seeds": "1", "epochs": 1, "limit_train": 64, "device": "cpu"}
+    >>> job = resolve(Request("student", "resnet20:resnet8", **words))
+    >>> made = Estimator(job).of(job, job.cells)
+    >>> made.cells, "students" in made.by(lambda part: part.kind)
+    (1, True)
+    """
+
+    def __init__(self, job: Job, *, look: bool = False, budget: float | None = None, generous: float = 0.0) -> None:
+        self.job, self.generous = job, generous
+        self.precision = Precision(job.request.precision)
+        self.speeds = speeds.load(speeds.Machine.of(job.device, self.precision.name))
+        self.images = amounts.images(job, look=look)
+        self.clock = Clock.of(job.device, self.speeds.machine.threads)
+        self.busy = self.clock.busy()
+        self.table = _costs()
+        self.unknown: set[str] = set()  # methods whose own cost nobody has measured
+        self.watch = Stopwatch(
+            size=job.suite.image_size,
+            classes=job.suite.num_classes,
+            batch=job.suite.recipe.batch_size,
+            train_images=self.images.train,
+            device=torch.device(job.device),
+            precision=self.precision,
+            speeds=self.speeds,
+            budget=_budget() if budget is None else budget,
         )
+
+    def of(self, job: Job, todo: Sequence[Cell]) -> Estimate:
+        """The estimate of a job's cells that are still to be trained."""
+        helpers = assistants.missing(job.request.out, todo, retry_failed=job.request.retry_failed)
+        cells = [*helpers, *todo]
+        teachers = _teachers(job, cells)
+        before = len(self.speeds.seconds) + len(self.speeds.sizes)
+        self.watch.measure(self._visits(job, cells, teachers))
+        made = self._sum(job, cells, teachers)
+        if made > SHORT:
+            self.watch.left += min(self.generous, made / 100)
+            self.watch.measure(self._visits(job, cells, teachers))
+            self._time_methods(cells, made)
+        if len(self.speeds.seconds) + len(self.speeds.sizes) > before:
+            self.speeds.keep()
+        parts = tuple(self._parts(job, cells, teachers))
+        factor, basis = self._factor(job)
+        ahead = list(_first(teachers, helpers))
+        where = job.suite.name if job.request.suite == AUTO else job.request.suite
+        ahead += filter(None, (hint(name, job.suite.dataset, where) for name in teachers))
+        if self.images.missing:
+            ahead.append(self.images.missing)
+        if self.unknown:
+            ahead.append(f"not counted, because nobody has measured it: what {', '.join(sorted(self.unknown))} takes")
+        if job.request.compile:
+            ahead.append("not counted: compiling the students")
+        return Estimate(len(todo), parts, job.device, factor, self.busy, basis, tuple(ahead))
+
+    def _visits(self, job: Job, cells: Sequence[Cell], teachers: dict[str, int]) -> dict[Item, float]:
+        """Every network that is asked, and how many images it sees, roughly."""
+        found: dict[Item, float] = {}
+
+        def sees(name: str, learns: bool, images: float) -> None:
+            item = Item(name, learns)
+            found[item] = found.get(item, 0.0) + images
+
+        for name, length in teachers.items():
+            sees(name, True, length * self.images.train)
+            sees(name, False, TEACHER_LOOKS * self.images.test)
+        for group in grid.groups(cells):
+            first = group[0]
+            if tutor := first.assistant.student if first.assistant else first.teacher:
+                sees(tutor, False, first.epochs * self.images.train)
+            for cell in group:
+                sees(cell.student, True, cell.epochs * self.images.train)
+                sees(cell.student, False, cell.epochs * self.images.test)
+        return found
+
+    def _sum(self, job: Job, cells: Sequence[Cell], teachers: dict[str, int]) -> float:
+        return sum(part.seconds for part in self._parts(job, cells, teachers))
+
+    def _time_methods(self, cells: Iterable[Cell], whole: float) -> None:
+        """Time steps with the methods that take some of ``whole`` seconds, the dearest first."""
+        weight: dict[Item, float] = {}
+        for cell in cells:
+            method = registry.get(cell.method)
+            # Strangers' code is not run for an estimate; what views cost the student, the table has.
+            if not registry.source_sha256(cell.method) and not method.views and method.components() == (method,):
+                item = Item(cell.student, True, cell.method, cell.teacher)
+                weight[item] = weight.get(item, 0.0) + self._extra(cell) * cell.epochs * self.images.train
+        dear = [item for item, seconds in weight.items() if seconds > whole / 300 and self.watch.known(item) is None]
+        self.watch.measure_methods(sorted(dear, key=lambda item: -weight[item]))
+
+    def _parts(self, job: Job, cells: Sequence[Cell], teachers: dict[str, int]) -> Iterable[Part]:
+        images, recipe = self.images, job.suite.teacher
+        for name, length in teachers.items():
+            steps = -(-images.train // recipe.batch_size) * recipe.batch_size
+            seconds = length * steps * self._learns(name) + TEACHER_LOOKS * images.test * self._looks(name)
+            yield Part(KINDS[0], name, "", seconds)
+        kept: dict[str, float] = {}
+        for group in grid.groups(cells):
+            yield from self._group(job, group, kept)
+
+    def _group(self, job: Job, group: Sequence[Cell], kept: dict[str, float]) -> Iterable[Part]:
+        first = group[0]
+        held_out = held_out_count(self.images.train, first.recipe.get("validation", 0.0))
+        trained = self.images.train - held_out
+        seen = self.images.test + held_out
+        views = 1 + len(registry.get(first.method).views)
+        tutor = first.assistant.student if first.assistant else first.teacher
+        pair = f"{tutor}:{first.student}" if first.assistant else first.pair
+        if tutor:
+            times = -(-len(group) // (job.request.lanes or len(group)))
+            most = max(epochs(cell) * amounts.share_left(job.request.out, cell) for cell in group)
+            asked = _asked(job, group, kept)
+            share = times * self._looks(tutor) * (asked * most * trained * views + self.images.test) / len(group)
+        for cell in group:
+            method = registry.get(cell.method)
+            pair, left = cell.pair, amounts.share_left(job.request.out, cell)
+            before, length = (epochs(cell) - cell.epochs) * left, cell.epochs * left
+            plain = self._learns(cell.student) * length
+            plain += before * (self._learns if method.pretrain_student else self._looks)(cell.student)
+            if tutor:
+                yield Part(KINDS[1], pair, "", share)
+            yield Part(KINDS[2], pair, "", trained * plain)
+            yield Part(KINDS[3], pair, cell.label, trained * self._extra(cell) * (length + before))
+            looks = sum(map(plan(cell.epochs, cell.recipe).evaluates, range(cell.epochs))) * left
+            yield Part(KINDS[4], pair, "", looks * seen * self._looks(cell.student))
+            yield Part(KINDS[5], pair, "", UPKEEP * (length + before))
+
+    def _learns(self, name: str) -> float:
+        return self.watch.seconds(Item(name, True))
+
+    def _looks(self, name: str) -> float:
+        return self.watch.seconds(Item(name))
+
+    def _extra(self, cell: Cell) -> float:
+        """Seconds that a method takes for an image beside its student: as timed, else by the table's share."""
+        if (timed := self.watch.known(Item(cell.student, True, cell.method, cell.teacher))) is not None:
+            return timed
+        return self._share(cell) * self._learns(cell.student)
+
+    def _share(self, cell: Cell) -> float:
+        """What a method takes, in its student's steps, by the table of costs; a combination takes what its parts do."""
+        total = 0.0
+        for part in registry.get(cell.method).components():
+            name = registry.name_of(part)
+            if name in self.table:
+                total += max(0.0, self.table[name])
+            else:
+                self.unknown.add(name)
+        return total
+
+    def _factor(self, job: Job) -> tuple[float, str]:
+        """How much longer runs took than the sum of their parts, and whose word that is.
+
+        Runs of the suite that this machine has kept, else the records of the output folder, else any run of this
+        machine.
+        """
+        own = [one for one in self.speeds.runs if one.suite == job.suite.name]
+        if own:
+            factor, runs = self.speeds.factor(job.suite.name)
+            return factor, f"corrected by {count(runs, 'run')} of {job.suite.name} on this machine"
+        if ratios := self._from_records(job):
+            return median(ratios), f"corrected by {count(len(ratios), 'group')} of records of this machine"
+        factor, runs = self.speeds.factor(job.suite.name)
+        return factor, f"corrected by {count(runs, 'run')} of other suites on this machine" if runs else ""
+
+    def _from_records(self, job: Job) -> list[float]:
+        """Seconds that groups took whose records lie in the output folder, over the sum of their parts."""
+        found: dict[tuple[object, ...], list[Record]] = {}
+        for folder in sorted({files(job.request.out, cell).record.parent for cell in job.cells}):
+            for one in record.read_all(folder)[0] if folder.is_dir() else []:
+                if one.status == "done" and one.group_seconds and self._ours(one):
+                    key = (one.teacher, one.seed, one.group_seconds, one.group_lanes)
+                    found.setdefault(key, []).append(one)
+        ratios = []
+        for group in found.values():
+            if len(group) != group[0].group_lanes or not group[0].group_seconds:
+                continue  # some lie elsewhere, or were trained anew since
+            cells = [Cell.of(one) for one in group]
+            names = {name for cell in cells for name in (cell.teacher, cell.student) if name}
+            if any(self.watch.known(Item(name, learns)) is None for name in names for learns in (False, True)):
+                continue
+            limited = replace(job, request=replace(job.request, lanes=None))
+            parts = sum(part.seconds for part in self._group(limited, cells, {}) if part.kind in KINDS[1:4])
+            parts *= self.busy  # a record has the time on the wall; nobody knows how busy the machine was then
+            if parts > 0 and 1 / speeds.FARTHEST <= group[0].group_seconds / parts <= speeds.FARTHEST:
+                ratios.append(group[0].group_seconds / parts)
+        return ratios
+
+    def _ours(self, one: Record) -> bool:
+        """Whether a record was made on such a machine, with as many images."""
+        here, there = self.speeds.machine, one.environment
+        made_on = there.get("gpu") or f"{there.get('cpu')} ({there.get('instructions')})"
+        return (
+            (made_on, there.get("torch"), one.settings.precision) == (here.processor, here.torch, here.precision)
+            and there.get("threads") == here.threads
+            and one.settings.limit_train == self.job.request.limit_train
+            and one.settings.assistant is None
+        )
+
+
+def _costs() -> dict[str, float]:
+    try:
+        return {name: one.share for name, one in costs.load().items()}
+    except ValueError:
+        return {}
+
+
+def _budget() -> float:
+    """Seconds of measuring that a person at a terminal waits for; loading torch and timm counts in."""
+    return max(LEAST, min(BUDGET, PATIENCE - time.process_time()))
+
+
+def _first(teachers: Iterable[str], helpers: Sequence[Cell]) -> Iterable[str]:
+    names = list(teachers)
+    if names:
+        yield f"trained first, and counted in: teacher{'s' * (len(names) > 1)} {', '.join(names)}"
     if helpers:
         networks = dict.fromkeys(f"{cell.student} of {cell.teacher}" for cell in helpers)
-        said.append(f"trained first, and counted in: {count(len(helpers), 'teacher assistant')}, {', '.join(networks)}")
-    return said + missing
+        yield f"trained first, and counted in: {count(len(helpers), 'teacher assistant')}, {', '.join(networks)}"
+
+
+def sentences(made: Estimate) -> list[str]:
+    """An estimate as a person reads it: the whole, then by kind of work, by method and by pair.
+
+    >>> sentences(Estimate(1, (Part("students", "resnet20:resnet8", "kd", 60.0),), "cpu"))
+    ['about 1 min on cpu for 1 cell', '  of it: students 1 min']
+    """
+    said = [f"about {duration(made.seconds)} on {made.device} for {count(made.cells, 'cell')}"]
+    notes = [made.basis] if made.basis else []
+    notes += [f"others use the machine, too: {made.busy:.1f} s for each second of work"] if made.busy > 1.2 else []
+    said[0] += f" ({'; '.join(notes)})" if notes else ""
+    for words, key in (
+        ("of it", lambda part: part.kind),
+        ("methods' own cost", lambda part: part.method),
+        ("by pair", lambda part: part.pair if part.kind != KINDS[0] else ""),
+    ):
+        found = {name: seconds for name, seconds in made.by(key).items() if round(seconds)}
+        if len(found) > (words != "of it"):
+            shown = [f"{name} {duration(seconds)}" for name, seconds in list(found.items())[:MOST]]
+            rest = sum(list(found.values())[MOST:])
+            more = [f"{len(found) - MOST} others {duration(rest)}"] if rest else []
+            said.append(f"  {words}: " + ", ".join(shown + more))
+    return [*said, *made.ahead]
+
+
+#: Methods or pairs that an estimate names.
+MOST = 8
 
 
 def _teachers(job: Job, todo: Sequence[Cell]) -> dict[str, int]:
@@ -60,89 +358,6 @@ def _teachers(job: Job, todo: Sequence[Cell]) -> dict[str, int]:
         if teaching.there(job.request.teachers, job.suite, name, wanted) is None:
             found[name] = int(wanted["epochs"])
     return found
-
-
-def _from_records(job: Job) -> dict[tuple[str, str], float]:
-    """Seconds per epoch of (pair, method)."""
-    folders = {files(job.request.out, cell).record.parent for cell in job.cells}
-    found: dict[tuple[str, str], list[float]] = {}
-    for folder in sorted(folders):
-        if folder.is_dir():
-            for one in record.read_all(folder)[0]:
-                comparable = one.settings.limit_train == job.request.limit_train
-                same_device = str(one.environment.get("device", "")).split(":")[0] == job.device.split(":")[0]
-                if one.status == "done" and one.group_seconds and one.group_lanes and comparable and same_device:
-                    found.setdefault((one.pair, one.method), []).append(
-                        one.group_seconds / one.group_lanes / one.epochs
-                    )
-    return {key: median(values) for key, values in found.items()}
-
-
-def _images(job: Job) -> tuple[int, list[str]]:
-    """Training images of the suite, and a sentence where the data are not there yet."""
-    from kdbench import data
-
-    try:
-        if (many := _pictures(job)) > READ:
-            return many, []
-        return len(data.load(job.suite.dataset, job.request.data_dir, download=False).train_labels), []
-    except ValueError as error:
-        return GUESS, [f"the data are not there yet: {error}"]
-
-
-def _pictures(job: Job) -> int:
-    """Pictures of a training folder, counted and not read; 0 where there is no such folder, or it will be refused."""
-    from kdbench.data import listing, names, sets
-
-    word = job.suite.dataset
-    root = job.request.data_dir or sets.default_root()
-    found = names.image_folder(word)
-    homes = [found.path] if found else []
-    homes += [root / name for name in ("tiny-imagenet-200", "tiny-imagenet")] if word == "tinyimagenet" else []
-    for home in homes:
-        try:
-            classes = listing.classes(home / "train", listing.Aside(home))
-        except (ValueError, OSError):
-            continue
-        return sum(len(one.pictures) for one in classes.values())
-    return 0
-
-
-def _from_steps(job: Job, cells: Sequence[Cell], teachers: dict[str, int], images: int) -> tuple[float, int]:
-    """Seconds of these cells, the teacher's pass shared by the lanes of a group, and of teachers to be trained.
-
-    Beside it how many networks were guessed, because there was no time to try them.
-    """
-    import torch
-
-    from kdbench.run import grid
-    from kdbench.run.stopwatch import Stopwatch
-
-    images = min(images, job.request.limit_train or images)
-    torch.set_num_threads(1)
-    watch = Stopwatch(
-        size=job.suite.image_size,
-        classes=job.suite.num_classes,
-        batch=job.suite.recipe.batch_size,
-        device=torch.device(job.device),
-    )
-    groups = grid.groups(cells)
-    tutors = [group[0].assistant.student if group[0].assistant else group[0].teacher for group in groups]
-    watch.measure(
-        [
-            *((name, True) for name in teachers),
-            *((cell.student, True) for cell in cells),
-            *((name, False) for name in tutors if name),
-        ]
-    )
-    steps = -(-images // watch.batch)
-    seconds = sum(steps * epochs * watch.step(name, True) for name, epochs in teachers.items())
-    kept: dict[str, float] = {}
-    for group, tutor in zip(groups, tutors, strict=True):
-        lanes = sum(watch.step(cell.student, True) for cell in group)
-        asked = watch.step(tutor, False) * _asked(job, group, kept) if tutor else 0.0
-        seconds += steps * group[0].epochs * (asked + lanes)
-    return seconds, len(watch.guessed)
 
 
 def _asked(job: Job, group: Sequence[Cell], kept: dict[str, float]) -> float:
@@ -159,7 +374,8 @@ def _asked(job: Job, group: Sequence[Cell], kept: dict[str, float]) -> float:
     reads = [method.reads for method in methods if method.needs_teacher]
     if not reads:
         return 0.0
-    if job.request.table == "off" or first.assistant or methods[0].views or "maps" in reads:
+    drawn = any(recipe.get(name) for name in ("augment", "mixup", "cutmix", "random_erasing"))
+    if job.request.table == "off" or first.assistant or methods[0].views or "maps" in reads or drawn:
         return 1.0
     views = count_views(recipe["crop_padding"], recipe["flip"])
     if first.teacher not in kept:

@@ -17,6 +17,11 @@ class Cell:
     """One run that was asked for: the settings that set its numbers, and what it is called.
 
     Two cells are equal when their settings are: ``kd`` and ``kd[tau=4]`` are one.
+
+    >>> from kdbench.run.session import Request, resolve
+    >>> one, other = resolve(Request("kd,semckd[beta=200]", "resnet20:resnet8", "digits", seeds="1")).cells
+    >>> one.pair, one.label, other.label
+    ('resnet20:resnet8', 'kd', 'semckd[beta=200]')
     """
 
     settings: Settings
@@ -87,7 +92,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Files:
-    """Where one cell's files lie under the output folder."""
+    """Where one cell's files lie under the output folder.
+
+    >>> from kdbench.run.session import Request, resolve
+    >>> (cell,) = resolve(Request("kd", "resnet20:resnet8", "digits", seeds="1")).cells
+    >>> files(Path("results"), cell).student.parent.as_posix()
+    'results/students/digits/resnet20-resnet8'
+    """
 
     record: Path
     failed: Path
@@ -97,7 +108,13 @@ class Files:
 
 
 def files(out: Path, cell: Cell) -> Files:
-    """The paths of a cell."""
+    """The paths of a cell.
+
+    >>> from kdbench.run.session import Request, resolve
+    >>> (cell,) = resolve(Request("kd", "resnet20:resnet8", "digits", seeds="1")).cells
+    >>> files(Path("results"), cell).record.parent.as_posix()
+    'results/runs/digits/resnet20-resnet8'
+    """
     folder = record.runs_folder(out, cell.suite, cell.teacher, cell.student)
     stem = record.cell_stem(cell.label, cell.seed, cell.hash)
     within = folder.relative_to(out / "runs")

@@ -16,6 +16,7 @@ import torch
 
 from kdbench import models, registry
 from kdbench.data import Dataset, Loader, hold_out
+from kdbench.data.loader import Plain
 from kdbench.engine import fit as engine
 from kdbench.engine.compiled import Compiler
 from kdbench.engine.errors import OutOfMemory, holds, release
@@ -34,6 +35,7 @@ from kdbench.run.ledger import Ledger
 from kdbench.run.outcome import Done, Emit, GroupBegins, Note, Skipped, Stop, Teller, one_line
 from kdbench.suites import Suite
 from kdbench.utils import environment
+from kdbench.utils.files import trouble
 from kdbench.utils.seeding import stable_seed
 from kdbench.utils.wording import count
 
@@ -48,6 +50,8 @@ class Work:
     device: str
     precision: str
     data_dir: Path | None = None
+    data_source: str = "auto"
+    data_workers: int | None = None
     epochs: int | None = None  # as asked for; the length of a short teacher follows from it
     limit_train: int | None = None
     lanes: int | None = None
@@ -84,7 +88,7 @@ def run_group(work: Work, emit: Emit, images: Dataset | None = None) -> Done:
     """
     done = Done()
     try:
-        _Group(work, emit, images or teachers.images(work.suite, work.data_dir, work.limit_train), done).run()
+        _Group(work, emit, images or _images(work, emit), done).run()
     except Stop as stop:
         done.stopped = str(stop)
     except OSError as error:
@@ -92,9 +96,22 @@ def run_group(work: Work, emit: Emit, images: Dataset | None = None) -> Done:
     return done
 
 
+def _images(work: Work, emit: Emit) -> Dataset:
+    def say(sentence: str) -> None:
+        emit(Note(sentence))
+
+    return teachers.images(
+        work.suite, work.data_dir, work.limit_train, source=work.data_source, workers=work.data_workers, say=say
+    )
+
+
 def disk_trouble(out: Path, error: OSError) -> str:
-    """What to say when a file cannot be read or written."""
-    what = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else one_line(error)
+    """What to say when a file cannot be read or written.
+
+    >>> disk_trouble(Path("results"), OSError(28, "No space left on device", "results/runs"))
+    'cannot go on in results: results/runs: No space left on device; what was finished is kept, repeat the ...
+    """
+    what = one_line(trouble(error))
     return f"cannot go on in {out}: {what}; what was finished is kept, repeat the command when that is mended"
 
 
@@ -232,7 +249,7 @@ class _Group:
             views=next(iter(lanes)).method.views,
         )
         test = teachers.test_batches(self.images, first.recipe, self.device)
-        held_out = None if self.held_out is None else teachers.plain_batches(*self.held_out, first.recipe, self.device)
+        held_out = None if self.held_out is None else self._held_out_batches()
         # On the CPU the teacher's table is named by the weights as they are.
         half = self.precision.dtype(self.device) if self.device.type == "cuda" else None
         fold = models.fold if half is None else partial(models.fold, half=half)
@@ -260,6 +277,12 @@ class _Group:
         left = [lane for lane in lanes if not lane.done]
         if left:
             self._train(setting, loader, left, lanes)
+
+    def _held_out_batches(self) -> Plain:
+        assert self.held_out is not None
+        return teachers.plain_batches(
+            *self.held_out, self.first.recipe, self.device, side=self.part.side, workers=self.part.workers
+        )
 
     def _train(self, setting: engine.Setting, loader: Loader, left: list[Lane], lanes: dict[Lane, Cell]) -> None:
         work = self.work

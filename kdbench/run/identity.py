@@ -58,6 +58,16 @@ def what_differs(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         return ""  # kdbench 0.1.0 kept a hash, and another one
 
 
+def another_cells(one: Record, cell: Cell) -> str:
+    """A sentence where the record in a cell's place was written for another one, or does not say that it is done."""
+    if one.status == "done" and one.settings_hash == cell.hash:
+        return ""
+    return (
+        f"in the place of its record lies that of {Cell.of(one)} ({one.status}, settings {one.settings_hash}, not"
+        f" {cell.hash}); put it back, or --force trains the cell anew"
+    )
+
+
 def changed_plugin(one: Record, cell: Cell) -> str:
     """A sentence where the method's file is another than the one that a record was measured with."""
     here = registry.source_sha256(cell.method)

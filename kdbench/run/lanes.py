@@ -71,9 +71,11 @@ class Maker:
     def _built(self, cell: Cell, teacher: Tapped | None, taught_by: str) -> Lane:
         """Raises: ValueError: the method cannot serve the pair."""
         size, recipe = self.images.image_shape[-1], cell.recipe
+        refuse_recipe(cell.method, recipe)
         # Common random numbers: methods of one seed start from the same student.
         torch.manual_seed(stable_seed(cell.seed, "student", cell.student))
-        student = models.create(cell.student, self.images.num_classes, image_size=size)
+        drop_path = recipe.get("drop_path", 0.0)
+        student = models.create(cell.student, self.images.num_classes, image_size=size, drop_path=drop_path)
         pair = models.make_pair(
             student,
             student if teacher is None else teacher,
@@ -138,6 +140,22 @@ class Maker:
             except CannotCompile as error:
                 del lanes[lane]
                 self.ledger.fail(cell, error, keep=False)
+
+
+def refuse_recipe(name: str, recipe: Mapping[str, Any]) -> None:
+    """Raises: ValueError: a method cannot be trained by a recipe: its labels would not tell what is in the pictures."""
+    method = registry.get(name)
+    mixes = [f"recipe.{word}" for word in ("mixup", "cutmix") if recipe.get(word)]
+    if mixes and method.needs_hard_labels:
+        raise ValueError(
+            f"{name} needs one label for each image, and {' and '.join(mixes)} mix two images; set"
+            f" {'it' if len(mixes) == 1 else 'both'} to 0 for it"
+        )
+    changed = [*mixes, *(["recipe.random_erasing"] if recipe.get("random_erasing") else [])]
+    if changed and method.views:
+        raise ValueError(f"{name} looks at further views of whole images, which {' and '.join(changed)} would change")
+    if recipe.get("label_smoothing") and method.own_cross_entropy:
+        raise ValueError(f"{name} has a cross-entropy of its own, which recipe.label_smoothing would not reach")
 
 
 def reach(images: Dataset, teacher: Tapped | None) -> Lasting:

@@ -116,6 +116,7 @@ class Ledger:
         return found | {
             "top1_last": lane.report["top1"],
             "top1_at_best_val": at_best_validation(lane.curve),
+            "ema_top1_last": lane.curve[-1].get("ema_top1"),
             "top1_best_test": max(point["top1"] for point in lane.curve if "top1" in point),
             "top5_last": lane.report["top5"],
             "nll": lane.report["nll"],

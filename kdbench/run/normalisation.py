@@ -18,7 +18,12 @@ LOOK = 1000
 
 
 def of(suite: Suite) -> Normalisation:
-    """The suite's own, in which every student sees its images."""
+    """The suite's own, in which every student sees its images.
+
+    >>> from kdbench import suites
+    >>> of(suites.load("semckd")).mean
+    (0.5071, 0.4867, 0.4408)
+    """
     return Normalisation.of(suite.recipe.mean, suite.recipe.std)
 
 
@@ -27,6 +32,12 @@ def asked(words: str, name: str, suite: Suite) -> Normalisation | None:
 
     Raises:
         ValueError: none of these, or timm says nothing of a network of this name.
+
+    >>> from kdbench import suites
+    >>> asked(".5,.5,.5/.25,.25,.25", "resnet20", suites.load("semckd")).std
+    (0.25, 0.25, 0.25)
+    >>> asked("auto", "resnet20", suites.load("semckd")) is None
+    True
     """
     if words == "auto":
         return None
@@ -63,6 +74,11 @@ def choose(
 
     Where nobody says and timm's for a network of this name is not the suite's, that of the two in which some
     training images are likelier; test images choose nothing. Without images a tag's is timm's, any other the suite's.
+
+    >>> from kdbench import suites
+    >>> net, suite = models.create("resnet8", 100), suites.load("semckd")
+    >>> choose(net, None, suite, None, torch.device("cpu"), print) == of(suite)
+    True
     """
     given, usual = of(suite), models.usual_normalisation(net.name)
     if wanted is not None or usual is None or usual == given:
@@ -95,5 +111,7 @@ def _look(net: models.Tapped, suite: Suite, images: Dataset, device: torch.devic
         mean=suite.recipe.mean,
         std=suite.recipe.std,
         device=device,
+        size=images.side,
+        augment="crop" if images.side is None or images.side <= images.train_images.shape[-1] else "rrc",
     )
     return measure(*predictions(net.eval().to(device), loader.plain(64), Precision()))

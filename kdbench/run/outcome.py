@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from kdbench.engine.errors import printable, text
+from kdbench.engine.errors import text
 from kdbench.engine.lane import Lane
 from kdbench.record import Record
 from kdbench.run.grid import Cell
+from kdbench.utils.wording import printable
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,11 @@ class Stepped:
 
 @dataclass(frozen=True)
 class Standing:
-    """How far one lane is."""
+    """How far one lane is.
+
+    >>> Standing("kd on resnet20:resnet8, seed 0", epoch=3, total=30, done=False, failure=None).epoch
+    3
+    """
 
     key: str
     epoch: int
@@ -86,7 +91,15 @@ Emit = Callable[[Event], None]
 
 
 class Watcher(Protocol):
-    """Who hears of a run, in this process."""
+    """Who hears of a run, in this process.
+
+    >>> class Quiet(Watcher):
+    ...     def note(self, sentence):
+    ...         print(sentence)
+    >>> tell(Quiet(), Note("no teacher resnet20 for digits yet"))
+    no teacher resnet20 for digits yet
+    >>> tell(Quiet(), Stepped(3))
+    """
 
     def begin(self, lane_steps: int) -> None:
         """The run begins; so many (lanes x batches) are ahead of it."""
@@ -111,7 +124,14 @@ class Watcher(Protocol):
 
 
 def tell(watch: Watcher, event: Event) -> None:
-    """Hand an event to who listens."""
+    """Hand an event to who listens.
+
+    >>> class Loud(Watcher):
+    ...     def step(self, lanes):
+    ...         print(f"a step of {lanes} lanes")
+    >>> tell(Loud(), Stepped(3))
+    a step of 3 lanes
+    """
     match event:
         case Note(sentence):
             watch.note(sentence)
@@ -129,7 +149,13 @@ def tell(watch: Watcher, event: Event) -> None:
 
 @dataclass(frozen=True)
 class Teller:
-    """The engine's watcher: what it is told becomes events."""
+    """The engine's watcher: what it is told becomes events.
+
+    >>> heard = []
+    >>> Teller(heard.append).step(3)
+    >>> heard
+    [Stepped(lanes=3)]
+    """
 
     emit: Emit
 
@@ -167,7 +193,11 @@ class Done:
 
 @dataclass
 class Outcome:
-    """What became of the cells that were asked for."""
+    """What became of the cells that were asked for.
+
+    >>> Outcome().exit_code
+    0
+    """
 
     done: list[Cell] = field(default_factory=list)
     unsupported: list[Cell] = field(default_factory=list)
@@ -189,7 +219,12 @@ class Outcome:
 
 
 class Stop(Exception):
-    """The run ends early with this sentence (--fail-fast, disk full)."""
+    """The run ends early with this sentence (--fail-fast, disk full).
+
+    >>> raise Stop("no space is left in results")
+    Traceback (most recent call last):
+    kdbench.run.outcome.Stop: no space is left in results
+    """
 
 
 def one_line(reason: object) -> str:

@@ -12,7 +12,7 @@ from kdbench.data import Dataset, held_out_count
 from kdbench.run import assistants, grid, teachers
 from kdbench.run.grid import Cell
 from kdbench.run.group import Work, disk_trouble, run_group, works
-from kdbench.run.identity import changed_plugin
+from kdbench.run.identity import another_cells, changed_plugin
 from kdbench.run.lanes import epochs
 from kdbench.run.outcome import Emit, Outcome, Stop, Watcher, tell
 from kdbench.run.session import Job
@@ -27,6 +27,15 @@ def run(job: Job, watch: Watcher, images: Dataset | None = None) -> Outcome:
         ValueError: the data are not there, or the output folder cannot be written to at all.
         Stop: see there.
         KeyboardInterrupt: everything up to the last full epoch is on disk.
+
+    >>> from kdbench.run.session import Request, resolve
+    >>> class Quiet(Watcher):
+    ...     "Hears everything and says nothing."
+    >>> words = {"suite": "digits", "seeds": "1", "epochs": 1, "limit_train": 64, "device": "cpu"}
+    >>> job = resolve(Request("student", "resnet20:resnet8", **words))
+    >>> outcome = run(job, Quiet())
+    >>> [cell.label for cell in outcome.done], outcome.exit_code
+    (['student'], 0)
     """
     outcome = Outcome()
     emit: Emit = partial(tell, watch)
@@ -35,7 +44,14 @@ def run(job: Job, watch: Watcher, images: Dataset | None = None) -> Outcome:
         return outcome
     request = job.request
     torch.set_num_threads(environment.threads())
-    images = images or teachers.images(job.suite, request.data_dir, request.limit_train)
+    images = images or teachers.images(
+        job.suite,
+        request.data_dir,
+        request.limit_train,
+        source=request.data_source,
+        workers=request.data_workers,
+        say=watch.note,
+    )
     for sentence in images.notes:
         watch.note(sentence)
     watch.note(f"data {images.name}: {images.identity.describe()}")
@@ -71,6 +87,8 @@ def _common(job: Job) -> Work:
         device=job.device,
         precision=request.precision,
         data_dir=request.data_dir,
+        data_source=request.data_source,
+        data_workers=request.data_workers,
         epochs=request.epochs,
         limit_train=request.limit_train,
         lanes=request.lanes,
@@ -114,7 +132,8 @@ def _todo(job: Job, watch: Watcher, outcome: Outcome) -> list[Cell]:
             todo.append(cell)
         elif state == "done":
             try:
-                why = changed_plugin(record.read(where.record), cell)
+                one = record.read(where.record)
+                why = another_cells(one, cell) or changed_plugin(one, cell)
             except record.RecordDamaged as error:
                 why = f"{error}; --force trains the cell anew"
             if why:

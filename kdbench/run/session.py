@@ -23,7 +23,11 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class Request:
-    """The words of the command line, before they are looked at."""
+    """The words of the command line, before they are looked at.
+
+    >>> Request("semckd,kd", pairs="resnet32x4:*", suite="semckd").teachers.as_posix()
+    'results/teachers'
+    """
 
     methods: str | None = None
     pairs: str = "all"
@@ -34,6 +38,8 @@ class Request:
     overrides: tuple[str, ...] = ()
     out: Path = Path("results")
     data_dir: Path | None = None
+    data_source: str = AUTO
+    data_workers: int | None = None
     device: str = AUTO
     precision: str = "fp32"
     lanes: int | None = None
@@ -55,7 +61,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Job:
-    """A request that makes sense: its suite and its cells, in order."""
+    """A request that makes sense: its suite and its cells, in order.
+
+    >>> job = resolve(Request("kd", "resnet20:resnet8", "digits", seeds="1"))
+    >>> list(job.states().values())
+    ['missing']
+    """
 
     request: Request
     suite: Suite
@@ -73,6 +84,12 @@ def resolve(request: Request) -> Job:
 
     Raises:
         ValueError: one sentence that names what was given and what would do.
+
+    >>> len(resolve(Request("kd,semckd", "all", "digits", seeds="3")).cells)
+    18
+    >>> resolve(Request("semkd", suite="digits"))
+    Traceback (most recent call last):
+    ValueError: no method 'semkd'; did you mean semckd ...?
     """
     device = choose_device(request.device)
     if request.compile is None:
@@ -91,7 +108,16 @@ def resolve(request: Request) -> Job:
         raise ValueError(f"--table takes auto or off, not {quoted(request.table)}")
     if request.weights not in ("published", "tuned"):
         raise ValueError(f"--weights takes published or tuned, not {quoted(request.weights)}")
+    from kdbench.data.augment import Augment
+    from kdbench.data.selection import check as check_source
+    from kdbench.engine.optimizers import prove
     from kdbench.engine.precision import Precision  # loads torch, so only once the words are right
+
+    check_source(request.data_source)
+    for one in (suite.recipe, suite.teacher):
+        prove(one.optimizer)
+        Augment.of(one.augment)
+    words.number("--data-workers", request.data_workers, 0, 256)
 
     part = None if request.shard is None else words.shard(request.shard)
     specs = words.methods(request.methods, suite)
@@ -131,7 +157,13 @@ def make_cell(
     epochs: int,
     request: Request,
 ) -> Cell:
-    """One cell, with that of its assistant if its method has one."""
+    """One cell, with that of its assistant if its method has one.
+
+    >>> (spec,), suite = registry.parse("kd"), suites.load("digits")
+    >>> common = suites.convention(suite.convention)
+    >>> make_cell(suite, common, "resnet20", "resnet8", spec, 0, 30, Request()).pair
+    'resnet20:resnet8'
+    """
     from kdbench import models
 
     method = registry.get(spec.name)
@@ -143,7 +175,7 @@ def make_cell(
         usual |= tuned.choice(request.out, *where, spec.name, seed, usual)
     said = {name: value for name, value in spec.hyper if value != usual[name]}
     recipe = suite.recipe.facts_for(student, epochs)
-    recipe |= {name: list(recipe[name]) for name in ("mean", "std")}
+    recipe |= {name: list(recipe[name]) for name in ("mean", "std")} | scaled(suite)
     assistant = assisted = None
     try:
         named = assistants.network(spec.name, student)
@@ -177,8 +209,19 @@ def make_cell(
     return Cell(settings, _label(spec.name, said, weights), quick, assistant)
 
 
+def scaled(suite: Suite) -> dict[str, int]:
+    """The side of the images that networks see, where pictures of another size lie in the data set."""
+    from kdbench.data import names
+
+    return {} if names.side(suite.dataset) in (suite.image_size, None) else {"image_size": suite.image_size}
+
+
 def published_hyper(convention: Convention, method: str, teacher: str, student: str) -> dict[str, Any]:
-    """Every hyper-parameter of a method: its defaults, and what the convention says of it on the pair."""
+    """Every hyper-parameter of a method: its defaults, and what the convention says of it on the pair.
+
+    >>> published_hyper(suites.convention("crd"), "kd", "resnet20", "resnet8")
+    {'ce_weight': 0.1, 'kd_weight': 0.9, 'tau': 4.0}
+    """
     known = registry.get(method).hyperparameters()
     usual: dict[str, Any] = {name: found.default for name, found in known.items()}
     return usual | convention.hyper(method, f"{teacher}:{student}", known)
@@ -196,6 +239,12 @@ def choose_device(wanted: str) -> str:
 
     Raises:
         ValueError: there is no such device.
+
+    >>> choose_device("cpu")
+    'cpu'
+    >>> choose_device("tpu")
+    Traceback (most recent call last):
+    ValueError: no device 'tpu'; write cpu, cuda or cuda:N
     """
     if wanted == "cpu":
         return wanted
@@ -224,7 +273,12 @@ def compiles(device: str) -> bool:
 
 
 def choose_suite(wanted: str, device: str) -> tuple[Suite, list[str]]:
-    """``auto``: semckd where there is CUDA, else digits; the note says which and why."""
+    """``auto``: semckd where there is CUDA, else digits; the note says which and why.
+
+    >>> suite, notes = choose_suite("auto", "cpu")
+    >>> suite.name, notes
+    ('digits', ['suite digits (embedded, small), because there is no CUDA device; --suite semckd trains on ...
+    """
     if wanted != AUTO:
         return suites.load(wanted), []
     if device.startswith("cuda"):
@@ -241,6 +295,9 @@ def choose_pairs(wanted: str, suite: Suite) -> list[tuple[str, str]]:
 
     Raises:
         ValueError: no such pair or model.
+
+    >>> choose_pairs("wrn_16_2:*", suites.load("digits"))
+    [('wrn_16_2', 'wrn_16_1'), ('wrn_16_2', 'resnet8')]
     """
     from kdbench import models
 

@@ -57,13 +57,21 @@ def taught(
         out: tables lie in its folder ``tables``.
         name: the teacher's, for the folder.
         switch: "off" for none at all.
+
+    >>> from kdbench import data
+    >>> from kdbench.testing.examples import setting
+    >>> shared = setting()
+    >>> facts = (Path("out"), "toy", data.load("digits"), {}, shared, shared.train)
+    >>> with taught(*facts, lanes=[], visits=1, note=print) as same:  # no lane, so no table
+    ...     same is shared
+    True
     """
     lanes = [lane for lane in lanes if lane.method.needs_teacher]
     below = [lane.method.reads for lane in lanes if lane.method.reads in READS[:-1]]
     # In a loop whose teacher must be live for some lane, what it says is kept for methods to come; a
     # captured step keeps nothing.
     useful = len(below) == len(lanes) if setting.machine is not None else True
-    if switch == "off" or not lanes or setting.teacher is None or loader.views or not useful:
+    if switch == "off" or not lanes or setting.teacher is None or loader.views or not loader.countable or not useful:
         yield setting
         return
     pays = visits > count_views(loader.crop_padding, loader.flip) / 2
@@ -133,6 +141,12 @@ def where(
     """The table's place: another one for whatever may change a bit of the teacher's answers.
 
     ``teacher`` is the folded one that answers.
+
+    >>> from kdbench import data, models, suites
+    >>> images, recipe = data.load("digits"), suites.load("digits").recipe.model_dump()
+    >>> teacher = models.create("resnet20", 10)
+    >>> where(Path("results"), "resnet20", images, recipe, teacher, Precision(), torch.device("cpu")).title
+    'digits-resnet20'
     """
     machine = environment.describe(str(device))
     facts = {

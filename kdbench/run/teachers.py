@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from kdbench import data as sets
 from kdbench import models, registry
-from kdbench.data import Dataset, Loader
+from kdbench.data import Dataset, DataSource, Loader
 from kdbench.data.loader import Plain
 from kdbench.engine.checkpoint import CheckpointDamaged, CheckpointForeign
 from kdbench.engine.evaluate import measure, predictions
@@ -27,6 +28,7 @@ from kdbench.engine.schedule import Plan, later
 from kdbench.models import Tapped, teachers
 from kdbench.models.teachers import DataIdentity, TeacherCard
 from kdbench.suites import Suite
+from kdbench.suites.published_teachers import hint
 from kdbench.utils.seeding import stable_seed
 from kdbench.utils.wording import count
 
@@ -35,32 +37,64 @@ TEST_PIXELS = 64 * 32 * 32
 
 
 class TeacherFailed(Exception):
-    """The teacher could not be trained; its cells cannot run."""
+    """The teacher could not be trained; its cells cannot run.
+
+    >>> raise TeacherFailed("teacher resnet20: ce is nan in epoch 1")
+    Traceback (most recent call last):
+    kdbench.run.teachers.TeacherFailed: teacher resnet20: ce is nan in epoch 1
+    """
 
 
-def images(suite: Suite, data_dir: Path | None, limit: int | None = None) -> Dataset:
+def images(
+    suite: Suite,
+    data_dir: Path | None,
+    limit: int | None = None,
+    *,
+    source: str = "auto",
+    workers: int | None = None,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> Dataset:
     """The suite's data; of the training images the first ``limit`` where one is given.
+
+    ``source`` and ``workers`` as for ``kdbench.data.choose``. Pictures of another size than the suite's are cut or
+    scaled to it where the recipe says how: larger ones are cropped, ``augment`` rrc scales.
 
     Raises:
         ValueError: they are not there, or not what the suite says they are.
+
+    >>> from kdbench import suites
+    >>> len(images(suites.load("digits"), None, limit=64).train_labels)
+    64
     """
-    found = sets.load(suite.dataset, data_dir)
+    found = sets.choose(suite.dataset, data_dir, source=source, workers=workers, say=say)
     said, here = (suite.num_classes, suite.image_size), (found.num_classes, found.image_shape[-1])
-    if said != here:
+    scaled = suite.recipe.augment.startswith("rrc") and suite.teacher.augment.startswith("rrc")
+    if said[0] != here[0] or not (said[1] <= here[1] or scaled):
         raise ValueError(
             f"suite {suite.name} says num_classes = {said[0]} and image_size = {said[1]}, but {suite.dataset} has"
             f" {here[0]} classes and images of {here[1]} px; correct the suite, or --set both"
         )
+    if said[1] != here[1]:
+        found = replace(found, side=said[1])
     return found if limit is None else sets.limit(found, limit)
 
 
 def recipe(suite: Suite, name: str, epochs: int | None, limit_train: int | None) -> dict[str, Any]:
-    """What the teacher ``name`` is trained with; short when the run itself is a short look."""
+    """What the teacher ``name`` is trained with; short when the run itself is a short look.
+
+    >>> from kdbench import suites
+    >>> wanted = recipe(suites.load("semckd"), "resnet32x4", None, None)
+    >>> wanted["epochs"], wanted["milestones"], wanted["quick"]
+    (240, [150, 180, 210], False)
+    """
     own = suite.teacher
     full = own.epochs
     length = full if epochs is None or epochs >= suite.recipe.epochs else min(full, epochs)
+    from kdbench.run.session import scaled
+
     return {
         **own.facts_for(name, length),
+        **scaled(suite),
         "epochs": length,
         "limit_train": limit_train,
         "quick": length < full or limit_train is not None,
@@ -76,7 +110,13 @@ def variant(wanted: dict[str, Any]) -> str:
 
 
 def there(folder: Path, suite: Suite, name: str, wanted: dict[str, Any]) -> str | None:
-    """Suffix of the stored teacher that a run with this recipe uses; None: it must be trained."""
+    """Suffix of the stored teacher that a run with this recipe uses; None: it must be trained.
+
+    >>> from kdbench import suites
+    >>> suite = suites.load("digits")
+    >>> there(Path("results/teachers"), suite, "resnet20", recipe(suite, "resnet20", None, None)) is None
+    True
+    """
     for suffix in dict.fromkeys(("", variant(wanted))):
         if teachers.path(folder, suite.dataset, name, suffix).exists():
             return suffix
@@ -107,6 +147,15 @@ def get(
     Raises:
         ValueError: the stored file is damaged or does not fit.
         TeacherFailed: training diverged.
+
+    >>> from kdbench import suites
+    >>> from kdbench.run.outcome import Teller
+    >>> suite, said = suites.load("digits"), []
+    >>> data, wanted = images(suite, None, 64), recipe(suite, "resnet8", epochs=1, limit_train=64)
+    >>> how = {"device": torch.device("cpu"), "watch": Teller(said.append), "note": said.append}
+    >>> net, card = get(Path("teachers"), suite, "resnet8", data, wanted, **how)
+    >>> card.name, net.training
+    ('resnet8', False)
     """
     suffix = variant(wanted)
     lock = teachers.path(folder, suite.dataset, name, suffix).with_suffix(".lock")
@@ -138,7 +187,12 @@ def get(
 
 
 def identity(data: Dataset, *, part: bool = False) -> DataIdentity:
-    """Which data these are; ``part``: some of the training images, so only what is not of them is compared."""
+    """Which data these are; ``part``: some of the training images, so only what is not of them is compared.
+
+    >>> from kdbench.data import load
+    >>> identity(load("digits")).counts
+    {'train': 1000, 'test': 797}
+    """
     counts = {"train": len(data.train_labels), "test": len(data.test_labels)}
     if part:
         del counts["train"]
@@ -171,8 +225,9 @@ def train(
     note: Callable[[str], None],
     seed: int = 0,
     graphs: str = "auto",
+    start: Callable[[], Tapped] | None = None,
 ) -> TeacherCard:
-    """Train one teacher with plain cross-entropy; resumes its own checkpoint.
+    """Train one teacher with plain cross-entropy; resumes its own checkpoint. ``start`` makes what it starts from.
 
     The finished weights are rounded to fp16 *before* they are measured and used, so that the
     small file is exactly the teacher that every student saw.
@@ -181,8 +236,12 @@ def train(
         TeacherFailed: training diverged.
     """
     note(f"no teacher {name} for {suite.dataset} yet: training it for {count(wanted['epochs'], 'epoch')}")
+    if published := hint(name, suite.dataset, suite.name):
+        note(published)
     torch.manual_seed(stable_seed(seed, "teacher", name))
-    net = models.create(name, data.num_classes, image_size=data.image_shape[-1])
+    drop_path = wanted.get("drop_path", 0.0)
+    side = data.image_shape[-1]
+    net = start() if start else models.create(name, data.num_classes, image_size=side, drop_path=drop_path)
     if net.pretrained:
         note(f"teacher {name} starts from its pretrained weights ({net.pretrained[:8]})")
     checkpoint = teachers.path(folder, suite.dataset, name, variant(wanted)).with_suffix(".ckpt")
@@ -290,7 +349,14 @@ def _keep(lane: Lane) -> None:
 def make_loader(
     data: Dataset, recipe: dict[str, Any], *, seed: int, device: torch.device, views: tuple[str, ...] = ()
 ) -> Loader:
-    """The training batches of one recipe."""
+    """The training batches of one recipe.
+
+    >>> from kdbench import suites
+    >>> suite = suites.load("digits")
+    >>> wanted = suite.recipe.model_dump()
+    >>> len(make_loader(images(suite, None), wanted, seed=0, device=torch.device("cpu"))), wanted["batch_size"]
+    (16, 64)
+    """
     return Loader(
         data.train_images,
         data.train_labels,
@@ -302,21 +368,56 @@ def make_loader(
         seed=seed,
         device=device,
         views=views,
+        size=data.side,
+        num_classes=data.num_classes,
+        workers=data.workers,
+        **{name: recipe[name] for name in ("augment", "mixup", "cutmix", "random_erasing") if name in recipe},
     )
 
 
 def test_batches(data: Dataset, recipe: dict[str, Any], device: torch.device) -> Plain:
-    """The test images in order, normalised, without augmentation; they lie on the device as long as this is held."""
-    return plain_batches(data.test_images, data.test_labels, recipe, device)
+    """The test images in order, normalised, without augmentation; they lie on the device as long as this is held.
+
+    >>> from kdbench import suites
+    >>> suite = suites.load("digits")
+    >>> batches = test_batches(images(suite, None), suite.recipe.model_dump(), torch.device("cpu"))
+    >>> sum(len(label) for _, label in batches)
+    797
+    """
+    return plain_batches(data.test_images, data.test_labels, recipe, device, side=data.side, workers=data.workers)
 
 
-def plain_batches(images: Tensor, labels: Tensor, recipe: dict[str, Any], device: torch.device) -> Plain:
+def plain_batches(
+    images: Tensor | DataSource,
+    labels: Tensor,
+    recipe: dict[str, Any],
+    device: torch.device,
+    *,
+    side: int | None = None,
+    workers: int = 0,
+) -> Plain:
     """Images (N, 3, H, W) uint8 and labels (N,) in order, as ``test_batches`` makes them.
 
     Raises:
         ValueError: fewer than two.
+
+    >>> from kdbench import suites
+    >>> recipe = suites.load("digits").recipe.model_dump()
+    >>> found, labels = torch.zeros(5, 3, 8, 8, dtype=torch.uint8), torch.arange(5)
+    >>> [len(label) for _, label in plain_batches(found, labels, recipe, torch.device("cpu"))]
+    [5]
     """
-    loader = Loader(images, labels, batch_size=256, mean=recipe["mean"], std=recipe["std"], device=device)
-    height, width = images.shape[2:]
+    loader = Loader(
+        images,
+        labels,
+        batch_size=256,
+        mean=recipe["mean"],
+        std=recipe["std"],
+        device=device,
+        size=side,
+        augment="crop" if side is None or side <= images.shape[-1] else "rrc",  # shown as they are; none is drawn
+        workers=workers,
+    )
+    height = width = side or images.shape[-1]
     fits = max(16, min(256, TEST_PIXELS // (height * width)))
     return loader.plain(1000 if device.type == "cuda" else fits)

@@ -6,108 +6,36 @@ A file has every trial with its accuracies, the budget, and what they were measu
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
-
 from kdbench import registry
-from kdbench.record import Value, runs_folder, safe_name
-from kdbench.utils.files import atomic_write
-from kdbench.utils.sealing import checksum
+from kdbench.record import runs_folder, safe_name
+from kdbench.utils.tuning_file import Budget, Score, Trial, Tuned, read, write
 
 if TYPE_CHECKING:
     from kdbench.run.grid import Cell
 
-FORMAT = 1
-
-
-class Score(BaseModel):
-    """One trial with one seed: validation accuracy in percent after the last epoch, or why there is none."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    seed: int
-    settings: str  # hash of the trial's settings, which names its record
-    val_top1: float | None = None
-    reason: str = ""
-
-
-class Trial(BaseModel):
-    """One candidate of the search space."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-
-    values: dict[str, Value]
-    published: bool  # the values in force without tuning
-    scores: tuple[Score, ...]
-
-    @property
-    def mean(self) -> float | None:
-        """Over the seeds; None where one of them failed: such a candidate is not chosen."""
-        found = [score.val_top1 for score in self.scores if score.val_top1 is not None]
-        return sum(found) / len(found) if found and len(found) == len(self.scores) else None
-
-
-class Budget(BaseModel):
-    """What was spent on a method: the same for every one."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    trials: int
-    epochs: int
-    seeds: tuple[int, ...]
-    validation: float  # share of the training images
-
-    def __str__(self) -> str:
-        return f"{self.trials} trials of {self.epochs} epochs, seeds {', '.join(map(str, self.seeds))}"
-
-
-class Tuned(BaseModel):
-    """The choice of one method on one pair, and all that it rests on."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-
-    format: int = FORMAT
-    suite: str
-    dataset: str
-    convention: str
-    teacher: str  # "" where the method needs none
-    student: str
-    method: str
-    published: dict[str, Value]  # every hyper-parameter that is in force without tuning
-    trials: tuple[Trial, ...]
-    choice: dict[str, Value]  # values that replace the published ones; {}: these stay
-    reason: str = ""  # why there was nothing to choose
-    over_published: float | None = None  # margin of the choice in points of validation accuracy; None: it failed
-    over_second: float | None = None  # over the best other candidate
-    budget: Budget
-    recipe: dict[str, Any]
-    limit_train: int | None = None
-    precision: str
-    data: dict[str, Any]
-    teacher_sha256: str = ""
-    plugin_sha256: str = ""
-    code: dict[str, Any]
-    finished: str  # ISO 8601
-    checksum: str = ""  # set by ``write``
-
-    @model_validator(mode="after")
-    def _chosen_from_the_trials(self) -> Tuned:
-        if self.choice and self.choice not in [trial.values for trial in self.trials]:
-            raise ValueError("the choice is none of the trials")
-        return self
-
-    @property
-    def pair(self) -> str:
-        """``teacher:student``, or the student alone."""
-        return f"{self.teacher}:{self.student}" if self.teacher else self.student
+__all__ = [
+    "Budget",
+    "Score",
+    "Trial",
+    "Tuned",
+    "home",
+    "path",
+    "read",
+    "tunable",
+    "write",
+]
 
 
 def home(out: Path) -> Path:
-    """Where tuned weights, and the records of their trials, lie."""
+    """Where tuned weights, and the records of their trials, lie.
+
+    >>> home(Path("results")).as_posix()
+    'results/tuned'
+    """
     return out / "tuned"
 
 
@@ -116,6 +44,9 @@ def path(out: Path, suite: str, teacher: str, student: str, method: str) -> Path
 
     Raises:
         ValueError: the suite's name is one of the folders beside it.
+
+    >>> path(Path("results"), "digits", "resnet20", "resnet8", "semckd").as_posix()
+    'results/tuned/digits/resnet20-resnet8/semckd.json'
     """
     if safe_name(suite) in ("runs", "students", "assistants"):
         raise ValueError(
@@ -125,48 +56,14 @@ def path(out: Path, suite: str, teacher: str, student: str, method: str) -> Path
     return home(out) / folder.relative_to(home(out) / "runs") / f"{safe_name(method)[:100]}.json"
 
 
-def write(one: Tuned, file: Path) -> Tuned:
-    """Put a choice on disk, whole or not at all; returns it as it will be read.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    values = json.loads(one.model_dump_json(exclude={"checksum"}))
-    values["checksum"] = checksum(values)
-    with atomic_write(file, "w") as opened:
-        json.dump(values, opened, indent=1, allow_nan=False)
-        opened.write("\n")
-    return Tuned.model_validate(values)
-
-
-def read(file: Path) -> Tuned:
-    """The choice in a file.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: it was cut or edited, or cannot be read.
-    """
-    try:
-        values = json.loads(file.read_bytes())
-        sealed = values["checksum"] == checksum({name: value for name, value in values.items() if name != "checksum"})
-        if not sealed:
-            raise ValueError(f"{file} was changed after it was written: its checksum differs")
-        return Tuned.model_validate(values)
-    except FileNotFoundError:
-        raise
-    except ValidationError as error:
-        raise ValueError(f"{file} has no tuned weights of this kdbench: {error.errors()[0]['msg']}") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is truncated or not JSON: {error}") from error
-    except (OSError, KeyError, TypeError, RecursionError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} has no tuned weights: {type(error).__name__}: {error}") from error
-
-
 def tunable(method: str, published: Mapping[str, Any]) -> bool:
     """Whether a method has anything to tune: where not, its tuned row is its published one.
 
     Raises:
         ValueError: its search space is not well stated.
+
+    >>> tunable("semckd", {"beta": 400.0}), tunable("student", {})
+    (True, False)
     """
     return registry.get(method).search_space(published) != [{}]
 

@@ -25,7 +25,13 @@ def number(option: str, value: int | None, least: int, most: int, what: str = ""
 
 
 def length(epochs: int | None, limit_train: int | None, lanes: int | None) -> None:
-    """Raises: ValueError: a number of the command line is not within its bounds."""
+    """Raises: ValueError: a number of the command line is not within its bounds.
+
+    >>> length(240, None, 4)
+    >>> length(0, None, None)
+    Traceback (most recent call last):
+    ValueError: --epochs must be 1 or more, not 0
+    """
     number("--epochs", epochs, 1, EPOCHS)
     number("--limit-train", limit_train, 2, IMAGES, " images")
     number("--lanes", lanes, 1, CELLS)
@@ -36,6 +42,9 @@ def seeds(wanted: str | None, default: Sequence[int]) -> list[int]:
 
     Raises:
         ValueError: not whole numbers, none, or more than anybody trains.
+
+    >>> seeds("3", (0,)), seeds("4,", (0,)), seeds(None, (0, 1))
+    ([0, 1, 2], [4], [0, 1])
     """
     if wanted is None:
         return list(default)

@@ -5,12 +5,14 @@ it is a TOML file here or one of the user's. No torch in this package.
 """
 
 from kdbench.suites.convention import Convention, convention, convention_names
+from kdbench.suites.published_teachers import PublishedTeacher, load_published
 from kdbench.suites.records import Standing, best_comparable, records_to_beat
 from kdbench.suites.suite import Published, Recipe, Suite, load, names, published
 
 __all__ = [
     "Convention",
     "Published",
+    "PublishedTeacher",
     "Recipe",
     "Standing",
     "Suite",
@@ -18,6 +20,7 @@ __all__ = [
     "convention",
     "convention_names",
     "load",
+    "load_published",
     "names",
     "published",
     "records_to_beat",

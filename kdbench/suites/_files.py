@@ -76,8 +76,10 @@ def read(file: Traversable) -> dict[str, Any]:
         return tomllib.loads(text)
     except RecursionError as error:
         raise ValueError(f"{file.name} is not readable as TOML: it is nested too deeply") from error
-    except ValueError as error:  # also Python's own about numbers of thousands of digits
+    except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{file.name} is not readable as TOML: {printable(str(error), SHOWN)}") from error
+    except ValueError as error:  # Python's own
+        raise ValueError(f"{file.name} is not readable as TOML: it has a number of thousands of digits") from error
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -20,6 +20,10 @@ class Convention(BaseModel):
 
     A method's values are, the later beating the earlier: ``ce_weight`` and ``kd_weight`` of
     the convention, its table in ``methods``, its table for the pair in ``pairs``.
+
+    >>> common = convention("semckd")
+    >>> common.hyper("fitnet", "resnet32x4:resnet8x4", known=["ce_weight", "kd_weight", "beta"])
+    {'ce_weight': 1.0, 'kd_weight': 1.0, 'beta': 100.0}
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -66,7 +70,11 @@ class Convention(BaseModel):
 
 
 def convention_names() -> list[str]:
-    """Every convention that kdbench brings, sorted."""
+    """Every convention that kdbench brings, sorted.
+
+    >>> convention_names()
+    ['crd', 'semckd']
+    """
     found = (file.name for file in HOME.iterdir())
     return sorted(f.removeprefix(_PREFIX).removesuffix(".toml") for f in found if f.startswith(_PREFIX))
 
@@ -76,6 +84,12 @@ def convention(name: str) -> Convention:
 
     Raises:
         ValueError: there is none, or the file does not say what a convention must.
+
+    >>> convention("crd").kd_weight, convention("semckd").kd_weight
+    (0.0, 1.0)
+    >>> convention("semkd")
+    Traceback (most recent call last):
+    ValueError: no convention 'semkd'; did you mean semckd?, or give the path of a .toml file
     """
     file, _ = find("convention", name, convention_names(), _PREFIX)
     try:

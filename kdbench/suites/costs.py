@@ -6,7 +6,10 @@ import csv
 from collections.abc import Iterable
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from kdbench.suites._files import sentence
+from kdbench.utils.files import atomic_write
 
 #: Images of a batch in every measurement.
 BATCH = 64
@@ -43,6 +46,10 @@ class Cost(BaseModel):
     share, are left out. On the CPU the bytes of tensors are counted, so that it is no matter of the machine. MACs are
     the multiply-accumulates of matrix products and convolutions in a forward pass, per image; the backward pass
     takes about twice as many.
+
+    >>> semckd = load()["semckd"]
+    >>> semckd.pair, semckd.batch, semckd.extra_infer_params
+    ('resnet32x4:resnet8x4', 64, 0)
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -96,6 +103,9 @@ def load() -> dict[str, Cost]:
 
     Raises:
         ValueError: the table is not there or cannot be read.
+
+    >>> {"semckd", "crd", "kd"} <= load().keys()
+    True
     """
     try:
         table = csv.DictReader(TABLE.read_text(encoding="utf-8").splitlines())
@@ -103,13 +113,26 @@ def load() -> dict[str, Cost]:
         if wrong := set(Cost.model_fields) ^ set(table.fieldnames or ()):
             raise ValueError(f"columns lack or are unknown ({', '.join(sorted(wrong))}); `make costs` measures anew")
         return {row["method"]: Cost.model_validate(row) for row in rows}
-    except (OSError, KeyError, ValueError) as error:
-        raise ValueError(f"the table of measured costs, {TABLE.name}, cannot be read: {error}") from error
+    except (OSError, KeyError, ValueError, csv.Error) as error:
+        raise ValueError(f"the table of measured costs, {TABLE.name}, cannot be read: {_why(error)}") from error
 
 
-def save(costs: Iterable[Cost]) -> None:
-    """Write the table, in order of the names."""
-    with open(TABLE, "w", encoding="utf-8", newline="") as file:
+def _why(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        return sentence(error)
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start} is not UTF-8"
+    return getattr(error, "strerror", None) or str(error)
+
+
+def save(costs: Iterable[Cost], table: Path | None = None) -> None:
+    """Write the table, in order of the names; ``table`` is the kept one where none is given.
+
+    >>> save([load()["kd"], load()["crd"]], Path("cost.csv"))
+    >>> [line.split(",")[0] for line in Path("cost.csv").read_text().splitlines()]
+    ['method', 'crd', 'kd']
+    """
+    with atomic_write(table or TABLE, "w", newline="") as file:
         writer = csv.DictWriter(file, list(Cost.model_fields), lineterminator="\n")
         writer.writeheader()
         writer.writerows(cost.model_dump() for cost in sorted(costs, key=lambda cost: cost.method))

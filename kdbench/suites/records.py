@@ -10,7 +10,13 @@ from kdbench.suites.suite import Published, Suite, read_number
 
 
 class Standing(NamedTuple):
-    """A published number that nobody has beaten under its recipe, as far as its source tells."""
+    """A published number that nobody has beaten under its recipe, as far as its source tells.
+
+    >>> from kdbench import suites
+    >>> first = records_to_beat(suites.load("crd"))["resnet56", "resnet20"][0]
+    >>> first.number.rule
+    'best_test'
+    """
 
     method: str  # in the field's words, as its source writes it
     number: Published
@@ -44,7 +50,15 @@ def records_to_beat(suite: Suite) -> dict[tuple[str, str], list[Standing]]:
 
 
 def best_comparable(standing: Iterable[Standing]) -> Standing | None:
-    """The highest of those with the suite's own recipe."""
+    """The highest of those with the suite's own recipe.
+
+    >>> from kdbench import suites
+    >>> found = records_to_beat(suites.load("crd"))["resnet56", "resnet20"]
+    >>> best_comparable(found).departs
+    ''
+    >>> best_comparable([]) is None
+    True
+    """
     same = [one for one in standing if not one.departs]
     return max(same, key=lambda one: one.number.mean, default=None)
 

@@ -38,7 +38,24 @@ from kdbench.utils.wording import printable, quoted
 Rule = Literal["last", "best_test"]
 Schedule = Literal["step", "cosine", "onecycle"]
 #: Settings of a recipe that came later: at their default a run is what it was before there were any.
-LATER = ("validation", "schedule", "warmup_epochs", "min_lr", "clip_grad")
+LATER = (
+    "validation",
+    "schedule",
+    "warmup_epochs",
+    "min_lr",
+    "clip_grad",
+    "optimizer",
+    "label_smoothing",
+    "ema",
+    "drop_path",
+    "accumulate",
+    "augment",
+    "mixup",
+    "cutmix",
+    "random_erasing",
+)
+#: What a teacher's recipe does not take over from the student's.
+OWN = ("validation", "ema", "drop_path")
 _TIMM = "timm/"  # prefix of timm's models
 
 
@@ -48,6 +65,12 @@ class Recipe(BaseModel):
     ``milestones`` are stated for ``epochs`` and as the papers write them, "after epoch 150"
     of epochs counted from 1; where epochs count from 0, as in the engine, epoch 150 is the
     first at the lower rate.
+
+    >>> recipe = load("semckd").recipe
+    >>> recipe.lr_for("resnet8x4"), recipe.lr_for("MobileNetV2")
+    (0.05, 0.01)
+    >>> recipe.milestones_for(24)
+    (15, 18, 21)
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -72,6 +95,15 @@ class Recipe(BaseModel):
     warmup_epochs: Annotated[int, Field(strict=True, ge=0, le=EPOCHS)] = 0  # stated for ``epochs``, as the milestones
     min_lr: NotNegative = 0.0  # what the rate does not fall below
     clip_grad: NotNegative = 0.0  # largest norm of all gradients of student and method together; 0: no limit
+    optimizer: Said = "sgd"  # or a name of timm.optim; others than sgd do not decay biases and norms
+    label_smoothing: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0  # of the cross-entropy of every method
+    ema: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0  # decay of averaged weights, scored beside the raw
+    drop_path: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0  # stochastic depth of timm's networks
+    accumulate: Annotated[int, Field(strict=True, ge=1, le=BATCH)] = 1  # batches of one optimizer step
+    augment: Said = "crop"  # see kdbench.data.augment; rrc, rrc+rand-m9-mstd0.5-inc1
+    mixup: NotNegative = 0.0  # alpha; 0: none
+    cutmix: NotNegative = 0.0  # alpha; 0: none
+    random_erasing: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.0  # probability
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -124,6 +156,12 @@ class Suite(BaseModel):
     """One comparison. ``teacher`` is its recipe for teachers: what its TOML table leaves out is as in ``recipe``.
 
     The path of ``dataset = "imagefolder:PATH@SIZE"`` starts from the folder of the TOML file.
+
+    >>> digits = load("digits")
+    >>> digits.dataset, digits.num_classes, digits.pairs[0]
+    ('digits', 10, ('resnet20', 'resnet8'))
+    >>> digits.set("recipe.lr", "0.1").recipe.lr
+    0.1
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -169,6 +207,8 @@ class Suite(BaseModel):
             raise ValueError("teacher and student see the same images, so mean and std are set in the recipe only")
         if self.teacher.validation:
             raise ValueError("teachers train on all training images, so validation is set in the recipe only")
+        if self.teacher.ema:
+            raise ValueError("a teacher is kept as its training ends, so ema is set in the recipe only")
         if not self.convention.endswith(".toml") and self.convention not in convention_names():
             raise ValueError(f"no convention {quoted(self.convention)}; {nearest(self.convention, convention_names())}")
         if (self.published is None) != (self.published_rule is None):
@@ -197,7 +237,7 @@ class Suite(BaseModel):
             "num_classes",
             "convention",
             *(f"recipe.{name}" for name in Recipe.model_fields if name != "epochs"),
-            *(f"teacher.{name}" for name in Recipe.model_fields if name not in ("mean", "std", "validation")),
+            *(f"teacher.{name}" for name in Recipe.model_fields if name not in ("mean", "std", "validation", "ema")),
         ]
         if key not in settable:
             near = f"did you mean recipe.{key}?" if f"recipe.{key}" in settable else nearest(key, settable)
@@ -226,7 +266,12 @@ class Suite(BaseModel):
 
 
 class Published(NamedTuple):
-    """One published top-1 accuracy, in percent."""
+    """One published top-1 accuracy, in percent.
+
+    >>> found = published(load("semckd"))["resnet32x4", "resnet8x4", "kd"]
+    >>> found.mean, found.std, found.rule
+    (74.42, 0.05, 'best_test')
+    """
 
     mean: float
     std: float | None
@@ -236,9 +281,14 @@ class Published(NamedTuple):
 
 
 def names() -> list[str]:
-    """Every suite that kdbench brings, sorted."""
+    """Every suite that kdbench brings, sorted.
+
+    >>> {"crd", "digits", "semckd"} <= set(names())
+    True
+    """
     found = (file.name for file in HOME.iterdir())
-    return sorted(f.removesuffix(".toml") for f in found if f.endswith(".toml") and not f.startswith("convention_"))
+    others = ("convention_", "teachers.")
+    return sorted(f.removesuffix(".toml") for f in found if f.endswith(".toml") and not f.startswith(others))
 
 
 def load(name: str) -> Suite:
@@ -246,6 +296,12 @@ def load(name: str) -> Suite:
 
     Raises:
         ValueError: there is none, or the file does not say what a suite must.
+
+    >>> load("digits").num_classes
+    10
+    >>> load("digit")
+    Traceback (most recent call last):
+    ValueError: no suite 'digit'; did you mean digits?, or give the path of a .toml file
     """
     file, home = find("suite", name, names())
     raw = read(file)
@@ -268,6 +324,9 @@ def published(suite: Suite) -> dict[tuple[str, str, str], Published]:
 
     Raises:
         ValueError: the table is not there or not readable.
+
+    >>> published(load("semckd"))["resnet32x4", "resnet8x4", "semckd"]
+    Published(mean=76.23, std=0.04, n=None, source='SemCKD, AAAI 2021, table of feature maps', rule='best_test')
     """
     if suite.published is None:
         return {}
@@ -311,7 +370,7 @@ def _scaled(milestones: Sequence[int], stated_for: int, epochs: int) -> tuple[in
 
 def _teacher(recipe: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """The student's recipe with the teacher's differences; the milestones follow its epochs."""
-    merged = {key: value for key, value in recipe.items() if key != "validation"} | own
+    merged = {key: value for key, value in recipe.items() if key not in OWN} | own
     lengths, milestones = [recipe.get("epochs"), own.get("epochs")], recipe.get("milestones", ())
     # What is no number, or out of bounds, is told when the recipes are looked at.
     numbers = [*lengths, *(milestones if isinstance(milestones, list | tuple) else [None])]

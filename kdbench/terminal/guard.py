@@ -18,13 +18,14 @@ import click
 
 from kdbench.terminal.signals import Asked, orderly
 from kdbench.terminal.streams import ReaderGone, Stream, standard, unbreakable
+from kdbench.utils.files import trouble
 from kdbench.utils.wording import printable
 
 #: Letters of a sentence: some name every method that there is.
 LENGTH = 2000
 #: Shows where an error of kdbench's own comes from.
 TRACEBACK = "KDBENCH_TRACEBACK"
-_LONG = {"run", "train", "table"}  # verbs that keep what they have done and go on
+_LONG = {"run", "train", "table", "probe"}  # verbs that keep what they have done and go on
 
 
 class Failure(click.ClickException):
@@ -55,7 +56,8 @@ class Interrupted(Failure):
             self.code, said = why.exit_code, f"ended by {why}"
         elif isinstance(why, ReaderGone):
             self.code, said = 141, "ended, because nobody reads the output any more"
-        kept = "; what was trained up to the last full epoch is kept, repeat the command to go on"
+        done = "measured" if verb == "probe" else "trained up to the last full epoch"
+        kept = f"; what was {done} is kept, repeat the command to go on"
         # A list that nobody reads to its end is no news, and every other program says nothing of it.
         self.silent = isinstance(why, ReaderGone) and verb not in _LONG
         super().__init__(said + (kept if verb in _LONG else ""))
@@ -81,8 +83,7 @@ def sentences(verb: Callable[..., Any]) -> Callable[..., Any]:
         except ValueError as error:
             raise Failure(str(error)) from error
         except OSError as error:
-            said = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
-            raise Failure(said) from error
+            raise Failure(trouble(error)) from error
         except click.ClickException:
             raise
         except Exception as error:

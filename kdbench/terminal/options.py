@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from functools import partial, reduce
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,8 +14,14 @@ from kdbench.terminal.guard import Failure
 from kdbench.utils.files import expanded
 from kdbench.utils.wording import quoted
 
+if TYPE_CHECKING:  # says what it converts to since click 8.4 only
+    _Number = click.ParamType[int]
+    _Place = click.ParamType[Path]
+else:
+    _Number = _Place = click.ParamType
 
-class Whole(click.ParamType):
+
+class Whole(_Number):
     """A whole number as a person writes it; what it may be is the verb's matter."""
 
     name = "integer"
@@ -29,7 +35,7 @@ class Whole(click.ParamType):
         return int(value)
 
 
-class Folder(click.ParamType):
+class Folder(_Place):
     """A folder, or a file; ``~`` is the user's own."""
 
     name = "path"
@@ -100,6 +106,26 @@ PLUGIN = option(
 DATA = option("--data-dir", type=FOLDER, envvar="KDBENCH_DATA", help="Where data sets lie or are put.")
 
 
+DATA_SOURCE = option(
+    "--data-source",
+    default="auto",
+    show_default=True,
+    envvar="KDBENCH_DATA_SOURCE",
+    help="Where pictures are read from: resident (memory), packed (see `kdbench data pack`; packed:FOLDER where it"
+    " lies elsewhere), streamed (files, decoded by workers). auto: memory where the pictures take at most half of"
+    " what is free, else a pack where there is one, else files. Results do not depend on it.",
+)
+
+
+DATA_WORKERS = option(
+    "--data-workers",
+    type=WHOLE,
+    metavar="N",
+    help="Processes that make batches ahead. Default: one less than cores (at most 8) for streamed, else 0. Results"
+    " do not depend on it.",
+)
+
+
 CHOSEN = option(
     "--suite", "-s", "chosen", multiple=True, help="Only this suite; may be repeated. Default: all that have records."
 )
@@ -141,6 +167,16 @@ WEIGHTS = option(
 )
 
 
+BUDGET = option(
+    "--budget",
+    metavar="TIME",
+    help="Propose the pairs, seeds, epochs and methods that fit into a time such as 45m, 4h or 1h30m.",
+)
+
+
+YES = option("--yes", "-y", is_flag=True, help="Answer yes: to a run of more than two hours on a CPU, to a proposal.")
+
+
 _TUNING = (
     option("--methods", "-m", help="As for `kdbench run`, without values. Default: the suite's."),
     option("--pairs", "-p", default="all", show_default=True, help="As for `kdbench run`."),
@@ -160,3 +196,24 @@ _TUNING = (
 def TUNING(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of `kdbench tune` that no other verb has."""
     return reduce(lambda made, option: option(made), reversed(_TUNING), command)
+
+
+_PROBING = (
+    option("--methods", "-m", default="all", show_default=True, help="Of the kept students: a,b | all | fit*."),
+    option("--pairs", "-p", default="all", show_default=True, help="all | TEACHER:STUDENT,... | globs."),
+    option("--seeds", help="A count (3) or a list (0,1,2). Default: all that are there."),
+    option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="PROBE.KEY=VALUE",
+        help="Change a probe, e.g. transfer.data=imagefolder:PATH@64 or robustness.corruptions=blur,jpeg.",
+    ),
+    option("--cifar-c", type=FOLDER, metavar="DIR", help="Where the .npy files of CIFAR-10-C or CIFAR-100-C lie."),
+    option("--force", is_flag=True, help="Measure again what is already there."),
+)
+
+
+def PROBING(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of `kdbench probe` that no other verb has."""
+    return reduce(lambda made, option: option(made), reversed(_PROBING), command)

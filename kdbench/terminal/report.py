@@ -18,7 +18,7 @@ from kdbench.report.items import Item, Row, Table
 from kdbench.report.make import SuiteReport
 
 _STYLES = {"teacher": "dim", "student": "dim", "modified": "italic"}
-_SHOWN = ("leaderboard", "oracle", "reproduction", "cost", "failures")
+_SHOWN = ("leaderboard", "tuned", "oracle", "reproduction", "cost", "failures")
 _MOST_ROWS = 24
 
 
@@ -30,12 +30,22 @@ def print_report(report: SuiteReport, console: Console) -> None:
         console.print(_text(report.banner, console, "bold yellow"))
     for table in report.tables:
         if table.name in _SHOWN:
-            _print_table(_for_screen(table, console.encoding), console)
+            print_table(table, console)
     for note in report.notes:
         console.print(_text(f"note: {note}", console, "yellow"), soft_wrap=True)
     for problem in report.problems:
         console.print(_text(f"left out: {problem}", console, "red"), soft_wrap=True)
-    for line in _files(report.files):
+    print_files(report.files, console)
+
+
+def print_table(table: Table, console: Console) -> None:
+    """One table, in signs that the screen has."""
+    _print_table(_for_screen(table, console.encoding), console)
+
+
+def print_files(files: Sequence[Path], console: Console) -> None:
+    """What was written, a line for each folder."""
+    for line in _files(files):
         console.print(_text(line, console, "dim"), soft_wrap=True)
 
 
@@ -61,7 +71,9 @@ def _print_table(table: Table, console: Console) -> None:
     cut: Literal["ellipsis", "crop"] = "ellipsis" if terminal("…", console.encoding) == "…" else "crop"
     rows = table.rows[:_MOST_ROWS] if table.first_pair is None else table.rows
     for number, columns in enumerate(_parts(table, rows, console.width)):
-        title = table.title if not number else f"{table.title}, more pairs"
+        title = (
+            table.title if not number else f"{table.title}, more {'columns' if table.first_pair is None else 'pairs'}"
+        )
         grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
         words = table.name == "failures"
         for column in columns:
@@ -103,7 +115,8 @@ def _parts(table: Table, rows: Sequence[Row], width: int) -> list[list[int]]:
         for column in range(len(table.header))
     ]
     # What a row is about stands in every part.
-    fixed = [0, 1] if table.name == "reproduction" else [0]
+    probed = table.header.index("seeds") if table.name.startswith("probe-") and "seeds" in table.header else 0
+    fixed = list(range(probed)) or ([0, 1] if table.name == "reproduction" else [0])
     columns = 5 if table.name == "reproduction" else len(table.header)  # the others are in the files
     parts: list[list[int]] = [list(fixed)]
     room = width - sum(wide[column] for column in fixed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from kdbench.terminal.console import COLOURS, escape, head, seen
+from kdbench.utils.files import content
+from kdbench.utils.sealing import checksum, parsed
 from kdbench.utils.wording import count, without_orders
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def _table(screen: Console, *heads: str) -> Table:
 
 def show_plan(job: Job, screen: Console) -> None:
     """The matrix of a dry run: methods down, pairs across, one letter per seed."""
-    from kdbench.run import estimate
+    from kdbench.terminal import recipe
 
     if not job.cells:
         screen.print("no cells: this shard of the grid is empty")
@@ -41,6 +42,8 @@ def show_plan(job: Job, screen: Console) -> None:
     states = job.states()
     length = count(job.cells[0].epochs, "epoch")
     screen.print(f"suite {job.suite.name}, data {job.suite.dataset}, {length}, device {job.device}", markup=False)
+    rates = [cell.recipe["lr"] for cell in job.cells]
+    screen.print(f"recipe: {recipe.sentence(job.cells[0].recipe, rates)}", markup=False)
     labels = list(dict.fromkeys(cell.label for cell in job.cells))
     named = dict.fromkeys((cell.teacher, cell.student) for cell in job.cells if cell.teacher)
     taught = {student for _, student in named}
@@ -65,10 +68,6 @@ def show_plan(job: Job, screen: Console) -> None:
     screen.print("one letter per seed: D done, r running or stopped on its way, F failed, n not supported, . missing")
     counts = Counter(states.values())
     screen.print(", ".join(f"{counts[s]} {s}" for s in _LETTERS if counts[s]) + f" of {len(states)} cells")
-    again = {"missing", "running", "unsupported"} | ({"failed"} if job.request.retry_failed else set())
-    todo = [cell for cell, state in states.items() if state in again or job.request.force]
-    for sentence in estimate.sentences(job, todo) if todo else []:
-        screen.print(sentence, markup=False)
 
 
 def _abreast(pairs: Sequence[tuple[str, str]], room: int, seeds: int) -> Iterator[list[tuple[str, str]]]:
@@ -104,11 +103,12 @@ def show_outcome(job: Job, outcome: Outcome, screen: Console) -> None:
 
 
 def show_list(what: str, suite: str, plain: bool, broken: list[str], screen: Console, aside: Console) -> None:
-    """Methods, pairs, suites or models: a table on a terminal, one line each elsewhere.
+    """Methods, pairs, suites, models or teachers: a table on a terminal, one line each elsewhere.
 
     Plain lines have their columns between tabs; what is no entry goes to ``aside``.
     """
-    heads, rows, notes = {"methods": _methods, "suites": _suites, "pairs": _pairs, "models": _models}[what](suite)
+    made = {"methods": _methods, "suites": _suites, "pairs": _pairs, "models": _models, "teachers": _teachers}
+    heads, rows, notes = made[what](suite)
     if plain or not seen(screen) or len(heads) == 1:
         for row in rows:
             print("\t".join(map(without_orders, row)), file=screen.file)
@@ -164,6 +164,12 @@ def _models(_: str) -> _Rows:
     return ["model"], [[name] for name in models.names()], ["and any model of timm as timm/NAME, e.g. timm/resnet50"]
 
 
+def _teachers(_: str) -> _Rows:
+    from kdbench.terminal.fetch import rows
+
+    return *rows(), ["kdbench teacher fetch NETWORK --suite SUITE brings one"]
+
+
 # -- info, status, eval -------------------------------------------------------------------
 
 
@@ -207,17 +213,31 @@ def show_status(folder: Path, screen: Console) -> int:
         screen.print(f"[{COLOURS['running']}]on its way[/] {escape(way)}")
     for path in cards:
         try:
-            top1 = json.loads(path.read_text(encoding="utf-8"))["top1"]
-        except (OSError, ValueError, KeyError, TypeError):
-            problems.append(f"{path} is not a teacher's card")
+            known = _card(path)
+        except (OSError, ValueError) as error:
+            problems.append(f"{path} is not a teacher's card: {getattr(error, 'strerror', None) or error}")
             continue
-        known = "accuracy not measured" if top1 is None else f"{top1:.2f}%"
         screen.print(f"teacher {path.parent.name}/{path.stem}: {known}", markup=False)
     for way in map(_way, sorted((folder / "teachers").glob("*/*.ckpt"))):
         screen.print(f"[{COLOURS['running']}]on its way[/] teacher {escape(way)}")
     for problem in problems:
         screen.print(f"[red]damaged[/] {escape(problem)}")
     return 1 if problems else 0
+
+
+def _card(path: Path) -> str:
+    """The accuracy on a teacher's card, read without torch.
+
+    Raises:
+        OSError, ValueError: it is no card, or was edited.
+    """
+    values = parsed(content(path))
+    top1 = values.get("top1", "") if isinstance(values, dict) else ""
+    if top1 is not None and type(top1) not in (int, float):
+        raise ValueError("it does not say an accuracy")
+    if values.get("checksum") and values.pop("checksum") != checksum(values):
+        raise ValueError("it was changed after it was written, its checksum differs")
+    return "accuracy not measured" if top1 is None else f"{top1:.2f}%"
 
 
 def _way(path: Path) -> str:

@@ -7,28 +7,76 @@ from typing import Any
 import click
 
 from kdbench.terminal.guard import sentences
-from kdbench.terminal.options import DATA, DEVICE, FOLDER, OUT, WHOLE, argument, option
+from kdbench.terminal.options import (
+    DATA,
+    DATA_SOURCE,
+    DATA_WORKERS,
+    DEVICE,
+    FOLDER,
+    OUT,
+    PLUGIN,
+    WHOLE,
+    argument,
+    option,
+)
 
 
 @click.group()
 def teacher() -> None:
-    """Teachers: train, import published checkpoints, verify."""
+    """Teachers: train, fetch or import published ones, verify."""
 
 
 @teacher.command("train")
 @argument("name")
 @option("--suite", "-s", default="auto", show_default=True, help="Whose data set and recipe.")
 @option("--epochs", type=WHOLE, help="Default: the suite's recipe for teachers.")
+@PLUGIN
 @DATA
 @OUT
 @DEVICE
 @sentences
-def teacher_train(**words: Any) -> int:
+def teacher_train(*, plugins: tuple[str, ...], **words: Any) -> int:
     """Train the teacher NAME with a suite's recipe and keep it."""
     from kdbench.terminal import console
     from kdbench.terminal import verbs as teacher_verbs
 
+    load_plugins(plugins)
     return teacher_verbs.train(console.out(), **words)
+
+
+@teacher.command("finetune")
+@argument("name")
+@option("--suite", "-s", default="auto", show_default=True, help="Whose data set and recipe for teachers.")
+@option("--weights", type=FOLDER, help="Start from this file, of the same network with any number of classes.")
+@option("--epochs", type=WHOLE, help="Default: the suite's recipe for teachers.")
+@option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="As for `kdbench run`, e.g. teacher.lr=1e-4.")
+@PLUGIN
+@DATA
+@DATA_SOURCE
+@DATA_WORKERS
+@OUT
+@DEVICE
+@sentences
+def teacher_finetune(*, plugins: tuple[str, ...], **words: Any) -> int:
+    """Train NAME on from pretrained weights, with a fresh head where its own has another number of classes.
+
+    NAME is timm/NETWORK.TAG, which says which weights, or a network with --weights FILE. The teacher is kept under the
+    network's bare name, as pairs have it. Its learning rate is that of the suite's teachers; a smaller one is usual:
+    --set teacher.lr=1e-3.
+    """
+    from kdbench.terminal import console
+    from kdbench.terminal import finetune as screen
+
+    load_plugins(plugins)
+    return screen.finetune(console.out(), **words)
+
+
+def load_plugins(plugins: tuple[str, ...]) -> None:
+    """Raises: ValueError: one cannot be imported."""
+    from kdbench import registry
+
+    for path in plugins:
+        registry.load_plugin(path)
 
 
 @teacher.command("import")
@@ -53,11 +101,12 @@ def teacher_train(**words: Any) -> int:
 )
 @option("--no-verify", is_flag=True, help="Do not measure the accuracy (the card then says so).")
 @option("--replace", is_flag=True, help="Put it in the place of a teacher that is there.")
+@PLUGIN
 @DATA
 @OUT
 @DEVICE
 @sentences
-def teacher_import(**words: Any) -> int:
+def teacher_import(*, plugins: tuple[str, ...], **words: Any) -> int:
     """Take over a published checkpoint; never runs code from it.
 
     FILE is RepDistiller's or mdistiller's container, a Lightning checkpoint, a state dict, a safetensors file, a
@@ -67,7 +116,31 @@ def teacher_import(**words: Any) -> int:
     from kdbench.terminal import console
     from kdbench.terminal import verbs as teacher_verbs
 
+    load_plugins(plugins)
     return teacher_verbs.import_(console.out(), **words)
+
+
+@teacher.command("fetch")
+@argument("name")
+@option("--suite", "-s", default="auto", show_default=True, help="Whose data set it is for.")
+@option("--from", "given", type=FOLDER, metavar="FILE", help="Take this file; nothing is downloaded.")
+@option("--table", metavar="FILE.toml", help="Look in a table of yours, written as kdbench/suites/teachers.toml.")
+@option("--no-verify", is_flag=True, help="Do not measure the accuracy (the card then says so).")
+@option("--replace", is_flag=True, help="Put it in the place of a teacher that is there.")
+@DATA
+@OUT
+@DEVICE
+@sentences
+def teacher_fetch(**words: Any) -> int:
+    """Bring a published teacher, verify and measure it.
+
+    NAME is a network, or a teacher of `kdbench list teachers`. Size and sha256 must be those of the table; the
+    accuracy is compared with what its publisher states.
+    """
+    from kdbench.terminal import console
+    from kdbench.terminal import fetch as fetching
+
+    return fetching.fetch_teacher(console.out(), **words)
 
 
 @teacher.command("table")
@@ -81,11 +154,12 @@ def teacher_import(**words: Any) -> int:
     help="pooled: the pooled vectors, too, which relation and contrastive methods read.",
 )
 @option("--precision", default="fp32", show_default=True, help="That of the runs to come.")
+@PLUGIN
 @DATA
 @OUT
 @DEVICE
 @sentences
-def teacher_table(**words: Any) -> int:
+def teacher_table(*, plugins: tuple[str, ...], **words: Any) -> int:
     """Ask a kept teacher about every view ahead.
 
     Later runs on the same device take its answers for every crop and flip from the table and need no pass of it.
@@ -93,19 +167,22 @@ def teacher_table(**words: Any) -> int:
     from kdbench.terminal import console
     from kdbench.terminal import verbs as teacher_verbs
 
+    load_plugins(plugins)
     return teacher_verbs.table(console.out(), **words)
 
 
 @teacher.command("verify")
 @argument("name")
 @option("--suite", "-s", default="auto", show_default=True, help="Whose data set and recipe.")
+@PLUGIN
 @DATA
 @OUT
 @DEVICE
 @sentences
-def teacher_verify(**words: Any) -> int:
+def teacher_verify(*, plugins: tuple[str, ...], **words: Any) -> int:
     """Check a kept teacher's hash, measure it again."""
     from kdbench.terminal import console
     from kdbench.terminal import verbs as teacher_verbs
 
+    load_plugins(plugins)
     return teacher_verbs.verify(console.out(), **words)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from kdbench.run import budget as budgets
+from kdbench.run import session
+from kdbench.run.budget import Choice
 from kdbench.run.outcome import Stop
-from kdbench.run.session import Request
+from kdbench.run.session import AUTO, Job, Request
 from kdbench.run.tuned import Tuned
+from kdbench.terminal import ahead
 from kdbench.terminal.console import Progress, escape
 from kdbench.terminal.guard import Ended
 from kdbench.tuning import plan as planning
@@ -19,7 +24,15 @@ from kdbench.tuning.tune import tune as answer
 from kdbench.utils.wording import count
 
 
-def tune(words: dict[str, Any], broken: list[str], screen: Console) -> int:
+def tune(
+    words: dict[str, Any],
+    plugins: tuple[str, ...],
+    broken: list[str],
+    screen: Console,
+    *,
+    budget: str | None = None,
+    yes: bool = False,
+) -> int:
     """Run the verb; returns the exit status.
 
     Raises:
@@ -27,7 +40,10 @@ def tune(words: dict[str, Any], broken: list[str], screen: Console) -> int:
         Ended: the disk is full, say.
     """
     trials, seeds = words.pop("trials"), words.pop("seeds")
-    plan = planning.resolve(Request(**words), trials=trials, seeds=seeds)
+    if budget is not None:
+        budgets.seconds(budget)  # before anything is measured
+    request = Request(**words)
+    plan = planning.resolve(request, trials=trials, seeds=seeds)
     for sentence in [*plan.notes, *broken]:
         screen.print(sentence, markup=False)
     if not plan.questions:
@@ -38,12 +54,35 @@ def tune(words: dict[str, Any], broken: list[str], screen: Console) -> int:
         " are held out to choose on",
         markup=False,
     )
+    found = ahead.look(plan.job, screen)
+    if budget is not None:
+
+        def make(choice: Choice) -> Job:
+            return _plan(request, choice, trials).job
+
+        def line(choice: Choice) -> str:
+            more: dict[str, Any] = {"suite": plan.job.suite.name if request.suite == AUTO else request.suite}
+            more |= {"seeds": len(choice.seeds), "trials": trials} | ({"plugin": plugins} if plugins else {})
+            return ahead.command("tune", request, choice, more, plan.job.suite.recipe.epochs)
+
+        chosen: list[Choice] = []
+        part = ahead.within(found, budget, _whole(plan), make, line, screen, yes=yes, chosen=chosen)
+        if part is None:
+            return 1
+        if part is not plan.job:
+            plan = _plan(request, chosen[0], trials)
+            found = ahead.look(plan.job, screen)
+    elif not ahead.agreed(found, screen, yes=yes):
+        screen.print("nothing was trained", markup=False)
+        return 1
+    found.begin()
     with Progress(screen) as watch:
         try:
             answers = answer(plan, watch)
         except Stop as stop:
             raise Ended(str(stop)) from stop
     show(answers, screen)
+    ended = [cell for cell, state in plan.job.states().items() if state == "done"]
     if answers.found:
         pairs, methods = (dict.fromkeys(getattr(one, name) for one in answers.found) for name in ("pair", "method"))
         taught = [pair for pair in pairs if ":" in pair]
@@ -51,7 +90,24 @@ def tune(words: dict[str, Any], broken: list[str], screen: Console) -> int:
         changed = "".join(f" --set {setting}" for setting in words["overrides"])
         asked = f"--suite {plan.job.request.suite} --methods {','.join(methods)}{where}{changed} --out {plan.out}"
         screen.print(f"Next: kdbench run --weights tuned {asked}", markup=False)
+    found.end("tune", ended, screen)
     return 1 if answers.missing or broken else 0
+
+
+def _plan(request: Request, choice: Choice, trials: int) -> planning.Plan:
+    pairs = ",".join(map(":".join, choice.pairs))
+    changed = replace(request, methods=",".join(choice.methods), pairs=pairs, epochs=choice.epochs)
+    return planning.resolve(changed, trials=trials, seeds=len(choice.seeds))
+
+
+def _whole(plan: planning.Plan) -> Choice:
+    suite, cells = plan.job.suite, plan.job.cells
+    return Choice(
+        tuple(dict.fromkeys(question.method for question in plan.questions)),
+        tuple(session.choose_pairs(plan.job.request.pairs, suite)),
+        tuple(sorted({cell.seed for cell in cells})),
+        cells[0].epochs,
+    )
 
 
 def show(answers: Answers, screen: Console) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -14,6 +15,7 @@ from kdbench.engine.evaluate import measure, predictions
 from kdbench.engine.precision import Precision, canonical
 from kdbench.engine.teacher_cache.cache import TeacherTable
 from kdbench.models import teachers
+from kdbench.models.teachers import TeacherCard
 from kdbench.run import normalisation, session, words
 from kdbench.run import teacher_cache as tables
 from kdbench.run import teachers as teaching
@@ -70,7 +72,13 @@ def train(
     return 0
 
 
-def import_(
+def import_(screen: Console, **words: Any) -> int:
+    """Take over a checkpoint as the teacher of a suite's data set; see ``take_over``."""
+    take_over(screen, **words)
+    return 0
+
+
+def take_over(
     screen: Console,
     *,
     file: Path,
@@ -85,11 +93,13 @@ def import_(
     ema: bool = False,
     prefix: str | None = None,
     trained_with: str = "auto",
-) -> int:
-    """Take over a checkpoint as the teacher of a suite's data set.
+    origin: str = "",
+) -> TeacherCard:
+    """Take over a checkpoint as the teacher of a suite's data set, measure it unless told not to, and say so.
 
     ``ema`` and ``prefix`` as for ``read_checkpoint``; ``trained_with`` is the normalisation that the
-    network was trained with, as ``normalisation.asked`` reads it.
+    network was trained with, as ``normalisation.asked`` reads it; ``origin`` where it comes from, by default the
+    file's name.
     """
     chosen, where = _setting(suite, device)
     name = models.resolve(name)
@@ -115,7 +125,7 @@ def import_(
         image_size=chosen.image_size,
         top1=top1,
         source="imported",
-        origin=file.name,
+        origin=origin or file.name,
         half=False,
         recipe={},
         data=None if images is None else teaching.identity(images),
@@ -125,7 +135,7 @@ def import_(
     )
     measured = "accuracy not measured (--no-verify)" if top1 is None else f"{top1:.2f}% on the test set"
     screen.print(f"teacher {name} for {chosen.dataset}: {measured}, sha256 {card.sha256[:12]}", markup=False)
-    return 0
+    return card
 
 
 def verify(screen: Console, *, name: str, suite: str, data_dir: Path | None, out: Path, device: str) -> int:

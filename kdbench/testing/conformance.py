@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from kdbench.distiller import FACTORS, Distiller, Hyper, Pair
+from kdbench.testing.hard_labels import check_hard_labels_are_declared
 from kdbench.testing.one_batch import (
     check_bf16_stays_finite,
     check_loss_compiles_whole,
@@ -297,6 +298,7 @@ CHECKS: tuple[Check, ...] = (
     check_sure_logits_stay_finite,
     check_predict_gives_logits,
     check_reads_no_more_than_declared,
+    check_hard_labels_are_declared,
     check_on_stage_only_sets,
     check_time_is_read_from_progress,
     check_loss_compiles_whole,

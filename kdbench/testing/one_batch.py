@@ -324,7 +324,7 @@ def check_tensors_follow_the_device(cls: type[Distiller], toys: Sequence[Toy] = 
             module.to(device)
         for stage in trainee.stages:
             trainee.enter(stage)
-            batch = Batch(*(tensor.to(device) for tensor in trainee.some_batch()))
+            batch = Batch(*(tensor.to(device) for tensor in trainee.some_batch() if tensor is not None))
             student, teacher = trainee.look(batch)
             with on_meta(), trainee.own_rng(), suppress(*_OTHER), strays:
                 terms = trainee.stage_loss(student, teacher, batch)

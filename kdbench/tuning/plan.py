@@ -39,7 +39,12 @@ class Question:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that is asked, and the job that would answer it; its records lie in ``<out>/tuned``."""
+    """Everything that is asked, and the job that would answer it; its records lie in ``<out>/tuned``.
+
+    >>> made = resolve(session.Request("at", "resnet20:resnet8", suite="digits", device="cpu"))
+    >>> len(made.questions), len(made.job.cells)
+    (1, 6)
+    """
 
     out: Path
     job: Job
@@ -52,6 +57,10 @@ def resolve(request: session.Request, *, trials: int = 6, seeds: int = 1) -> Pla
 
     Raises:
         ValueError: one sentence that names what was given and what would do.
+
+    >>> plan = resolve(session.Request("fitnet,semckd", "resnet20:resnet8", "digits"), trials=3)
+    >>> [str(question) for question in plan.questions], len(plan.job.cells)
+    (['fitnet on resnet20:resnet8', 'semckd on resnet20:resnet8'], 6)
     """
     if not 2 <= trials <= 6:
         raise ValueError(f"--trials takes 2 to 6 candidates of every method, not {trials}")

@@ -20,7 +20,12 @@ from kdbench.utils import environment
 
 @dataclass
 class Answers:
-    """What is known when the trials have ended."""
+    """What is known when the trials have ended.
+
+    >>> answers = Answers()
+    >>> answers.found, answers.missing
+    ([], [])
+    """
 
     found: list[Tuned] = field(default_factory=list)  # written now or kept, in the order of the questions
     missing: list[str] = field(default_factory=list)  # a sentence for each question without an answer
@@ -33,6 +38,15 @@ def tune(plan: Plan, watch: Watcher) -> Answers:
         ValueError: the data are not there.
         Stop: the disk is full, say.
         KeyboardInterrupt: what has ended is on disk, choices included.
+
+    >>> from kdbench.run.session import Request
+    >>> from kdbench.tuning.plan import resolve
+    >>> class Quiet(Watcher):
+    ...     "Hears everything and says nothing."
+    >>> words = {"suite": "digits", "epochs": 1, "limit_train": 64, "device": "cpu"}
+    >>> plan = resolve(Request("label_smoothing", "resnet20:resnet8", **words), trials=2)
+    >>> [(one.method, len(one.trials)) for one in tune(plan, Quiet()).found]
+    [('label_smoothing', 2)]
     """
     again = plan.job.request.retry_failed
     kept = {question.file: one for question in plan.questions if (one := answered(question, again, watch))}

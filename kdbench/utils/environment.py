@@ -23,7 +23,11 @@ MOST_THREADS = 1024
 
 @cache
 def code() -> dict[str, str]:
-    """kdbench's version and, in a checkout, its commit (``+`` when files were changed)."""
+    """kdbench's version and, in a checkout, its commit (``+`` when files were changed).
+
+    >>> code()["kdbench"] == __version__
+    True
+    """
     found = {"kdbench": __version__}
     root = Path(__file__).resolve().parents[2]
     if (root / ".git").exists():
@@ -43,7 +47,11 @@ def _git(root: Path, *words: str) -> str:
 
 
 def describe(device: str) -> dict[str, Any]:
-    """Versions and hardware of this process; goes into every record."""
+    """Versions and hardware of this process; goes into every record.
+
+    >>> {"python", "torch", "cpu", "threads"} <= describe("cpu").keys()
+    True
+    """
     import torch
 
     found: dict[str, Any] = {
@@ -62,12 +70,24 @@ def describe(device: str) -> dict[str, Any]:
 
 
 def threads() -> int:
-    """Threads of a run on the CPU: the first number of OMP_NUM_THREADS, 1 where it says none."""
+    """Threads of a run on the CPU: the first number of OMP_NUM_THREADS, 1 where it says none.
+
+    >>> from unittest.mock import patch
+    >>> with patch.dict(os.environ, OMP_NUM_THREADS="4,2"):
+    ...     threads()
+    4
+    """
     return _threads()[0]
 
 
 def threads_note() -> str:
-    """A sentence where OMP_NUM_THREADS is set and cannot be followed; else empty."""
+    """A sentence where OMP_NUM_THREADS is set and cannot be followed; else empty.
+
+    >>> from unittest.mock import patch
+    >>> with patch.dict(os.environ, OMP_NUM_THREADS="two"):
+    ...     threads_note()
+    "OMP_NUM_THREADS is 'two', which is no number from 1 to 1024; one thread is used"
+    """
     return _threads()[1]
 
 
@@ -92,7 +112,11 @@ def version(package: str) -> str:
 
 @cache
 def cpu_name() -> str:
-    """The processor's own name where the system tells it."""
+    """The processor's own name where the system tells it.
+
+    >>> bool(cpu_name())
+    True
+    """
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -103,7 +127,11 @@ def cpu_name() -> str:
 
 
 def peak_memory_mb(device: str) -> float:
-    """Largest memory so far: of the device on CUDA, of this process on the CPU."""
+    """Largest memory so far: of the device on CUDA, of this process on the CPU.
+
+    >>> peak_memory_mb("cpu") > 1
+    True
+    """
     if device.startswith("cuda"):
         import torch
 
@@ -113,5 +141,10 @@ def peak_memory_mb(device: str) -> float:
 
 
 def free_memory() -> int | None:
-    """Bytes of main memory that this process can still have; None where the system does not tell."""
+    """Bytes of main memory that this process can still have; None where the system does not tell.
+
+    >>> left = free_memory()
+    >>> left is None or left > 0
+    True
+    """
     return memory.free()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,7 +29,7 @@ def atomic_write(path: Path, mode: str = "wb", *, newline: str | None = None) ->
     above it are made; a link at ``path`` is replaced, not followed.
 
     Raises:
-        OSError: it cannot be written; what lay at ``path`` is untouched.
+        OSError: it cannot be written, and names a file; what lay at ``path`` is untouched.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -46,9 +48,13 @@ def atomic_write(path: Path, mode: str = "wb", *, newline: str | None = None) ->
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
+        if (
+            isinstance(error, OSError) and error.errno is not None and error.filename is None
+        ):  # a write that does not fit names no file
+            error.filename = os.fspath(path)
         raise
     sync_folder(path.parent)
 
@@ -76,11 +82,42 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def content(path: Path) -> bytes:
+    """What a file holds, all of it. A pipe or a device in its place is an error: reading it might never end.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it cannot be read, or is no file.
+
+    >>> _ = Path("note.txt").write_bytes(b"whole")
+    >>> content(Path("note.txt"))
+    b'whole'
+    """
+    file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(file, "rb") as opened:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise OSError(errno.EINVAL, "it is a pipe or a device, no file", os.fspath(path))
+        return opened.read()
+
+
+def trouble(error: OSError) -> str:
+    """What the system could not do, and with which file, without its number.
+
+    >>> trouble(OSError(28, "No space left on device", "a.json"))
+    'a.json: No space left on device'
+    """
+    what = error.strerror or str(error)
+    return f"{error.filename}: {what}" if error.filename and error.strerror else what
+
+
 def expanded(path: str | Path) -> Path:
     """The path with ``~`` and ``~name`` written out.
 
     Raises:
         ValueError: there is no such user, or the text cannot be a path.
+
+    >>> expanded("~/results").is_absolute()
+    True
     """
     try:
         return Path(path).expanduser()
@@ -92,6 +129,9 @@ def is_file(path: Path) -> bool:
     """Whether a file lies there that can be read to its end: no folder, no pipe. Never raises.
 
     What cannot be looked at, and a name that no file system takes, is none.
+
+    >>> is_file(Path("/")), is_file(Path("no such file"))
+    (False, False)
     """
     try:
         return path.is_file()
@@ -104,6 +144,10 @@ def check_writable(out: Path) -> None:
 
     Raises:
         ValueError: the folder cannot be made or written.
+
+    >>> check_writable(Path("results/of/mine"))
+    >>> list(Path("results/of/mine").iterdir())
+    []
     """
     probe = out / f".kdbench-write-{os.getpid()}"
     try:

@@ -27,6 +27,10 @@ def highest(work: Callable[[], object]) -> int | None:
 
     What was freed before, and is kept by the allocator, is given back to the system first. None where the
     system does not tell.
+
+    >>> most = highest(lambda: bytes(range(256)) * 100_000)
+    >>> most is None or most > 10_000_000
+    True
     """
     trim()
     before = resident()
@@ -40,7 +44,10 @@ def highest(work: Callable[[], object]) -> int | None:
 
 
 def trim() -> None:
-    """Give memory that is free in the C library's heap back to the system, where it can."""
+    """Give memory that is free in the C library's heap back to the system, where it can.
+
+    >>> trim()  # does no harm where there is nothing to give back
+    """
     with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -13,6 +13,12 @@ class BatchPlan(NamedTuple):
 
     The view of image ``order[k]`` is its padded picture cut at row ``row[k]`` and column
     ``column[k]``, both in [0, 2 * crop_padding], then mirrored where ``flip[k]``.
+
+    >>> import torch
+    >>> corner, flip = torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.bool)
+    >>> epoch = BatchPlan(torch.tensor([2, 0, 1]), corner, corner, flip)
+    >>> epoch.part(0, 2).order
+    tensor([2, 0])
     """
 
     order: Tensor  # int64, positions in the training set

@@ -9,5 +9,9 @@ _OLD = {"exact": "fp32", "fast": "amp"}
 
 
 def canonical(word: str) -> str:
-    """Today's word for a number format that a file names; a word that is none of the old ones stays as it is."""
+    """Today's word for a number format that a file names; a word that is none of the old ones stays as it is.
+
+    >>> canonical("exact"), canonical("bf16")
+    ('fp32', 'bf16')
+    """
     return _OLD.get(word, word)

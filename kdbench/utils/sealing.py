@@ -18,6 +18,27 @@ def checksum(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical(values).encode()).hexdigest()
 
 
+def parsed(content: bytes) -> Any:
+    """What a file of JSON says.
+
+    Raises:
+        ValueError: it is none, in words that can stand in a sentence.
+
+    >>> parsed(b'{"beta": 400}')
+    {'beta': 400}
+    """
+    try:
+        return json.loads(content.decode())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start} is not UTF-8") from None
+    except json.JSONDecodeError:
+        raise
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except ValueError:
+        raise ValueError("it has a number of thousands of digits") from None
+
+
 def canonical(value: Any) -> str:
     """One text for equal values: 400 is 400.0, a list is a tuple, keys come in any order.
 

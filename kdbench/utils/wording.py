@@ -7,12 +7,20 @@ LENGTH = 300
 
 
 def count(number: int, noun: str) -> str:
-    """1 epoch, 2 epochs."""
+    """1 epoch, 2 epochs.
+
+    >>> count(1, "epoch"), count(2, "epoch")
+    ('1 epoch', '2 epochs')
+    """
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:
-    """less than a second, 41 s, 3 min 20 s, 2 h 5 min, 12 days."""
+    """less than a second, 41 s, 3 min 20 s, 2 h 5 min, 12 days.
+
+    >>> duration(41), duration(200), duration(7500)
+    ('41 s', '3 min 20 s', '2 h 5 min')
+    """
     whole = round(seconds)
     if whole < 1:
         return "less than a second"
@@ -26,7 +34,13 @@ def duration(seconds: float) -> str:
 
 
 def printable(found: str, length: int = LENGTH) -> str:
-    """A string on one line: control and unpaired signs escaped, cut at ``length`` letters."""
+    r"""A string on one line: control and unpaired signs escaped, cut at ``length`` letters.
+
+    >>> printable("two\nlines")
+    'two lines'
+    >>> printable("a long word", length=8)
+    'a lon...'
+    """
     short = str.__getitem__(found, slice(0, 8 * length))  # of a subclass, too, which may have methods of its own
     line = " ".join(short.encode("utf-8", "backslashreplace").decode("utf-8").split())
     plain = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in line)

@@ -43,6 +43,11 @@ def _enter(manager: Any) -> None:
     manager.__enter__()
 
 
+def _without_gradients(grad: Tensor) -> Tensor:
+    torch._C._set_grad_enabled(False)
+    return grad
+
+
 def _close_files() -> None:
     os.close(1)
     os.close(2)
@@ -81,7 +86,7 @@ KINDS: dict[str, tuple[Callable[[], object], str]] = {
         "the hooks on saved tensors",
     ),
     "function mode": (lambda: _enter(_Functions()), "torch's modes"),
-    "dispatch mode": (lambda: _enter(_Dispatch()), "torch's modes"),
+    "dispatch mode": (lambda: _enter(_Dispatch()), "torch's modes"),  # type: ignore[no-untyped-call]
     "deterministic": (lambda: torch.use_deterministic_algorithms(True), "the choice of deterministic algorithms"),
     "benchmark": (lambda: setattr(torch.backends.cudnn, "benchmark", True), "cuDNN's switches"),
     "tf32": (lambda: setattr(torch.backends.cuda.matmul, "allow_tf32", True), "the precision of fp32 products"),
@@ -148,7 +153,7 @@ class Process(Distiller):
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         self._do("terms")
         if self.kind == "no grad in backward":
-            student.logits.register_hook(lambda grad: (torch._C._set_grad_enabled(False), grad)[1])
+            student.logits.register_hook(_without_gradients)
         return {"own": student.pooled.square().mean()}
 
     def on_stage(self, stage: str) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import io
 import sys
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from kdbench import Batch, Distiller, Outputs, Pair
+
+T = TypeVar("T")
 
 
 class Odd(BaseException):
@@ -33,8 +35,8 @@ class Nameless(Exception, metaclass=_Meta):
 
 
 class Liar(BaseException):
-    __class__ = property(lambda self: sys.exit(3))  # type: ignore[assignment]
-    __cause__ = __context__ = property(lambda self: sys.exit(3))  # type: ignore[assignment]
+    __class__ = property(lambda self: sys.exit(3))
+    __cause__ = __context__ = property(lambda self: sys.exit(3))
 
 
 class Group(BaseExceptionGroup[BaseException]):
@@ -130,11 +132,12 @@ class Raising(Distiller):
         if place == "forward":
             self.layer.register_forward_hook(lambda *_: self._do("forward", None))
 
-    def _do(self, here: str, usual: Any) -> Any:
+    def _do(self, here: str, usual: T) -> T:
         if here != self.place or not self.armed:
             return usual
         if self.answer:
-            return ANSWERS[self.answer][1](self.last)
+            answer: T = ANSWERS[self.answer][1](self.last)
+            return answer
         raise ERRORS[self.kind][0]()
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:

@@ -101,9 +101,11 @@ class Tensors(Distiller):
         elif how == "as a leaf":
             return 0 * target.requires_grad_().sum()
         elif how == "object set":
-            target.set_(torch.zeros(3))
+            into: Any = target  # its types know storages alone
+            into.set_(torch.zeros(3))
         elif how == "set anew":
-            target.set_(torch.zeros(3, dtype=target.dtype))
+            into = target
+            into.set_(torch.zeros(3, dtype=target.dtype))
         elif how == "in backward":
             student.logits.register_hook(lambda grad: (target.mul_(0), grad)[1])
         elif how in ("weights", "statistics"):

@@ -13,6 +13,7 @@ class Right(Distiller):
 
     reference = "Nobody. Nothing. Nowhere. https://example.org"
     provenance = "reading"
+    needs_hard_labels = True  # its bank is kept by idx
     family = "two-stage"
     pretrain_epochs = 20
     pretrain_drops = (0.5,)

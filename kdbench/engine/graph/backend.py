@@ -34,7 +34,12 @@ T = TypeVar("T")
 
 
 class Machine(Protocol):
-    """What runs a step."""
+    """What runs a step.
+
+    >>> machine: Machine = Eager()  # the same steps without graphs, for the CPU and for tests
+    >>> machine.captures
+    False
+    """
 
     captures: bool  # whether a step is recorded, or called every time
 
@@ -244,7 +249,11 @@ class Graphs:
 
 
 def machine_for(device: torch.device, graphs: str = "auto") -> Machine | None:
-    """What runs whole steps on a device; None where the plain loop does: on the CPU, and with ``graphs`` "off"."""
+    """What runs whole steps on a device; None where the plain loop does: on the CPU, and with ``graphs`` "off".
+
+    >>> machine_for(torch.device("cpu")) is None
+    True
+    """
     if device.type != "cuda" or graphs == "off":
         return None
     # Read when a stream first multiplies; see ``memory.WORKSPACE``.

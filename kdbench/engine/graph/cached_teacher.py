@@ -133,7 +133,23 @@ class Resident:
 
 @contextmanager
 def resident(table: TeacherTable, reads: str, machine: Machine, room: float) -> Iterator[Resident]:
-    """A ``Resident`` whose new answers are in the files at the end, whatever the end is."""
+    """A ``Resident`` whose new answers are in the files at the end, whatever the end is.
+
+    >>> from pathlib import Path
+    >>> from kdbench.data import Loader
+    >>> from kdbench.engine.graph.backend import Eager
+    >>> from kdbench.engine.teacher_cache.place import Place
+    >>> from kdbench.models import create
+    >>> images, labels = torch.zeros(8, 3, 8, 8, dtype=torch.uint8), torch.arange(8)
+    >>> loader = Loader(images, labels, batch_size=4, mean=[0.5] * 3, std=[0.25] * 3)
+    >>> place, teacher = Place(Path("tables"), "zeros", {}), create("resnet8", 8).eval().requires_grad_(False)
+    >>> table = TeacherTable.opened(place, loader, teacher, print, create="logits")
+    the teacher's logits are kept as they are first asked for: up to 1 MB on disk, in tables/zeros-5e5fbf8b
+    >>> with resident(table, "logits", Eager(), room=1e9) as kept:
+    ...     kept.covers(4)
+    True
+    >>> table.close()
+    """
     made = Resident(table, reads, machine, room)
     try:
         yield made

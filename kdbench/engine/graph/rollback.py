@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -28,6 +29,9 @@ def undone(lane: Lane) -> Iterator[list[str]]:
         replaced by another object. What a method adds to a list or dict of its own is not seen.
     """
     fill_momentum(lane.optimizer)
+    averaged = {} if lane.average is None else lane.average.state
+    waiting, averaged = lane.waiting, {name: value.clone() for name, value in averaged.items()}
+    steps = None if isinstance(lane.optimizer, torch.optim.SGD) else copy.deepcopy(lane.optimizer.state_dict())
     changing, rng, held, scale = _tensors(lane), lane.rng, _held(lane), lane.scaler.state_dict()
     kept = [tensor.detach().clone() for tensor in changing]
     replaced: list[str] = []
@@ -41,6 +45,11 @@ def undone(lane: Lane) -> Iterator[list[str]]:
         with torch.no_grad():
             for tensor, value in zip(changing, kept, strict=True):
                 tensor.copy_(value)
+        if steps is not None:
+            lane.optimizer.load_state_dict(steps)
+        if lane.average is not None:
+            lane.average.load(averaged)
+        lane.waiting = waiting
 
 
 def _tensors(lane: Lane) -> list[Tensor]:

@@ -125,6 +125,15 @@ class Captured:
 
     Raises:
         CannotCapture: the batches themselves need the host.
+
+    >>> from kdbench.data import Loader
+    >>> from kdbench.engine.graph.backend import Eager
+    >>> from kdbench.testing.examples import lanes, setting
+    >>> images, labels = torch.zeros(8, 3, 16, 16, dtype=torch.uint8), torch.arange(8) % 5
+    >>> loader = Loader(images, labels, batch_size=4, mean=[0.5] * 3, std=[0.25] * 3)
+    >>> step = Captured(loader, lanes("kd"), "train", show=setting().teacher, machine=Eager(), note=print)
+    >>> len(list(step.epoch(0)))
+    2
     """
 
     def __init__(
@@ -339,6 +348,8 @@ class Captured:
             CannotCapture: the lane does what a repeated step must not.
         """
         lane, machine, rng = track.lane, self._machine, track.lane.rng
+        if lane.by_host:
+            raise CannotCapture(lane.by_host)
         if self._guard is not None:
             self._guard.note(*(shown for _, shown in seen.values()), thorough=True)
         what = f"a step of {lane.key}"
@@ -514,6 +525,15 @@ class Captures:
         note: told in a sentence what is not captured, and why.
         kept: what the teacher says in the main stage, where it is kept on the device.
         guard: that of the group; None: the methods are trusted.
+
+    >>> from kdbench.data import Loader
+    >>> from kdbench.engine.graph.backend import Eager
+    >>> from kdbench.testing.examples import lanes, setting
+    >>> images, labels = torch.zeros(8, 3, 16, 16, dtype=torch.uint8), torch.arange(8) % 5
+    >>> loader = Loader(images, labels, batch_size=4, mean=[0.5] * 3, std=[0.25] * 3)
+    >>> captures = Captures(Eager(), print)
+    >>> [lane.key for lane in captures.of(loader, lanes("kd"), "train", setting().teacher).lanes]
+    ['kd']
     """
 
     def __init__(
@@ -564,7 +584,7 @@ class Captures:
         Raises:
             CannotCapture: nothing can be.
         """
-        if not isinstance(loader, Planned):
+        if not isinstance(loader, Planned) or not getattr(loader, "on_device", True):
             raise CannotCapture("its batches come as a stream")
         if self._machine.over:
             raise CannotCapture(self._machine.over)

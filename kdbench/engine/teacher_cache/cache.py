@@ -28,6 +28,7 @@ from torch import Tensor
 from kdbench.distiller import READS, Outputs
 from kdbench.engine.teacher_cache.place import FORMAT, Ints, Loader, Place, Unfit, count_views, parts_of
 from kdbench.engine.teacher_cache.rows import Rows
+from kdbench.utils.files import content
 from kdbench.utils.plan import BatchPlan
 
 #: Entries that are compared with the live teacher, to the bit, whenever a table is opened.
@@ -45,6 +46,17 @@ class TeacherTable:
         loader: of the training images.
         look: the live teacher, (B, 3, H, W) -> ``Outputs``.
         note: told in sentences what the user should know.
+
+    >>> from kdbench.data import Loader
+    >>> from kdbench.models import create
+    >>> images, labels = torch.zeros(8, 3, 8, 8, dtype=torch.uint8), torch.arange(8)
+    >>> loader = Loader(images, labels, batch_size=4, mean=[0.5] * 3, std=[0.25] * 3)
+    >>> place, teacher = Place(Path("tables"), "zeros", {}), create("resnet8", 8).eval().requires_grad_(False)
+    >>> table = TeacherTable.opened(place, loader, teacher, print, create="logits")
+    the teacher's logits are kept as they are first asked for: up to 1 MB on disk, in tables/zeros-5e5fbf8b
+    >>> list(table.fill_all("logits"))[-1], table.answers(np.arange(4), "logits").logits.shape
+    (4, torch.Size([4, 8]))
+    >>> table.close()
     """
 
     def __init__(
@@ -190,7 +202,7 @@ class TeacherTable:
         self.parts = {}
         damaged = f"the teacher's table {self.place.folder.name} is damaged"
         try:
-            found = json.loads((self.place.folder / "table.json").read_text(encoding="utf-8"))
+            found = json.loads(content(self.place.folder / "table.json"))
             if found["format"] != FORMAT or found["facts"] != json.loads(json.dumps(dict(self.place.facts))):
                 return damaged
             self.tail_alike = found["tail_alike"] is True

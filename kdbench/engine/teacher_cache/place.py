@@ -41,7 +41,12 @@ class Loader(Protocol):
 
 
 class Unfit(ValueError):
-    """Why there can be no table; the sentence is shown to the user."""
+    """Why there can be no table; the sentence is shown to the user.
+
+    >>> raise Unfit("views drawn are drawn or turned, a table holds crops and flips only")
+    Traceback (most recent call last):
+    kdbench.engine.teacher_cache.place.Unfit: views drawn are drawn or turned, a table holds crops and flips only
+    """
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,11 @@ class Place:
     """Where tables lie, and all that the teacher's answers depend on beside image and view.
 
     ``facts`` holds plain JSON values; a table of other facts has another name.
+
+    >>> one = Place(Path("tables"), "digits-resnet20", {"precision": "fp32"})
+    >>> other = Place(Path("tables"), "digits-resnet20", {"precision": "bf16"})
+    >>> one.folder == other.folder
+    False
     """
 
     home: Path
@@ -64,10 +74,18 @@ class Place:
 
 
 def count_views(crop_padding: int, flip: bool) -> int:
-    """V: ways to crop, times two where images are mirrored."""
+    """V: ways to crop, times two where images are mirrored.
+
+    >>> count_views(crop_padding=4, flip=True)
+    162
+    """
     return int((2 * crop_padding + 1) ** 2 * (1 + flip))
 
 
 def parts_of(reads: str) -> tuple[str, ...]:
-    """What must be kept for lanes that read ``reads``."""
+    """What must be kept for lanes that read ``reads``.
+
+    >>> parts_of("pooled")
+    ('logits', 'pooled')
+    """
     return READS[: READS.index(reads) + 1]

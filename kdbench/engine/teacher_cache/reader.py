@@ -12,7 +12,12 @@ from kdbench.engine.teacher_cache.cache import TeacherTable
 
 
 def widest(lanes: Sequence[Lane]) -> str:
-    """The most that any of these lanes reads of the teacher, as ``Distiller.reads``."""
+    """The most that any of these lanes reads of the teacher, as ``Distiller.reads``.
+
+    >>> from kdbench.testing.examples import lanes
+    >>> widest(lanes("kd")), widest(lanes("kd", "at"))
+    ('logits', 'maps')
+    """
     read = [lane.method.reads for lane in lanes if lane.method.needs_teacher]
     return max((reads if reads in READS else "maps" for reads in read), key=READS.index, default="logits")
 

@@ -101,7 +101,11 @@ def init_normal(net: nn.Module, *, linear_std: float | None) -> None:
 
 
 def timm_name(name: str) -> str:
-    """The name in timm's registry; a dot there would begin a tag of weights."""
+    """The name in timm's registry; a dot there would begin a tag of weights.
+
+    >>> timm_name("resnet8x4")
+    'cifar_resnet8x4'
+    """
     return "cifar_" + name.lower().replace(".", "_")
 
 

@@ -127,7 +127,7 @@ def _copy(state: Any) -> Any:
 def _apart(one: Lane, other: Lane) -> float:
     """Largest relative difference of the terms of two lanes' epochs."""
     pairs = [(ours["terms"], theirs["terms"]) for ours, theirs in zip(one.curve, other.curve, strict=True)]
-    return max(abs(a[name] - b[name]) / max(abs(b[name]), 1e-6) for a, b in pairs for name in b)
+    return float(max(abs(a[name] - b[name]) / max(abs(b[name]), 1e-6) for a, b in pairs for name in b))
 
 
 def evaluation(device: torch.device) -> str:

@@ -1,0 +1,184 @@
+"""Where the pictures of one part of a data set lie: in memory, in a pack, or as files that are decoded when asked for.
+
+A resident part is a plain (N, C, H, W) uint8 tensor. Everything else is a ``DataSource``, which is asked for pictures
+by their positions and gives the same bytes. Subsets are taken from either by ``[positions]``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdbench.utils.files import atomic_write, expanded
+
+#: Pictures that are taken at once where all of them are gone through.
+BLOCK = 256
+
+
+class DataSource:
+    """Pictures of one part of a data set, (N, C, H, W) uint8 if they were all in memory.
+
+    A kind of source says its ``shape`` and what ``take`` gives, and ``name``, under which sums of it may be kept.
+    It can be sent to another process.
+    """
+
+    shape: tuple[int, int, int, int]
+    #: What its pixels depend on, as a hash; "": nothing is known that would tell when they change.
+    name: str = ""
+
+    def take(self, idx: Tensor) -> Tensor:
+        """(B,) int64 positions on the CPU -> (B, C, H, W) uint8 there.
+
+        Raises:
+            DataMissing: a picture is gone, or not as it was.
+        """
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, where: Tensor | slice) -> DataSource:
+        """The pictures at these positions (or where a mask is true), in this order."""
+        return Part(self, _positions(where, len(self)))
+
+    def blocks(self) -> Iterator[Tensor]:
+        """All pictures in order, (B, C, H, W) uint8 at a time."""
+        for idx in torch.arange(len(self)).split(BLOCK):
+            yield self.take(idx)
+
+    def sha256(self) -> str:
+        """SHA-256 as ``kdbench.data.identity`` has it of the resident tensor; goes through all pictures once."""
+        return remembered(self.name, self._sha256)
+
+    def _sha256(self) -> str:
+        digest = hashlib.sha256(head(self.shape))
+        for block in self.blocks():
+            digest.update(block.contiguous().numpy().data)
+        return digest.hexdigest()
+
+
+class Memory(DataSource):
+    """A resident tensor behind the face of a source, for workers and for augmentation on the host."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+        n, c, h, w = images.shape
+        self.shape = (n, c, h, w)
+
+    def take(self, idx: Tensor) -> Tensor:
+        """See ``DataSource``."""
+        return self.images.index_select(0, idx)
+
+
+class Part(DataSource):
+    """Some pictures of another source."""
+
+    def __init__(self, whole: DataSource, positions: Tensor) -> None:
+        self.whole, self.positions = whole, positions
+        self.shape = (len(positions), *whole.shape[1:])
+        if whole.name:
+            chosen = hashlib.sha256(positions.numpy().tobytes()).hexdigest()
+            self.name = hashlib.sha256(f"{whole.name} {chosen}".encode()).hexdigest()
+
+    def take(self, idx: Tensor) -> Tensor:
+        """See ``DataSource``."""
+        return self.whole.take(self.positions.index_select(0, idx))
+
+    def __getitem__(self, where: Tensor | slice) -> DataSource:
+        """See ``DataSource``."""
+        return Part(self.whole, self.positions[_positions(where, len(self))])
+
+
+class Files(DataSource):
+    """Picture files, decoded each time by the rules of ``kdbench.data.pictures``.
+
+    Args:
+        files: their paths, in order.
+        size: side of the squares in pixels.
+    """
+
+    def __init__(self, files: Sequence[str], size: int) -> None:
+        # One block of bytes: a list of a million texts is slow to send to workers.
+        self._text = b"\0".join(os.fsencode(file) for file in files)
+        lengths = np.fromiter((len(os.fsencode(file)) + 1 for file in files), dtype=np.int64, count=len(files))
+        self._ends = lengths.cumsum()
+        self.size = size
+        self.shape = (len(files), 3, size, size)
+        self.name = stamp(files, size)
+        self._sum = ""
+
+    def path(self, position: int) -> str:
+        """Of one file."""
+        first = int(self._ends[position - 1]) if position else 0
+        return os.fsdecode(self._text[first : int(self._ends[position]) - 1])
+
+    def take(self, idx: Tensor) -> Tensor:
+        """See ``DataSource``."""
+        from kdbench.data.decode import decode_here
+
+        return decode_here([self.path(i) for i in idx.tolist()], self.size)
+
+    def know(self, sha256: str) -> bool:
+        """Take over what somebody who saw all pictures has found; always true."""
+        self._sum = str(sha256)
+        return True
+
+    def sha256(self) -> str:
+        """See ``DataSource``."""
+        return self._sum or super().sha256()
+
+
+def head(shape: Sequence[int]) -> bytes:
+    """What ``identity`` hashes before the values of uint8 images."""
+    return f"uint8{tuple(shape)}".encode()
+
+
+def stamp(files: Sequence[str], size: int) -> str:
+    """Hash of paths, lengths and times of files: another one as soon as a file is written again."""
+    digest = hashlib.sha256(f"{size}\n".encode())
+    for file in files:
+        try:
+            about = os.stat(file)
+            fact = f"{about.st_size} {about.st_mtime_ns}"
+        except OSError:
+            fact = "gone"  # who reads it says so
+        digest.update(os.fsencode(file) + f"\0{fact}\n".encode())
+    return digest.hexdigest()
+
+
+def remembered(name: str, make: Callable[[], str]) -> str:
+    """A sum that was made before of what has this name, or ``make()``, kept in the user's cache for the next time."""
+    if not name:
+        return make()
+    file = cache_folder() / f"{name[:32]}.json"
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if found["name"] == name and isinstance(found["sum"], str):
+            return found["sum"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    made = make()
+    try:
+        with atomic_write(file, "w") as opened:
+            json.dump({"name": name, "sum": made}, opened)
+    except OSError:
+        pass  # it is made again the next time
+    return made
+
+
+def cache_folder() -> Path:
+    """Where sums are kept."""
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "kdbench" / "sums"
+
+
+def _positions(where: Tensor | slice, count: int) -> Tensor:
+    if isinstance(where, slice):
+        return torch.arange(count)[where]
+    return where.nonzero()[:, 0] if where.dtype is torch.bool else where

@@ -1,0 +1,353 @@
+"""A method that sits beside a training loop of the user's: images and labels in, one loss out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.distiller import Batch, Distiller, Outputs
+from kdbench.engine.rng import rng_state, set_rng_state
+from kdbench.engine.schedule import Plan, set_rate
+from kdbench.engine.terms import check_terms
+from kdbench.library.checks import Checks
+from kdbench.library.facts import Facts, batch_class
+from kdbench.library.sides import Side
+from kdbench.models import Tapped
+from kdbench.models.tapped import evaluating
+
+#: Names of views that are made of any image here; the others belong to whoever augments.
+_TURNS = {"rot90": 1, "rot180": 2, "rot270": 3}
+_LATEST = 1 - 2**-24  # progress lies below 1, in float32, too
+
+
+class Networks:
+    """The two networks of an attached method; no module, so that neither is one of its parts."""
+
+    def __init__(self, student: Side, teacher: Side | None, answering: Tapped | None) -> None:
+        self.student, self.teacher, self.answering = student, teacher, answering
+
+    @property
+    def device(self) -> torch.device:
+        """Where the student lies."""
+        return next(self.student.given.parameters()).device
+
+    def follow(self, method: nn.Module) -> None:
+        """Teacher and method go where the student is; the teacher is in eval mode, whoever has switched it."""
+        device = self.device
+        parts = [method, *(() if self.teacher is None else (self.teacher.given, self.answering))]
+        for part in parts:
+            assert part is not None
+            if any(tensor.device != device for tensor in (*part.parameters(), *part.buffers())):
+                part.to(device)
+        if self.teacher is not None and any(module.training for module in self.teacher.given.modules()):
+            self.teacher.given.eval()
+
+
+class Attached(nn.Module):
+    """What ``kdbench.attach`` gives: the loss of a method on batches of yours.
+
+    ``parameters()`` and ``state_dict()`` are those of the method alone: give the first to your optimizer beside the
+    student's, keep the second beside the student's.
+
+    Attributes:
+        method: the loss module itself.
+        pair: shapes and facts that it was built with.
+        terms: the last call's scalars by name, without a graph; their sum is the loss.
+        logits: the student's logits of the last call, (V * B, K), without a graph.
+        stages: ``("train",)``, or ``("pretrain", "train")`` of a method with a stage before the main one.
+        stage: the present one; "" until ``on_stage`` or ``prepare`` begins the first of two.
+        progress: share of the stage that is done, in [0, 1); yours to set, unless ``steps`` were given.
+        needs_teacher: whether the present stage asks the teacher.
+    """
+
+    def __init__(
+        self,
+        method: Distiller,
+        name: str,
+        networks: Networks,
+        pair: Facts,
+        image_shape: tuple[int, int, int],
+        steps: int | None,
+    ) -> None:
+        super().__init__()
+        self.method, self.name, self.pair = method, name, pair
+        self._networks: Networks | None = networks
+        self._checks = Checks(name, pair, image_shape, method.views)
+        self.stages = ("pretrain", "train") if method.pretrain_epochs else ("train",)
+        self.terms: dict[str, Tensor] = {}
+        self.logits: Tensor | None = None
+        self.stage, self.calls = "", 0
+        self._begun: set[str] = set()
+        self._steps = {"train": steps}
+        self._progress: float | None = None
+        if len(self.stages) == 1:
+            self.on_stage("train", steps=steps)
+
+    # -- the loss ------------------------------------------------------------------------
+
+    def forward(self, images: Tensor, labels: Tensor, idx: Tensor | None = None) -> Tensor:
+        """The loss of the present stage, a scalar; its parts are in ``terms``.
+
+        Args:
+            images: (B, C, H, W), normalised; of a method with further views all of them, the plain one first. Those
+                that are turned by 90 degrees are made here where they are left out.
+            labels: (B,) classes.
+            idx: (B,) positions in the training set, for methods that keep something of every image.
+
+        Raises:
+            ValueError: what of the call cannot be, in one sentence.
+        """
+        networks = self._attached()
+        if not self.stage:
+            raise ValueError(
+                f"{self.name} has a stage before the main one: call d.prepare(loader), or d.on_stage('pretrain'),"
+                " train d.parameters() and then d.on_stage('train')"
+            )
+        networks.follow(self.method)
+        batch = self._batch(*self._checks(images, labels, idx, training=self._counts))
+        seen, teacher = self._look(networks, batch.image)
+        terms = (self.method.loss if self.stage == "train" else self.method.pretrain_terms)(seen, teacher, batch)
+        check_terms(terms)
+        total = torch.stack([term.to(torch.promote_types(term.dtype, torch.float32)) for term in terms.values()]).sum()
+        self.terms = {name: term.detach() for name, term in terms.items()}
+        self.logits = seen.logits.detach()
+        if self._counts:
+            self.calls += 1
+            self._begun.add(self.stage)
+        return total
+
+    @property
+    def _counts(self) -> bool:
+        """Whether a call is a step of training."""
+        return self.training and torch.is_grad_enabled()
+
+    def _batch(self, images: Tensor, labels: Tensor, idx: Tensor | None) -> Batch:
+        device, progress = self._attached().device, self.progress
+        unsaid = ("idx",) * (idx is None) + ("progress",) * (progress is None)
+        images = images.to(device, non_blocking=True)
+        turns = [_TURNS.get(view) for view in self.method.views]
+        if len(images) == len(labels) and turns:
+            images = torch.cat([images, *(torch.rot90(images, turn or 0, (2, 3)) for turn in turns)])
+        return batch_class(*unsaid)(
+            images,
+            labels.to(device, non_blocking=True),
+            torch.empty(0, dtype=torch.int64) if idx is None else idx.to(device, non_blocking=True),
+            torch.tensor(0.0 if progress is None else progress, device=device),
+        )
+
+    def _look(self, networks: Networks, images: Tensor) -> tuple[Outputs, Outputs]:
+        """What the present stage's loss is told: the student's outputs, and the teacher's."""
+        student = networks.student.tapped
+        if self.stage == "train" or self.method.pretrain_student:
+            seen: Outputs = student(images)
+        else:
+            with evaluating(student):
+                seen = student(images)
+        seen = _wide(seen)
+        if not self.method.needs_teacher or networks.answering is None:
+            return seen, seen.map(Tensor.detach)
+        with torch.no_grad():
+            # Its classifier is its own parameter, whatever the mode: without a detach it would be given a gradient.
+            return seen, _wide(networks.answering(images)).map(Tensor.detach)
+
+    def _attached(self) -> Networks:
+        if self._networks is None:
+            raise ValueError(f"{self.name} was detached from its student; attach it again")
+        return self._networks
+
+    # -- stages and time -----------------------------------------------------------------
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the present stage asks the teacher."""
+        return bool(self.method.needs_teacher)
+
+    @property
+    def trains_student(self) -> bool:
+        """Whether the present stage trains the student's body, and not the method's modules alone."""
+        return self.stage != "pretrain" or self.method.pretrain_student
+
+    @property
+    def progress(self) -> float | None:
+        """Share of the stage that is done; None: nobody has said."""
+        steps = self._steps.get(self.stage)
+        return self._progress if self._progress is not None or steps is None else min(self.calls / steps, _LATEST)
+
+    @progress.setter
+    def progress(self, share: float) -> None:
+        if not 0 <= float(share) < 1:
+            raise ValueError(f"progress is the share of the stage that is done, 0 or more and below 1, not {share}")
+        self._progress = float(share)
+
+    def on_stage(self, stage: str, *, steps: int | None = None) -> Self:
+        """Begin a stage: what the method freezes is frozen, what the stage trains can be trained.
+
+        Give every stage an optimizer of its own: on ``d.parameters()``, and on the student's where
+        ``d.trains_student``.
+
+        Args:
+            stage: "pretrain" or "train".
+            steps: calls that the stage will have, so that ``progress`` counts itself.
+
+        Raises:
+            ValueError: no such stage, or the main one of a method that has not been pre-trained.
+        """
+        if stage not in self.stages:
+            raise ValueError(f"{self.name} has {_names(self.stages)}, not a stage {stage!r}")
+        if stage == "train" and len(self.stages) == 2 and "pretrain" not in self._begun:
+            raise ValueError(
+                f"{self.name} has not been pre-trained: call d.prepare(loader), or d.on_stage('pretrain') and train"
+                " d.parameters() first"
+            )
+        if steps is not None and steps < 1:
+            raise ValueError(f"a stage has 1 step or more, not {steps}")
+        self.stage, self.calls, self._progress = stage, 0, None
+        if steps is not None:
+            self._steps[stage] = steps
+        self._settle()
+        return self
+
+    def _settle(self) -> None:
+        """Tell the method its stage; what it may draw for that is taken from nobody."""
+        device = self._attached().device
+        before = rng_state(device)
+        try:
+            self.method.on_stage(self.stage)
+        finally:
+            set_rng_state(before, device)
+
+    def train(self, mode: bool = True) -> Self:
+        """As torch's; the student's mode is yours."""
+        super().train(mode)
+        if mode and self.stage and self._networks is not None:
+            self._settle()
+        return self
+
+    def prepare(
+        self,
+        loader: Iterable[Any],
+        *,
+        epochs: int | None = None,
+        lr: float = 0.05,
+        momentum: float = 0.9,
+        weight_decay: float = 5e-4,
+        total_epochs: int = 240,
+        steps: int | None = None,
+    ) -> int:
+        """Train the stage before the main one, if the method has one, as the engine does; then begin the main one.
+
+        Args:
+            loader: gives (images, labels) or (images, labels, idx), again for every epoch.
+            epochs: length of the stage; None: as the method states it, for a run of ``total_epochs``.
+            lr: learning rate, where the method states none.
+            momentum: of SGD.
+            weight_decay: of SGD.
+            total_epochs: length of your run, to which the stage is scaled.
+            steps: calls of the main stage, as for ``on_stage``.
+
+        Returns:
+            epochs that were trained; 0 where there is no such stage.
+
+        Raises:
+            ValueError: as for a call; or the loader gives nothing.
+        """
+        if len(self.stages) == 1:
+            self.on_stage("train", steps=steps)
+            return 0
+        plan = Plan(total_epochs, lr, momentum, weight_decay=weight_decay)
+        total = plan.pretrain_epochs(self.method) if epochs is None else epochs
+        self.on_stage("pretrain")
+        networks, mode = self._attached(), self.training
+        student = networks.student.given
+        networks.follow(self.method)
+        self.train()
+        parts = [student, self.method] if self.method.pretrain_student else [self.method]
+        optimizer = plan.optimizer([p for part in parts for p in part.parameters() if p.requires_grad], networks.device)
+        was = student.training
+        student.train(self.method.pretrain_student)
+        try:
+            for epoch in range(total):
+                set_rate(optimizer, _rate(plan, self.method, epoch, total))
+                batches = _counted(loader)
+                for number, batch in enumerate(batches):
+                    self.progress = min((epoch + number / len(batches)) / total, _LATEST)
+                    optimizer.zero_grad(set_to_none=True)
+                    self(*tuple(batch)[:3]).backward()
+                    optimizer.step()
+                if not len(batches):
+                    raise ValueError("the loader gives no batch to pre-train with; it is gone through once an epoch")
+        finally:
+            student.train(was)
+            optimizer.zero_grad(set_to_none=True)
+        self.on_stage("train", steps=steps)
+        self.train(mode)
+        return total
+
+    # -- what is deployed ----------------------------------------------------------------
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, K) logits of the network as it is deployed, in eval mode.
+
+        The student's own, save for methods that change the network, such as simkd.
+        """
+        networks = self._attached()
+        networks.follow(self.method)
+        with evaluating(networks.student.tapped), evaluating(self.method):
+            return self.method.predict(_wide(networks.student.tapped(images.to(networks.device))))
+
+    def detach(self) -> None:
+        """Remove every hook from student and teacher; the loss cannot be called after that."""
+        if self._networks is not None:
+            for side in (self._networks.student, self._networks.teacher):
+                if side is not None:
+                    side.detach()
+        self._networks = None
+
+    # -- state ---------------------------------------------------------------------------
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """Stage, which were begun, calls: what a resumed loop must know besides the method's tensors."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        stage = self.stages.index(self.stage) + 1 if self.stage else 0
+        destination[prefix + "clock"] = torch.tensor([stage, len(self._begun), self.calls])
+
+    def _load_from_state_dict(self, state: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+        state = dict(state)
+        clock, missing = state.pop(prefix + "clock", None), rest[2]
+        super()._load_from_state_dict(state, prefix, *rest)
+        if clock is None:
+            missing.append(prefix + "clock")
+            return
+        stage, begun, calls = map(int, clock)
+        self._begun = set(self.stages[:begun])
+        self.stage, self.calls = (self.stages[stage - 1] if stage else ""), calls
+        if self.stage:
+            self._settle()
+
+
+def _counted(loader: Iterable[Any]) -> Collection[Any]:
+    """An epoch's batches, whose number is known: a stream's are collected."""
+    try:
+        len(loader)  # type: ignore[arg-type]
+    except TypeError:
+        return list(loader)
+    return loader  # type: ignore[return-value]
+
+
+def _wide(seen: Outputs) -> Outputs:
+    """Logits in fp32 at least."""
+    return seen._replace(logits=seen.logits.to(torch.promote_types(seen.logits.dtype, torch.float32)))
+
+
+def _rate(plan: Plan, method: Distiller, epoch: int, total: int) -> float:
+    """As ``Plan.pretrain_rate``, for a stage of ``total`` epochs."""
+    start = plan.lr if method.pretrain_lr is None else method.pretrain_lr
+    return start * 0.1 ** sum(epoch / total >= drop for drop in method.pretrain_drops)
+
+
+def _names(stages: tuple[str, ...]) -> str:
+    return "one stage, 'train'" if len(stages) == 1 else "the stages 'pretrain' and 'train'"

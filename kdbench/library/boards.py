@@ -1,0 +1,38 @@
+"""A report with all that kdbench knows besides the records: published numbers, records to beat, costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdbench import suites
+
+if TYPE_CHECKING:
+    from kdbench.report.make import SuiteReport
+
+
+def boards(out: Path, note: Callable[[str], object], **words: Any) -> list[SuiteReport]:
+    """``kdbench.report.report`` of an output folder, with what stands in kdbench's own tables.
+
+    Raises:
+        ValueError, OSError: see there.
+
+    >>> boards(Path("nowhere"), print)
+    Traceback (most recent call last):
+    ValueError: no run records under nowhere/runs; `kdbench run` makes some, --out names another folder
+    """
+    from kdbench.library.costs import rows
+    from kdbench.report import report
+
+    costs, unread = rows()
+    if unread:
+        note(f"no costs are shown: {unread}")
+    known = [suites.load(name) for name in suites.names()]
+    return report(
+        out,
+        published={suite.name: suites.published(suite) for suite in known},
+        standing={suite.name: suites.records_to_beat(suite) for suite in known},
+        costs=costs,
+        **words,
+    )

@@ -1,0 +1,145 @@
+"""Networks of the user's own: a function in a plug-in file that builds an ``nn.Module``, under ``@register_model``.
+
+``stages`` names the submodules whose outputs are shown to methods, shallow to deep, and ``classifier`` the last linear
+layer; a network that knows timm's face (``forward_features``, ``forward_head``, ``get_classifier``) needs neither, and
+one that has ``tap`` and ``head`` itself (``kdbench.models.tapped.Reader``) is taken at its word.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, cast, overload
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdbench.distiller import Outputs
+from kdbench.models.entered import ENTERED, Make, Own, find, names
+from kdbench.models.tapped import Tapped, evaluating, picture
+from kdbench.models.timm_taps import Capture, TimmReader
+
+#: Largest distance between a network's logits and those of its head on its last map, as a share of the largest logit.
+_CLOSE = 1e-4
+
+
+@overload
+def register_model(make: Make) -> Make: ...
+@overload
+def register_model(*, stages: Sequence[str] = (), classifier: str = "") -> Callable[[Make], Make]: ...
+def register_model(make: Make | None = None, *, stages: Sequence[str] = (), classifier: str = "") -> Any:
+    """Enter a function ``name(num_classes)`` that builds a network; pairs call it by the function's name.
+
+    It may also take ``image_size``, the side of the square images in pixels.
+
+    Raises:
+        ValueError: the name is another network's.
+
+    >>> @register_model(stages=["0", "1"], classifier="4")
+    ... def doctest_net(num_classes):
+    ...     convs = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 6, 3, stride=2, padding=1)
+    ...     return nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, num_classes))
+    >>> create("doctest_net", 5, image_size=8).shapes((3, 8, 8)).feats
+    ((4, 8, 8), (6, 4, 4))
+    """
+
+    def enter(made: Make) -> Make:
+        from kdbench.models import zoo
+
+        name = getattr(made, "__name__", "")
+        file = inspect.getsourcefile(made) or "" if inspect.isfunction(made) or inspect.isclass(made) else ""
+        known = find(name)
+        if not name.isidentifier() or (known is not None and known.file != file) or zoo.is_ours(name):
+            raise ValueError(f"the name {name!r} is another network's; give the function another one")
+        ENTERED[name] = Own(made, tuple(stages), classifier, file)
+        made.__kdbench_model__ = True  # type: ignore[attr-defined]
+        return made
+
+    return enter if make is None else enter(make)
+
+
+def create(name: str, num_classes: int, *, image_size: int) -> Tapped:
+    """Build one.
+
+    Raises:
+        ValueError: it cannot be built or looked into; the sentence says what would do.
+    """
+    own = ENTERED[name]
+    words = {"image_size": image_size} if "image_size" in inspect.signature(own.make).parameters else {}
+    try:
+        net = own.make(num_classes, **words)
+    except Exception as error:  # whatever the user's code raises
+        raise ValueError(f"{name} cannot be built for {num_classes} classes: {_line(error)}") from error
+    if not isinstance(net, nn.Module):
+        raise ValueError(f"{name} gives a {type(net).__name__}; it is to give an nn.Module")
+    if hasattr(net, "tap") and hasattr(net, "head"):
+        reader: Any = net
+    elif own.stages or own.classifier:
+        reader = OwnReader(net, name, own.stages, own.classifier, image_size=image_size)
+    elif hasattr(net, "get_classifier"):
+        reader = TimmReader(net, name, image_size=image_size)
+    else:
+        raise ValueError(
+            f"{name} does not say what methods may see of it; write @register_model(stages=[...], classifier=...) with"
+            f" the names of submodules, such as {', '.join(list(dict(net.named_children()))[:4])}"
+        )
+    tapped = Tapped(net, name, reader=reader)
+    tapped.pretrained = own.sha256
+    tapped.folds = False  # what is folded away cannot be tapped
+    return tapped
+
+
+class OwnReader:
+    """Taps of a network by hooks on named submodules. The head is the mean over the last map, then the classifier.
+
+    Raises:
+        ValueError: no such submodule, an output that is no map, or a head that is not this one.
+    """
+
+    def __init__(self, net: nn.Module, name: str, stages: Sequence[str], classifier: str, *, image_size: int) -> None:
+        modules = dict(net.named_modules())
+        if missing := [one for one in (*stages, classifier) if one not in modules or not one]:
+            has = ", ".join(list(dict(net.named_children()))[:8])
+            raise ValueError(f"{name} has no submodule {missing[0]!r} to tap; it has {has}")
+        if not stages:
+            raise ValueError(f"{name} names no stages; methods are shown the outputs of one at least")
+        linear = modules[classifier]
+        if not isinstance(linear, nn.Linear):
+            raise ValueError(f"the classifier {classifier} of {name} is {type(linear).__name__}, not nn.Linear")
+        self.net, self.linear = net, linear
+        self.stages = [Capture(modules[one]) for one in stages]
+        self.given = Capture(linear, given=True)
+        for capture in self.stages:
+            capture.clone = True  # a ReLU in place behind it would change it after the fact
+        image = picture((3, image_size, image_size)).to(linear.weight)
+        with evaluating(net):
+            try:
+                logits, seen = net(image), self.tap(image)
+            except Exception as error:
+                raise ValueError(f"{name} cannot be tapped with {image_size}-px images: {_line(error)}") from error
+            if any(not isinstance(one, Tensor) or one.ndim != 4 for one in seen.feats):
+                raise ValueError(f"the stages of {name} are to be maps (B, C, H, W); one of them is none")
+            near = _CLOSE * logits.abs().max()
+            if seen.last.shape[1] != linear.in_features or bool((self.head(seen.last) - logits).abs().max() > near):
+                raise ValueError(
+                    f"the logits of {name} are not its classifier on the mean of its last stage; name the submodule"
+                    " whose output is pooled as the last stage, or give the network tap and head of its own"
+                )
+
+    def tap(self, image: Tensor) -> Outputs:
+        """(B, 3, H, W) -> all that a method may see."""
+        logits = self.net(image)
+        feats = tuple(cast(Tensor, capture.take()) for capture in self.stages)
+        pooled = cast(Tensor, self.given.take()).flatten(1)
+        return Outputs(feats, feats[-1], pooled, logits, None, (self.linear.weight, self.linear.bias))
+
+    def head(self, last: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, K) logits."""
+        return F.linear(last.mean(dim=(2, 3)), self.linear.weight, self.linear.bias)
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+__all__ = ["Own", "OwnReader", "create", "find", "names", "register_model"]

@@ -1,0 +1,143 @@
+"""Validation accuracy against the weight's factor: how much a method's result hangs on its weight."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from kdbench.report import facts
+from kdbench.report.board import Board
+from kdbench.report.escape import plain
+from kdbench.report.items import count
+from kdbench.report.panels import grid_shape, quick_words
+from kdbench.report.style import COLOURS, INK, MARKERS, SOFT, canvas, drawing
+from kdbench.report.tuned import factor, often
+from kdbench.utils.tuning_file import Tuned
+
+MOST_METHODS, MOST_LINES = 40, len(COLOURS)
+
+
+class _Point(NamedTuple):
+    factor: float
+    mean: float | None  # None: a seed of it failed
+    low: float
+    high: float
+    chosen: bool
+
+
+def sensitivity(board: Board, chosen: Sequence[Tuned]) -> Figure | None:
+    """A panel for each method, a line for each pair; None where nothing was tuned by a factor."""
+    curves: dict[str, list[tuple[str, list[_Point]]]] = {}
+    left: set[str] = set()
+    for one in chosen:
+        points = _points(one)
+        if sum(point.mean is not None for point in points) > 1:
+            curves.setdefault(one.method, []).append((one.pair, points))
+        else:
+            left.add(one.method)
+    if not curves:
+        return None
+    methods = sorted(curves)[:MOST_METHODS]
+    pairs = sorted({pair for method in methods for pair, _ in curves[method]})
+    shown = pairs[:MOST_LINES]
+    more = f" Shown: {MOST_LINES} of {count(len(pairs), 'pair')}." if len(pairs) > MOST_LINES else ""
+    more += f" Shown: {MOST_METHODS} of {count(len(curves), 'method')}." if len(curves) > MOST_METHODS else ""
+    if names := sorted(left - set(curves)):
+        more += f" Not scaled by a factor, so not drawn: {', '.join(plain(name, 30) for name in names[:8])}."
+    rows, columns = grid_shape(len(methods))
+    with drawing():
+        figure = canvas(
+            max(6.4, 2.4 + 2.2 * columns),
+            1.6 + 2.1 * rows,
+            "Validation accuracy against the weight" + quick_words(board),
+            "Top-1 (%) on held-out training images, last epoch, mean over the tuning seeds; bars from the lowest to the"
+            f" highest seed. Ring: chosen. Cross: failed. Vertical line: the published weight. {often(chosen)}{more}",
+            _footer(board, chosen),
+        )
+        axes = figure.subplots(rows, columns, squeeze=False)
+        handles: dict[str, Any] = {}
+        for axis, method in zip(axes.flat, methods, strict=False):
+            _panel(axis, method, [(pair, points) for pair, points in curves[method] if pair in shown], shown, handles)
+        for axis in axes.flat[len(methods) :]:
+            axis.set_visible(False)
+        for axis in axes[:, 0]:
+            axis.set_ylabel("validation top-1 (%)", fontsize=8.5)
+        for column in range(columns):
+            axes[(len(methods) - 1 - column) // columns, column].set_xlabel(
+                "factor on the published weight", fontsize=8.5
+            )
+        names = [pair for pair in shown if pair in handles]
+        words = [plain(pair.replace(":", " → "), 60) for pair in names]
+        figure.legend([handles[pair] for pair in names], words, loc="outside right center", fontsize=8)
+    return figure
+
+
+def _points(one: Tuned) -> list[_Point]:
+    found = []
+    for trial in one.trials:
+        by = factor(one, trial)
+        values = [s.val_top1 for s in trial.scores if s.val_top1 is not None and math.isfinite(s.val_top1)]
+        if by is not None:
+            ends = (min(values), max(values)) if values else (0.0, 0.0)
+            found.append(
+                _Point(by, trial.mean if values else None, *ends, bool(one.choice) and trial.values == one.choice)
+            )
+    return sorted(found)
+
+
+def _panel(
+    axis: Axes, method: str, curves: list[tuple[str, list[_Point]]], pairs: list[str], handles: dict[str, Any]
+) -> None:
+    axis.set_title(plain(method, 30), fontsize=8.5)
+    axis.set_xscale("log")
+    axis.axvline(1, color=SOFT, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+    failed, ends = [], []
+    for pair, points in curves:
+        number = pairs.index(pair)
+        good = [point for point in points if point.mean is not None]
+        look: dict[str, Any] = {
+            "color": COLOURS[number],
+            "marker": MARKERS[number],
+            "markersize": 3.5,
+            "linewidth": 1.2,
+        }
+        xs, ys = [point.factor for point in good], [point.mean or 0.0 for point in good]
+        (handles[pair],) = axis.plot(xs, ys, zorder=3, **look)
+        axis.vlines(xs, [p.low for p in good], [p.high for p in good], color=COLOURS[number], linewidth=0.9, alpha=0.6)
+        ring = [(point.factor, point.mean or 0.0) for point in good if point.chosen]
+        if ring:
+            axis.plot(*zip(*ring, strict=True), "o", markersize=9, fillstyle="none", color=INK, zorder=4, linewidth=0)
+        failed += [(point.factor, number) for point in points if point.mean is None]
+        ends += [end for point in good for end in (point.low, point.high)]
+    low, high = min(ends), max(ends)
+    room, below = max(high - low, 0.5), 0.07 * (1 + len({number for _, number in failed}))
+    axis.set_ylim(low - (below + 0.05) * room, high + 0.1 * room)
+    for by, number in failed:  # each pair on a line of its own
+        place = sorted({other for _, other in failed}).index(number)
+        axis.plot(
+            [by], [low - 0.07 * (1 + place) * room], "x", color=COLOURS[number], markersize=5, zorder=3, clip_on=False
+        )
+    ticks = sorted({point.factor for _, points in curves for point in points})
+    axis.xaxis.set_major_locator(FixedLocator(ticks))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _fraction(value)))
+    axis.tick_params(labelsize=7)
+    axis.grid(True, axis="y")
+
+
+def _fraction(by: float) -> str:
+    """1/100, 1/3, 1, 3."""
+    return f"1/{round(1 / by):g}" if by < 0.9 else f"{by:g}"
+
+
+def _footer(board: Board, chosen: Sequence[Tuned]) -> str:
+    budgets = sorted({plain(one.budget, 100) for one in chosen})
+    held = sorted({f"{one.budget.validation:.0%}" for one in chosen})
+    told = "; ".join(budgets[:2]) + (" and others" if len(budgets) > 2 else "")
+    rest = facts.footer(board).split(" · ")[3:]
+    return " · ".join([told, f"{', '.join(held)} of the training images held out", *filter(None, rest)])

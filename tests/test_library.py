@@ -1,0 +1,265 @@
+"""The verbs as functions: the command line's words, sentences and records, and nothing on a screen."""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+import kdbench
+from kdbench import record
+from kdbench.cli import main
+from kdbench.engine.evaluate import measure
+from kdbench.library import words
+from kdbench.run import teachers as teaching
+
+PAIR = "resnet14:resnet8"
+#: Words of a conversation on a terminal; a function asks nobody.
+DIALOGUE = ("budget", "yes")
+SMALL: dict[str, Any] = {"pairs": PAIR, "suite": "digits", "epochs": 1, "limit_train": 96, "seeds": 1}
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two methods' runs; tests must not change what is there."""
+    folder = tmp_path_factory.mktemp("library")
+    kdbench.run(["kd", "simkd", "student"], **SMALL, out=folder)
+    return folder
+
+
+def test_a_run_gives_the_records_that_the_command_line_writes(out: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    found = kdbench.run("simkd,kd", **SMALL, out=out, say=said.append)
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(threads)
+    assert [(one.method, one.status, one.seed) for one in found] == [("simkd", "done", 0), ("kd", "done", 0)]
+    assert found[1] in record.read_all(out / "runs")[0]
+    line = ["run", "-m", "kd", "-p", PAIR, "-s", "digits", "--epochs", "1", "--limit-train", "96", "--seeds", "1"]
+    assert CliRunner().invoke(main, [*line, "--out", str(tmp_path)]).exit_code == 0
+    (theirs,) = record.read_all(tmp_path / "runs")[0]
+    assert theirs.measured() == found[1].measured()
+
+
+def test_a_dry_run_trains_nothing(out: Path, tmp_path: Path) -> None:
+    assert kdbench.run("kd", **SMALL, out=tmp_path, dry_run=True) == []
+    assert not [*tmp_path.iterdir()]
+    assert len(kdbench.run("kd,fitnet", **SMALL, out=out, dry_run=True)) == 1
+
+
+def test_what_failed_is_a_record_or_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*args: object, **more: object) -> None:
+        raise teaching.TeacherFailed("the teacher is ill")
+
+    refused, *_ = kdbench.run("fitnet[tap=9],student", **SMALL, out=tmp_path)
+    assert (refused.status, refused.reason[:11]) == ("unsupported", "fitnet: tap")
+    monkeypatch.setattr("kdbench.run.teachers.get", failing)
+    with pytest.warns(UserWarning, match="kd on resnet14:resnet8, seed 0 failed and has no record: the teacher is ill"):
+        assert kdbench.run("kd", **SMALL, out=tmp_path) == []
+    with pytest.raises(RuntimeError, match="--fail-fast"):
+        kdbench.run("kd", **SMALL, out=tmp_path, fail_fast=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"methods": "kdd"}, ["run", "-m", "kdd"]),
+        ({"methods": ["kd[tau=-1]"]}, ["run", "-m", "kd[tau=-1]"]),
+        ({"pairs": "resnet9"}, ["run", "-p", "resnet9"]),
+        ({"suite": "nowhere"}, ["run", "-s", "nowhere"]),
+        ({"seeds": 0}, ["run", "--seeds", "0"]),
+        ({"seeds": [-1]}, ["run", "--seeds", "-1,"]),
+        ({"epochs": 0}, ["run", "--epochs", "0"]),
+        ({"limit_train": 1}, ["run", "--limit-train", "1"]),
+        ({"set": {"recipe.lrr": 1}}, ["run", "--set", "recipe.lrr=1"]),
+        ({"set": ["recipe.lr"]}, ["run", "--set", "recipe.lr"]),
+        ({"precision": "fp64"}, ["run", "--precision", "fp64"]),
+        ({"device": "tpu"}, ["run", "--device", "tpu"]),
+        ({"graphs": "on"}, ["run", "--graphs", "on"]),
+        ({"table": "on"}, ["run", "--table", "on"]),
+        ({"weights": "best"}, ["run", "--weights", "best"]),
+        ({"shard": "3/2"}, ["run", "--shard", "3/2"]),
+        ({"lanes": 0}, ["run", "--lanes", "0"]),
+    ],
+)
+def test_sentences_are_the_command_lines(given: dict[str, Any], line: list[str], tmp_path: Path) -> None:
+    words = {"suite": "digits"} | given
+    told = CliRunner().invoke(main, [*line, *([] if "-s" in line else ["-s", "digits"]), "--out", str(tmp_path)])
+    with pytest.raises(ValueError, match=r".") as error:
+        kdbench.run(**words, out=tmp_path)
+    assert told.exit_code == 2
+    assert told.stderr.strip() == f"Error: {error.value}"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ({"methods": []}, "."),
+        ({"methods": ""}, "."),
+        ({"methods": 3}, "."),
+        ({"pairs": []}, "no pair was asked for"),
+        ({"seeds": True}, "--seeds takes a count such as 3 or a list such as 0,1,2, not True"),
+        ({"seeds": []}, "--seeds takes a count"),
+        ({"seeds": 1.5}, "--seeds takes a count"),
+        ({"epochs": "3"}, "--epochs takes a whole number, not '3'"),
+        ({"epochs": 2.0}, "--epochs takes a whole number, not 2.0"),
+        ({"lanes": True}, "--lanes takes a whole number, not True"),
+        ({"precision": None}, "--precision takes a text, not None"),
+        ({"suite": 3}, "--suite takes a text, not 3"),
+        ({"suite": Path("nowhere.toml")}, "nowhere.toml"),
+        ({"device": torch.device("meta")}, "device 'meta' is not supported"),
+    ],
+)
+def test_what_only_python_can_say_is_a_sentence_too(words: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"suite": "digits", "methods": "kd", "out": tmp_path, **words}
+    with pytest.raises(ValueError, match=sentence):
+        kdbench.run(**given)
+
+
+def test_words_may_be_pythons_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = {"plugin": (), "data_dir": None, "out": tmp_path}
+    one = words.request(methods=["kd", "at"], pairs=[PAIR], set={"recipe.lr": 0.1}, **plain)  # type: ignore[arg-type]
+    two = words.request(methods="kd,at", pairs=PAIR, set="recipe.lr=0.1", **plain)  # type: ignore[arg-type]
+    assert one == two
+    monkeypatch.setenv("KDBENCH_OUT", str(tmp_path))
+    monkeypatch.setenv("KDBENCH_DATA", "~/data")
+    three = words.request(methods=None, pairs="all", set=(), plugin=(), data_dir=None, out=None)
+    assert (three.out, three.data_dir) == (tmp_path, Path("~/data").expanduser())
+    with pytest.raises(ValueError, match=r"no plug-in file 'nowhere\.py'"):
+        kdbench.run("kd", plugin="nowhere.py")
+
+
+def test_the_command_line_has_no_word_that_a_function_lacks() -> None:
+    other = {"overrides": "set", "plugins": "plugin", "chosen": "suite", "file": "out", "cell": "cell"}
+    for verb in ("run", "tune", "report", "export"):
+        asked = {other.get(one.name or "", one.name) for one in main.commands[verb].params} - {"help"}
+        known = set(inspect.signature(getattr(kdbench, verb)).parameters)
+        assert asked - {"plugin", *DIALOGUE} <= known, verb
+
+
+def test_a_choice_of_weights_is_a_record_of_its_trials(tmp_path: Path) -> None:
+    small = {name: SMALL[name] for name in ("pairs", "suite", "epochs", "limit_train")}
+    (choice,) = kdbench.tune("kd,student", **small, trials=2, out=tmp_path)
+    assert (choice.method, len(choice.trials), choice.pair) == ("kd", 2, PAIR)
+    assert kdbench.tune("student", **small, out=tmp_path) == []
+
+
+def test_reports_and_records_are_frames(out: Path) -> None:
+    said: list[str] = []
+    board = kdbench.report(out=out, formats=["csv"], say=said.append)["digits"]
+    assert set(board["method"]) == {"kd", "simkd", "student"}
+    assert any(sentence.startswith("wrote 4 files of suite digits") for sentence in said)
+    frame = kdbench.load_records(out)
+    assert sorted(frame["method"]) == ["kd", "simkd", "student"]
+    assert list(frame.columns) == (out / "digits.csv").read_text().splitlines()[0].split(",")
+    (kd,) = (one for one in record.read_all(out / "runs")[0] if one.method == "kd")
+    assert frame.set_index("method").loc["kd", "top1_last"] == kd.top1_last
+    with pytest.raises(ValueError, match=r"no run records of suite 'crd' under .*; there are some of digits"):
+        kdbench.load_records(out, suite="crd")
+
+
+def test_a_report_has_the_bytes_of_the_command_lines(out: Path, tmp_path: Path) -> None:
+    shutil.copytree(out / "runs", tmp_path / "runs")
+    kdbench.report(out=out, formats="md,tex,csv")
+    assert CliRunner().invoke(main, ["report", "--out", str(tmp_path), "--formats", "md,tex,csv"]).exit_code == 0
+    for name in ("digits/leaderboard.md", "digits/leaderboard.tex", "digits.csv"):
+        assert (out / name).read_bytes() == (tmp_path / name).read_bytes()
+
+
+def test_a_damaged_record_is_left_out_with_a_warning(out: Path, tmp_path: Path) -> None:
+    for path in (out / "runs").rglob("*.json"):
+        copy = tmp_path / path.relative_to(out)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(
+            path.read_text().replace('"done"', '"dine"') if path.name.startswith("kd-") else path.read_text()
+        )
+    with pytest.warns(UserWarning, match="left out: .*kd-s0"):
+        assert len(kdbench.load_records(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("method", ["kd", "simkd", "student"])
+def test_a_kept_student_measures_as_its_record_says(out: Path, method: str) -> None:
+    found = kdbench.load_student(f"{method} resnet8 0", out=out)
+    assert found.classes == tuple("0123456789")
+    assert found.record.method == method
+    from kdbench import data
+
+    logits, labels = [], []
+    for image, label in teaching.test_batches(data.load("digits"), found.record.settings.recipe, torch.device("cpu")):
+        logits.append(found(image))
+        labels.append(label)
+    top1 = measure(torch.cat(logits), torch.cat(labels))["top1"]
+    assert top1 == pytest.approx(found.record.top1_last, abs=0.2)
+    assert not found.training
+    assert not any(p.requires_grad for p in found.parameters())
+
+
+def test_a_kept_student_teaches_another(out: Path) -> None:
+    from kdbench import models
+
+    teacher, student = kdbench.load_student("kd", out=out).student, models.create("resnet8", 10, image_size=8)
+    d = kdbench.attach(student, teacher, "fitnet", batch_size=4, image_size=8)
+    assert d(torch.randn(4, 3, 8, 8), torch.arange(4)).isfinite()
+
+
+def test_a_stored_teacher_is_loaded(tmp_path: Path) -> None:
+    from kdbench import models
+    from kdbench.models import teachers
+
+    net = models.create("resnet8", 10, image_size=8)
+    teachers.store(
+        tmp_path / "teachers",
+        net,
+        dataset="digits",
+        name="resnet8",
+        num_classes=10,
+        image_size=8,
+        top1=None,
+        source="imported",
+        recipe={},
+        half=False,
+    )
+    found = kdbench.load_teacher("resnet8", out=tmp_path)
+    image = torch.randn(2, 3, 8, 8)
+    assert torch.equal(found(image).logits, net.eval()(image).logits)
+    assert not found.training
+
+
+def test_a_wing_is_called_as_its_function_whoever_imported_it_first() -> None:
+    import kdbench.report.make
+    import kdbench.run.session
+
+    for name in ("run", "report", "export"):
+        wing: Any = getattr(kdbench, name)
+        assert type(wing).__mro__[1] is types.ModuleType
+        assert "out" in inspect.signature(wing).parameters
+    with pytest.raises(ValueError, match="no method"):
+        kdbench.run("kdd", suite="digits")
+
+
+def test_import_kdbench_loads_nothing_heavy() -> None:
+    code = "import sys, kdbench; kdbench.run; kdbench.export; print([n for n in ('torch', 'pandas', 'rich') if n in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
+    )
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", [name for name in kdbench.__all__ if not name.startswith("_") and name.islower()])
+def test_a_public_function_shows_an_example_and_says_what_it_raises(name: str) -> None:
+    found: Any = getattr(kdbench, name)
+    text = inspect.getdoc(inspect.unwrap(found)) or ""  # a wing wraps its function
+    assert ">>>" in text
+    assert "Raises:" in text or name == "kl"
+    signature = inspect.signature(found)
+    assert signature.return_annotation is not inspect.Signature.empty
+    assert all(one.annotation is not inspect.Parameter.empty for one in signature.parameters.values())
