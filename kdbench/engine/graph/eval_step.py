@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from kdbench.engine.errors import OutOfMemory, holds
 from kdbench.engine.evaluate import Batches, Fold, answer, eval_mode, evaluate, read, scores, when
 from kdbench.engine.graph.backend import Machine
+from kdbench.engine.graph.capturable import REHEARSALS, CannotCapture, capturable
 from kdbench.engine.graph.rollback import undone
-from kdbench.engine.graph.train_step import REHEARSALS, CannotCapture, capturable
 from kdbench.engine.guard import Guard
 from kdbench.engine.lane import Lane
 
