@@ -440,7 +440,9 @@ def test_pictures_keep_their_order_and_are_counted(tmp_path: Path) -> None:
     assert found.images.is_contiguous()
     assert found.images[:100, 0, 2, 2].tolist() == list(range(100))
     assert found.digests[100] == found.digests[101] != found.digests[0]
-    assert decode.notes(found.remarks, files, tmp_path) == ["2 pictures transparent in places, laid on white (clear0.png, ...)"]
+    assert decode.notes(found.remarks, files, tmp_path) == [
+        "2 pictures transparent in places, laid on white (clear0.png, ...)"
+    ]
     assert decode.decode([], 4).images.shape == (0, 3, 4, 4)
 
 
