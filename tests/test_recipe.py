@@ -159,7 +159,7 @@ def test_smoothed_cross_entropy_is_torchs(tmp_path: Path) -> None:
     logits = one.student(image).logits
     assert torch.allclose(terms["ce"], F.cross_entropy(logits, label, label_smoothing=0.2), atol=1e-6)
     mixed = batch._replace(target=torch.full((len(label), 10), 0.1))
-    assert torch.allclose(smoothed(mixed, 10, 0.3), mixed.truth)
+    assert torch.allclose(smoothed(mixed, 10, 0.3).truth, mixed.truth)
 
 
 def test_what_is_left_of_an_epoch_is_a_step(tmp_path: Path) -> None:

@@ -134,7 +134,12 @@ def _list_folder(path: Path, known: Sequence[str]) -> Listed:
 
 
 def read_tiny_imagenet(root: Path) -> Arrays:
-    """``list_tiny_imagenet`` decoded into memory, 64 px."""
+    """``list_tiny_imagenet`` decoded into memory, 64 px.
+
+    >>> read_tiny_imagenet(Path("nowhere"))
+    Traceback (most recent call last):
+    kdbench.data.errors.DataMissing: Tiny ImageNet is not in nowhere: unpack tiny-imagenet-200.zip ...
+    """
     return list_tiny_imagenet(root).arrays(64)
 
 

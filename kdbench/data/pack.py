@@ -55,6 +55,13 @@ def pack(dataset: Dataset | Listed, word: str, size: int, folder: Path, tell: Te
     Raises:
         DataMissing: a picture cannot be used.
         ValueError: another pack lies there, another process makes it, or the disk is too small.
+
+    >>> import tempfile
+    >>> from kdbench.data.sets import load
+    >>> with tempfile.TemporaryDirectory() as home:
+    ...     made = pack(load("digits"), "digits", 8, Path(home))
+    >>> made.fingerprint == load("digits").fingerprint
+    True
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -27,6 +27,11 @@ class DataSource:
 
     A kind of source says its ``shape`` and what ``take`` gives, and ``name``, under which sums of it may be kept.
     It can be sent to another process.
+
+    >>> some: DataSource = Memory(torch.arange(24, dtype=torch.uint8).view(4, 1, 2, 3))
+    >>> part = some[torch.tensor([3, 1])]
+    >>> len(part), part.shape, part.take(torch.tensor([0]))[0, 0, 0].tolist()
+    (2, (2, 1, 2, 3), [18, 19, 20])
     """
 
     shape: tuple[int, int, int, int]

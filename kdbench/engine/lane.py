@@ -16,13 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.distiller import Batch, Distiller, Outputs
-from kdbench.engine import checkpoint, resuming
+from kdbench.engine import checkpoint, resuming, stepping
 from kdbench.engine.attending import attention_state
 from kdbench.engine.averaging import Average
 from kdbench.engine.checkpoint import state_sha256
 from kdbench.engine.counting import used_in_prediction
 from kdbench.engine.errors import Failed, holds, said
-from kdbench.engine.optimizers import SGD
 from kdbench.engine.precision import Precision
 from kdbench.engine.remedy import remedy
 from kdbench.engine.rng import fresh_rng, rng_state, set_rng_state
@@ -121,8 +120,7 @@ class Lane:
         self._kept_state: dict[str, Tensor] | None = None
         self.rng = fresh_rng(seed, device)
         self._seen: dict[str, list[tuple[int, int, Tensor]]] = {}  # term -> (first step, images of each, values)
-        self._steps, self._count = 0, 0
-        self.waiting = 0  # batches whose gradients wait for the others of their step
+        self._steps, self._count, self.waiting = 0, 0, 0  # waiting: batches whose gradients await a step
         self.average = Average(self.student, plan.ema) if plan.ema else None
         self.pretrain_total = plan.pretrain_epochs(method)
         self.epoch = 0
@@ -151,22 +149,13 @@ class Lane:
         """What the present stage minimises: terms by name."""
         return self.method.loss if self.stage == "train" else self.method.pretrain_terms
 
-    @property
-    def by_host(self) -> str:
-        """Why its steps cannot be repeated without the host; "": they can."""
-        if self.plan.accumulate > 1:
-            return "the gradients of several batches make one of its steps"
-        name = self.plan.optimizer_name
-        return "" if name == SGD else f"the optimizer {name} counts its steps on the host"
-
     def enter(self, stage: str) -> None:
         """Begin a stage: what it trains, and a fresh optimizer and loss scale for it.
 
         Raises:
             NothingToTrain: there is nothing.
         """
-        self.stage, self.epoch = stage, 0
-        self._asked = "", -1
+        self.stage, self.epoch, self._asked = stage, 0, ("", -1)
         self.needs_teacher = bool(self.method.needs_teacher)
         self.train_mode()
         parts: list[nn.Module] = [self.method]
@@ -175,9 +164,7 @@ class Lane:
         trained = [p for part in parts for p in part.parameters() if p.requires_grad]
         if not trained:
             raise NothingToTrain(f"stage {stage!r} has nothing to train: no parameter requires a gradient there")
-        self.waiting = 0
-        if self.average is not None:
-            self.average.begin()
+        stepping.begin(self)
         self.scaler = self.precision.scaler(self.device)
         self.optimizer = self.plan.optimizer(trained, self.device, fused=self.scaler.enabled)
 
@@ -226,31 +213,8 @@ class Lane:
             terms = self.terms(teacher, batch)
             check_terms(terms)
             total = torch.stack([term.float() for term in terms.values()]).sum()
-        if not self.waiting:
-            self.optimizer.zero_grad(set_to_none=True)
-        several = self.plan.accumulate > 1
-        self.scaler.scale(total / self.plan.accumulate if several else total).backward()
-        self.waiting += 1
-        if self.compiled is not None:
-            self.compiled.drop_unreached()
-        if self.waiting == self.plan.accumulate:
-            self._apply()
+        stepping.backward(self, total)
         return {name: term.detach().float() for name, term in terms.items()}
-
-    def _apply(self) -> None:
-        """A step of the optimizer with the gradients that wait; fewer than a step's weigh as if they were all."""
-        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        if self.waiting != self.plan.accumulate:
-            for parameter in trained:
-                if parameter.grad is not None:
-                    parameter.grad.mul_(self.plan.accumulate / self.waiting)
-        self.waiting = 0
-        if self.plan.clip_grad:
-            self.scaler.unscale(self.optimizer)
-            nn.utils.clip_grad_norm_(trained, self.plan.clip_grad)
-        self.scaler.step(self.optimizer)
-        if self.average is not None:
-            self.average.update()
 
     def saw(self, first: int, images: int, values: dict[str, Tensor]) -> None:
         """Keep the terms of the steps from ``first`` on, (steps,) each, of batches of so many images.
@@ -267,9 +231,7 @@ class Lane:
     def terms(self, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
         """The present stage's loss on a batch, by name."""
         student, teacher = self.look(teacher, batch)
-        if self.plan.label_smoothing:
-            batch = batch._replace(target=smoothed(batch, student.logits.shape[1], self.plan.label_smoothing))
-        return self.stage_loss(student, teacher, batch)
+        return self.stage_loss(student, teacher, smoothed(batch, student.logits.shape[1], self.plan.label_smoothing))
 
     def look(self, teacher: Outputs | None, batch: Batch) -> tuple[Outputs, Outputs]:
         """What the present stage's loss is told of a batch: the student's outputs, and the teacher's."""
@@ -291,9 +253,7 @@ class Lane:
         Raises:
             Diverged: a term is not finite, or every step overflowed and lower scales do not help.
         """
-        if self.waiting:
-            with self.own_rng():
-                self._apply()
+        stepping.finish(self)
         self.seconds += shared_seconds
         self.images += self._count if self.stage == "train" else 0
         means = self._means()
@@ -365,7 +325,7 @@ class Lane:
             "epoch": self.epoch,
             **own,
             "optimizer": self.optimizer.state_dict(),
-            **({} if self.average is None else {"ema": self.average.state}),
+            **({"ema": self.average.state} if self.average else {}),
             "scaler": self.scaler.state_dict(),
             "rng": self.rng,
             "curve": self.curve,
@@ -421,8 +381,7 @@ class Lane:
                 state |= {f"method.{k}": v for k, v in self.method.state_dict().items()}
             else:
                 state |= {f"method.{k}": v for k, v in attention_state(self.method).items()}
-            if self.average is not None:
-                state |= {f"ema.{k}": v for k, v in self.average.state.items()}
+            state |= {f"ema.{k}": v for k, v in stepping.averaged(self).items()}
             self._kept_state = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
         return self._kept_state
 

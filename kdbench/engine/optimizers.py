@@ -42,6 +42,11 @@ def prove(name: str) -> None:
 
     Raises:
         ValueError: what is against it, in a sentence.
+
+    >>> prove("adamw")
+    >>> prove("adamz")
+    Traceback (most recent call last):
+    ValueError: timm has no optimizer 'adamz'; did you mean adam ...
     """
     if name == SGD:
         return

@@ -30,8 +30,15 @@ def check_terms(terms: dict[str, Tensor]) -> None:
             raise ValueError(f"term {name!r} has shape {tuple(term.shape)}, and a term is one number")
 
 
-def smoothed(batch: Batch, num_classes: int, share: float) -> Tensor:
-    """(B, K) targets of which a share is spread evenly over all classes (Szegedy et al. 2016)."""
+def smoothed(batch: Batch, num_classes: int, share: float) -> Batch:
+    """A batch with targets (B, K) of which a share is spread evenly over all classes (Szegedy et al. 2016).
+
+    >>> batch = Batch(torch.zeros(1, 3, 8, 8), torch.tensor([1]), torch.tensor([7]), torch.tensor(0.0))
+    >>> smoothed(batch, 4, 0.2).target
+    tensor([[0.0500, 0.8500, 0.0500, 0.0500]])
+    """
+    if not share:
+        return batch
     truth = batch.truth
     whole = F.one_hot(truth, num_classes).to(torch.float32) if truth.ndim == 1 else truth
-    return whole * (1 - share) + share / num_classes
+    return batch._replace(target=whole * (1 - share) + share / num_classes)

@@ -20,6 +20,13 @@ def start(name: str, num_classes: int, *, image_size: int, weights: Path | None)
     Raises:
         FileNotFoundError: no such file.
         ValueError: nothing says which weights, or they are another network's.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     torch.save(create("resnet8", 4).net.state_dict(), Path(folder) / "four.pth")
+    ...     net = start("resnet8", 10, image_size=32, weights=Path(folder) / "four.pth")
+    >>> net.net(torch.zeros(1, 3, 32, 32)).shape
+    torch.Size([1, 10])
     """
     name = resolve(name)
     bare = name.partition(".")[0] if name.startswith("timm/") else name

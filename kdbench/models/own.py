@@ -8,6 +8,7 @@ one that has ``tap`` and ``head`` itself (``kdbench.models.tapped.Reader``) is t
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, cast, overload
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from kdbench.distiller import Outputs
 from kdbench.models.entered import ENTERED, Make, Own, find, names
+from kdbench.models.nets._net import ZOO
 from kdbench.models.tapped import Tapped, evaluating, picture
 from kdbench.models.timm_taps import Capture, TimmReader
 
@@ -44,12 +46,14 @@ def register_model(make: Make | None = None, *, stages: Sequence[str] = (), clas
     """
 
     def enter(made: Make) -> Make:
-        from kdbench.models import zoo
-
         name = getattr(made, "__name__", "")
         file = inspect.getsourcefile(made) or "" if inspect.isfunction(made) or inspect.isclass(made) else ""
         known = find(name)
-        if not name.isidentifier() or (known is not None and known.file != file) or zoo.is_ours(name):
+        if (
+            not name.isidentifier()
+            or (known is not None and known.file != file)
+            or _plain(name) in set(map(_plain, ZOO))
+        ):
             raise ValueError(f"the name {name!r} is another network's; give the function another one")
         ENTERED[name] = Own(made, tuple(stages), classifier, file)
         made.__kdbench_model__ = True  # type: ignore[attr-defined]
@@ -63,6 +67,13 @@ def create(name: str, num_classes: int, *, image_size: int) -> Tapped:
 
     Raises:
         ValueError: it cannot be built or looked into; the sentence says what would do.
+
+    >>> @register_model(stages=["0"], classifier="2")
+    ... def doctest_flat(num_classes):
+    ...     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, num_classes))
+    >>> create("doctest_flat", 5, image_size=8)
+    Traceback (most recent call last):
+    ValueError: the logits of doctest_flat are not its classifier on the mean of its last stage; name the submodule ...
     """
     own = ENTERED[name]
     words = {"image_size": image_size} if "image_size" in inspect.signature(own.make).parameters else {}
@@ -91,6 +102,11 @@ def create(name: str, num_classes: int, *, image_size: int) -> Tapped:
 
 class OwnReader:
     """Taps of a network by hooks on named submodules. The head is the mean over the last map, then the classifier.
+
+    >>> convs = nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    >>> reader = OwnReader(nn.Sequential(*convs, nn.Linear(4, 5)), "small", ["1"], "4", image_size=8)
+    >>> reader.tap(picture((3, 8, 8)).float()).shapes()
+    Shapes(feats=((4, 8, 8),), last=(4, 8, 8), pooled=4)
 
     Raises:
         ValueError: no such submodule, an output that is no map, or a head that is not this one.
@@ -136,6 +152,10 @@ class OwnReader:
     def head(self, last: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, K) logits."""
         return F.linear(last.mean(dim=(2, 3)), self.linear.weight, self.linear.bias)
+
+
+def _plain(name: str) -> str:
+    return re.sub("[^a-z0-9]", "", name.lower())
 
 
 def _line(error: Exception) -> str:

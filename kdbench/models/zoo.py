@@ -39,11 +39,6 @@ _PUBLISHED_DOUBLE = "resnet8x4_double"
 _LISTED = {_plain(name): name for name in ZOO if not name.endswith(DOUBLE) or name == _PUBLISHED_DOUBLE}
 
 
-def is_ours(name: str) -> bool:
-    """Whether a name, however it is written, is a network of the zoo."""
-    return _longer(_plain(name)) in _BY_PLAIN
-
-
 def names() -> list[str]:
     """Canonical names of the zoo and of the user's own; ``NAME_double`` and ``timm/NAME`` are understood besides.
 

@@ -12,13 +12,25 @@ import torch
 
 
 def draw_seed(*parts: object) -> int:
-    """Stable in [0, 2^63), whatever the process or machine."""
+    """Stable in [0, 2^63), whatever the process or machine.
+
+    >>> draw_seed(0, "train", 3)
+    9010243902811717215
+    """
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def seed_all(seed: int) -> None:
-    """Python's, numpy's and torch's generators of the CPU."""
+    """Python's, numpy's and torch's generators of the CPU.
+
+    >>> with unmoved():
+    ...     seed_all(1)
+    ...     first = random.random()
+    ...     seed_all(1)
+    ...     first == random.random()
+    True
+    """
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.default_generator.manual_seed(seed)
@@ -26,7 +38,14 @@ def seed_all(seed: int) -> None:
 
 @contextmanager
 def unmoved() -> Iterator[None]:
-    """Whatever is seeded and drawn inside, the three generators stand after it where they stood before."""
+    """Whatever is seeded and drawn inside, the three generators stand after it where they stood before.
+
+    >>> before = torch.get_rng_state()
+    >>> with unmoved():
+    ...     _ = torch.rand(3)
+    >>> torch.equal(before, torch.get_rng_state())
+    True
+    """
     before = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
     try:
         yield

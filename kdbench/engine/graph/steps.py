@@ -34,6 +34,7 @@ from kdbench.engine.guard import Guard, sentence
 from kdbench.engine.lane import Lane
 from kdbench.engine.rng import offset
 from kdbench.engine.shared import Passing, Shown
+from kdbench.engine.stepping import by_host
 from kdbench.utils.plan import BatchPlan
 from kdbench.utils.wording import count
 
@@ -311,8 +312,8 @@ class Steps:
             CannotCapture: the lane does what a repeated step must not.
         """
         lane, machine, rng = track.lane, self._machine, track.lane.rng
-        if lane.by_host:
-            raise CannotCapture(lane.by_host)
+        if why := by_host(lane.plan):
+            raise CannotCapture(why)
         if self._guard is not None:
             self._guard.note(*(shown for _, shown in seen.values()), thorough=True)
         what = f"a step of {lane.key}"
