@@ -26,7 +26,13 @@ FILL = (124, 116, 104)
 
 @dataclass(frozen=True)
 class Augment:
-    """One word, taken apart."""
+    """One word, taken apart.
+
+    >>> Augment.of("rrc+rand-m9-mstd0.5-inc1")
+    Augment(geometry='rrc', policy='rand-m9-mstd0.5-inc1')
+    >>> Augment.of("crop").plain
+    True
+    """
 
     geometry: str = "crop"
     policy: str = ""

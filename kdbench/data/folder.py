@@ -134,7 +134,12 @@ def _list_folder(path: Path, known: Sequence[str]) -> Listed:
 
 
 def read_tiny_imagenet(root: Path) -> Arrays:
-    """``list_tiny_imagenet`` decoded into memory, 64 px."""
+    """``list_tiny_imagenet`` decoded into memory, 64 px.
+
+    >>> read_tiny_imagenet(Path("no such folder"))
+    Traceback (most recent call last):
+    kdbench.data.errors.DataMissing: Tiny ImageNet is not in no such folder: unpack tiny-imagenet-200.zip ...
+    """
     return list_tiny_imagenet(root).arrays(64)
 
 
@@ -144,7 +149,7 @@ def list_tiny_imagenet(root: Path) -> Listed:
     Raises:
         DataMissing: not there, or a picture cannot be read.
 
-    >>> read_tiny_imagenet(Path("no such folder"))
+    >>> list_tiny_imagenet(Path("no such folder"))
     Traceback (most recent call last):
     kdbench.data.errors.DataMissing: Tiny ImageNet is not in no such folder: unpack tiny-imagenet-200.zip ...
     """

@@ -72,13 +72,21 @@ FIXED = {"cifar10": 32, "cifar100": 32, "digits": 8, "stl10": 96}
 
 
 def side(word: str) -> int | None:
-    """Side in pixels of a data set's pictures, as its word tells; None: it does not."""
+    """Side in pixels of a data set's pictures, as its word tells; None: it does not.
+
+    >>> side("cifar100"), side("imagenet@128"), side("imagefolder:/data/pets@96")
+    (32, 128, 96)
+    """
     found = image_folder(word) or sized(word)
     return found[1] if found else FIXED.get(word)
 
 
 def canonical(word: str) -> str:
-    """The word as it is kept: a folder's path is absolute, its size is there; a data set's usual size is not."""
+    """The word as it is kept: a folder's path is absolute, its size is there; a data set's usual size is not.
+
+    >>> canonical("imagefolder:/data/pets"), canonical("imagenet@256"), canonical("imagenet@128")
+    ('imagefolder:/data/pets@64', 'imagenet', 'imagenet@128')
+    """
     if found := sized(word):
         name, size = found
         return name if size == SIZES[name] else f"{name}@{size}"

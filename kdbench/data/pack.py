@@ -55,6 +55,11 @@ def pack(dataset: Dataset | Listed, word: str, size: int, folder: Path, tell: Te
     Raises:
         DataMissing: a picture cannot be used.
         ValueError: another pack lies there, another process makes it, or the disk is too small.
+
+    >>> from kdbench.data import limit, load
+    >>> packed = pack(limit(load("digits"), 20), "digits", 8, Path("packed"))
+    >>> type(packed.train_images).__name__, packed.image_shape
+    ('Packed', (3, 8, 8))
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -34,19 +34,33 @@ Say = Callable[[str], None]
 
 
 def check(source: str) -> None:
-    """Raises: ValueError: no such source."""
+    """Raises: ValueError: no such source.
+
+    >>> check("packed:/data/packs/pets")
+    >>> check("memory")
+    Traceback (most recent call last):
+    ValueError: --data-source takes auto, resident, packed, packed:FOLDER or streamed, not 'memory'
+    """
     if source not in SOURCES and not (source.startswith("packed:") and source[7:].strip()):
         raise ValueError(f"--data-source takes auto, resident, packed, packed:FOLDER or streamed, not {source!r}")
 
 
 def usual_workers() -> int:
-    """Processes that decode pictures unless told: one less than there are cores, at most 8."""
+    """Processes that decode pictures unless told: one less than there are cores, at most 8.
+
+    >>> 1 <= usual_workers() <= 8
+    True
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(8, cores - 1))
 
 
 def pack_folder(word: str, root: Path | None) -> Path:
-    """Where the pack of a data set lies unless told."""
+    """Where the pack of a data set lies unless told.
+
+    >>> pack_folder("imagenet@128", Path("data")).parent
+    PosixPath('data/packed')
+    """
     return (root or sets.default_root()) / "packed" / names.safe_name(names.canonical(word))
 
 
@@ -55,6 +69,9 @@ def listed(word: str, root: Path | None) -> tuple[Listed, int] | None:
 
     Raises:
         DataMissing: the files are not there.
+
+    >>> listed("digits", None) is None
+    True
     """
     if found := names.image_folder(word):
         return list_folder(found.path), found.size
@@ -87,6 +104,10 @@ def choose(
     Raises:
         DataMissing: the files, or the pack, are not there.
         ValueError: no such data set or source, or it does not fit into memory.
+
+    >>> held, streamed = choose("digits", source="resident"), choose("digits", source="streamed", workers=1)
+    >>> type(streamed.train_images).__name__, held.fingerprint == streamed.fingerprint
+    ('Memory', True)
     """
     check(source)
     if source == "auto":

@@ -27,6 +27,10 @@ class DataSource:
 
     A kind of source says its ``shape`` and what ``take`` gives, and ``name``, under which sums of it may be kept.
     It can be sent to another process.
+
+    >>> pictures: DataSource = Memory(torch.arange(4).to(torch.uint8).reshape(4, 1, 1, 1))
+    >>> len(pictures), pictures[1:].take(torch.tensor([2])).item()
+    (4, 3)
     """
 
     shape: tuple[int, int, int, int]

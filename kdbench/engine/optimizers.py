@@ -42,6 +42,11 @@ def prove(name: str) -> None:
 
     Raises:
         ValueError: what is against it, in a sentence.
+
+    >>> prove("adamw")
+    >>> prove("adamv")
+    Traceback (most recent call last):
+    ValueError: timm has no optimizer 'adamv'; did you mean ...
     """
     if name == SGD:
         return

@@ -24,7 +24,12 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def swin_pico_patch4_window7_224(pretrained: bool = False, **words: Any) -> SwinTransformer:
-    """Swin-P of OFA-KD (Hao et al., NeurIPS 2023): four stages of two blocks, 48 channels in the first."""
+    """Swin-P of OFA-KD (Hao et al., NeurIPS 2023): four stages of two blocks, 48 channels in the first.
+
+    >>> net = swin_pico_patch4_window7_224(num_classes=10, depths=(1, 1, 1, 1))
+    >>> [info["num_chs"] for info in net.feature_info], net.num_classes
+    ([48, 96, 192, 384], 10)
+    """
     shape: dict[str, Any] = {
         "patch_size": 4,
         "window_size": 7,

@@ -20,6 +20,10 @@ def start(name: str, num_classes: int, *, image_size: int, weights: Path | None)
     Raises:
         FileNotFoundError: no such file.
         ValueError: nothing says which weights, or they are another network's.
+
+    >>> start("resnet8", 10, image_size=32, weights=None)
+    Traceback (most recent call last):
+    ValueError: resnet8 has nothing to fine-tune: write a name with a tag, such as timm/resnet18.a1_in1k, or ...
     """
     name = resolve(name)
     bare = name.partition(".")[0] if name.startswith("timm/") else name

@@ -63,6 +63,13 @@ def create(name: str, num_classes: int, *, image_size: int) -> Tapped:
 
     Raises:
         ValueError: it cannot be built or looked into; the sentence says what would do.
+
+    >>> @register_model
+    ... def doctest_silent(num_classes):
+    ...     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
+    >>> create("doctest_silent", 5, image_size=8)
+    Traceback (most recent call last):
+    ValueError: doctest_silent does not say what methods may see of it; write @register_model(stages=[...], ...
     """
     own = ENTERED[name]
     words = {"image_size": image_size} if "image_size" in inspect.signature(own.make).parameters else {}
@@ -94,6 +101,12 @@ class OwnReader:
 
     Raises:
         ValueError: no such submodule, an output that is no map, or a head that is not this one.
+
+    >>> import torch
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    >>> reader = OwnReader(net, "mine", ["0"], "3", image_size=8)
+    >>> [tuple(feat.shape) for feat in reader.tap(torch.zeros(2, 3, 8, 8)).feats]
+    [(2, 4, 6, 6)]
     """
 
     def __init__(self, net: nn.Module, name: str, stages: Sequence[str], classifier: str, *, image_size: int) -> None:

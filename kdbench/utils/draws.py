@@ -12,13 +12,24 @@ import torch
 
 
 def draw_seed(*parts: object) -> int:
-    """Stable in [0, 2^63), whatever the process or machine."""
+    """Stable in [0, 2^63), whatever the process or machine.
+
+    >>> draw_seed("kd", 0) == draw_seed("kd", 0), draw_seed("kd", 0) == draw_seed("kd", 1)
+    (True, False)
+    """
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def seed_all(seed: int) -> None:
-    """Python's, numpy's and torch's generators of the CPU."""
+    """Python's, numpy's and torch's generators of the CPU.
+
+    >>> seed_all(3)
+    >>> first = random.random(), torch.rand(())
+    >>> seed_all(3)
+    >>> first == (random.random(), torch.rand(()))
+    True
+    """
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.default_generator.manual_seed(seed)
@@ -26,7 +37,14 @@ def seed_all(seed: int) -> None:
 
 @contextmanager
 def unmoved() -> Iterator[None]:
-    """Whatever is seeded and drawn inside, the three generators stand after it where they stood before."""
+    """Whatever is seeded and drawn inside, the three generators stand after it where they stood before.
+
+    >>> seed_all(3)
+    >>> with unmoved():
+    ...     inside = torch.rand(())
+    >>> torch.equal(inside, torch.rand(()))
+    True
+    """
     before = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
     try:
         yield
