@@ -28,7 +28,7 @@ from kdbench.distiller import Batch, Outputs
 from kdbench.engine.errors import OutOfMemory, first_cause, holds
 from kdbench.engine.graph.backend import Machine, host_draws
 from kdbench.engine.graph.cached_teacher import Resident
-from kdbench.engine.graph.proof import Moment, difference, due, named
+from kdbench.engine.graph.proof import COMPILED, Moment, difference, due, named
 from kdbench.engine.graph.rollback import undone
 from kdbench.engine.guard import Guard, sentence
 from kdbench.engine.lane import Lane
@@ -432,7 +432,10 @@ class Captured:
         """
         while self._tracks and (found := self.faults(epoch)):
             for lane, why in found.items():
-                self._leave_out(lane, why, note)
+                if lane.failure:  # it says why itself
+                    del self._tracks[lane]
+                else:
+                    self._leave_out(lane, why, note)
             if self._tracks:
                 self._record_all(note)
 
@@ -452,7 +455,28 @@ class Captured:
                 if why := difference(begun[lane], repeated[lane], called, again, lane.precision.name):
                     why = f"its step{lane.when()} is not what the graph repeats on {count(size, 'image')}: {why}"
                     found.setdefault(lane, CannotCapture(why))
+                    continue
+                if why := self._compiled_wrong(track, number, shown, size, called, begun[lane]):
+                    lane.failure = why
+                    found.setdefault(lane, CannotCapture(why))
         return found
+
+    def _compiled_wrong(
+        self, track: _Track, number: int, shown: Shown, size: int, compiled: Moment, begun: Moment
+    ) -> str:
+        """Why a compiled step is not the step as it is written; "" where it is, or nothing is compiled."""
+        lane = track.lane
+        if lane.compiled is None:
+            return ""
+        kept, lane.compiled = lane.compiled, None
+        try:
+            plain, again = (self._called(track, number, shown, size) for _ in range(2))
+        except CannotCapture as error:
+            return f"its step{lane.when()} works compiled only: {error}; try --no-compile"
+        finally:
+            lane.compiled = kept
+        why = difference(begun, compiled, plain, again, lane.precision.name, COMPILED)
+        return why and f"its compiled step{lane.when()} is not the step as it is written: {why}; try --no-compile"
 
     def _repeated(self, size: int, number: int) -> tuple[dict[Lane, Moment], dict[Lane, Moment], Shown]:
         """All lanes before and after one repeat; and what the step shows, called. Every lane is as it was."""
