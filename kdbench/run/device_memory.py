@@ -71,6 +71,11 @@ def sentences(job: Job, text: str) -> list[str]:
 
     Raises:
         ValueError: ``text`` is no size, see ``sizes``.
+
+    >>> from kdbench.run.session import Request, resolve
+    >>> job = resolve(Request("kd", "resnet20:resnet8", "digits", device="cpu"))
+    >>> sentences(job, "24GB")[1]
+    '  resnet20 -> resnet8: 1 lane and what they share take ... GB; at once: 24 GB all 1'
     """
     wanted = sizes(text)
     said = ["memory on a GPU, computed from shapes and not measured (a run measures for itself):"]

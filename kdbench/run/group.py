@@ -85,6 +85,13 @@ def run_group(work: Work, emit: Emit, images: Dataset | None = None) -> Done:
     Raises:
         ValueError: the data are not there.
         KeyboardInterrupt: everything up to the last full epoch is on disk.
+
+    >>> from kdbench.run.session import Request, resolve
+    >>> job = resolve(Request("student", suite="digits", seeds="1", device="cpu", epochs=1, limit_train=64))
+    >>> work = Work(job.suite, tuple(job.cells[:1]), Path("results"), "cpu", "fp32", epochs=1, limit_train=64)
+    >>> done = run_group(work, lambda event: None)
+    >>> {cell.seed: record.status for cell, record in done.records.items()}
+    {0: 'done'}
     """
     done = Done()
     try:
