@@ -15,7 +15,13 @@ REHEARSALS = 3
 
 
 class CannotCapture(Exception):
-    """Why a lane's step cannot be repeated without the host."""
+    """Why a lane's step cannot be repeated without the host.
+
+    >>> with capturable("a step of kd", torch.device("cpu")):
+    ...     raise ZeroDivisionError("division by zero")
+    Traceback (most recent call last):
+    kdbench.engine.graph.capturable.CannotCapture: ZeroDivisionError: division by zero
+    """
 
 
 @contextmanager

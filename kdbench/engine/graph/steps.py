@@ -95,7 +95,7 @@ class Steps:
     >>> from kdbench.testing.examples import lanes, setting
     >>> images, labels = torch.zeros(8, 3, 16, 16, dtype=torch.uint8), torch.arange(8) % 5
     >>> loader = Loader(images, labels, batch_size=4, mean=[0.5] * 3, std=[0.25] * 3)
-    >>> step = Captured(loader, lanes("kd"), "train", show=setting().teacher, machine=Eager(), note=print)
+    >>> step = Steps(loader, lanes("kd"), "train", show=setting().teacher, machine=Eager(), note=print)
     >>> len(list(step.epoch(0)))
     2
     """

@@ -22,7 +22,18 @@ from kdbench.utils.wording import count
 
 
 class Captured(Steps):
-    """``Steps`` of which one repeat can be compared with the step, called."""
+    """``Steps`` of which one repeat can be compared with the step, called.
+
+    >>> import torch
+    >>> from kdbench.data import Loader
+    >>> from kdbench.engine.graph.backend import Eager
+    >>> from kdbench.testing.examples import lanes, setting
+    >>> images, labels = torch.zeros(8, 3, 16, 16, dtype=torch.uint8), torch.arange(8) % 5
+    >>> loader = Loader(images, labels, batch_size=4, mean=[0.5] * 3, std=[0.25] * 3)
+    >>> step = Captured(loader, lanes("kd"), "train", show=setting().teacher, machine=Eager(), note=print)
+    >>> len(list(step.epoch(0)))
+    2
+    """
 
     def prove(self, epoch: int, note: Callable[[str], None]) -> None:
         """Compare a repeat of every size with the step, called; a lane that differs leaves, the others are proven anew.
@@ -120,6 +131,7 @@ class Captures:
         kept: what the teacher says in the main stage, where it is kept on the device.
         guard: that of the group; None: the methods are trusted.
 
+    >>> import torch
     >>> from kdbench.data import Loader
     >>> from kdbench.engine.graph.backend import Eager
     >>> from kdbench.testing.examples import lanes, setting
