@@ -49,6 +49,34 @@ def image_folder(word: str) -> ImageFolder | None:
     return ImageFolder(Path(_absolute(where)), int(size))
 
 
+class Hub(NamedTuple):
+    """``huggingface:NAME@SIZE``."""
+
+    name: str  # on the hub, or a folder saved to disk
+    size: int  # pixels
+
+    def __str__(self) -> str:
+        return f"huggingface:{self.name}@{self.size}"
+
+
+def hub(word: str) -> Hub | None:
+    """The data set of Hugging Face that a word names; None: it names another kind.
+
+    >>> str(hub("huggingface:beans@128")), str(hub("huggingface:beans"))
+    ('huggingface:beans@128', 'huggingface:beans@64')
+
+    Raises:
+        ValueError: no name, or a size that is none.
+    """
+    kind, colon, rest = word.partition(":")
+    if kind != "huggingface" or not colon:
+        return None
+    name, _, size = rest.rpartition("@") if "@" in rest else (rest, "", str(USUAL_SIZE))
+    if not name.strip() or not re.fullmatch("[0-9]{1,5}", size, re.ASCII) or int(size) < _LEAST:
+        raise ValueError(f"{word!r} is not written huggingface:NAME@SIZE, with a size in pixels from {_LEAST} up")
+    return Hub(name, int(size))
+
+
 #: Data sets of which the pictures are cut to squares: the side in pixels unless told, as in ``imagenet@256``.
 SIZES = {"cinic10": 32, "cub200": 256, "imagenet": 256, "tinyimagenet": 64}
 
@@ -77,7 +105,7 @@ def side(word: str) -> int | None:
     >>> side("imagenet"), side("imagenet@64"), side("cifar100"), side("mine")
     (256, 64, 32, None)
     """
-    found = image_folder(word) or sized(word)
+    found = image_folder(word) or hub(word) or sized(word)
     return found[1] if found else FIXED.get(word)
 
 
@@ -90,7 +118,7 @@ def canonical(word: str) -> str:
     if found := sized(word):
         name, size = found
         return name if size == SIZES[name] else f"{name}@{size}"
-    return str(image_folder(word) or word)
+    return str(image_folder(word) or hub(word) or word)
 
 
 def safe_name(word: str) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kdbench.data.errors import DataMissing
 from kdbench.data.identity import DataIdentity, identify, tensors_sha256
-from kdbench.data.names import canonical, image_folder, sized
+from kdbench.data.names import canonical, hub, image_folder, sized
 from kdbench.data.stratified import stratified
 from kdbench.utils.files import expanded
 
@@ -29,6 +29,7 @@ NAMES = (
     "cinic10",
     "cub200",
     "digits",
+    "huggingface:NAME@SIZE",
     "imagefolder:PATH@SIZE",
     "imagenet",
     "stl10",
@@ -140,6 +141,10 @@ def load(name: str, root: str | Path | None = None, *, download: bool = True) ->
         from kdbench.data.folder import read_folder
 
         return Dataset(str(found), *read_folder(found.path, found.size))
+    if hugging := hub(name):
+        from kdbench.data.hub import read_hub
+
+        return Dataset(str(hugging), *read_hub(hugging.name, hugging.size))
     folder = expanded(root) if root is not None else default_root()
     if name in ("cifar10", "cifar100"):
         from kdbench.data.cifar import read_cifar

@@ -58,9 +58,9 @@ def teacher_train(*, plugins: tuple[str, ...], **words: Any) -> int:
 @DEVICE
 @sentences
 def teacher_finetune(*, plugins: tuple[str, ...], **words: Any) -> int:
-    """Train NAME on from pretrained weights, with a fresh head where its own has another number of classes.
+    """Train on from pretrained weights, with a fresh head.
 
-    NAME is timm/NETWORK.TAG, which says which weights, or a network with --weights FILE. The teacher is kept under the
+    Its own head stays where it has the right number of classes. NAME is timm/NETWORK.TAG, which says which weights, or a network with --weights FILE. The teacher is kept under the
     network's bare name, as pairs have it. Its learning rate is that of the suite's teachers; a smaller one is usual:
     --set teacher.lr=1e-3.
     """
