@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from click.testing import CliRunner
 from commands import flat
+from training import lane, setting
 
 from kdbench.cli import main
 from kdbench.engine import memory, torch_private
+from kdbench.engine.fit import split
+from kdbench.engine.graph.backend import Eager
 from kdbench.run import device_memory, grid, session
 
 WORDS = {"suite": "semckd", "pairs": "resnet32x4:resnet8x4", "seeds": "1", "device": "cpu"}
@@ -83,3 +88,20 @@ def test_a_dry_run_says_what_would_fit() -> None:
     done = CliRunner().invoke(main, [word for word in words if word != "--dry-run"] + ["--device-memory", "24"])
     assert done.exit_code == 2
     assert "--device-memory goes with --dry-run" in flat(done.output)
+
+
+def test_lanes_on_cuda_are_packed_with_what_graphs_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of each lane takes ten megabytes, and there is room for two with all that belongs to them."""
+    some = [lane("kd", tmp_path / str(number)) for number in range(5)]
+    cuda, plain = torch.device("cuda"), setting()
+    monkeypatch.setattr(memory, "peak", lambda *_: 10**7)
+    each = 10**7 + memory.compared(some[0])
+    with plain.guard() as guard:
+        exam = memory.evaluated(some[0], next(iter(plain.test()))[0], guard)
+    assert exam == 4 * 64 * (16 + 16) * 8 * 8  # maps of 16 channels, read and written
+    once = memory.once(exam, half=False)
+    room = int((2.5 * each + once) / memory.SHARE)
+    monkeypatch.setattr(memory, "free", lambda device: room)
+    with_graphs = replace(plain, device=cuda, machine=Eager())
+    assert [len(part) for part in split(with_graphs, some, None)] == [2, 2, 1]
+    assert len(split(replace(with_graphs, machine=None), some, None)) == 1

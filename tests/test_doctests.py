@@ -30,7 +30,11 @@ COMPLETE = ("distiller", "registry", "testing")
 #: Wings that are spoken to in words, not in Python.
 SPOKEN = ("terminal", "cli")
 #: What cannot be shown everywhere, and why.
-WITHOUT = {"kdbench.engine.memory.free": "it asks a CUDA device"}
+WITHOUT = {
+    "kdbench.engine.memory.free": "it asks a CUDA device",
+    "kdbench.engine.graph.backend.Graphs": "CUDA graphs are recorded on a CUDA device",
+    "kdbench.engine.graph.capture.strict": "only a CUDA device makes the host wait",
+}
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 

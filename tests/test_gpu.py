@@ -23,6 +23,7 @@ from training import Burst, Silent, lane_of, nothing, state
 from kdbench import models, registry
 from kdbench.data import Loader
 from kdbench.distiller import Outputs, Pair
+from kdbench.engine import fit as engine
 from kdbench.engine import torch_private
 from kdbench.engine.compiled import Compiler
 from kdbench.engine.evaluate import evaluate
@@ -49,8 +50,9 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA start
 
 
 @pytest.fixture(autouse=True)
-def _exact() -> Iterator[None]:
-    """Exact and deterministic; whatever a test leaves behind is not the next one's."""
+def _exact(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Exact and deterministic, a checkpoint of every epoch; whatever a test leaves behind is not the next one's."""
+    monkeypatch.setattr(engine, "EVERY", 1e-9)
     Precision().prepare(CUDA)
     torch.use_deterministic_algorithms(True, warn_only=True)
     with warnings.catch_warnings():

@@ -20,6 +20,7 @@ from kdbench.engine.graph.proof import Moment, difference, due, share
 from kdbench.engine.graph.train_step import Captured
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import put_switches, switches
+from kdbench.run import session
 
 pytestmark = pytest.mark.core
 
@@ -198,6 +199,46 @@ def test_a_lane_that_passed_is_not_rehearsed_again_and_one_that_left_stays_out(
     assert short.failure is not None
     assert short.failure.startswith("term ")
     assert all(one.failure is None for one in (long, bad))
+
+
+class Compiled:
+    """A student's compiled pass, whose logits are wrong by a factor."""
+
+    def __init__(self, one: Lane, factor: float) -> None:
+        self.student, self.factor = one.student, factor
+
+    def __call__(self, image: torch.Tensor) -> Any:
+        seen = self.student(image)
+        return seen._replace(logits=seen.logits * self.factor)
+
+    def drop_unreached(self) -> None:
+        pass
+
+
+def test_a_compiled_step_that_is_another_fails_its_lane_and_only_it(tmp_path: Path) -> None:
+    wrong, right, other = (lane(name, tmp_path) for name in ("kd", "crd", "fitnet"))
+    wrong.compiled, right.compiled = Compiled(wrong, 1.5), Compiled(right, 1.0)  # type: ignore[assignment]
+    notes = trained([wrong, right, other], Replaying())
+    assert wrong.failure is not None
+    assert wrong.failure.startswith("its compiled step in epoch 1 is not the step as it is written: ")
+    assert wrong.failure.endswith("; try --no-compile")
+    assert notes == []
+    assert (right.failure, other.failure) == (None, None)
+    right.compiled = None
+    assert_same(result(right), result(plain("crd", tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("device", "triton", "on"), [("cuda:0", True, True), ("cuda:0", False, False), ("cpu", True, False)]
+)
+def test_students_are_compiled_on_cuda_with_triton_unless_somebody_says(
+    device: str, triton: bool, on: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "find_spec", lambda name: object() if triton else None)
+    monkeypatch.setattr(session, "choose_device", lambda wanted: device)
+    for said, wanted in ((None, on), (True, True), (False, False)):
+        request = session.Request(suite="digits", methods="kd", seeds="1", compile=said)
+        assert {cell.settings.compile for cell in session.resolve(request).cells} == {wanted}
 
 
 # -- the comparison ---------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from kdbench import record
 from kdbench.engine import checkpoint
 from kdbench.engine.checkpoint import CheckpointDamaged
 from kdbench.models import teacher_card
-from kdbench.run import tuned
+from kdbench.run import speeds, tuned
 from kdbench.run.group import disk_trouble
 from kdbench.suites import _files, costs
 from kdbench.utils import files
@@ -37,6 +37,16 @@ def test_a_pipe_is_no_file(tmp_path: Path) -> None:
             read(path)
     with pytest.raises(OSError, match="it is a pipe"):
         checkpoint.peek(path)
+
+
+@PIPE
+def test_a_pipe_in_the_place_of_kept_speeds_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDBENCH_CACHE", str(tmp_path))
+    machine = speeds.Machine.of("cpu", "fp32")
+    path = speeds.load(machine).path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(path)
+    assert speeds.load(machine) == speeds.Speeds(machine=machine)
 
 
 def test_a_file_is_read_to_its_end(tmp_path: Path) -> None:

@@ -21,7 +21,13 @@ def attending(method: Distiller) -> tuple[str, Distiller] | None:
 
 
 def attention_state(method: Distiller) -> dict[str, Tensor]:
-    """What of the method's state its attention reads, by its names there; empty where it has none."""
+    """What of the method's state its attention reads, by its names there; empty where it has none.
+
+    >>> from kdbench.testing.examples import lanes
+    >>> kd, semckd = lanes("kd", "semckd")
+    >>> attention_state(kd.method), {name.split(".")[0] for name in attention_state(semckd.method)} == {"query", "key"}
+    ({}, True)
+    """
     found = attending(method)
     if found is None:
         return {}

@@ -168,6 +168,12 @@ def evaluate(
 
     Raises:
         OutOfMemory: one of them does not fit.
+
+    >>> from kdbench.testing.examples import lanes, setting
+    >>> group = lanes("kd", "fitnet")
+    >>> evaluate(group, setting().test, None)
+    >>> [sorted(lane.report) for lane in group]
+    [['ece', 'nll', 'top1', 'top5'], ['ece', 'nll', 'top1', 'top5']]
     """
     if guard is None:
         with Guard() as own:

@@ -26,6 +26,7 @@ from kdbench.engine.guard import Guard
 from kdbench.engine.lane import STAGES, Lane
 from kdbench.engine.precision import Precision
 from kdbench.engine.rng import rng_state, set_rng_state
+from kdbench.engine.saving import EVERY, Saver
 from kdbench.engine.shared import Lasting, Shown, tensors_of
 from kdbench.engine.teacher_cache.cache import TeacherTable
 from kdbench.engine.teacher_cache.reader import Lesson, widest
@@ -114,13 +115,22 @@ def fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callabl
     rng = rng_state(setting.device)
     main_memory.trim()  # what the lanes before these have freed
     try:
-        with holds(f"the training of {count(len(lanes), 'lane')}", setting.device), setting.guard() as guard:
-            _fit(setting, lanes, watch, finish, guard)
+        saver = Saver(EVERY if setting.device.type == "cuda" else 0.0)
+        training = holds(f"the training of {count(len(lanes), 'lane')}", setting.device)
+        with training, saver, setting.guard() as guard:
+            _fit(setting, lanes, watch, finish, guard, saver)
     finally:
         set_rng_state(rng, setting.device)
 
 
-def _fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callable[[Lane], None], guard: Guard) -> None:
+def _fit(
+    setting: Setting,
+    lanes: Sequence[Lane],
+    watch: Watcher,
+    finish: Callable[[Lane], None],
+    guard: Guard,
+    saver: Saver,
+) -> None:
     teacher_says = None
     judge = setting.teacher if setting.judge is None else setting.judge
     if judge is not None:
@@ -147,8 +157,9 @@ def _fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callab
                 if not math.isfinite(lane.report["nll"]):
                     lane.failure = f"the logits were not finite after epoch {epoch + 1}; try {lane.remedy()}"
             watch.epoch(stage, active)
+            saved = saver.due(active)
             for lane in active:
-                _keep(setting, lane, finish, guard)
+                _keep(setting, lane, finish, guard, saver, due=lane in saved)
 
 
 def keep(setting: Setting, lane: Lane, finish: Callable[[Lane], None]) -> None:
@@ -163,11 +174,13 @@ def keep(setting: Setting, lane: Lane, finish: Callable[[Lane], None]) -> None:
     kd True
     """
     with setting.guard() as guard:
-        _keep(setting, lane, finish, guard)
+        _keep(setting, lane, finish, guard, Saver(0.0))
 
 
-def _keep(setting: Setting, lane: Lane, finish: Callable[[Lane], None], guard: Guard) -> None:
-    """Save a lane that has more before it; finish one that is done or has failed."""
+def _keep(
+    setting: Setting, lane: Lane, finish: Callable[[Lane], None], guard: Guard, saver: Saver, *, due: bool = True
+) -> None:
+    """Save a lane that has more before it, at once where it is ``due``; finish one that is done or has failed."""
 
     def example() -> Tensor:
         return next(iter(setting.test()))[0][:2]
@@ -175,10 +188,12 @@ def _keep(setting: Setting, lane: Lane, finish: Callable[[Lane], None], guard: G
     guard.note(thorough=True)
     if not lane.failure and not lane.done:
         what = f"the checkpoint of {lane.key}"
-        guard.run(lane, " when its checkpoint was written", lane.save, what=what, passing=(OSError,))
+        save = partial(saver.save, lane, due=due)
+        guard.run(lane, " when its checkpoint was written", save, what=what, passing=(OSError,))
     elif not lane.failure:
         guard.run(lane, " when it was finished", partial(lane.close, example), what=f"what is kept of {lane.key}")
     if lane.failure or lane.done:
+        saver.settle(lane)
         with holds(f"what is kept of {lane.key}", lane.device):
             finish(lane)
         lane.forget()
@@ -207,12 +222,12 @@ def split(setting: Setting, lanes: Sequence[Lane], free: int | None) -> list[lis
         says = None if setting.teacher is None else look(setting, image)
         shown = Shown(image, label, idx, says, *target)
         if on_cuda:
-            graphs = setting.machine is not None
-            needs = [memory.peak(lane, shown, guard) + (memory.compared(lane) if graphs else 0) for lane in lanes]
-            test = next(iter(setting.test()))[0]
-            exam = max(memory.evaluated(lane, test) for lane in lanes) if graphs else 0
-            half = setting.precision.dtype(setting.device) is not None
-            once = memory.once(exam, half=half) if graphs else 0
+            needs = [memory.peak(lane, shown, guard) for lane in lanes]
+            once = 0
+            if setting.machine is not None:
+                needs = [need + memory.compared(lane) for need, lane in zip(needs, lanes, strict=True)]
+                test, half = next(iter(setting.test()))[0], setting.precision.dtype(setting.device) is not None
+                once = memory.once(max(memory.evaluated(lane, test, guard) for lane in lanes), half=half)
             sizes = memory.pack(needs, memory.free(setting.device), memory.SHARE, once)
         else:
             assert free is not None

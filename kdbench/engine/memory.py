@@ -41,6 +41,9 @@ def pack(needs: Sequence[int], free: int, share: float, once: int = 0) -> list[i
 
     ``needs``, ``free`` and ``once`` are bytes; ``once`` is needed by a group of any size. A lane that alone is too
     large is a group of its own: that it does not fit is for the device to say.
+
+    >>> pack([30, 30, 30], free=100, share=0.85)
+    [2, 1]
     """
     sizes: list[int] = []
     left = 0.0
@@ -111,7 +114,13 @@ def gained(lane: Lane) -> int:
 
 
 def standing(lane: Lane) -> int:
-    """Bytes of a lane between steps: weights, gradients, momenta and buffers."""
+    """Bytes of a lane between steps: weights, gradients, momenta and buffers.
+
+    >>> from kdbench.testing.examples import lanes
+    >>> (lane,) = lanes("kd")
+    >>> 3 * sum(p.nbytes for p in lane.student.parameters()) < standing(lane)  # its buffers are there, too
+    True
+    """
     trained = {id(p) for group in lane.optimizer.param_groups for p in group["params"]}
     total = 0
     for module in (lane.student, lane.method):
@@ -121,26 +130,46 @@ def standing(lane: Lane) -> int:
 
 
 def compared(lane: Lane) -> int:
-    """Bytes of the copies of a lane's state that are compared when a captured step is looked at (``graph.proof``)."""
+    """Bytes of the copies of a lane's state that are compared when a captured step is looked at (``graph.proof``).
+
+    >>> from kdbench.testing.examples import lanes
+    >>> (lane,) = lanes("kd")
+    >>> compared(lane) > gained(lane)
+    True
+    """
     momenta = gained(lane) // 2
     return 2 * (momenta + sum(t.nbytes for part in (lane.student, lane.method) for t in tensors_of(part)))
 
 
-def evaluated(lane: Lane, image: torch.Tensor) -> int:
-    """Bytes of fp32 that a layer of the student reads and writes at most, for a batch of images of this shape."""
+def evaluated(lane: Lane, image: torch.Tensor, guard: Guard) -> int:
+    """Bytes of fp32 that a layer of the student reads and writes at most, for a batch of images of this shape.
+
+    0 where a method raises: it says so when it is evaluated.
+
+    >>> from kdbench.testing.examples import lanes
+    >>> (lane,) = lanes("kd")
+    >>> with Guard() as guard:
+    ...     few, many = (evaluated(lane, torch.zeros(n, 3, 16, 16), guard) for n in (2, 20))
+    >>> few > 0, many == 10 * few
+    (True, True)
+    """
     few, most = image[:2], [0]
 
     def look(module: nn.Module, given: tuple[object, ...], made: object) -> None:
         tensors = [one for one in (*given, made) if isinstance(one, torch.Tensor)]
         most[0] = max(most[0], sum(4 * one.numel() for one in tensors))
 
-    handles = [module.register_forward_hook(look) for module in lane.student.modules()]
-    try:
-        with in_eval_mode(lane):
-            lane.student(few)
-    finally:
-        for handle in handles:
-            handle.remove()
+    def measure() -> None:
+        handles = [module.register_forward_hook(look) for module in lane.student.modules()]
+        try:
+            with in_eval_mode(lane):
+                lane.student(few)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    guard.note()
+    guard.attempt("", measure, what=f"the evaluation of {lane.key}", device=lane.device)
     return most[0] * len(image) // len(few)
 
 
@@ -150,6 +179,9 @@ def once(evaluated: int, *, half: bool) -> int:
     cuBLAS keeps a workspace for each stream that multiplies, on the thread of the forward and on that of the backward
     pass. The evaluation's graph holds the feats of one lane (``evaluated``, the most that a layer reads and writes, of
     fp32) and the copy that is evaluated; those of a shorter batch lie in the memory of the whole one's.
+
+    >>> once(10**9, half=True) - once(0, half=True), once(10**9, half=False) - once(0, half=False)
+    (1000000000, 2000000000)
     """
     return WORKSPACE * 2 * (STREAMS + 2) + (evaluated // 2 if half else evaluated) * 2
 

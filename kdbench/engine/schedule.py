@@ -162,10 +162,11 @@ def fill_momentum(optimizer: torch.optim.Optimizer) -> None:
     The first step then gives the numbers that it gives without them (0 * mu + gradient), and their
     memory is there before a capture, not the graph's own. Only SGD's can be made ahead.
 
-    >>> optimizer = torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=0.1, momentum=0.9)
+    >>> weight = torch.nn.Parameter(torch.ones(2))
+    >>> optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
     >>> fill_momentum(optimizer)
-    >>> [state["momentum_buffer"].tolist() for state in optimizer.state.values()]
-    [[0.0, 0.0]]
+    >>> optimizer.state[weight]["momentum_buffer"]
+    tensor([0., 0.])
     """
     if not isinstance(optimizer, torch.optim.SGD):
         return

@@ -114,6 +114,11 @@ def without_values() -> FakeTensorMode:
     """A mode in which operators are not computed, only shapes, dtypes and strides; real tensors may be given.
 
     torch documents it under the name and promises nothing. "meta" tensors are public, and autocast refuses them.
+
+    >>> with without_values():
+    ...     product = torch.ones(3, 4) @ torch.ones(4, 5)
+    >>> product.shape
+    torch.Size([3, 5])
     """
     return FakeTensorMode(allow_non_fake_inputs=True)
 
@@ -128,7 +133,13 @@ def onednn_has_bf16() -> bool:
 
 
 def failed_captures_stay_open() -> bool:
-    """Whether the allocator of this torch goes on with a capture that failed, as releases before 2.13 do."""
+    """Whether the allocator of this torch goes on with a capture that failed, as releases before 2.13 do.
+
+    >>> from unittest.mock import patch
+    >>> with patch.object(torch, "__version__", "2.12.1+cu130"):
+    ...     failed_captures_stay_open()
+    True
+    """
     major, minor = torch.__version__.split(".")[:2]
     return (int(major), int(minor)) < (2, 13)
 

@@ -13,8 +13,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from kdbench.models.tapped import Tapped
 
 
-def fold(tapped: Tapped) -> Tapped:
+def fold(tapped: Tapped, half: torch.dtype | None = None) -> Tapped:
     """A frozen copy for inference: eval mode, channels_last, batch norms folded where they can be.
+
+    ``half`` is what autocast computes convolutions in: those of the zoo's networks then hold their weights so. Autocast
+    keeps no casts of weights without a gradient and would round them, the same way, for every batch.
 
     Taps and logits keep their values up to rounding. A batch norm that follows a sum, as the
     first of a WRN block does, stays. Timm models are copied, not folded.
@@ -34,6 +37,11 @@ def fold(tapped: Tapped) -> Tapped:
             fused = fuse_conv_bn_eval(conv.double(), norm.double()).to(dtype)
             setattr(module, conv_name, fused)
             setattr(module, norm_name, nn.Identity())
+    reader: object = tapped.reader
+    if half is not None and reader is tapped.net:  # a stranger's network may use its weights otherwise, too
+        for module in folded.net.modules():
+            if type(module) is nn.Conv2d:
+                module.to(half)
     return folded.to(memory_format=torch.channels_last)
 
 

@@ -31,6 +31,12 @@ def choose(words: Sequence[str]) -> list[Probe[Any]]:
 
     Raises:
         ValueError: no such probe, or none.
+
+    >>> [probe.name for probe in choose(["cost,calibration"])]
+    ['calibration', 'cost']
+    >>> choose(["calibrate"])
+    Traceback (most recent call last):
+    ValueError: no probe 'calibrate'; did you mean calibration?
     """
     names = [name.strip() for word in words for name in word.split(",") if name.strip()]
     for name in names:
@@ -48,6 +54,10 @@ def settings(probes: Sequence[Probe[Any]], overrides: Sequence[str]) -> tuple[di
 
     Raises:
         ValueError: a word is not written so, or its probe was not asked for.
+
+    >>> found, said = settings(choose(["transfer"]), ["transfer.data=stl10"])
+    >>> found["transfer"].data, said
+    (('stl10',), frozenset({'transfer.data'}))
     """
     said: dict[str, dict[str, str]] = {probe.name: {} for probe in probes}
     for word in overrides:

@@ -64,7 +64,11 @@ class Target:
 
 
 def home(out: Path) -> Path:
-    """Where everything that probes write lies."""
+    """Where everything that probes write lies.
+
+    >>> home(Path("results"))
+    PosixPath('results/probes')
+    """
     return out / "probes"
 
 
@@ -96,6 +100,10 @@ def choose(
 
     Raises:
         ValueError: nothing is there, or a word names nothing of it.
+
+    >>> choose(Path("results"))
+    Traceback (most recent call last):
+    ValueError: no finished runs under results/runs; `kdbench run` makes some, --out names another folder
     """
     found, problems = record.read_all(out / "runs")
     done = [one for one in found if one.status == "done"]

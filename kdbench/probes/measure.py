@@ -24,7 +24,12 @@ from kdbench.utils.findings import Finding
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one network under one probe."""
+    """What became of one network under one probe.
+
+    >>> one = Verdict("cka", "kd on resnet20:resnet8, seed 0", "n/a", "it has no teacher")
+    >>> f"{one.probe} of {one.what}: {one.verdict}, {one.sentence}"
+    'cka of kd on resnet20:resnet8, seed 0: n/a, it has no teacher'
+    """
 
     probe: str
     what: str
@@ -35,7 +40,13 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Work:
-    """What a command asks for, resolved."""
+    """What a command asks for, resolved.
+
+    >>> nothing = Choice(alone=[], beside=[], teachers=[], problems=[])
+    >>> work = Work(Path("results"), probes=[], settings={}, choice=nothing, context=Context())
+    >>> work.device, work.force
+    ('auto', False)
+    """
 
     out: Path
     probes: Sequence[Probe[Any]]
@@ -52,6 +63,11 @@ def measure(work: Work) -> Iterator[Verdict]:
     Raises:
         ValueError: no such device, settings that do not go together, or the folder cannot be written to.
         OSError: a file cannot be written.
+
+    >>> damaged = Choice(alone=[], beside=[], teachers=[], problems=["results/runs/a.json is not JSON"])
+    >>> work = Work(Path("results"), probes=[], settings={}, choice=damaged, context=Context(), device="cpu")
+    >>> [(one.verdict, one.sentence) for one in measure(work)]
+    [('failed', 'results/runs/a.json is not JSON')]
     """
     where = torch.device(session.choose_device(work.device))
     # Asked once for all, so that a setting that will not do is told before anything is measured.

@@ -38,7 +38,11 @@ class Found:
 
 @dataclass(frozen=True)
 class Context:
-    """What a command gives to its probes beside their settings."""
+    """What a command gives to its probes beside their settings.
+
+    >>> Context(data_dir=Path("data"), asked=frozenset({"transfer.data"})).cifar_c is None
+    True
+    """
 
     data_dir: Path | None = None
     cifar_c: Path | None = None

@@ -59,7 +59,7 @@ def finetune(
     std: tuple[float, ...] = (0.5, 0.5, 0.5),
     seed: int = 0,
     device: torch.device | str = "cpu",
-    checkpoint: Path = Path(),
+    checkpoint: Path,
     note: Callable[[str], None] = lambda sentence: None,
 ) -> list[dict[str, Any]]:
     """Train a copy of a network with a fresh last layer on other data; the engine of runs does it.
@@ -79,6 +79,12 @@ def finetune(
 
     Raises:
         ValueError: training diverged, or the data have one class.
+
+    >>> from kdbench.data import limit, load
+    >>> net = models.create("resnet8", 5, image_size=8)
+    >>> curve = finetune(net, limit(load("digits"), 100), epochs=1, checkpoint=Path("interrupted.ckpt"))
+    >>> [(point["epoch"], point["lr"], list(point["terms"])) for point in curve]
+    [(1, 0.01, ['ce'])]
     """
     if other.num_classes < 2:
         raise ValueError(f"{other.name} has one class; a network learns to tell two or more apart")

@@ -77,7 +77,13 @@ def of_suite(out: Path, suite: str) -> tuple[list[Finding], list[str]]:
 
 
 def tables(found: Iterable[Finding]) -> list[Table]:
-    """One table for each suite and probe: a row for each method on a pair, means over the seeds."""
+    """One table for each suite and probe: a row for each method on a pair, means over the seeds.
+
+    >>> from kdbench.testing.examples import finding
+    >>> (table,) = tables(Finding(**finding(seed=seed, summary={"ECE (%)": 2.0 + seed})) for seed in (0, 1))
+    >>> table.header, [item.text for item in table.rows[0].items]
+    (['method', 'pair', 'seeds', 'ECE (%)'], ['kd', 'T → S', '2', '2.50 ± 0.71'])
+    """
     made = []
     by_suite: dict[str, list[Group]] = {}
     for group in groups(found):
@@ -150,6 +156,13 @@ def write(out: Path, suites: Sequence[str], probes: Sequence[str]) -> tuple[list
 
     Raises:
         OSError: a file cannot be written; those that were there are whole.
+
+    >>> from kdbench.testing.examples import finding
+    >>> one = Finding(**finding(probe="cost", rows=[{"batch": 1, "ms": 0.5}]))
+    >>> _ = findings.write(one, Path("results/probes/digits/T/kd.json"))
+    >>> written, problems = write(Path("results"), ["digits"], ["cost"])
+    >>> written[0].as_posix(), problems
+    ('results/probes/digits/cost.csv', [])
     """
     written: list[Path] = []
     problems: list[str] = []

@@ -20,6 +20,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from kdbench import models, registry
 from kdbench.distiller import Batch, Outputs
 from kdbench.engine import memory
+from kdbench.engine.guard import Guard
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
 from kdbench.engine.torch_private import without_values
@@ -70,6 +71,11 @@ def sentences(job: Job, text: str) -> list[str]:
 
     Raises:
         ValueError: ``text`` is no size, see ``sizes``.
+
+    >>> from kdbench.run.session import Request, resolve
+    >>> job = resolve(Request("kd", "resnet20:resnet8", "digits", device="cpu"))
+    >>> sentences(job, "24GB")[1]
+    '  resnet20 -> resnet8: 1 lane and what they share take ... GB; at once: 24 GB all 1'
     """
     wanted = sizes(text)
     said = ["memory on a GPU, computed from shapes and not measured (a run measures for itself):"]
@@ -119,10 +125,10 @@ def group_needs(job: Job, group: Sequence[Cell]) -> tuple[list[Need], int]:
     teacher = None if tutor is None else models.fold(tutor)
     for cell in group:
         lane = _lane(cell, job, image_shape, labels, batch, tutor)
-        with without_values():
+        with without_values(), Guard() as guard:
             image = torch.zeros(batch * (1 + len(lane.method.views)), *image_shape)
             kept, said = _kept(lane, teacher, image, batch, half=half)
-            largest = max(largest, memory.evaluated(lane, image[:batch]))
+            largest = max(largest, memory.evaluated(lane, image[:batch], guard))
         needs.append(Need(memory.standing(lane) + memory.compared(lane), int((1 + BACKWARD) * kept)))
     once = CONTEXT + memory.once(largest * TESTED // batch, half=half)
     side = suite.image_size + 2 * int(first.recipe["crop_padding"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -84,6 +85,13 @@ def run_group(work: Work, emit: Emit, images: Dataset | None = None) -> Done:
     Raises:
         ValueError: the data are not there.
         KeyboardInterrupt: everything up to the last full epoch is on disk.
+
+    >>> from kdbench.run.session import Request, resolve
+    >>> job = resolve(Request("student", suite="digits", seeds="1", device="cpu", epochs=1, limit_train=64))
+    >>> work = Work(job.suite, tuple(job.cells[:1]), Path("results"), "cpu", "fp32", epochs=1, limit_train=64)
+    >>> done = run_group(work, lambda event: None)
+    >>> {cell.seed: record.status for cell, record in done.records.items()}
+    {0: 'done'}
     """
     done = Done()
     try:
@@ -249,17 +257,20 @@ class _Group:
         )
         test = teachers.test_batches(self.images, first.recipe, self.device)
         held_out = None if self.held_out is None else self._held_out_batches()
+        # On the CPU the teacher's table is named by the weights as they are.
+        half = self.precision.dtype(self.device) if self.device.type == "cuda" else None
+        fold = models.fold if half is None else partial(models.fold, half=half)
         setting = engine.Setting(
-            None if teacher is None else models.fold(teacher).to(self.device),
+            None if teacher is None else fold(teacher).to(self.device),
             loader,
             lambda: test,
             self.device,
             self.precision,
-            judge=None if self.judge is None else models.fold(self.judge).to(self.device),
+            judge=None if self.judge is None else fold(self.judge).to(self.device),
             machine=machine_for(self.device, work.graphs),
             note=self.teller.note,
             validation=None if held_out is None else lambda: held_out,
-            fold=models.fold,
+            fold=fold,
         )
         self.maker.compile(lanes, loader)
         ahead = sum(epochs(cell) - behind(lane) for lane, cell in lanes.items()) * len(loader)

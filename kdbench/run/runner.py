@@ -94,7 +94,7 @@ def _common(job: Job) -> Work:
         lanes=request.lanes,
         graphs=request.graphs,
         table=request.table,
-        compile=request.compile,
+        compile=bool(request.compile),
         force=request.force,
         fail_fast=request.fail_fast,
         lent=request.home,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,7 +45,7 @@ class Request:
     lanes: int | None = None
     graphs: str = AUTO
     table: str = AUTO
-    compile: bool = False
+    compile: bool | None = None  # None: where it pays, see ``compiles``
     force: bool = False
     retry_failed: bool = False
     fail_fast: bool = False
@@ -91,6 +92,8 @@ def resolve(request: Request) -> Job:
     ValueError: no method 'semkd'; did you mean semckd ...?
     """
     device = choose_device(request.device)
+    if request.compile is None:
+        request = replace(request, compile=compiles(device))
     suite, notes = choose_suite(request.suite, device)
     for setting in request.overrides:
         key, found, value = setting.partition("=")
@@ -197,7 +200,7 @@ def make_cell(
         recipe=recipe,
         limit_train=request.limit_train,
         precision=request.precision,
-        compile=request.compile,
+        compile=bool(request.compile),
         assistant=assisted,
         pretrained=models.weights_identity(student),
         weights=weights,
@@ -262,6 +265,11 @@ def choose_device(wanted: str) -> str:
             raise ValueError(f"device {wanted!r} is not there; torch sees {torch.cuda.device_count()} CUDA devices")
         return f"cuda:{device.index or 0}"
     return "cpu"
+
+
+def compiles(device: str) -> bool:
+    """Whether students are compiled where nobody has said: on CUDA, if there is Triton, which writes its kernels."""
+    return device.startswith("cuda") and find_spec("triton") is not None
 
 
 def choose_suite(wanted: str, device: str) -> tuple[Suite, list[str]]:

@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdbench.utils import environment
-from kdbench.utils.files import atomic_write, expanded
+from kdbench.utils.files import atomic_write, expanded, is_file
 from kdbench.utils.sealing import canonical
 
 #: Names the folder of what kdbench measures of a machine.
@@ -134,6 +134,8 @@ def folder() -> Path:
 def load(machine: Machine) -> Speeds:
     """What is kept of a machine; nothing where there is no such file or it is not what kdbench wrote."""
     fresh = Speeds(machine=machine)
+    if not is_file(fresh.path):  # a pipe in its place would never end
+        return fresh
     try:
         with open(fresh.path, "rb") as file:
             content = file.read(LARGEST + 1)

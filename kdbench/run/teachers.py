@@ -234,6 +234,15 @@ def train(
 
     Raises:
         TeacherFailed: training diverged.
+
+    >>> from kdbench import suites
+    >>> from kdbench.data import limit, load
+    >>> from kdbench.run.outcome import Teller
+    >>> suite, cpu = suites.load("digits"), torch.device("cpu")
+    >>> wanted, images, watch = recipe(suite, "resnet8", 1, 64), limit(load("digits"), 64), Teller(lambda event: None)
+    >>> card = train(Path("teachers"), suite, "resnet8", images, wanted, device=cpu, watch=watch, note=list)
+    >>> card.name, 0 <= card.top1 <= 100
+    ('resnet8', True)
     """
     note(f"no teacher {name} for {suite.dataset} yet: training it for {count(wanted['epochs'], 'epoch')}")
     if published := hint(name, suite.dataset, suite.name):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,3 +65,15 @@ def setting() -> Setting:
     """
     problem = Problem(TWIN)
     return Setting(problem.teacher, Images(problem), lambda: [(problem.image, problem.label)], CPU, FP32)
+
+
+def finding(**more: object) -> dict[str, Any]:
+    """Facts of what a probe found, all that ``kdbench.utils.findings.Finding`` asks for; ``more`` takes their place.
+
+    >>> finding(seed=3)["probe"], finding(seed=3)["seed"]
+    ('calibration', 3)
+    """
+    network = {"teacher": "T", "student": "S", "method": "kd", "seed": 0, "quick": False}
+    found = {"settings": {}, "identity": {"network": "ab12"}, "summary": {}}
+    made = {"code": {}, "environment": {}, "finished": "2026-01-01T00:00:00+00:00"}
+    return {"probe": "calibration", "suite": "digits", "dataset": "digits", **network, **found, **made} | more

@@ -88,6 +88,10 @@ def content(path: Path) -> bytes:
     Raises:
         FileNotFoundError: there is none.
         OSError: it cannot be read, or is no file.
+
+    >>> _ = Path("note.txt").write_bytes(b"whole")
+    >>> content(Path("note.txt"))
+    b'whole'
     """
     file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with open(file, "rb") as opened:
@@ -97,7 +101,11 @@ def content(path: Path) -> bytes:
 
 
 def trouble(error: OSError) -> str:
-    """What the system could not do, and with which file, without its number."""
+    """What the system could not do, and with which file, without its number.
+
+    >>> trouble(OSError(28, "No space left on device", "a.json"))
+    'a.json: No space left on device'
+    """
     what = error.strerror or str(error)
     return f"{error.filename}: {what}" if error.filename and error.strerror else what
 

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from kdbench.utils.files import atomic_write
-from kdbench.utils.sealing import checksum
+from kdbench.utils.files import atomic_write, content
+from kdbench.utils.sealing import checksum, parsed
 
 FORMAT = 1
 #: ``method`` of what was measured on a teacher itself.
@@ -23,7 +23,14 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Matrix(BaseModel):
-    """Numbers with names at their rows and columns; None: there is no such number."""
+    """Numbers with names at their rows and columns; None: there is no such number.
+
+    >>> Matrix(rows=("s1", "s2"), columns=("t1",), values=((0.9,), (None,))).values[0]
+    (0.9,)
+    >>> Matrix(rows=("s1", "s2"), columns=("t1",), values=((0.9,),))
+    Traceback (most recent call last):
+    pydantic_core._pydantic_core.ValidationError: ...a matrix of 2 x 1 names has other numbers of values...
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,7 +46,13 @@ class Matrix(BaseModel):
 
 
 class Finding(BaseModel):
-    """One probe of one network: ``summary`` for a table, ``rows`` for a long CSV file, ``matrices`` for figures."""
+    """One probe of one network: ``summary`` for a table, ``rows`` for a long CSV file, ``matrices`` for figures.
+
+    >>> from kdbench.testing.examples import finding
+    >>> one = Finding(**finding(summary={"ECE (%)": 3.1}))
+    >>> one.probe, one.method, one.summary
+    ('calibration', 'kd', {'ECE (%)': 3.1})
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -70,6 +83,11 @@ def write(one: Finding, path: Path) -> Finding:
 
     Raises:
         OSError: it cannot be written; what lay there before is untouched.
+
+    >>> from kdbench.testing.examples import finding
+    >>> path = Path("probes/digits/pair/kd.json")
+    >>> write(Finding(**finding()), path) == read(path)
+    True
     """
     values = json.loads(one.model_dump_json(exclude={"checksum"}))
     values["checksum"] = checksum(values)
@@ -85,9 +103,14 @@ def read(path: Path) -> Finding:
     Raises:
         FileNotFoundError: there is none.
         ValueError: it was cut or edited, is of another format, or cannot be read; one sentence.
+
+    >>> _ = Path("cut.json").write_text('{"format": 1')
+    >>> read(Path("cut.json"))
+    Traceback (most recent call last):
+    ValueError: cut.json is truncated or not JSON: ...
     """
     try:
-        values = json.loads(path.read_bytes())
+        values = _values(path)
         if not isinstance(values, Mapping) or "checksum" not in values:
             raise ValueError(f"{path} is not what a probe writes: it has no checksum")
         if values["checksum"] != checksum({name: value for name, value in values.items() if name != "checksum"}):
@@ -101,16 +124,30 @@ def read(path: Path) -> Finding:
         first = error.errors()[0]
         at = ".".join(map(str, first["loc"]))
         raise ValueError(f"{path} is not what a probe writes: {at + ': ' if at else ''}{first['msg']}") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is truncated or not JSON: {error}") from error
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    except (RecursionError, UnicodeDecodeError, OverflowError, TypeError) as error:
+    except (RecursionError, OverflowError, TypeError) as error:
         raise ValueError(f"{path} is not what a probe writes: {type(error).__name__}: {error}") from error
 
 
+def _values(path: Path) -> object:
+    file = content(path)
+    try:
+        return parsed(file)
+    except ValueError as error:
+        raise ValueError(f"{path} is truncated or not JSON: {error}") from error
+
+
 def read_all(folder: Path) -> tuple[list[Finding], list[str]]:
-    """Every finding below a folder in the order of the paths, and a sentence for each file that is none."""
+    """Every finding below a folder in the order of the paths, and a sentence for each file that is none.
+
+    >>> from kdbench.testing.examples import finding
+    >>> for seed in (0, 1):
+    ...     _ = write(Finding(**finding(seed=seed)), Path(f"all/digits/pair/kd-{seed}.json"))
+    >>> found, problems = read_all(Path("all"))
+    >>> [one.seed for one in found], problems
+    ([0, 1], [])
+    """
     found: list[Finding] = []
     problems: list[str] = []
     for path in sorted(folder.glob("*/*/*.json")):

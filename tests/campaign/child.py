@@ -127,7 +127,7 @@ def _be(act: Callable[[], int], here: Path, environment: dict[str, str], encodin
         os.dup2(out, 1)
         os.dup2(err, 2)
         os.chdir(here)
-        for gone in ("KDBENCH_OUT", "KDBENCH_DATA", "KDBENCH_WEIGHTS", "KDBENCH_TRACEBACK"):
+        for gone in ("KDBENCH_OUT", "KDBENCH_DATA", "KDBENCH_CACHE", "KDBENCH_WEIGHTS", "KDBENCH_TRACEBACK"):
             os.environ.pop(gone, None)
         os.environ.update({"HOME": str(here), "XDG_CACHE_HOME": str(here / "cache"), "COLUMNS": "100", **environment})
         sys.stdout = open(1, "w", encoding=encoding, closefd=False)  # noqa: SIM115

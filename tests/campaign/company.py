@@ -77,7 +77,6 @@ BROKEN = {
     "syntax": "def (",
     "raises": "raise RuntimeError('no')",
     "exits": "import sys; sys.exit(3)",
-    "interrupts": "raise KeyboardInterrupt",
     "registers nothing": "x = 1",
     "no text": "\0\0",
 }

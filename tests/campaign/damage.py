@@ -60,6 +60,7 @@ SUBJECTS = {
     "convention": Subject("convention.toml", ("own",), meant=True),
     "plugin": Subject("plugin.py", ("plugin",), meant=True, foreign="(?s)plugin.*"),
     "broken": Subject("broken.py", ("failed",), meant=True, foreign="(?s)broken.*"),
+    "speeds": Subject("cache/kdbench/**/*.json", ("dry",)),
     "costs": Subject("cost.csv", ("report",)),
     "picture": Subject("pictures/train/bee/*", ("pictures",), first="pictures-first"),
     "test-picture": Subject("pictures/val/cow/*", ("pictures",), first="pictures-first"),

@@ -61,6 +61,7 @@ class Broken(Distiller):
 #: The commands that read these files, each run in the folder.
 VERBS: dict[str, tuple[str, ...]] = {
     "run": ("run", *DIGITS, "--methods", "student,kd,fitnet", *OUT),
+    "dry": ("run", *DIGITS[:-2], "--methods", "kd,at", "--dry-run", *OUT),
     "more": ("run", *DIGITS, "--methods", "at,kd", *OUT),
     "filled": ("run", *DIGITS, "--methods", "sp,kd", "--set", "recipe.crop_padding=0", *OUT),
     "resume": ("run", *DIGITS, "--methods", "vid", *OUT),
@@ -100,7 +101,7 @@ def make(home: Path) -> Path:
     shutil.copy(student, here / "net.safetensors")
     weights = {key.removeprefix("student.net."): value for key, value in load_file(student).items()}
     torch.save({"model": weights, "epoch": 240, "best_acc": torch.tensor(70.0)}, here / "net.pth")
-    for verb in ("import", "table", "report"):
+    for verb in ("import", "table", "report", "dry"):
         sound(command(VERBS[verb], here, before=before), {0})
     _halfway(here)
     return here

@@ -152,9 +152,9 @@ def _may_be(key: str, value: Any) -> bool:
     if short in ("lr", "light_lr"):
         return number and value == 10**30
     if short == "weight_decay":
-        return number and value in (0, 10**30)
+        return bool(number and value in (0, 10**30))
     if short in ("momentum", "crop_padding"):
-        return number and value == 0
+        return bool(number and value == 0)
     return key == "teacher" and value == {}
 
 

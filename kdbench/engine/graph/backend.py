@@ -76,7 +76,13 @@ class Machine(Protocol):
 
 
 class Eager:
-    """Calls the step every time: the captured path without a graph, on any device."""
+    """Calls the step every time: the captured path without a graph, on any device.
+
+    >>> from kdbench.testing.examples import lanes
+    >>> Eager().branches(lanes("kd", "fitnet"), lambda lane: print(lane.key))
+    kd
+    fitnet
+    """
 
     captures = False
     over = ""

@@ -31,7 +31,11 @@ def over(device: torch.device) -> str:
 
 
 def index_of(device: torch.device) -> int:
-    """The number of a CUDA device; that in use, where it has none."""
+    """The number of a CUDA device; that in use, where it has none.
+
+    >>> index_of(torch.device("cuda:1"))
+    1
+    """
     return torch.cuda.current_device() if device.index is None else device.index
 
 
@@ -112,7 +116,10 @@ def capture(
 
 
 def give_back(device: torch.device) -> None:
-    """Cached memory back to the device, where the allocator is able to; where not, captures are over."""
+    """Cached memory back to the device, where the allocator is able to; where not, captures are over.
+
+    >>> give_back(torch.device("cuda:0"))  # does nothing where nothing was ever taken
+    """
     try:
         torch.cuda.empty_cache()
     except RuntimeError as error:

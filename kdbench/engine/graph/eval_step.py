@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from kdbench.engine.errors import OutOfMemory, holds
 from kdbench.engine.evaluate import Batches, Fold, answer, eval_mode, evaluate, read, scores, when
 from kdbench.engine.graph.backend import Machine
+from kdbench.engine.graph.capturable import REHEARSALS, CannotCapture, capturable
 from kdbench.engine.graph.rollback import undone
-from kdbench.engine.graph.train_step import REHEARSALS, CannotCapture, capturable
 from kdbench.engine.guard import Guard
 from kdbench.engine.lane import Lane
 
@@ -62,6 +62,17 @@ class Exam:
 
     Raises:
         CannotCapture: the batches themselves need the host, or the graph was refused.
+
+    >>> from kdbench.data import Loader
+    >>> from kdbench.data.loader import Plain
+    >>> from kdbench.engine.graph.backend import Eager
+    >>> from kdbench.testing.examples import lanes
+    >>> images, labels = torch.zeros(8, 3, 16, 16, dtype=torch.uint8), torch.arange(8) % 5
+    >>> loader = Loader(images, labels, batch_size=4, mean=[0.5] * 3, std=[0.25] * 3)
+    >>> (lane,) = lanes("kd")
+    >>> exam = Exam(Plain(loader, batch_size=4), [lane], fold=None, machine=Eager(), note=print)
+    >>> [lane.key for lane in exam.lanes]
+    ['kd']
     """
 
     def __init__(

@@ -32,7 +32,12 @@ class Check:
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one; the verdict is ok, FAIL, "needs CUDA" or "not tried"."""
+    """What became of one; the verdict is ok, FAIL, "needs CUDA" or "not tried".
+
+    >>> row = Row(1, "a product", "ok", "12", "12", 0.01)
+    >>> f"{row.number} {row.what}: {row.verdict}"
+    '1 a product: ok'
+    """
 
     number: int
     what: str
@@ -46,6 +51,10 @@ def rows(checks: Sequence[Check], device: torch.device) -> Iterator[Row]:
     """Each check's row, as it is made; after a FAIL the others are not tried.
 
     Whatever torch warns of is an error, as in kdbench's own tests.
+
+    >>> checks = [Check(1, "a sum", "2", lambda device: demand(1 + 1 == 3, "2, not 3")), Check(2, "more", "", str)]
+    >>> [(row.what, row.verdict, row.found) for row in rows(checks, torch.device("cpu"))]
+    [('a sum', 'FAIL', '2, not 3'), ('more', 'not tried', 'an earlier check failed')]
     """
     failed = False
     for check in checks:
