@@ -157,7 +157,7 @@ def test_a_teacher_that_is_gone_is_told_and_what_needs_none_goes_on(copied: Path
 def test_other_data_are_not_measured_on(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from kdbench.probes import kept
 
-    def other(name: str, root: object, limit: int | None) -> data.Dataset:
+    def other(name: str, root: object, limit: int | None, side: int | None = None) -> data.Dataset:
         return data.limit(data.load("digits"), 50)
 
     monkeypatch.setattr(kept, "images", other)

@@ -58,7 +58,7 @@ def read_hub(name: str, size: int) -> Arrays:
 
 def _only(name: str, features: Any, kind: type, what: str) -> str:
     """The one column of a kind."""
-    here = [column for column, feature in features.items() if isinstance(feature, kind)]
+    here = [str(column) for column, feature in features.items() if isinstance(feature, kind)]
     if len(here) != 1:
         raise DataMissing(
             f"huggingface:{name} has {len(here)} columns of {what}, and kdbench takes one; it has {', '.join(features)}"

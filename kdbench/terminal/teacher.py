@@ -60,9 +60,9 @@ def teacher_train(*, plugins: tuple[str, ...], **words: Any) -> int:
 def teacher_finetune(*, plugins: tuple[str, ...], **words: Any) -> int:
     """Train on from pretrained weights, with a fresh head.
 
-    Its own head stays where it has the right number of classes. NAME is timm/NETWORK.TAG, which says which weights, or a network with --weights FILE. The teacher is kept under the
-    network's bare name, as pairs have it. Its learning rate is that of the suite's teachers; a smaller one is usual:
-    --set teacher.lr=1e-3.
+    Its own head stays where it has the right number of classes. NAME is timm/NETWORK.TAG, which says which weights,
+    or a network with --weights FILE. The teacher is kept under the network's bare name, as pairs have it. Its learning
+    rate is that of the suite's teachers; a smaller one is usual: --set teacher.lr=1e-3.
     """
     from kdbench.terminal import console
     from kdbench.terminal import finetune as screen
