@@ -127,8 +127,7 @@ class OFA(Distiller):
             raise ValueError(f"ofa: stages={stages!r} finds no exit; this student has {deepest} stages, from 1 on")
         self.stages = [int(stage) for stage in found]
         self.eps = numbers(eps, "eps")
-        if len(self.eps) == 1:
-            self.eps *= len(self.stages) + 1
+        self.eps *= len(self.stages) + 1 if len(self.eps) == 1 else 1
         if len(self.eps) != len(self.stages) + 1 or not all(0 <= one < math.inf for one in self.eps):
             raise ValueError(
                 f"ofa: eps={eps!r} must be one number from 0 on, or {len(self.stages) + 1}: one for each of"

@@ -307,3 +307,12 @@ def test_reading_a_pack_holds_a_batch(tmp_path: Path) -> None:
     for _ in islice(batches, 60):
         pass
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000  # kB
+
+
+def test_a_picture_is_drawn_anew_in_every_epoch(folder: Path) -> None:
+    made = loader(data.load(word(folder)), augment="rrc")
+    seen = [
+        {int(at): one for image, _, idx in made.epoch(epoch) for at, one in zip(idx, image, strict=True)}
+        for epoch in range(2)
+    ]
+    assert not any(torch.equal(seen[0][at], seen[1][at]) for at in seen[0].keys() & seen[1].keys())
