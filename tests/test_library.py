@@ -23,7 +23,7 @@ from kdbench.run import teachers as teaching
 
 PAIR = "resnet14:resnet8"
 #: Words of a conversation on a terminal; a function asks nobody.
-DIALOGUE = ("budget", "yes")
+DIALOGUE = ("budget", "yes", "device_memory")
 SMALL: dict[str, Any] = {"pairs": PAIR, "suite": "digits", "epochs": 1, "limit_train": 96, "seeds": 1}
 
 

@@ -178,7 +178,7 @@ def test_a_finding_is_read_as_it_was_written_and_no_other(tmp_path: Path) -> Non
         (text[:50], "truncated or not JSON"),
         ("{}", "no checksum"),
         (text.replace('"kd"', '"dk"'), "its checksum differs"),
-        ("[" * 100_000, "not what a probe writes"),
+        ("[" * 100_000, "is truncated or not JSON: it is nested too deeply"),
         ("\udcff", "cannot be read|not what a probe writes|truncated"),
     ):
         path.write_bytes(wrong.encode("utf-8", "surrogateescape"))

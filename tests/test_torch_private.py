@@ -129,6 +129,17 @@ def test_a_write_in_place_is_counted_for_every_alias() -> None:
     assert torch_private.versions([one, alias, part]) == after, "Tensor._version counts what is no write"
 
 
+def test_forward_hooks_of_a_module_can_be_taken_away() -> None:
+    module = torch.nn.Linear(2, 2)
+    said: list[str] = []
+    module.register_forward_hook(lambda *given: said.append("first"))
+    (key,) = torch_private.forward_hooks(module)
+    module.register_forward_hook(lambda *given: said.append("second"))
+    del torch_private.forward_hooks(module)[key]
+    module(torch.zeros(1, 2))
+    assert said == ["second"]
+
+
 def test_modes_that_were_left_behind_are_seen_and_left() -> None:
     class Functions(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

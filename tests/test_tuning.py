@@ -125,13 +125,13 @@ def test_a_kill_between_trials_loses_nothing(finished: Path, tmp_path: Path, mon
 
 
 def test_test_labels_choose_nothing(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = data.load
+    real = data.choose
 
     def permuted(*words: Any, **named: Any) -> data.Dataset:
         whole = real(*words, **named)
         return replace(whole, test_labels=whole.test_labels.roll(101))
 
-    monkeypatch.setattr("kdbench.data.load", permuted)
+    monkeypatch.setattr("kdbench.data.choose", permuted)
     result = tune(tmp_path)
     assert result.exit_code == 0, result.output
     ours, theirs = choices(tmp_path), choices(finished)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim import SGD
 
 from kdbench.distiller import Distiller
 from kdbench.engine import optimizers
@@ -168,7 +169,7 @@ def fill_momentum(optimizer: torch.optim.Optimizer) -> None:
     >>> optimizer.state[weight]["momentum_buffer"]
     tensor([0., 0.])
     """
-    if not isinstance(optimizer, torch.optim.SGD):
+    if not isinstance(optimizer, SGD):
         return
     for group in optimizer.param_groups:
         for parameter in group["params"]:

@@ -34,6 +34,20 @@ def versions(tensors: Iterable[Tensor]) -> list[int]:
     return [tensor._version for tensor in tensors]
 
 
+def forward_hooks(module: nn.Module) -> dict[int, Any]:
+    """A module's forward hooks by key, as the module keeps them.
+
+    A hook is removed in public by the handle that whoever registered it was given; what a stranger's network
+    registers while it is tried gives its handles to nobody else.
+
+    >>> module = nn.Linear(2, 2)
+    >>> _ = module.register_forward_hook(print)
+    >>> list(forward_hooks(module).values()) == [print]
+    True
+    """
+    return module._forward_hooks
+
+
 class Modes(NamedTuple):
     """What is between a call of torch and torch: modes that were entered, and the default device."""
 

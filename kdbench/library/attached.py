@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import Any, Self
 
 import torch
@@ -83,6 +83,12 @@ class Attached(nn.Module):
         self._begun: set[str] = set()
         self._steps = {"train": steps}
         self._progress: float | None = None
+        self.clock: Tensor
+        self.register_buffer("clock", torch.zeros(3, dtype=torch.int64))
+        # Hooks get the module, so that a copy of it writes its own clock. torch gives them no types.
+        self.register_state_dict_pre_hook(Attached._write_clock)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(Attached._write_clock)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(Attached._read_clock)  # type: ignore[no-untyped-call]
         if len(self.stages) == 1:
             self.on_stage("train", steps=steps)
 
@@ -309,20 +315,13 @@ class Attached(nn.Module):
 
     # -- state ---------------------------------------------------------------------------
 
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+    def _write_clock(self, *_: Any) -> None:
         """Stage, which were begun, calls: what a resumed loop must know besides the method's tensors."""
-        super()._save_to_state_dict(destination, prefix, keep_vars)
         stage = self.stages.index(self.stage) + 1 if self.stage else 0
-        destination[prefix + "clock"] = torch.tensor([stage, len(self._begun), self.calls])
+        self.clock.copy_(torch.tensor([stage, len(self._begun), self.calls]))
 
-    def _load_from_state_dict(self, state: Mapping[str, Any], prefix: str, *rest: Any) -> None:
-        state = dict(state)
-        clock, missing = state.pop(prefix + "clock", None), rest[2]
-        super()._load_from_state_dict(state, prefix, *rest)
-        if clock is None:
-            missing.append(prefix + "clock")
-            return
-        stage, begun, calls = map(int, clock)
+    def _read_clock(self, *_: Any) -> None:
+        stage, begun, calls = map(int, self.clock)
         self._begun = set(self.stages[:begun])
         self.stage, self.calls = (self.stages[stage - 1] if stage else ""), calls
         if self.stage:

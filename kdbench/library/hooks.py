@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.distiller import Outputs
+from kdbench.engine.torch_private import forward_hooks
 from kdbench.library import trial
 from kdbench.library.trial import Call
 from kdbench.models.shaken import shaken
@@ -197,10 +198,11 @@ def _mean(last: Tensor, relu: bool = False) -> Tensor:
 def unhook(net: nn.Module, keys: set[int]) -> None:
     """Remove the forward hooks of these keys (see ``hooks_of``)."""
     for module in net.modules():
-        for key in keys & module._forward_hooks.keys():
-            del module._forward_hooks[key]
+        hooks = forward_hooks(module)
+        for key in keys & hooks.keys():
+            del hooks[key]
 
 
 def hooks_of(net: nn.Module) -> set[int]:
     """Keys of all forward hooks."""
-    return {key for module in net.modules() for key in module._forward_hooks}
+    return {key for module in net.modules() for key in forward_hooks(module)}

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
 
 #: What makes a stage of the maps of one size.
 _LEARNS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 #: Largest distance between two ways to the same numbers, as a share of the largest of them.
 CLOSE = 1e-4
+
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
 class Call(NamedTuple):
@@ -158,4 +159,4 @@ def blocks(calls: Sequence[Call], most: int = 4) -> list[Call]:
 
 def drops_in_place(net: nn.Module) -> bool:
     """Whether something in it writes into its input in training alone."""
-    return any(isinstance(module, _DropoutNd) and module.inplace for module in net.modules())
+    return any(isinstance(module, _DROPOUTS) and module.inplace for module in net.modules())

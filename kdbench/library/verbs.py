@@ -35,7 +35,7 @@ def run(
     lanes: int | None = None,
     graphs: str = "auto",
     table: str = "auto",
-    compile: bool = False,
+    compile: bool | None = None,
     weights: str = "published",
     shard: str | None = None,
     force: bool = False,
@@ -44,6 +44,8 @@ def run(
     dry_run: bool = False,
     plugin: Place | Iterable[str] = (),
     data_dir: Place = None,
+    data_source: str = "auto",
+    data_workers: int | None = None,
     out: Place = None,
     device: str = "auto",
     say: Say | None = None,
@@ -78,6 +80,7 @@ def run(
     """
     words = {"suite": suite, "epochs": epochs, "limit_train": limit_train, "precision": precision, "lanes": lanes}
     words |= {"graphs": graphs, "table": table, "compile": compile, "weights": weights, "shard": shard}
+    words |= {"data_source": data_source, "data_workers": data_workers}
     words |= {"force": force, "retry_failed": retry_failed, "fail_fast": fail_fast, "device": device}
     asked = request(
         methods=methods,
@@ -127,6 +130,8 @@ def tune(
     precision: str = "fp32",
     plugin: Place | Iterable[str] = (),
     data_dir: Place = None,
+    data_source: str = "auto",
+    data_workers: int | None = None,
     out: Place = None,
     device: str = "auto",
     say: Say | None = None,
@@ -161,6 +166,8 @@ def tune(
         set=set,
         plugin=plugin,
         data_dir=data_dir,
+        data_source=data_source,
+        data_workers=data_workers,
         out=out,
         suite=suite,
         epochs=epochs,

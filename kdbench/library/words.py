@@ -119,8 +119,14 @@ def request(
     Raises:
         ValueError: a plug-in cannot be loaded, or there is no such home folder.
     """
-    whole(**{name: words.get(name) for name in ("epochs", "limit_train", "lanes")})
-    texts(**{name: words[name] for name in ("suite", "precision", "graphs", "table", "weights") if name in words})
+    whole(**{name: words.get(name) for name in ("epochs", "limit_train", "lanes", "data_workers")})
+    texts(
+        **{
+            name: words[name]
+            for name in ("suite", "precision", "graphs", "table", "weights", "data_source")
+            if name in words
+        }
+    )
     if "suite" in words:
         words["suite"] = str(words["suite"])  # a path of a file is one, too
     if "device" in words:

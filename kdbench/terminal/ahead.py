@@ -177,7 +177,10 @@ def command(verb: str, request: Request, choice: Choice, more: Mapping[str, Any]
     for name, value in (chosen | said | dict(more)).items():
         flag = "--set" if name == "overrides" else f"--{name.replace('_', '-')}"
         for one in value if isinstance(value, tuple) else (value,):
-            words += [flag] if one is True else [flag, shlex.quote(str(one))]
+            if isinstance(one, bool):
+                words.append(flag if one else flag.replace("--", "--no-", 1))
+            else:
+                words += [flag, shlex.quote(str(one))]
     return " ".join(words)
 
 
