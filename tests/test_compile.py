@@ -315,7 +315,7 @@ def broken(graph: torch.fx.GraphModule, example: object) -> Callable[..., Any]:
 def test_what_cannot_be_compiled_is_a_sentence() -> None:
     compiler, want = Compiler(CPU, broken), r"^tiny4 cannot be compiled here: OSError: no compiler in this house; run "
     for _ in range(2):
-        with pytest.raises(CannotCompile, match=want + "without --compile$"):
+        with pytest.raises(CannotCompile, match=want + "with --no-compile$"):
             compiler.prepare(net(1), batches(), Precision(), lambda note: None)
 
 

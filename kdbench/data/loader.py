@@ -99,7 +99,7 @@ class Loader:
         self.seed, self.device, self.views = seed, torch.device(device), tuple(views)
         self.labels = labels.to(self.device)
         self.mixup, self.cutmix, self.random_erasing = mixup, cutmix, random_erasing
-        self.num_classes = num_classes or int(labels.max()) + 1
+        self.num_classes = num_classes
         if views and (mixup or cutmix or random_erasing):
             raise ValueError(f"views {', '.join(views)} are of whole images; take no mixup, cutmix or random_erasing")
         how = Augment.of(augment)
@@ -238,7 +238,7 @@ class Loader:
                     _hash(key, "mix", number),
                     mixup=self.mixup,
                     cutmix=self.cutmix,
-                    num_classes=self.num_classes,
+                    num_classes=self.num_classes or int(self.labels.max()) + 1,
                 )
                 yield image, label, part.order, target
             else:

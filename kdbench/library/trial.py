@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from kdbench.engine.torch_private import versions
+
 #: What makes a stage of the maps of one size.
 _LEARNS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 #: Largest distance between two ways to the same numbers, as a share of the largest of them.
@@ -42,7 +44,7 @@ class Call(NamedTuple):
     @property
     def overwritten(self) -> bool:
         """Whether what came after has changed the output."""
-        return self.shown._version != self.version
+        return versions([self.shown]) != [self.version]
 
 
 def first_tensor(shown: Any) -> Tensor | None:
@@ -88,7 +90,7 @@ def watch(net: nn.Module, image: Tensor, name: str) -> tuple[list[Call], Tensor]
             _, *sides = tensor.shape if tensor.dim() == 4 else (0, 0, 1, 2)
             last = square and sides[0] == sides[1] != sides[2]
             is_map = tensor.dim() == 4 and (not square or last or sides[1] == sides[2])
-            calls.append(Call(path, module, first_tensor(args), tensor, tensor._version, last, is_map))
+            calls.append(Call(path, module, first_tensor(args), tensor, versions([tensor])[0], last, is_map))
 
     handles = [module.register_forward_hook(partial(saw, path)) for path, module in net.named_modules() if path]
     try:
