@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -437,3 +439,24 @@ def test_every_method_can_be_asked_for_in_bf16() -> None:
     job = session.resolve(session.Request(suite="digits", precision="bf16", device="cpu", methods="all"))
     assert {cell.settings.precision for cell in job.cells} == {"bf16"}
     assert len({cell.method for cell in job.cells}) == len(registry.names())
+
+
+NEWER = """
+import torch
+from kdbench.engine.precision import Precision, put_switches, switches
+
+torch.backends.cuda.matmul.fp32_precision = "tf32"
+torch.backends.cudnn.conv.fp32_precision = "ieee"
+before = switches()
+with Precision("fp32").switched(torch.device("cuda")):
+    assert torch.backends.cuda.matmul.allow_tf32 is False
+assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+assert switches() == before
+assert not put_switches(before)
+"""
+
+
+def test_switches_that_were_set_by_torchs_newer_name_are_read_and_put_back() -> None:
+    """In a process of its own: torch has no way back from the newer names."""
+    done = subprocess.run([sys.executable, "-c", NEWER], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -144,12 +144,12 @@ class Precision:
         if device.type != "cuda":
             yield
             return
-        before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+        before = switches()
         self.prepare(device)
         try:
             yield
         finally:
-            torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+            put_switches(before)
 
     def dtype(self, device: torch.device) -> torch.dtype | None:
         """What convolutions and products are computed in; None: the format of their inputs."""
@@ -174,17 +174,46 @@ _SWITCHES: tuple[tuple[Any, str], ...] = (
 )
 
 
-def switches() -> tuple[bool, ...]:
-    """The present ones."""
-    return tuple(getattr(owner, name) for owner, name in _SWITCHES)
+Switch = bool | tuple[str, ...]
 
 
-def put_switches(before: tuple[bool, ...]) -> bool:
-    """Make them what they were; whether they had been changed."""
+def switches() -> tuple[Switch, ...]:
+    """The present ones; texts where torch's newer name, ``fp32_precision``, was used and the older cannot be read.
+
+    >>> put_switches(switches())
+    False
+    """
+    return tuple(_read(owner, name) for owner, name in _SWITCHES)
+
+
+def _read(owner: Any, name: str) -> Switch:
+    try:
+        return bool(getattr(owner, name))
+    except RuntimeError:
+        return tuple(one.fp32_precision for one in _formats(owner))
+
+
+def _formats(owner: Any) -> list[Any]:
+    """Who has the newer name: the general before the special."""
+    return [owner, *(getattr(owner, part) for part in ("conv", "rnn") if hasattr(owner, part))]
+
+
+def put_switches(before: tuple[Switch, ...]) -> bool:
+    """Make them what they were; whether they had been changed.
+
+    >>> before = switches()
+    >>> torch.backends.cudnn.benchmark = not torch.backends.cudnn.benchmark
+    >>> put_switches(before), switches() == before
+    (True, True)
+    """
     if switches() == before:
         return False
     for (owner, name), value in zip(_SWITCHES, before, strict=True):
-        setattr(owner, name, value)
+        if isinstance(value, bool):
+            setattr(owner, name, value)
+            continue
+        for one, newer in zip(_formats(owner), value, strict=True):
+            one.fp32_precision = newer
     return True
 
 

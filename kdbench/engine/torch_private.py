@@ -30,6 +30,12 @@ def versions(tensors: Iterable[Tensor]) -> list[int]:
 
     torch's notes on autograd describe the counter; what they call public is only the error that a backward pass
     raises where it has moved.
+
+    >>> tensor = torch.zeros(2)
+    >>> before = versions([tensor])
+    >>> _ = tensor.add_(1)
+    >>> versions([tensor]) == [before[0] + 1]
+    True
     """
     return [tensor._version for tensor in tensors]
 

@@ -304,11 +304,11 @@ def _as_before() -> Iterator[None]:
     """A run sets switches of the whole process; they are put back after."""
     import torch
 
-    cuda: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
-    threads, allowed = torch.get_num_threads(), [one.allow_tf32 for one in cuda]
+    from kdbench.engine.precision import put_switches, switches
+
+    threads, before = torch.get_num_threads(), switches()
     try:
         yield
     finally:
         torch.set_num_threads(threads)
-        for one, before in zip(cuda, allowed, strict=True):
-            one.allow_tf32 = before
+        put_switches(before)
