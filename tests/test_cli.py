@@ -309,6 +309,14 @@ def test_eval_finds_what_was_recorded(finished: Path) -> None:
     assert "fitnet[beta=50]" in output
 
 
+def test_eval_tells_how_many_students_are_not_kept(copied: Path) -> None:
+    assert "not measured" not in fine("eval", "--out", copied)
+    next((copied / "students").rglob("kd-*.safetensors")).unlink()
+    output = fine("eval", "--out", copied)
+    assert "2 of 2 kept students equal to the record" in output
+    assert "not measured: 1 finished cell whose student is not kept here" in output
+
+
 def test_eval_tells_other_weights_another_accuracy_and_a_missing_record(copied: Path) -> None:
     student = next((copied / "students").rglob("kd-*.safetensors"))
     state = load_file(student)

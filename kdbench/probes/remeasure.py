@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -80,6 +81,22 @@ def students(out: Path, suites: Sequence[str], data_dir: Path | None, device: st
                 continue
             plain = isinstance(error, ValueError | SafetensorError)
             yield Verdict(what, "wrong", text(error) if plain else said(error))
+
+
+def unkept(out: Path, suites: Sequence[str]) -> int:
+    """Finished cells of an output folder (of these suites, when some are named) whose student does not lie there.
+
+    >>> unkept(Path("results"), [])
+    0
+    """
+    bare = 0
+    for path in record.files(out / "runs")[0]:
+        student = out / "students" / path.relative_to(out / "runs").with_suffix(".safetensors")
+        if path.name.endswith(record.FAILED_SUFFIX) or student.is_file():
+            continue
+        with suppress(OSError, record.RecordDamaged):  # the report names those that cannot be read
+            bare += not suites or record.read(path).suite in suites
+    return bare
 
 
 def teachers(out: Path, data_dir: Path | None, device: str) -> Iterator[Verdict]:

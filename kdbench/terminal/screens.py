@@ -273,6 +273,8 @@ def show_eval(folder: Path, chosen: Sequence[str], data_dir: Path | None, device
                 + "".join(f", {verdicts[word]} {word}" for word in ("close", "wrong") if verdicts[word])
             )
         wrong |= bool(verdicts["wrong"])
+    if bare := remeasure.unkept(folder, chosen):
+        screen.print(f"not measured: {count(bare, 'finished cell')} whose student is not kept here")
     return 1 if wrong else 0
 
 
