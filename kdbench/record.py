@@ -16,9 +16,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from kdbench.utils.files import atomic_write, content
+from kdbench.utils import sealed
 from kdbench.utils.precisions import canonical
-from kdbench.utils.sealing import checksum, parsed
+from kdbench.utils.sealing import checksum
 
 FORMAT = 2
 FAILED_SUFFIX = ".failed.json"
@@ -244,12 +244,7 @@ def write(record: Record, path: Path) -> Record:
     >>> write(one, Path("kd.json")) == read(Path("kd.json"))
     True
     """
-    values = json.loads(record.model_dump_json(exclude={"checksum"}))
-    values["checksum"] = checksum(values)
-    with atomic_write(path, "w") as file:
-        json.dump(values, file, indent=1, ensure_ascii=True, allow_nan=False)
-        file.write("\n")
-    return Record.model_validate(values)
+    return Record.model_validate(sealed.write(record, path))
 
 
 def read(path: Path) -> Record:
@@ -265,20 +260,18 @@ def read(path: Path) -> Record:
     kdbench.record.RecordDamaged: cut.json is truncated or not JSON: Unterminated string starting at: line ...
     """
     try:
-        values = parsed(content(path))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise FileNotFoundError(*error.args) from error
-    except OSError as error:
-        raise RecordDamaged(f"{path} cannot be read: {error.strerror}") from error
+        values = sealed.fields(path)
     except ValueError as error:
-        raise RecordDamaged(f"{path} is truncated or not JSON: {error}") from error
-    if not isinstance(values, dict) or "format" not in values or "checksum" not in values:
+        raise RecordDamaged(str(error)) from error
+    if "format" not in values or "checksum" not in values:
         raise RecordDamaged(f"{path} is not a record of kdbench: it has no format or no checksum")
     if values["format"] not in (*_UPGRADES, FORMAT):
         raise RecordDamaged(f"{path} has record format {values['format']}, this kdbench reads formats 1 to {FORMAT}")
     try:
-        if values["checksum"] != checksum({name: value for name, value in values.items() if name != "checksum"}):
-            raise RecordDamaged(f"{path} was changed after it was written: its checksum differs")
+        sealed.check(path, values)
+    except ValueError as error:
+        raise RecordDamaged(str(error)) from error
+    try:
         while values["format"] != FORMAT:
             values = _UPGRADES[values["format"]](values)
         return Record.model_validate(values)

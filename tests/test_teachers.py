@@ -176,11 +176,11 @@ def other_weights(tensors: dict[str, Tensor] | bytes) -> Callable[[Path], None]:
         (edit(top1=140.0), "is not a teacher's card: top1: Input should be less than or equal to 100"),
         (edit(std=[1, 0, 1]), r"is not a teacher's card: std.1: Input should be greater than 0"),
         (edit(format=3), r"resnet8.json has card format 3, this kdbench reads up to 2"),
-        (lambda card: card.write_text("{"), r"resnet8.json is not a teacher's card: Invalid JSON"),
-        (lambda card: card.write_bytes(b"\xff\xfe"), r"resnet8.json is not a teacher's card: Invalid JSON"),
-        (lambda card: card.write_text("[" * 100_000), r"resnet8.json is not a teacher's card: Invalid JSON"),
-        (lambda card: card.write_text("[1]"), "is not a teacher's card: it holds list, no fields"),
-        (lambda card: card.write_text("{}"), "is not a teacher's card: name: Field required"),
+        (lambda card: card.write_text("{"), r"resnet8.json is truncated or not JSON"),
+        (lambda card: card.write_bytes(b"\xff\xfe"), r"resnet8.json is truncated or not JSON"),
+        (lambda card: card.write_text("[" * 100_000), r"resnet8.json is truncated or not JSON"),
+        (lambda card: card.write_text("[1]"), "is not a teacher's card: it holds no fields"),
+        (lambda card: card.write_text("{}"), "is not a teacher's card: it holds no fields"),
     ],
 )
 def test_damage_is_noticed(tmp_path: Path, damage: Callable[[Path], None], sentence: str) -> None:
@@ -398,7 +398,7 @@ def test_a_damaged_card_keeps_the_weights(tmp_path: Path) -> None:
     weights, whole = weights_of(card), card.read_bytes()
     os.utime(weights, (1, 1))
     card.write_bytes(whole[:-20])
-    with pytest.raises(ValueError, match="is not a teacher's card"):
+    with pytest.raises(ValueError, match="is truncated or not JSON"):
         teachers.load(tmp_path, "digits", "resnet8", image_size=8)
     assert weights.exists()
     card.write_bytes(whole)

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdbench.models.renormalise import Normalisation
-from kdbench.utils.files import content
-from kdbench.utils.sealing import checksum, parsed
+from kdbench.utils import sealed
+from kdbench.utils.sealing import checksum
 
 FORMAT: Literal[2] = 2  # of the card; cards of kdbench 0.1.0 say none and are read as format 1
 
@@ -115,18 +115,11 @@ def read(where: Path, *, note: Callable[[str], None] | None = None) -> TeacherCa
     >>> _ = Path("card.json").write_text("[]")
     >>> read(Path("card.json"))
     Traceback (most recent call last):
-    ValueError: card.json is not a teacher's card: it holds list, no fields
+    ValueError: card.json is not a teacher's card: it holds no fields
     """
-    try:
-        values = parsed(content(where))
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise ValueError(f"{where} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ValueError(f"{where} is not a teacher's card: Invalid JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{where} is not a teacher's card: it holds {type(values).__name__}, no fields")
+    values = sealed.fields(where)
+    if not values:
+        raise ValueError(f"{where} is not a teacher's card: it holds no fields")
     if "format" not in values and "checksum" not in values:
         return _old(where, values, note)
     if values.get("format") != FORMAT:

@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kdbench.terminal.console import COLOURS, escape, head, seen
-from kdbench.utils.files import content
-from kdbench.utils.sealing import checksum, parsed
+from kdbench.utils import sealed
 from kdbench.utils.wording import count, without_orders
 
 if TYPE_CHECKING:
@@ -214,8 +213,11 @@ def show_status(folder: Path, screen: Console) -> int:
     for path in cards:
         try:
             known = _card(path)
-        except (OSError, ValueError) as error:
-            problems.append(f"{path} is not a teacher's card: {getattr(error, 'strerror', None) or error}")
+        except OSError as error:
+            problems.append(f"{path} cannot be read: {error.strerror}")
+            continue
+        except ValueError as error:
+            problems.append(str(error))
             continue
         screen.print(f"teacher {path.parent.name}/{path.stem}: {known}", markup=False)
     for way in map(_way, sorted((folder / "teachers").glob("*/*.ckpt"))):
@@ -231,12 +233,12 @@ def _card(path: Path) -> str:
     Raises:
         OSError, ValueError: it is no card, or was edited.
     """
-    values = parsed(content(path))
-    top1 = values.get("top1", "") if isinstance(values, dict) else ""
+    values = sealed.fields(path)
+    top1 = values.get("top1", "")
     if top1 is not None and type(top1) not in (int, float):
-        raise ValueError("it does not say an accuracy")
-    if values.get("checksum") and values.pop("checksum") != checksum(values):
-        raise ValueError("it was changed after it was written, its checksum differs")
+        raise ValueError(f"{path} is not a teacher's card: it does not say an accuracy")
+    if values.get("checksum"):
+        sealed.check(path, values)
     return "accuracy not measured" if top1 is None else f"{top1:.2f}%"
 
 

@@ -5,15 +5,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from kdbench.utils.files import atomic_write, content
-from kdbench.utils.sealing import checksum, parsed
+from kdbench.utils import sealed
 
 FORMAT = 1
 #: ``method`` of what was measured on a teacher itself.
@@ -89,12 +86,7 @@ def write(one: Finding, path: Path) -> Finding:
     >>> write(Finding(**finding()), path) == read(path)
     True
     """
-    values = json.loads(one.model_dump_json(exclude={"checksum"}))
-    values["checksum"] = checksum(values)
-    with atomic_write(path, "w") as file:
-        json.dump(values, file, indent=1, allow_nan=False)
-        file.write("\n")
-    return Finding.model_validate(values)
+    return Finding.model_validate(sealed.write(one, path))
 
 
 def read(path: Path) -> Finding:
@@ -109,33 +101,20 @@ def read(path: Path) -> Finding:
     Traceback (most recent call last):
     ValueError: cut.json is truncated or not JSON: ...
     """
+    values = sealed.fields(path)
+    if "checksum" not in values:
+        raise ValueError(f"{path} is not what a probe writes: it has no checksum")
+    sealed.check(path, values)
+    if values.get("format") != FORMAT:
+        raise ValueError(f"{path} has format {values.get('format')!r}, this kdbench reads format {FORMAT}")
     try:
-        values = _values(path)
-        if not isinstance(values, Mapping) or "checksum" not in values:
-            raise ValueError(f"{path} is not what a probe writes: it has no checksum")
-        if values["checksum"] != checksum({name: value for name, value in values.items() if name != "checksum"}):
-            raise ValueError(f"{path} was changed after it was written: its checksum differs")
-        if values.get("format") != FORMAT:
-            raise ValueError(f"{path} has format {values.get('format')!r}, this kdbench reads format {FORMAT}")
         return Finding.model_validate(values)
-    except FileNotFoundError:
-        raise
     except ValidationError as error:
         first = error.errors()[0]
         at = ".".join(map(str, first["loc"]))
         raise ValueError(f"{path} is not what a probe writes: {at + ': ' if at else ''}{first['msg']}") from error
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     except (RecursionError, OverflowError, TypeError) as error:
         raise ValueError(f"{path} is not what a probe writes: {type(error).__name__}: {error}") from error
-
-
-def _values(path: Path) -> object:
-    file = content(path)
-    try:
-        return parsed(file)
-    except ValueError as error:
-        raise ValueError(f"{path} is truncated or not JSON: {error}") from error
 
 
 def read_all(folder: Path) -> tuple[list[Finding], list[str]]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from kdbench.utils.files import atomic_write, content
-from kdbench.utils.sealing import checksum, parsed
+from kdbench.utils import sealed
 
 Value = bool | int | float | str
 FORMAT = 1
@@ -138,12 +136,7 @@ def write(one: Tuned, file: Path) -> Tuned:
     >>> write(one, Path("fitnet.json")) == read(Path("fitnet.json"))
     True
     """
-    values = json.loads(one.model_dump_json(exclude={"checksum"}))
-    values["checksum"] = checksum(values)
-    with atomic_write(file, "w") as opened:
-        json.dump(values, opened, indent=1, allow_nan=False)
-        opened.write("\n")
-    return Tuned.model_validate(values)
+    return Tuned.model_validate(sealed.write(one, file))
 
 
 def read(file: Path) -> Tuned:
@@ -158,26 +151,13 @@ def read(file: Path) -> Tuned:
     Traceback (most recent call last):
     ValueError: fitnet.json was changed after it was written: its checksum differs
     """
-    values = _values(file)
+    values = sealed.fields(file)
+    if "checksum" not in values:
+        raise ValueError(f"{file} has no tuned weights: it has no checksum")
+    sealed.check(file, values)
     try:
-        if values["checksum"] != checksum({name: value for name, value in values.items() if name != "checksum"}):
-            raise ValueError(f"{file} was changed after it was written: its checksum differs")
         return Tuned.model_validate(values)
     except ValidationError as error:
         raise ValueError(f"{file} has no tuned weights of this kdbench: {error.errors()[0]['msg']}") from error
     except RecursionError:
         raise ValueError(f"{file} has no tuned weights: it is nested too deeply") from None
-
-
-def _values(file: Path) -> dict[str, Any]:
-    try:
-        values = parsed(content(file))
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ValueError(f"{file} is truncated or not JSON: {error}") from error
-    if not isinstance(values, dict) or "checksum" not in values:
-        raise ValueError(f"{file} has no tuned weights: it has no checksum")
-    return values
