@@ -29,7 +29,7 @@ from kdbench.engine.graph.backend import Eager, Machine
 from kdbench.engine.graph.eval_step import Exam, Exams
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
-from kdbench.run import teachers as teaching
+from kdbench.run import batches
 
 TESTED, BATCH = 64, 24  # batches of 24, 24 and 16
 
@@ -162,7 +162,7 @@ def test_a_batch_of_test_images_is_so_many_pixels(side: int, whole: int) -> None
     blank = torch.zeros(3, 3, side, side, dtype=torch.uint8)
     data = replace(images(), test_images=blank, test_labels=torch.arange(3), train_images=blank)
     recipe = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
-    assert teaching.test_batches(data, recipe, CPU).batch_size == whole
+    assert batches.test_batches(data, recipe, CPU).batch_size == whole
 
 
 # -- read once ----------------------------------------------------------------------------------------

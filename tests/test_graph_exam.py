@@ -16,7 +16,7 @@ from kdbench.engine.evaluate import evaluate
 from kdbench.engine.graph.backend import Eager, Machine
 from kdbench.engine.graph.eval_step import Exam, Exams
 from kdbench.engine.lane import Lane
-from kdbench.run.teachers import plain_batches
+from kdbench.run.batches import plain_batches
 
 pytestmark = pytest.mark.core
 RECIPE = {"mean": (0.3,) * 3, "std": (0.4,) * 3}

@@ -19,6 +19,7 @@ from kdbench import record
 from kdbench.cli import main
 from kdbench.engine.evaluate import measure
 from kdbench.library import words
+from kdbench.run import batches
 from kdbench.run import teachers as teaching
 
 PAIR = "resnet14:resnet8"
@@ -194,7 +195,7 @@ def test_a_kept_student_measures_as_its_record_says(out: Path, method: str) -> N
     from kdbench import data
 
     logits, labels = [], []
-    for image, label in teaching.test_batches(data.load("digits"), found.record.settings.recipe, torch.device("cpu")):
+    for image, label in batches.test_batches(data.load("digits"), found.record.settings.recipe, torch.device("cpu")):
         logits.append(found(image))
         labels.append(label)
     top1 = measure(torch.cat(logits), torch.cat(labels))["top1"]

@@ -37,7 +37,7 @@ def test_one_lane_that_is_too_large_costs_its_cell_alone(
     "where",
     [
         "kdbench.models.fold",
-        "kdbench.run.teachers.make_loader",
+        "kdbench.run.batches.make_loader",
         "kdbench.engine.schedule.Plan.optimizer",
         "kdbench.engine.lane.Lane.state",
         "kdbench.engine.evaluate.scores",

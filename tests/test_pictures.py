@@ -460,7 +460,7 @@ def test_all_that_is_broken_is_named_at_once(tmp_path: Path, monkeypatch: pytest
         decode.decode(files, 16)
     assert ImageFile.LOAD_TRUNCATED_IMAGES
     monkeypatch.setattr(decode, "ENOUGH", 2)
-    with pytest.raises(DataMissing, match="1 more at least"):
+    with pytest.raises(DataMissing, match=r"[1-9] more at least"):
         decode.decode(files * 50, 16)
 
 

@@ -19,6 +19,7 @@ from kdbench import data, models, suites
 from kdbench.engine.evaluate import measure, predictions
 from kdbench.engine.precision import Precision
 from kdbench.models import teachers
+from kdbench.run import batches
 from kdbench.run import teachers as teaching
 
 NAME = "timm/test_resnet"
@@ -171,8 +172,8 @@ def test_a_teacher_keeps_its_terms(tmp_path: Path, net: models.Tapped, images: d
         watch=Silent(),
         note=notes.append,
     )
-    batches = teaching.test_batches(images, suite.recipe.model_dump(), CPU)
-    assert round(measure(*predictions(teacher, batches, Precision()))["top1"], 2) == accuracy
+    test = batches.test_batches(images, suite.recipe.model_dump(), CPU)
+    assert round(measure(*predictions(teacher, test, Precision()))["top1"], 2) == accuracy
 
 
 def test_other_data_behind_a_teacher(tmp_path: Path, net: models.Tapped, images: data.Dataset) -> None:

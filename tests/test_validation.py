@@ -22,7 +22,7 @@ from kdbench.engine.graph.backend import Eager
 from kdbench.engine.lane import Lane
 from kdbench.engine.remedy import remedy
 from kdbench.engine.schedule import Plan
-from kdbench.run import teachers
+from kdbench.run import batches
 from kdbench.run.grid import Cell
 from kdbench.run.ledger import at_best_validation
 from kdbench.run.outcome import Teller
@@ -248,7 +248,7 @@ def test_a_teacher_is_the_same_with_and_without_validation(tmp_path: Path) -> No
 
 def test_methods_and_batches_know_the_remaining_images_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counted: dict[str, list[int]] = {"labels": [], "batches": []}
-    pair, batch = models.make_pair, teachers.make_loader
+    pair, batch = models.make_pair, batches.make_loader
 
     def make_pair(*given: Any, **words: Any) -> Pair:
         counted["labels"].append(len(words["train_labels"]))
@@ -259,6 +259,6 @@ def test_methods_and_batches_know_the_remaining_images_alone(tmp_path: Path, mon
         return batch(*given, **words)
 
     monkeypatch.setattr(models, "make_pair", make_pair)
-    monkeypatch.setattr(teachers, "make_loader", make_loader)
+    monkeypatch.setattr(batches, "make_loader", make_loader)
     run(tmp_path, methods="crd")
     assert counted == {"labels": [96, 72], "batches": [96, 72]}  # the teacher's, the student's

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from kdbench.utils.files import atomic_write, expanded
 BLOCK = 256
 
 
-class DataSource:
+class DataSource(ABC):
     """Pictures of one part of a data set, (N, C, H, W) uint8 if they were all in memory.
 
     A kind of source says its ``shape`` and what ``take`` gives, and ``name``, under which sums of it may be kept.
@@ -38,13 +39,13 @@ class DataSource:
     #: What its pixels depend on, as a hash; "": nothing is known that would tell when they change.
     name: str = ""
 
+    @abstractmethod
     def take(self, idx: Tensor) -> Tensor:
         """(B,) int64 positions on the CPU -> (B, C, H, W) uint8 there.
 
         Raises:
             DataMissing: a picture is gone, or not as it was.
         """
-        raise NotImplementedError
 
     def __len__(self) -> int:
         return self.shape[0]

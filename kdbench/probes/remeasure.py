@@ -22,8 +22,7 @@ from kdbench.models import Tapped
 from kdbench.models import teachers as stored
 from kdbench.probes import kept
 from kdbench.record import Record
-from kdbench.run import session
-from kdbench.run import teachers as teaching
+from kdbench.run import batches, session
 from kdbench.utils import environment
 from kdbench.utils.files import content, trouble
 from kdbench.utils.wording import printable
@@ -129,9 +128,9 @@ def _teacher(
     net, _ = stored.load(
         folder, card.dataset, card.name, variant=path.stem.removeprefix(usual.stem), image_size=card.image_size
     )
-    batches = teaching.test_batches(images, card.normalisation._asdict(), device)
+    test = batches.test_batches(images, card.normalisation._asdict(), device)
     net = net.to(device).to(memory_format=torch.channels_last)
-    top1 = measure(*predictions(net, batches, Precision()))["top1"]
+    top1 = measure(*predictions(net, test, Precision()))["top1"]
     if top1 == card.top1:
         return "equal", f"{top1:.2f}%, as on its card"
     near = abs(top1 - card.top1) <= CLOSE
@@ -171,7 +170,7 @@ def _compare(what: str, one: Record, path: Path, out: Path, data_dir: Path | Non
 @torch.no_grad()
 def _top1(student: Tapped, method: Distiller | None, one: Record, images: Dataset, device: torch.device) -> float:
     logits, labels = [], []
-    for image, label in teaching.test_batches(images, one.settings.recipe, device):
+    for image, label in batches.test_batches(images, one.settings.recipe, device):
         with Precision(one.settings.precision).autocast(device):
             seen: Outputs = student(image)
             shown = seen.logits if method is None else method.predict(seen)

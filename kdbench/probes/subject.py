@@ -25,7 +25,7 @@ from kdbench.models.teachers import TeacherCard
 from kdbench.probes import kept
 from kdbench.probes.choose import Target
 from kdbench.record import Record
-from kdbench.run import teachers as teaching
+from kdbench.run.batches import plain_batches
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Subject:
         """Normalised batches of (N, 3, H, W) uint8 images in order; None: the test images."""
         images = self.images.test_images if images is None else images
         labels = self.images.test_labels if labels is None else labels
-        return teaching.plain_batches(images, labels, dict(self.recipe), self.device, side=self.images.side)
+        return plain_batches(images, labels, dict(self.recipe), self.device, side=self.images.side)
 
     @torch.no_grad()
     def look(self, batches: Plain) -> Iterator[tuple[Outputs, Tensor, Tensor, Tensor]]:

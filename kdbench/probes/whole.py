@@ -22,7 +22,7 @@ from kdbench.probes.other_data import USUAL, canonical_names, fetch, short
 from kdbench.probes.probe import Context, Found, Probe, Settings
 from kdbench.probes.subject import Subject
 from kdbench.record import settings_hash
-from kdbench.run import teachers as teaching
+from kdbench.run import batches
 from kdbench.run.outcome import Teller
 from kdbench.utils.seeding import stable_seed
 
@@ -122,8 +122,8 @@ def finetune(
         precision=Precision(),
         data=other.fingerprint,
     )
-    loader = teaching.make_loader(other, recipe, seed=stable_seed(seed, "finetune data"), device=where)
-    test = teaching.test_batches(other, recipe, where)
+    loader = batches.make_loader(other, recipe, seed=stable_seed(seed, "finetune data"), device=where)
+    test = batches.test_batches(other, recipe, where)
     try:
         lane.resume()
     except (CheckpointDamaged, CheckpointForeign) as error:

@@ -26,7 +26,7 @@ from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
 from kdbench.models import Tapped
 from kdbench.models.teachers import TeacherCard
-from kdbench.run import assistants, grid, teacher_cache, teachers, tuned
+from kdbench.run import assistants, batches, grid, teacher_cache, teachers, tuned
 from kdbench.run.claims import claimed
 from kdbench.run.grid import Cell
 from kdbench.run.identity import in_the_way
@@ -107,7 +107,7 @@ def _images(work: Work, emit: Emit) -> Dataset:
     def say(sentence: str) -> None:
         emit(Note(sentence))
 
-    return teachers.images(
+    return batches.images(
         work.suite, work.data_dir, work.limit_train, source=work.data_source, workers=work.data_workers, say=say
     )
 
@@ -248,14 +248,14 @@ class _Group:
         lanes = self.maker.lanes(cells, teacher, taught_by)
         if not lanes:
             return
-        loader = teachers.make_loader(
+        loader = batches.make_loader(
             self.part,
             first.recipe,
             seed=stable_seed(first.seed, "data"),
             device=self.device,
             views=next(iter(lanes)).method.views,
         )
-        test = teachers.test_batches(self.images, first.recipe, self.device)
+        test = batches.test_batches(self.images, first.recipe, self.device)
         held_out = None if self.held_out is None else self._held_out_batches()
         # On the CPU the teacher's table is named by the weights as they are.
         half = self.precision.dtype(self.device) if self.device.type == "cuda" else None
@@ -287,7 +287,7 @@ class _Group:
 
     def _held_out_batches(self) -> Plain:
         assert self.held_out is not None
-        return teachers.plain_batches(
+        return batches.plain_batches(
             *self.held_out, self.first.recipe, self.device, side=self.part.side, workers=self.part.workers
         )
 

@@ -9,7 +9,7 @@ import torch
 
 from kdbench import record
 from kdbench.data import Dataset, held_out_count
-from kdbench.run import assistants, grid, teachers
+from kdbench.run import assistants, batches, grid, teachers
 from kdbench.run.grid import Cell
 from kdbench.run.group import Work, disk_trouble, run_group, works
 from kdbench.run.identity import another_cells, changed_plugin
@@ -44,7 +44,7 @@ def run(job: Job, watch: Watcher, images: Dataset | None = None) -> Outcome:
         return outcome
     request = job.request
     torch.set_num_threads(environment.threads())
-    images = images or teachers.images(
+    images = images or batches.images(
         job.suite,
         request.data_dir,
         request.limit_train,

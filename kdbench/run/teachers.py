@@ -6,34 +6,28 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from torch import Tensor
 
-from kdbench import data as sets
 from kdbench import models, registry
-from kdbench.data import Dataset, DataSource, Loader
-from kdbench.data.loader import Plain
+from kdbench.data import Dataset
 from kdbench.engine.checkpoint import CheckpointDamaged, CheckpointForeign
 from kdbench.engine.evaluate import measure, predictions
 from kdbench.engine.fit import Setting, Watcher, fit
 from kdbench.engine.graph.backend import machine_for
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
-from kdbench.engine.schedule import Plan, later
 from kdbench.models import Tapped, teachers
 from kdbench.models.teachers import DataIdentity, TeacherCard
+from kdbench.run import batches
+from kdbench.run.lanes import plan
 from kdbench.suites import Suite
 from kdbench.suites.published_teachers import hint
 from kdbench.utils.seeding import stable_seed
 from kdbench.utils.wording import count
-
-#: Pixels of a batch of test images on the CPU, 64 images of CIFAR: the caches hold more of a small batch's maps.
-TEST_PIXELS = 64 * 32 * 32
 
 
 class TeacherFailed(Exception):
@@ -43,40 +37,6 @@ class TeacherFailed(Exception):
     Traceback (most recent call last):
     kdbench.run.teachers.TeacherFailed: teacher resnet20: ce is nan in epoch 1
     """
-
-
-def images(
-    suite: Suite,
-    data_dir: Path | None,
-    limit: int | None = None,
-    *,
-    source: str = "auto",
-    workers: int | None = None,
-    say: Callable[[str], None] = lambda sentence: None,
-) -> Dataset:
-    """The suite's data; of the training images the first ``limit`` where one is given.
-
-    ``source`` and ``workers`` as for ``kdbench.data.choose``. Pictures of another size than the suite's are cut or
-    scaled to it where the recipe says how: larger ones are cropped, ``augment`` rrc scales.
-
-    Raises:
-        ValueError: they are not there, or not what the suite says they are.
-
-    >>> from kdbench import suites
-    >>> len(images(suites.load("digits"), None, limit=64).train_labels)
-    64
-    """
-    found = sets.choose(suite.dataset, data_dir, source=source, workers=workers, say=say)
-    said, here = (suite.num_classes, suite.image_size), (found.num_classes, found.image_shape[-1])
-    scaled = suite.recipe.augment.startswith("rrc") and suite.teacher.augment.startswith("rrc")
-    if said[0] != here[0] or not (said[1] <= here[1] or scaled):
-        raise ValueError(
-            f"suite {suite.name} says num_classes = {said[0]} and image_size = {said[1]}, but {suite.dataset} has"
-            f" {here[0]} classes and images of {here[1]} px; correct the suite, or --set both"
-        )
-    if said[1] != here[1]:
-        found = replace(found, side=said[1])
-    return found if limit is None else sets.limit(found, limit)
 
 
 def recipe(suite: Suite, name: str, epochs: int | None, limit_train: int | None) -> dict[str, Any]:
@@ -149,6 +109,7 @@ def get(
         TeacherFailed: training diverged.
 
     >>> from kdbench import suites
+    >>> from kdbench.run.batches import images
     >>> from kdbench.run.outcome import Teller
     >>> suite, said = suites.load("digits"), []
     >>> data, wanted = images(suite, None, 64), recipe(suite, "resnet8", epochs=1, limit_train=64)
@@ -255,8 +216,8 @@ def train(
         note(f"teacher {name} starts from its pretrained weights ({net.pretrained[:8]})")
     checkpoint = teachers.path(folder, suite.dataset, name, variant(wanted)).with_suffix(".ckpt")
     lane = _lane(net, data, wanted, checkpoint, seed=stable_seed(seed, "teacher lane", name), device=device, note=note)
-    loader = make_loader(data, wanted, seed=stable_seed(seed, "teacher data"), device=device)
-    test = test_batches(data, wanted, device)
+    loader = batches.make_loader(data, wanted, seed=stable_seed(seed, "teacher data"), device=device)
+    test = batches.test_batches(data, wanted, device)
     precision = Precision()  # whatever the run's: its card says so, and every student of every run is taught by it
     setting = Setting(
         None,
@@ -316,23 +277,13 @@ def _lane(
         train_labels=data.train_labels,
         batch_size=wanted["batch_size"],
     )
-    plan = Plan(
-        wanted["epochs"],
-        wanted["lr"],
-        wanted["momentum"],
-        wanted["nesterov"],
-        wanted["weight_decay"],
-        tuple(wanted["milestones"]),
-        wanted["gamma"],
-        eval_every=wanted["epochs"],
-        **later(wanted),
-    )
+    recipe = plan(wanted["epochs"], wanted | {"eval_every": wanted["epochs"]})
     text = json.dumps(wanted, sort_keys=True) + data.fingerprint + net.pretrained
     lane = Lane(
         f"teacher {net.name}",
         net,
         registry.get("student")(pair),
-        plan,
+        recipe,
         seed=seed,
         path=checkpoint,
         settings=hashlib.sha256(text.encode()).hexdigest(),
@@ -353,80 +304,3 @@ def _keep(lane: Lane) -> None:
     """A finished teacher's last checkpoint stays until its file is written."""
     if not lane.failure:
         lane.save()
-
-
-def make_loader(
-    data: Dataset, recipe: dict[str, Any], *, seed: int, device: torch.device, views: tuple[str, ...] = ()
-) -> Loader:
-    """The training batches of one recipe.
-
-    >>> from kdbench import suites
-    >>> suite = suites.load("digits")
-    >>> wanted = suite.recipe.model_dump()
-    >>> len(make_loader(images(suite, None), wanted, seed=0, device=torch.device("cpu"))), wanted["batch_size"]
-    (16, 64)
-    """
-    return Loader(
-        data.train_images,
-        data.train_labels,
-        batch_size=recipe["batch_size"],
-        mean=recipe["mean"],
-        std=recipe["std"],
-        crop_padding=recipe["crop_padding"],
-        flip=recipe["flip"],
-        seed=seed,
-        device=device,
-        views=views,
-        size=data.side,
-        num_classes=data.num_classes,
-        workers=data.workers,
-        **{name: recipe[name] for name in ("augment", "mixup", "cutmix", "random_erasing") if name in recipe},
-    )
-
-
-def test_batches(data: Dataset, recipe: dict[str, Any], device: torch.device) -> Plain:
-    """The test images in order, normalised, without augmentation; they lie on the device as long as this is held.
-
-    >>> from kdbench import suites
-    >>> suite = suites.load("digits")
-    >>> batches = test_batches(images(suite, None), suite.recipe.model_dump(), torch.device("cpu"))
-    >>> sum(len(label) for _, label in batches)
-    797
-    """
-    return plain_batches(data.test_images, data.test_labels, recipe, device, side=data.side, workers=data.workers)
-
-
-def plain_batches(
-    images: Tensor | DataSource,
-    labels: Tensor,
-    recipe: dict[str, Any],
-    device: torch.device,
-    *,
-    side: int | None = None,
-    workers: int = 0,
-) -> Plain:
-    """Images (N, 3, H, W) uint8 and labels (N,) in order, as ``test_batches`` makes them.
-
-    Raises:
-        ValueError: fewer than two.
-
-    >>> from kdbench import suites
-    >>> recipe = suites.load("digits").recipe.model_dump()
-    >>> found, labels = torch.zeros(5, 3, 8, 8, dtype=torch.uint8), torch.arange(5)
-    >>> [len(label) for _, label in plain_batches(found, labels, recipe, torch.device("cpu"))]
-    [5]
-    """
-    loader = Loader(
-        images,
-        labels,
-        batch_size=256,
-        mean=recipe["mean"],
-        std=recipe["std"],
-        device=device,
-        size=side,
-        augment="crop" if side is None or side <= images.shape[-1] else "rrc",  # shown as they are; none is drawn
-        workers=workers,
-    )
-    height = width = side or images.shape[-1]
-    fits = max(16, min(256, TEST_PIXELS // (height * width)))
-    return loader.plain(1000 if device.type == "cuda" else fits)

@@ -6,7 +6,8 @@ import csv
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from kdbench.suites.suite import Published, Suite, read_number
+from kdbench.suites.published_table import Published, read_number
+from kdbench.suites.suite import Suite
 
 
 class Standing(NamedTuple):

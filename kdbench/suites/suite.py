@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from functools import reduce
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
@@ -265,21 +264,6 @@ class Suite(BaseModel):
         return reduce(lambda suite, item: suite.set(item[0].replace("__", "."), item[1]), settings.items(), self)
 
 
-class Published(NamedTuple):
-    """One published top-1 accuracy, in percent.
-
-    >>> found = published(load("semckd"))["resnet32x4", "resnet8x4", "kd"]
-    >>> found.mean, found.std, found.rule
-    (74.42, 0.05, 'best_test')
-    """
-
-    mean: float
-    std: float | None
-    n: int | None  # runs behind it; None: not stated
-    source: str
-    rule: Rule
-
-
 def names() -> list[str]:
     """Every suite that kdbench brings, sorted.
 
@@ -317,42 +301,6 @@ def load(name: str) -> Suite:
     return suite
 
 
-def published(suite: Suite) -> dict[tuple[str, str, str], Published]:
-    """(teacher, student, method) -> the published number; empty where the suite has no table.
-
-    The method of a teacher's own accuracy is ``teacher``.
-
-    Raises:
-        ValueError: the table is not there or not readable.
-
-    >>> published(load("semckd"))["resnet32x4", "resnet8x4", "semckd"]
-    Published(mean=76.23, std=0.04, n=None, source='SemCKD, AAAI 2021, table of feature maps', rule='best_test')
-    """
-    if suite.published is None:
-        return {}
-    file = suite._home / suite.published
-    try:
-        rows = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
-        return {(row["teacher"], row["student"], row["method"]): read_number(row) for row in rows}
-    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
-        raise ValueError(f"the published table {suite.published} of suite {suite.name}: {error}") from error
-
-
-def read_number(row: Mapping[str, str]) -> Published:
-    """The number of one row of such a table.
-
-    Raises:
-        KeyError, ValueError, TypeError: a column is missing, or holds what it cannot.
-    """
-    return Published(
-        float(row["mean"]),
-        float(row["std"]) if row["std"] else None,
-        int(row["n"]) if row["n"] else None,
-        row["source"],
-        _rule(row["rule"]),
-    )
-
-
 def _spellings(model: str) -> set[str]:
     """ "timm/ResNet18.a1_in1k" -> itself, timm/resnet18 and resnet18, all in small letters.
 
@@ -381,14 +329,6 @@ def _teacher(recipe: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
         if "warmup_epochs" not in own and type(warmup) is int and 0 < warmup <= EPOCHS:
             merged["warmup_epochs"] = min(*_scaled((warmup,), recipe["epochs"], own["epochs"]), own["epochs"] - 1)
     return merged
-
-
-def _rule(text: str) -> Rule:
-    if text == "last":
-        return "last"
-    if text == "best_test":
-        return "best_test"
-    raise ValueError(f"rule is last or best_test, not {text!r}")
 
 
 def _value(text: str) -> Any:

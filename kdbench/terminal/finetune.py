@@ -11,10 +11,9 @@ from rich.console import Console
 from kdbench import models
 from kdbench.engine.optimizers import prove
 from kdbench.models import fresh_head, teachers
-from kdbench.run import session, words
+from kdbench.run import batches, session, words
 from kdbench.run import teachers as teaching
-from kdbench.run.outcome import Teller, tell
-from kdbench.terminal import console
+from kdbench.terminal.taught import taught
 from kdbench.utils.files import check_writable
 
 
@@ -57,24 +56,9 @@ def finetune(
     begin = partial(fresh_head.start, name, chosen.num_classes, image_size=chosen.image_size, weights=weights)
     begin()
     say = partial(screen.print, markup=False)
-    images = teaching.images(chosen, data_dir, source=data_source, workers=data_workers, say=say)
+    images = batches.images(chosen, data_dir, source=data_source, workers=data_workers, say=say)
     check_writable(out)
     wanted = teaching.recipe(chosen, bare, None, None)
-    with console.Progress(screen) as watch:
-        steps = wanted["epochs"] * -(-len(images.train_labels) // wanted["batch_size"])
-        watch.group(f"teacher {bare}", steps, wanted["batch_size"])
-        try:
-            teaching.train(
-                out / "teachers",
-                chosen,
-                bare,
-                images,
-                wanted,
-                device=where,
-                watch=Teller(partial(tell, watch)),
-                note=watch.note,
-                start=begin,
-            )
-        except teaching.TeacherFailed as error:
-            raise ValueError(str(error)) from error
+    with taught(screen, bare, images, wanted) as told:
+        teaching.train(out / "teachers", chosen, bare, images, wanted, device=where, start=begin, **told)
     return 0

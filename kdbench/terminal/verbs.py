@@ -16,12 +16,12 @@ from kdbench.engine.precision import Precision, canonical
 from kdbench.engine.teacher_cache.cache import TeacherTable
 from kdbench.models import teachers
 from kdbench.models.teachers import TeacherCard
-from kdbench.run import normalisation, session, words
+from kdbench.run import batches, normalisation, session, words
 from kdbench.run import teacher_cache as tables
 from kdbench.run import teachers as teaching
-from kdbench.run.outcome import Teller, tell
 from kdbench.suites import Suite
 from kdbench.terminal import console
+from kdbench.terminal.taught import taught
 from kdbench.utils import environment
 from kdbench.utils.files import check_writable
 from kdbench.utils.wording import count
@@ -45,7 +45,7 @@ def train(
     if stored.exists():
         screen.print(f"{stored} is there already; `kdbench teacher verify {name}` measures it again", markup=False)
         return 0
-    images = teaching.images(chosen, data_dir)
+    images = batches.images(chosen, data_dir)
     check_writable(out)
     if wanted["epochs"] < usual:
         screen.print(
@@ -53,22 +53,8 @@ def train(
             " this teacher",
             markup=False,
         )
-    with console.Progress(screen) as watch:
-        steps = wanted["epochs"] * -(-len(images.train_labels) // wanted["batch_size"])
-        watch.group(f"teacher {name}", steps, wanted["batch_size"])
-        try:
-            teaching.get(
-                out / "teachers",
-                chosen,
-                name,
-                images,
-                wanted,
-                device=where,
-                watch=Teller(partial(tell, watch)),
-                note=watch.note,
-            )
-        except teaching.TeacherFailed as error:
-            raise ValueError(str(error)) from error
+    with taught(screen, name, images, wanted) as told:
+        teaching.get(out / "teachers", chosen, name, images, wanted, device=where, **told)
     return 0
 
 
@@ -111,7 +97,7 @@ def take_over(
     read = teachers.read_checkpoint(file, part=part, ema=ema, prefix=prefix, note=say)
     net.net.load_state_dict(teachers.match(read, net, note=say))
     wanted = normalisation.asked(trained_with, name, chosen)
-    images = None if no_verify else teaching.images(chosen, data_dir)
+    images = None if no_verify else batches.images(chosen, data_dir)
     check_writable(out)
     own = normalisation.choose(net, wanted, chosen, images, where, say)
     net.show_in_own_terms(normalisation.of(chosen), own)
@@ -145,7 +131,7 @@ def verify(screen: Console, *, name: str, suite: str, data_dir: Path | None, out
     given = normalisation.of(chosen)
     # Whether there is one at all is said before data are fetched for it.
     teachers.load(out / "teachers", chosen.dataset, name, image_size=chosen.image_size)
-    images = teaching.images(chosen, data_dir)
+    images = batches.images(chosen, data_dir)
     seen = teaching.identity(images)
     net, card = teachers.load(
         out / "teachers", chosen.dataset, name, image_size=chosen.image_size, normalisation=given, data=seen
@@ -188,7 +174,7 @@ def table(
     if slow := exactly.warning(where):
         screen.print(slow, markup=False)
     teachers.load(out / "teachers", chosen.dataset, name, image_size=chosen.image_size)
-    images, recipe = teaching.images(chosen, data_dir), chosen.recipe.model_dump()
+    images, recipe = batches.images(chosen, data_dir), chosen.recipe.model_dump()
     net, _ = teachers.load(
         out / "teachers",
         chosen.dataset,
@@ -199,7 +185,7 @@ def table(
         note=partial(screen.print, markup=False),
     )
     check_writable(out)
-    loader = teaching.make_loader(images, recipe, seed=0, device=where)
+    loader = batches.make_loader(images, recipe, seed=0, device=where)
     setting = engine.Setting(models.fold(net).to(where), loader, lambda: [], where, exactly)
     assert setting.teacher is not None
     place = tables.where(out, name, images, recipe, setting.teacher, exactly, setting.device)
@@ -232,6 +218,6 @@ def _top1(
     device: torch.device,
     precision: Precision = Precision(),  # noqa: B008
 ) -> float:
-    batches = teaching.test_batches(images, suite.teacher.model_dump(), device)
+    test = batches.test_batches(images, suite.teacher.model_dump(), device)
     net = net.eval().to(device).to(memory_format=torch.channels_last)
-    return measure(*predictions(net, batches, precision))["top1"]
+    return measure(*predictions(net, test, precision))["top1"]
