@@ -123,12 +123,14 @@ def test_status_believes_no_edited_card(tmp_path: Path) -> None:
     values["checksum"] = checksum(values)
     path.write_text(json.dumps(values))
     assert "teacher digits/resnet8: 70.00%" in kdbench("status", "--out", tmp_path).output
-    odds: list[object] = [values | {"top1": 99.0}, {"top1": "x"}, {"top1": True}, {}, [], 3]
-    for odd in odds:
+    edited, no_card = "was changed after it was written", "is not a teacher's card"
+    odds: list[tuple[object, str]] = [(values | {"top1": 99.0}, edited)]
+    odds += [(odd, no_card) for odd in ({"top1": "x"}, {"top1": True}, {}, [], 3)]
+    for odd, words in odds:
         path.write_text(json.dumps(odd))
         told = kdbench("status", "--out", tmp_path)
         assert told.exit_code == 1
-        assert "is not a teacher's card" in " ".join(told.output.split())
+        assert words in " ".join(told.output.split())
         assert "Traceback" not in told.output
 
 
