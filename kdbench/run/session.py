@@ -92,14 +92,13 @@ def resolve(request: Request) -> Job:
     ValueError: no method 'semkd'; did you mean semckd ...?
     """
     device = choose_device(request.device)
-    if request.compile is None:
-        request = replace(request, compile=compiles(device))
     suite, notes = choose_suite(request.suite, device)
     for setting in request.overrides:
         key, found, value = setting.partition("=")
         if not found:
             raise ValueError(f"--set takes key=value, not {quoted(setting)}")
         suite = suite.set(key.strip(), value.strip())
+    request = replace(request, compile=_compiled(request.compile, suite, device))
     words.length(request.epochs, request.limit_train, request.lanes)
     epochs = suite.recipe.epochs if request.epochs is None else request.epochs
     if request.graphs not in (AUTO, "off"):
@@ -270,6 +269,14 @@ def choose_device(wanted: str) -> str:
 def compiles(device: str) -> bool:
     """Whether students are compiled where nobody has said: on CUDA, if there is Triton, which writes its kernels."""
     return device.startswith("cuda") and find_spec("triton") is not None
+
+
+def _compiled(wanted: bool | None, suite: Suite, device: str) -> bool:
+    """Raises: ValueError: students are to be compiled, and the recipe goes through them twice."""
+    rule = suite.recipe.gradients
+    if wanted and rule != "sum":
+        raise ValueError(f"--compile and recipe.gradients={rule} exclude each other: it goes through a student twice")
+    return compiles(device) and rule == "sum" if wanted is None else wanted
 
 
 def choose_suite(wanted: str, device: str) -> tuple[Suite, list[str]]:

@@ -32,6 +32,7 @@ from kdbench.suites.kinds import (
     Seed,
     two_names,
 )
+from kdbench.utils.gradient_rules import SUM, checked, parse
 from kdbench.utils.wording import printable, quoted
 
 Rule = Literal["last", "best_test"]
@@ -52,9 +53,10 @@ LATER = (
     "mixup",
     "cutmix",
     "random_erasing",
+    "gradients",
 )
 #: What a teacher's recipe does not take over from the student's.
-OWN = ("validation", "ema", "drop_path")
+OWN = ("validation", "ema", "drop_path", "gradients")
 _TIMM = "timm/"  # prefix of timm's models
 
 
@@ -99,13 +101,24 @@ class Recipe(BaseModel):
     ema: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0  # decay of averaged weights, scored beside the raw
     drop_path: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0  # stochastic depth of timm's networks
     accumulate: Annotated[int, Field(strict=True, ge=1, le=BATCH)] = 1  # batches of one optimizer step
+    gradients: Said = "sum"  # or dot, deepkd, their controls: see kdbench.engine.gradients
     augment: Said = "crop"  # see kdbench.data.augment; rrc, rrc+rand-m9-mstd0.5-inc1
     mixup: NotNegative = 0.0  # alpha; 0: none
     cutmix: NotNegative = 0.0  # alpha; 0: none
     random_erasing: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.0  # probability
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_spelling(cls, raw: Any) -> Any:
+        """``gradients = "dot"`` -> with its gap, so that both are one recipe; what else is wrong is said later."""
+        if not (isinstance(raw, dict) and isinstance(raw.get("gradients"), str)):
+            return raw
+        rule = parse(raw["gradients"])
+        return raw | {"gradients": SUM if rule is None else str(rule)}
+
     @model_validator(mode="after")
     def _in_order(self) -> Self:
+        checked(self.gradients, self.momentum, nesterov=self.nesterov, optimizer=self.optimizer)
         # Two may fall on one epoch: that is how a short run in proportion looks.
         if list(self.milestones) != sorted(self.milestones) or any(m > self.epochs for m in self.milestones):
             raise ValueError(f"milestones must rise and lie within {self.epochs} epochs, not {list(self.milestones)}")
@@ -206,6 +219,8 @@ class Suite(BaseModel):
             raise ValueError("teacher and student see the same images, so mean and std are set in the recipe only")
         if self.teacher.validation:
             raise ValueError("teachers train on all training images, so validation is set in the recipe only")
+        if self.teacher.gradients != SUM:
+            raise ValueError("a teacher's loss has one part, so gradients is set in the recipe only")
         if self.teacher.ema:
             raise ValueError("a teacher is kept as its training ends, so ema is set in the recipe only")
         if not self.convention.endswith(".toml") and self.convention not in convention_names():
@@ -230,13 +245,14 @@ class Suite(BaseModel):
         """
         if key == "recipe.epochs":
             raise ValueError("the length of the run is set with --epochs, which moves the milestones in proportion")
+        no_teacher = ("mean", "std", "validation", "ema", "gradients")
         settable = [
             "dataset",
             "image_size",
             "num_classes",
             "convention",
             *(f"recipe.{name}" for name in Recipe.model_fields if name != "epochs"),
-            *(f"teacher.{name}" for name in Recipe.model_fields if name not in ("mean", "std", "validation", "ema")),
+            *(f"teacher.{name}" for name in Recipe.model_fields if name not in no_teacher),
         ]
         if key not in settable:
             near = f"did you mean recipe.{key}?" if f"recipe.{key}" in settable else nearest(key, settable)
