@@ -108,6 +108,7 @@ def resolve(request: Request) -> Job:
         raise ValueError(f"--table takes auto or off, not {quoted(request.table)}")
     if request.weights not in ("published", "tuned"):
         raise ValueError(f"--weights takes published or tuned, not {quoted(request.weights)}")
+    from kdbench.data import protocol
     from kdbench.data.augment import Augment
     from kdbench.data.selection import check as check_source
     from kdbench.engine.optimizers import prove
@@ -117,6 +118,7 @@ def resolve(request: Request) -> Job:
     for one in (suite.recipe, suite.teacher):
         prove(one.optimizer)
         Augment.of(one.augment)
+    protocol.check(suite.recipe.model_dump() | {"label_noise": suite.recipe.label_noise or suite.teacher.label_noise})
     words.number("--data-workers", request.data_workers, 0, 256)
 
     part = None if request.shard is None else words.shard(request.shard)
