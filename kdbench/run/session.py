@@ -175,7 +175,8 @@ def make_cell(
         weights = "tuned"
         where = (suite.name, suite.dataset, suite.convention, teacher if method.needs_teacher else "", student)
         usual |= tuned.choice(request.out, *where, spec.name, seed, usual)
-    said = {name: value for name, value in spec.hyper if value != usual[name]}
+    standing = {name: known.default for name, known in method.hyperparameters().items()} | usual
+    said = {name: value for name, value in spec.hyper if value != standing[name]}
     recipe = suite.recipe.facts_for(student, epochs)
     recipe |= {name: list(recipe[name]) for name in ("mean", "std")} | scaled(suite)
     assistant = assisted = None
@@ -221,11 +222,14 @@ def scaled(suite: Suite) -> dict[str, int]:
 def published_hyper(convention: Convention, method: str, teacher: str, student: str) -> dict[str, Any]:
     """Every hyper-parameter of a method: its defaults, and what the convention says of it on the pair.
 
+    One that came later (``Distiller.later``) is there only where the convention sets it.
+
     >>> published_hyper(suites.convention("crd"), "kd", "resnet20", "resnet8")
     {'ce_weight': 0.1, 'kd_weight': 0.9, 'tau': 4.0}
     """
-    known = registry.get(method).hyperparameters()
-    usual: dict[str, Any] = {name: found.default for name, found in known.items()}
+    cls = registry.get(method)
+    known = cls.hyperparameters()
+    usual: dict[str, Any] = {name: found.default for name, found in known.items() if name not in cls.later}
     return usual | convention.hyper(method, f"{teacher}:{student}", known)
 
 
