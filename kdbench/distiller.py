@@ -262,6 +262,10 @@ class Distiller(nn.Module):
     #: {}: the method has nothing of its own to tune.
     search: ClassVar[Mapping[str, tuple[bool | int | float | str, ...]] | None] = None
 
+    #: Hyper-parameters that came after results were published: at their default a run is what it was before there were
+    #: any, and they are no part of its settings.
+    later: ClassVar[tuple[str, ...]] = ()
+
     #: Epochs of a stage before the main one, stated for a 240-epoch recipe; the engine scales
     #: them with the length of the run. 0: there is no such stage.
     pretrain_epochs: ClassVar[int] = 0
