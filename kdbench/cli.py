@@ -24,6 +24,7 @@ from kdbench.terminal.options import (
     PRECISION,
     PROBING,
     TABLE,
+    TRACK,
     TUNING,
     WEIGHTS,
     WHOLE,
@@ -98,6 +99,7 @@ def main() -> None:
 )
 @BUDGET
 @YES
+@TRACK
 @PLUGIN
 @DATA
 @DATA_SOURCE
@@ -137,6 +139,7 @@ def load_plugins(plugins: tuple[str, ...]) -> list[str]:
 @TUNING
 @BUDGET
 @YES
+@TRACK
 @PRECISION
 @PLUGIN
 @DATA

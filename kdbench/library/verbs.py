@@ -42,6 +42,7 @@ def run(
     retry_failed: bool = False,
     fail_fast: bool = False,
     dry_run: bool = False,
+    track: Several = None,
     plugin: Place | Iterable[str] = (),
     data_dir: Place = None,
     data_source: str = "auto",
@@ -80,7 +81,7 @@ def run(
     """
     words = {"suite": suite, "epochs": epochs, "limit_train": limit_train, "precision": precision, "lanes": lanes}
     words |= {"graphs": graphs, "table": table, "compile": compile, "weights": weights, "shard": shard}
-    words |= {"data_source": data_source, "data_workers": data_workers}
+    words |= {"data_source": data_source, "data_workers": data_workers, "track": joined(track)}
     words |= {"force": force, "retry_failed": retry_failed, "fail_fast": fail_fast, "device": device}
     asked = request(
         methods=methods,
@@ -128,6 +129,7 @@ def tune(
     table: str = "auto",
     retry_failed: bool = False,
     precision: str = "fp32",
+    track: Several = None,
     plugin: Place | Iterable[str] = (),
     data_dir: Place = None,
     data_source: str = "auto",
@@ -177,6 +179,7 @@ def tune(
         table=table,
         retry_failed=retry_failed,
         precision=precision,
+        track=joined(track),
         device=device,
     )
     whole(trials=trials, seeds=seeds)

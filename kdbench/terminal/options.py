@@ -177,6 +177,14 @@ BUDGET = option(
 YES = option("--yes", "-y", is_flag=True, help="Answer yes: to a run of more than two hours on a CPU, to a proposal.")
 
 
+TRACK = option(
+    "--track",
+    metavar="NAMES",
+    help="Write the curves as the run goes on, to OUT/track: csv, tensorboard, wandb, or several with commas between."
+    " A tracker that is broken never stops a run.",
+)
+
+
 _TUNING = (
     option("--methods", "-m", help="As for `kdbench run`, without values. Default: the suite's."),
     option("--pairs", "-p", default="all", show_default=True, help="As for `kdbench run`."),
