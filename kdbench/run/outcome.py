@@ -103,6 +103,14 @@ def _memory(lanes: Sequence[Lane]) -> int | None:
 
 
 @dataclass(frozen=True)
+class LanesBegin:
+    """These lanes begin, or go on from where they stand."""
+
+    stage: str
+    lanes: tuple[Standing, ...]
+
+
+@dataclass(frozen=True)
 class EpochEnded:
     """An epoch of these lanes is finished."""
 
@@ -119,7 +127,7 @@ class CellEnded:
     sentence: str
 
 
-Event = Note | GroupBegins | Skipped | Stepped | EpochEnded | CellEnded
+Event = Note | GroupBegins | LanesBegin | Skipped | Stepped | EpochEnded | CellEnded
 Emit = Callable[[Event], None]
 
 

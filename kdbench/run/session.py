@@ -53,6 +53,7 @@ class Request:
     shard: str | None = None
     weights: str = "published"
     track: str | None = None  # trackers that hear of every epoch, see ``kdbench.run.tracked``
+    notify: str | None = None  # a command for the shell when it has ended, see ``kdbench.run.notify``
     home: Path | None = None  # where teachers and their tables lie; None: in ``out``
 
     @property
