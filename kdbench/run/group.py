@@ -32,7 +32,8 @@ from kdbench.run.grid import Cell
 from kdbench.run.identity import in_the_way
 from kdbench.run.lanes import Maker, behind, epochs, reach
 from kdbench.run.ledger import Ledger
-from kdbench.run.outcome import Done, Emit, GroupBegins, Note, Skipped, Stop, Teller, one_line
+from kdbench.run.outcome import Done, Emit, GroupBegins, LanesBegin, Note, Skipped, Standing, Stop, Teller, one_line
+from kdbench.run.pulse import group_alive
 from kdbench.suites import Suite
 from kdbench.utils import environment
 from kdbench.utils.files import trouble
@@ -76,6 +77,7 @@ class Work:
         return assistants.folder(self.out) if self.assisting else self.out
 
 
+@group_alive
 def run_group(work: Work, emit: Emit, images: Dataset | None = None) -> Done:
     """Train the cells of a group that are nobody else's and not there yet.
 
@@ -275,7 +277,9 @@ class _Group:
         self.maker.compile(lanes, loader)
         ahead = sum(epochs(cell) - behind(lane) for lane, cell in lanes.items()) * len(loader)
         self.emit(Skipped(sum(epochs(cell) for cell in cells) * len(loader) - ahead))
-        self.emit(GroupBegins(self._title(), ahead))
+        self.emit(GroupBegins(self._title(), ahead, int(first.recipe["batch_size"])))
+        for lane in lanes:
+            self.emit(LanesBegin(lane.stage, (Standing.of(lane),)))
         if teacher is not None:
             teacher.to(self.device)  # the methods read its head where it is
         setting = replace(setting, lasting=reach(self.images, teacher))

@@ -15,6 +15,7 @@ from kdbench.record import Assistant, Settings
 from kdbench.run import assistants, grid, tuned, words
 from kdbench.run.grid import Cell
 from kdbench.suites import Convention, Suite
+from kdbench.tracking.known import chosen as trackers
 from kdbench.utils import environment
 from kdbench.utils.wording import quoted
 
@@ -51,6 +52,8 @@ class Request:
     fail_fast: bool = False
     shard: str | None = None
     weights: str = "published"
+    track: str | None = None  # trackers that hear of every epoch, see ``kdbench.run.tracked``
+    notify: str | None = None  # a command for the shell when it has ended, see ``kdbench.run.notify``
     home: Path | None = None  # where teachers and their tables lie; None: in ``out``
 
     @property
@@ -105,6 +108,7 @@ def resolve(request: Request) -> Job:
         raise ValueError(f"--graphs takes auto or off, not {quoted(request.graphs)}")
     if request.table not in (AUTO, "off"):
         raise ValueError(f"--table takes auto or off, not {quoted(request.table)}")
+    trackers(request.track)
     if request.weights not in ("published", "tuned"):
         raise ValueError(f"--weights takes published or tuned, not {quoted(request.weights)}")
     from kdbench.data import protocol
