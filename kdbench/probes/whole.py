@@ -71,7 +71,7 @@ def finetune(
         lr: rate at its begin; it falls along a cosine.
         batch_size: images of a batch.
         weight_decay: of all parameters.
-        flip: mirror every second image.
+        flip: whether images are mirrored at random.
         mean: what the images are normalised with, for each channel.
         std: the same.
         seed: of the fresh layer and the batches.
