@@ -33,6 +33,7 @@ from kdbench.terminal.options import (
     argument,
     option,
 )
+from kdbench.terminal.site import site
 from kdbench.terminal.teacher import teacher
 from kdbench.version import __version__
 
@@ -394,5 +395,6 @@ def bench(**words: Any) -> int:
 
 
 main.add_command(export)
+main.add_command(site)
 main.add_command(teacher)
 main.add_command(data)
