@@ -53,6 +53,7 @@ class Request:
     shard: str | None = None
     weights: str = "published"
     track: str | None = None  # trackers that hear of every epoch, see ``kdbench.run.tracked``
+    checkpoint_minutes: float | None = None  # between two checkpoints; 0: one after every epoch; None: as usual
     notify: str | None = None  # a command for the shell when it has ended, see ``kdbench.run.notify``
     home: Path | None = None  # where teachers and their tables lie; None: in ``out``
 
@@ -108,6 +109,7 @@ def resolve(request: Request) -> Job:
         raise ValueError(f"--graphs takes auto or off, not {quoted(request.graphs)}")
     if request.table not in (AUTO, "off"):
         raise ValueError(f"--table takes auto or off, not {quoted(request.table)}")
+    words.minutes(request.checkpoint_minutes)
     trackers(request.track)
     if request.weights not in ("published", "tuned"):
         raise ValueError(f"--weights takes published or tuned, not {quoted(request.weights)}")
