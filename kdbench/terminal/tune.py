@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from shlex import quote
 from typing import Any
 
 from rich import box
@@ -88,7 +89,9 @@ def tune(
         taught = [pair for pair in pairs if ":" in pair]
         where = f" --pairs {','.join(taught)}" if taught else ""
         changed = "".join(f" --set {setting}" for setting in words["overrides"])
-        asked = f"--suite {plan.job.request.suite} --methods {','.join(methods)}{where}{changed} --out {plan.out}"
+        asked = (
+            f"--suite {plan.job.request.suite} --methods {quote(','.join(methods))}{where}{changed} --out {plan.out}"
+        )
         screen.print(f"Next: kdbench run --weights tuned {asked}", markup=False)
     found.end("tune", ended, screen)
     return 1 if answers.missing or broken else 0
