@@ -83,12 +83,6 @@ def run(
     """
     words: dict[str, Any] = {"suite": suite, "epochs": epochs, "limit_train": limit_train, "lanes": lanes}
     words |= {"precision": precision}
-        "suite": suite,
-        "epochs": epochs,
-        "limit_train": limit_train,
-        "precision": precision,
-        "lanes": lanes,
-    }
     words |= {"graphs": graphs, "table": table, "compile": compile, "weights": weights, "shard": shard}
     words |= {"data_source": data_source, "data_workers": data_workers, "track": joined(track)}
     words |= {"notify": notify, "checkpoint_minutes": checkpoint_minutes}
