@@ -18,6 +18,7 @@ from kdbench.terminal.options import (
     DATA_WORKERS,
     DEVICE,
     FOLDER,
+    FOLLOWING,
     GRAPHS,
     OUT,
     PLUGIN,
@@ -25,6 +26,7 @@ from kdbench.terminal.options import (
     PROBING,
     TABLE,
     TUNING,
+    WATCH,
     WEIGHTS,
     WHOLE,
     YES,
@@ -99,6 +101,7 @@ def main() -> None:
 )
 @BUDGET
 @YES
+@FOLLOWING
 @PLUGIN
 @DATA
 @DATA_SOURCE
@@ -138,6 +141,7 @@ def load_plugins(plugins: tuple[str, ...]) -> list[str]:
 @TUNING
 @BUDGET
 @YES
+@FOLLOWING
 @PRECISION
 @PLUGIN
 @DATA
@@ -239,12 +243,15 @@ def info(*, method: str, pair: str | None, plugins: tuple[str, ...]) -> int:
 
 
 @main.command()
+@WATCH
 @OUT
 @sentences
-def status(*, out: Path) -> int:
-    """What lies in the output folder: cells, teachers."""
-    from kdbench.terminal import console, screens
+def status(*, out: Path, watch: int | None) -> int:
+    """What lies in the output folder, and who works there."""
+    from kdbench.terminal import console, screens, watching
 
+    if watch is not None:
+        return watching.watch(out, watch, console.out())
     return screens.show_status(out, console.out())
 
 
