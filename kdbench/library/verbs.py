@@ -81,8 +81,7 @@ def run(
     Traceback (most recent call last):
     ValueError: no method 'studnet'; did you mean student...?
     """
-    words: dict[str, Any] = {"suite": suite, "epochs": epochs, "limit_train": limit_train, "lanes": lanes}
-    words |= {"precision": precision}
+    words: dict[str, Any] = {
         "suite": suite,
         "epochs": epochs,
         "limit_train": limit_train,
