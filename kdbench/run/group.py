@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from kdbench import models, registry
-from kdbench.data import Dataset, Loader, hold_out
+from kdbench.data import Dataset, Loader, trained_on
 from kdbench.data.loader import Plain
 from kdbench.engine import fit as engine
 from kdbench.engine.compiled import Compiler
@@ -149,7 +149,7 @@ class _Group:
         )
         compiler = Compiler(self.device) if work.compile else None
         # What students are trained on, and what is held out of it; teachers train on all images.
-        self.part, self.held_out = hold_out(images, self.first.recipe.get("validation", 0.0))
+        self.part, self.held_out = trained_on(images, self.first.recipe)
         self.maker = Maker(work.records, self.part, self.device, self.precision, compiler, self.ledger, emit)
         self.judge: Tapped | None = None  # the suite's teacher, where an assistant teaches
 

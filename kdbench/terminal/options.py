@@ -159,6 +159,16 @@ TABLE = option(
 )
 
 
+COMPILE = option(
+    "--compile/--no-compile",
+    "compile",
+    default=None,
+    help="Compile the students' training passes with torch.compile, once per architecture; the last bits of"
+    " the results change. Default: on CUDA with Triton yes, where every compiled step is compared with the"
+    " step as it is written; on the CPU no, where it gained next to nothing. Nobody has timed it on a GPU yet.",
+)
+
+
 WEIGHTS = option(
     "--weights",
     default="published",
