@@ -13,6 +13,7 @@ from kdbench.terminal.guard import Interruptible, sentences
 from kdbench.terminal.options import (
     BUDGET,
     CHOSEN,
+    COMPILE,
     DATA,
     DATA_SOURCE,
     DATA_WORKERS,
@@ -80,14 +81,7 @@ def main() -> None:
 @option("--lanes", type=WHOLE, help="At most so many students side by side. Default: as many as fit.")
 @GRAPHS
 @TABLE
-@option(
-    "--compile/--no-compile",
-    "compile",
-    default=None,
-    help="Compile the students' training passes with torch.compile, once per architecture; the last bits of"
-    " the results change. Default: on CUDA with Triton yes, where every compiled step is compared with the"
-    " step as it is written; on the CPU no, where it gained next to nothing. Nobody has timed it on a GPU yet.",
-)
+@COMPILE
 @WEIGHTS
 @option("--shard", metavar="I/N", help="This process trains part I of N of the grid.")
 @option("--force", is_flag=True, help="Train again what is already there.")

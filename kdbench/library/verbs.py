@@ -42,6 +42,7 @@ def run(
     retry_failed: bool = False,
     fail_fast: bool = False,
     dry_run: bool = False,
+    checkpoint_minutes: float | None = None,
     track: Several = None,
     notify: str | None = None,
     plugin: Place | Iterable[str] = (),
@@ -80,10 +81,11 @@ def run(
     Traceback (most recent call last):
     ValueError: no method 'studnet'; did you mean student...?
     """
-    words = {"suite": suite, "epochs": epochs, "limit_train": limit_train, "precision": precision, "lanes": lanes}
+    words: dict[str, Any] = {"suite": suite, "epochs": epochs, "limit_train": limit_train, "lanes": lanes}
+    words |= {"precision": precision}
     words |= {"graphs": graphs, "table": table, "compile": compile, "weights": weights, "shard": shard}
     words |= {"data_source": data_source, "data_workers": data_workers, "track": joined(track)}
-    words |= {"notify": notify}
+    words |= {"notify": notify, "checkpoint_minutes": checkpoint_minutes}
     words |= {"force": force, "retry_failed": retry_failed, "fail_fast": fail_fast, "device": device}
     asked = request(
         methods=methods,
@@ -133,6 +135,7 @@ def tune(
     table: str = "auto",
     retry_failed: bool = False,
     precision: str = "fp32",
+    checkpoint_minutes: float | None = None,
     track: Several = None,
     notify: str | None = None,
     plugin: Place | Iterable[str] = (),
@@ -187,6 +190,7 @@ def tune(
         precision=precision,
         track=joined(track),
         notify=notify,
+        checkpoint_minutes=checkpoint_minutes,
         device=device,
     )
     whole(trials=trials, seeds=seeds)

@@ -59,6 +59,7 @@ class Work:
     graphs: str = "auto"
     table: str = "auto"  # the teacher's kept outputs
     compile: bool = False
+    checkpoint_minutes: float | None = None  # between two checkpoints; 0: one after every epoch; None: as usual
     force: bool = False
     fail_fast: bool = False
     assisting: bool = False  # the cells are assistants: in a folder of their own, and another run's are waited for
@@ -70,6 +71,11 @@ class Work:
     def home(self) -> Path:
         """The folder of teachers and tables."""
         return self.lent or self.out
+
+    @property
+    def checkpoint_seconds(self) -> float | None:
+        """Seconds between two checkpoints, as the engine takes them."""
+        return None if self.checkpoint_minutes is None else 60 * self.checkpoint_minutes
 
     @property
     def records(self) -> Path:
@@ -191,6 +197,7 @@ class _Group:
                 watch=self.teller,
                 note=self.teller.note,
                 graphs=work.graphs,
+                every=work.checkpoint_seconds,
             )
         except OSError:
             raise
@@ -273,9 +280,10 @@ class _Group:
             note=self.teller.note,
             validation=None if held_out is None else lambda: held_out,
             fold=fold,
+            every=work.checkpoint_seconds,
         )
         self.maker.compile(lanes, loader)
-        ahead = sum(epochs(cell) - behind(lane) for lane, cell in lanes.items()) * len(loader)
+        ahead = sum((epochs(cell) - behind(lane)) * len(loader) - lane.begun for lane, cell in lanes.items())
         self.emit(Skipped(sum(epochs(cell) for cell in cells) * len(loader) - ahead))
         self.emit(GroupBegins(self._title(), ahead, int(first.recipe["batch_size"])))
         for lane in lanes:

@@ -99,6 +99,7 @@ def _common(job: Job) -> Work:
         graphs=request.graphs,
         table=request.table,
         compile=bool(request.compile),
+        checkpoint_minutes=request.checkpoint_minutes,
         force=request.force,
         fail_fast=request.fail_fast,
         lent=request.home,

@@ -53,6 +53,7 @@ class Request:
     shard: str | None = None
     weights: str = "published"
     track: str | None = None  # trackers that hear of every epoch, see ``kdbench.run.tracked``
+    checkpoint_minutes: float | None = None  # between two checkpoints; 0: one after every epoch; None: as usual
     notify: str | None = None  # a command for the shell when it has ended, see ``kdbench.run.notify``
     home: Path | None = None  # where teachers and their tables lie; None: in ``out``
 
@@ -108,6 +109,7 @@ def resolve(request: Request) -> Job:
         raise ValueError(f"--graphs takes auto or off, not {quoted(request.graphs)}")
     if request.table not in (AUTO, "off"):
         raise ValueError(f"--table takes auto or off, not {quoted(request.table)}")
+    words.minutes(request.checkpoint_minutes)
     trackers(request.track)
     if request.weights not in ("published", "tuned"):
         raise ValueError(f"--weights takes published or tuned, not {quoted(request.weights)}")
@@ -177,7 +179,8 @@ def make_cell(
     if request.weights == "tuned" and tuned.tunable(spec.name, usual):
         weights = "tuned"
         where = (suite.name, suite.dataset, suite.convention, teacher if method.needs_teacher else "", student)
-        usual |= tuned.choice(request.out, *where, spec.name, seed, usual)
+        variant, fixed = variant_of(spec, usual)
+        usual |= tuned.choice(request.out, *where, variant, seed, usual | fixed)
     standing = {name: known.default for name, known in method.hyperparameters().items()} | usual
     said = {name: value for name, value in spec.hyper if value != standing[name]}
     recipe = suite.recipe.facts_for(student, epochs)
@@ -234,6 +237,19 @@ def published_hyper(convention: Convention, method: str, teacher: str, student: 
     known = cls.hyperparameters()
     usual: dict[str, Any] = {name: found.default for name, found in known.items() if name not in cls.later}
     return usual | convention.hyper(method, f"{teacher}:{student}", known)
+
+
+def variant_of(spec: registry.Spec, usual: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """A method with what is set otherwise than usual and not tuned: its label, and these values.
+
+    >>> (spec,) = registry.parse("itrd+sdd[standardise]")
+    >>> variant_of(spec, published_hyper(suites.convention("crd"), spec.name, "resnet56", "resnet20"))
+    ('itrd+sdd[standardise=True]', {'standardise': True})
+    """
+    said = {name: value for name, value in spec.hyper if value != usual[name]}
+    sought = {name for one in registry.get(spec.name).search_space(dict(usual) | said) for name in one}
+    fixed = {name: value for name, value in said.items() if name not in sought}
+    return _label(spec.name, fixed), fixed
 
 
 def _label(name: str, said: Mapping[str, Any], weights: str = "published") -> str:

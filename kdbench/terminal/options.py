@@ -159,6 +159,16 @@ TABLE = option(
 )
 
 
+COMPILE = option(
+    "--compile/--no-compile",
+    "compile",
+    default=None,
+    help="Compile the students' training passes with torch.compile, once per architecture; the last bits of"
+    " the results change. Default: on CUDA with Triton yes, where every compiled step is compared with the"
+    " step as it is written; on the CPU no, where it gained next to nothing. Nobody has timed it on a GPU yet.",
+)
+
+
 WEIGHTS = option(
     "--weights",
     default="published",
@@ -179,6 +189,13 @@ YES = option("--yes", "-y", is_flag=True, help="Answer yes: to a run of more tha
 
 _FOLLOWING = (
     option(
+        "--checkpoint-minutes",
+        type=float,
+        metavar="MINUTES",
+        help="Time between two checkpoints, in mid-epoch, too: what a kill costs at most; results do not depend on it."
+        " 0: one after every epoch. Default: 3, on CUDA half a minute.",
+    ),
+    option(
         "--track",
         metavar="NAMES",
         help="Write the curves as the run goes on, to OUT/track: csv, tensorboard, wandb, or several with commas"
@@ -194,7 +211,7 @@ _FOLLOWING = (
 
 
 def FOLLOWING(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What `kdbench run` and `kdbench tune` tell others while they go on, and when they end."""
+    """What `kdbench run` and `kdbench tune` keep and tell while they go on, and when they end."""
     return reduce(lambda made, option: option(made), reversed(_FOLLOWING), command)
 
 

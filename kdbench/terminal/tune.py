@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from shlex import quote
 from typing import Any
 
 from rich import box
@@ -92,7 +93,8 @@ def tune(
             taught = [pair for pair in pairs if ":" in pair]
             where = f" --pairs {','.join(taught)}" if taught else ""
             changed = "".join(f" --set {setting}" for setting in words["overrides"])
-            asked = f"--suite {plan.job.request.suite} --methods {','.join(methods)}{where}{changed} --out {plan.out}"
+            known = f"--suite {plan.job.request.suite} --methods {quote(','.join(methods))}"
+            asked = f"{known}{where}{changed} --out {plan.out}"
             screen.print(f"Next: kdbench run --weights tuned {asked}", markup=False)
         found.end("tune", ended, screen)
         ending.chosen(len(plan.questions), len(answers.found), len(answers.missing))
