@@ -63,7 +63,7 @@ def _trained(train: Callable[[object, object], None]) -> object:
     """A module as Lightning's users write it, after the example has trained it."""
     import lightning
 
-    class Plain(lightning.LightningModule):
+    class Plain(lightning.LightningModule):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.net = models.create("resnet8", 10)

@@ -43,7 +43,8 @@ def _families() -> dict[str, list[str]]:
 
 def _index() -> str:
     evidence = "Of each row of a table you can ask what it was proven against: the column below, and in full its page."
-    lines = ["# Methods", "", f"{len(registry.names())} methods, each in one file. {evidence}", ""]
+    network = "MathJax sets the formulas, if a browser can fetch it; else their TeX source and plain signs stand."
+    lines = ["# Methods", "", f"{len(registry.names())} methods, each in one file. {evidence} {network}", ""]
     for family, names in _families().items():
         lines += [f"## {family.capitalize()}", "", "| method | idea | proven against |", "|---|---|---|"]
         for name in names:
