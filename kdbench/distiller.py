@@ -7,7 +7,7 @@ rows of a table can differ by the method alone.
 Letters used for shapes, here and in every method file:
     B images of a batch        C channels        H, W height and width of a map
     D width of the pooled vector                 K classes         N training images
-    S, T student and teacher layers
+    S, T student and teacher layers              L tokens of an image
 """
 
 from __future__ import annotations
@@ -44,6 +44,9 @@ class Outputs(NamedTuple):
     logits: Tensor  # (B, K)
     preacts: tuple[Tensor, ...] | None = None  # feats before their last ReLU; None: no such tap
     classifier: tuple[Tensor, Tensor | None] | None = None  # (K, D) and (K,), gradients pass
+    #: (B, L, C) each, at the places of ``feats``, where a network works on rows of tokens and ``feats`` are maps made
+    #: of them: what belongs to no place of the image (class, distillation token) first, then the patches row by row.
+    tokens: tuple[Tensor, ...] | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Outputs:
         """The same outputs with ``change`` applied to every tensor, in the order of ``tensors``.
@@ -58,6 +61,7 @@ class Outputs(NamedTuple):
             change(self.logits),
             None if self.preacts is None else tuple(map(change, self.preacts)),
             None if weight is None else (change(weight), None if bias is None else change(bias)),
+            None if self.tokens is None else tuple(map(change, self.tokens)),
         )
 
     def tensors(self) -> dict[str, Tensor]:
@@ -77,7 +81,8 @@ class Outputs(NamedTuple):
             _, c, h, w = feat.shape
             return c, h, w
 
-        return Shapes(tuple(map(size, self.feats)), size(self.last), self.pooled.shape[1])
+        rows = None if self.tokens is None else tuple((one.shape[1], one.shape[2]) for one in self.tokens)
+        return Shapes(tuple(map(size, self.feats)), size(self.last), self.pooled.shape[1], rows)
 
 
 class Batch(NamedTuple):
@@ -107,12 +112,13 @@ class Shapes(NamedTuple):
 
     >>> feats = torch.zeros(2, 4, 8, 8), torch.zeros(2, 6, 4, 4)
     >>> Outputs(feats, feats[-1], torch.zeros(2, 6), torch.zeros(2, 10)).shapes()
-    Shapes(feats=((4, 8, 8), (6, 4, 4)), last=(6, 4, 4), pooled=6)
+    Shapes(feats=((4, 8, 8), (6, 4, 4)), last=(6, 4, 4), pooled=6, tokens=None)
     """
 
     feats: tuple[tuple[int, int, int], ...]  # (C, H, W) per tap
     last: tuple[int, int, int]  # (C, H, W)
     pooled: int  # D
+    tokens: tuple[tuple[int, int], ...] | None = None  # (L, C) per tap
 
 
 class Hyper(NamedTuple):
@@ -237,6 +243,10 @@ class Distiller(nn.Module):
     #: for each name six values from weak to strong, the fourth its default; the i-th of all names are one candidate.
     #: {}: the method has nothing of its own to tune.
     search: ClassVar[Mapping[str, tuple[bool | int | float | str, ...]] | None] = None
+
+    #: Hyper-parameters that came after results were published, each with its default: a cell has one among its settings
+    #: only where it has another value, so that older results keep their names.
+    later: ClassVar[Mapping[str, Any]] = {}
 
     #: Epochs of a stage before the main one, stated for a 240-epoch recipe; the engine scales
     #: them with the length of the run. 0: there is no such stage.

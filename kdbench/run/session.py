@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdbench import registry, suites
+from kdbench.distiller import Distiller
 from kdbench.record import Assistant, Settings
 from kdbench.run import assistants, grid, tuned, words
 from kdbench.run.grid import Cell
@@ -194,7 +195,7 @@ def make_cell(
         teacher=teacher if method.needs_teacher else "",
         student=student,
         method=spec.name,
-        hyper=usual | said,
+        hyper=_identifying(method, usual | said),
         seed=seed,
         epochs=epochs,
         recipe=recipe,
@@ -225,6 +226,12 @@ def published_hyper(convention: Convention, method: str, teacher: str, student: 
     known = registry.get(method).hyperparameters()
     usual: dict[str, Any] = {name: found.default for name, found in known.items()}
     return usual | convention.hyper(method, f"{teacher}:{student}", known)
+
+
+def _identifying(method: type[Distiller], hyper: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what came later and has the value of older runs, in a combination (``part.name``), too."""
+    later = [each for part in method.components() for each in part.later.items()]
+    return {key: value for key, value in hyper.items() if (key.rpartition(".")[2], value) not in later}
 
 
 def _label(name: str, said: Mapping[str, Any], weights: str = "published") -> str:
