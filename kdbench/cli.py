@@ -18,6 +18,7 @@ from kdbench.terminal.options import (
     DATA_WORKERS,
     DEVICE,
     FOLDER,
+    FOLLOWING,
     GRAPHS,
     OUT,
     PLUGIN,
@@ -25,12 +26,14 @@ from kdbench.terminal.options import (
     PROBING,
     TABLE,
     TUNING,
+    WATCH,
     WEIGHTS,
     WHOLE,
     YES,
     argument,
     option,
 )
+from kdbench.terminal.site import site
 from kdbench.terminal.teacher import teacher
 from kdbench.version import __version__
 
@@ -98,6 +101,7 @@ def main() -> None:
 )
 @BUDGET
 @YES
+@FOLLOWING
 @PLUGIN
 @DATA
 @DATA_SOURCE
@@ -137,6 +141,7 @@ def load_plugins(plugins: tuple[str, ...]) -> list[str]:
 @TUNING
 @BUDGET
 @YES
+@FOLLOWING
 @PRECISION
 @PLUGIN
 @DATA
@@ -238,12 +243,15 @@ def info(*, method: str, pair: str | None, plugins: tuple[str, ...]) -> int:
 
 
 @main.command()
+@WATCH
 @OUT
 @sentences
-def status(*, out: Path) -> int:
-    """What lies in the output folder: cells, teachers."""
-    from kdbench.terminal import console, screens
+def status(*, out: Path, watch: int | None) -> int:
+    """What lies in the output folder, and who works there."""
+    from kdbench.terminal import console, screens, watching
 
+    if watch is not None:
+        return watching.watch(out, watch, console.out())
     return screens.show_status(out, console.out())
 
 
@@ -387,5 +395,6 @@ def bench(**words: Any) -> int:
 
 
 main.add_command(export)
+main.add_command(site)
 main.add_command(teacher)
 main.add_command(data)

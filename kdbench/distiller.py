@@ -23,6 +23,8 @@ from torch import Tensor, nn
 
 #: Levels of ``Distiller.reads``, from the least to all.
 READS = ("logits", "pooled", "maps")
+#: What a term pulls at, see ``Distiller.roles``.
+ROLES = ("task", "target", "rest")
 #: What tuning multiplies a main weight by. Published weights are more often too large for another pair than too small.
 FACTORS = (1 / 100, 1 / 10, 1 / 3, 1.0, 3.0, 10.0)
 
@@ -177,6 +179,28 @@ def kl(student: Tensor, teacher: Tensor, tau: Tensor | float) -> Tensor:
     return divergence * tau**2
 
 
+def kl_of_label(student: Tensor, teacher: Tensor, tau: float, label: Tensor) -> Tensor:
+    """The part of ``kl`` that lies between the label's class and all others together: (B, K) each, (B,) -> ().
+
+    tau^2 * batchmean KL between the pairs (p_y, 1 - p_y); what is left of ``kl`` lies among the other classes
+    (Zhao et al. 2022). Where logits hold several views, one after another, the labels are those of each.
+
+    >>> z_s, z_t, label = torch.zeros(1, 2), torch.tensor([[0.0, 4.0]]), torch.tensor([1])
+    >>> f"{kl_of_label(z_s, z_t, 4.0, label):.3f}"  # of two classes the other is all others
+    '1.775'
+    """
+    wide = torch.promote_types(student.dtype, torch.float32)
+    hit = label.repeat(len(student) // len(label))[:, None] == torch.arange(student.shape[1], device=label.device)
+    with torch.autocast(student.device.type, enabled=False):
+        log_s, log_t = (
+            torch.stack(
+                [log_p.masked_fill(~hit, 0).sum(dim=1), log_p.masked_fill(hit, -torch.inf).logsumexp(dim=1)], dim=1
+            )
+            for log_p in (F.log_softmax(z.to(wide) / tau, dim=1) for z in (student, teacher))
+        )
+        return (log_t.exp() * (log_t - log_s)).sum(dim=1).mean() * tau**2
+
+
 class Distiller(nn.Module):
     """A distillation method. Subclass it in one file, write ``terms``, and it is in the suite.
 
@@ -244,9 +268,9 @@ class Distiller(nn.Module):
     #: {}: the method has nothing of its own to tune.
     search: ClassVar[Mapping[str, tuple[bool | int | float | str, ...]] | None] = None
 
-    #: Hyper-parameters that came after results were published, each with its default: a cell has one among its settings
-    #: only where it has another value, so that older results keep their names.
-    later: ClassVar[Mapping[str, Any]] = {}
+    #: Hyper-parameters that came after results were published: at their default a run is what it was before there were
+    #: any, and they are no part of its settings.
+    later: ClassVar[tuple[str, ...]] = ()
 
     #: Epochs of a stage before the main one, stated for a 240-epoch recipe; the engine scales
     #: them with the length of the run. 0: there is no such stage.
@@ -261,6 +285,12 @@ class Distiller(nn.Module):
     #: width, distilled from the teacher by that method, once for all that want it. Such a method
     #: sees the assistant as its teacher, in ``pair``, ``terms`` and KD; None: the teacher itself.
     assistant: ClassVar[tuple[str, str] | None] = None
+
+    #: By name of a term, one of ``ROLES``: what it pulls at. "task": the labels, as ``ce``; "target": the probability
+    #: of the label's class; "rest": all that is not named. For recipes that give parts of a loss their own momenta.
+    roles: ClassVar[Mapping[str, str]] = {}
+    #: Set by the engine: ``loss`` gives the KD term in two, what pulls at the label's class and what does not.
+    split_kd: bool = False
 
     #: Submodules that ``weights(student, teacher)`` reads, where a method has it: how much each student stage listens
     #: to each of the teacher's, (B, S, T). They are kept with the student, for ``kdbench probe attention``.
@@ -290,7 +320,12 @@ class Distiller(nn.Module):
             named["ce"] = self.ce_weight * F.cross_entropy(student.logits, batch.truth)
         student, teacher = self.transform(student, teacher)
         if self.kd_weight:
-            named["kd"] = self.kd_weight * kl(student.logits, teacher.logits, self.tau)
+            whole = kl(student.logits, teacher.logits, self.tau)
+            if self.split_kd:
+                target = kl_of_label(student.logits, teacher.logits, self.tau, batch.label)
+                named |= {"kd_target": self.kd_weight * target, "kd_rest": self.kd_weight * (whole - target)}
+            else:
+                named["kd"] = self.kd_weight * whole
         return named | self.terms(student, teacher, batch)
 
     def transform(self, student: Outputs, teacher: Outputs) -> tuple[Outputs, Outputs]:

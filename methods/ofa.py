@@ -76,7 +76,7 @@ class OFA(Distiller):
     )
     family = "logit"
     reads = "logits"
-    later: ClassVar = {"exits": "maps"}
+    later: ClassVar = ("exits",)
     search: ClassVar = dict.fromkeys(("w_ofa", "w_kd"), (0.01, 0.1, 0.333, 1.0, 3.0, 10.0))  # both together
 
     def __init__(

@@ -33,7 +33,7 @@ WORDS = {
     "limit_train": 96,
     "device": "cpu",
 }
-KILLS = 4, pytest.param(30, marks=pytest.mark.slow)
+KILLS = 2, pytest.param(30, marks=pytest.mark.slow)
 
 
 class Silent:

@@ -14,7 +14,7 @@ import kdbench
 
 PACKAGE = Path(kdbench.__file__).parent
 #: What a wing of the house (the first name below the package) may import of the others. No file is exempt.
-BELOW_RUN = {"distiller", "version", "utils", "suites", "record", "registry", "data", "models", "engine"}
+BELOW_RUN = {"distiller", "version", "utils", "suites", "record", "registry", "data", "models", "engine", "tracking"}
 WITH_RUN = BELOW_RUN | {"run"}
 LIBRARY = WITH_RUN | {"report", "tuning", "probes", "export"}  # the verbs as functions, without a screen
 EVERYTHING = LIBRARY | {"testing", "bench", "library", "terminal"}
@@ -27,6 +27,7 @@ ARROWS: dict[str, set[str]] = {
     "utils": {"version"},
     "suites": {"utils"},
     "record": {"utils"},
+    "tracking": {"utils", "__init__"},  # in a process of its own, which must not load torch
     "registry": {"distiller"},
     "data": {"distiller", "utils"},
     "models": {"distiller", "utils"},

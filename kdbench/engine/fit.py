@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, islice
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +39,11 @@ class Loader(Protocol):
 
     def __len__(self) -> int: ...
 
-    def epoch(self, epoch: int, *, stage: str = "train") -> Iterator[tuple[Tensor, ...]]:
-        """(image, label, idx) batches, and their target where images are mixed; the same for the same epoch."""
+    def epoch(self, epoch: int, *, stage: str = "train") -> Iterator[tuple[Any, ...]]:
+        """(image, label, idx) batches; then their target, or None; then what the teacher sees, if not the image.
+
+        The same for the same epoch.
+        """
         ...
 
 
@@ -218,9 +221,9 @@ def split(setting: Setting, lanes: Sequence[Lane], free: int | None) -> list[lis
     if len(lanes) < 2 or (free is None and not on_cuda):
         return [list(lanes)]
     with holds("one lane", setting.device), setting.guard() as guard:
-        image, label, idx, *target = next(iter(setting.train.epoch(0)))
-        says = None if setting.teacher is None else look(setting, image)
-        shown = Shown(image, label, idx, says, *target)
+        image, label, idx, *more = next(iter(setting.train.epoch(0)))
+        says = None if setting.teacher is None else look(setting, more[1] if more[1:] else image)
+        shown = Shown(image, label, idx, says, *more[:1])
         if on_cuda:
             needs = [memory.peak(lane, shown, guard) for lane in lanes]
             once = 0
@@ -343,11 +346,15 @@ class _Batches:
         batches = self._setting.train.epoch(self._epoch, stage=self._stage)
         return self._shown(number, *next(islice(batches, number, None)))
 
-    def _shown(self, number: int, image: Tensor, label: Tensor, idx: Tensor, target: Tensor | None = None) -> Shown:
+    def _shown(
+        self, number: int, image: Tensor, label: Tensor, idx: Tensor, target: Tensor | None = None,
+        clean: Tensor | None = None,
+    ) -> Shown:  # fmt: skip
+        taught = image if clean is None else clean
         with holds("the teacher", self._setting.device):
             if self._lesson is not None:
-                return Shown(image, label, idx, self._lesson(number, image), target)
-            return Shown(image, label, idx, None if self._show is None else self._show(image), target)
+                return Shown(image, label, idx, self._lesson(number, taught), target)
+            return Shown(image, label, idx, None if self._show is None else self._show(taught), target)
 
 
 def _labels(train: object) -> list[Tensor]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.distiller import Batch, Distiller, Outputs
-from kdbench.engine import checkpoint, resuming, stepping
+from kdbench.engine import checkpoint, gradients, resuming, stepping
 from kdbench.engine.attending import attention_state
 from kdbench.engine.averaging import Average
 from kdbench.engine.checkpoint import state_sha256
@@ -73,7 +73,7 @@ class Lane:
         compiler: compiles the student's training pass; None: it runs as it is written.
 
     Raises:
-        NothingToTrain: its pre-training stage trains nothing.
+        NothingToTrain, ValueError: its first stage trains nothing; the plan's gradients are not for this method.
 
     >>> from kdbench.testing.examples import lanes, setting
     >>> (lane,), shared = lanes("kd"), setting()
@@ -115,13 +115,13 @@ class Lane:
         self.seconds, self.images = 0.0, 0
         self.failure: str | None = None
         self.report: dict[str, float] = {}  # what the last evaluation measured
-        self._extra = 0
         self._inferred: int | None = None
         self._kept_state: dict[str, Tensor] | None = None
         self.rng = fresh_rng(seed, device)
         self._seen: dict[str, list[tuple[int, int, Tensor]]] = {}  # term -> (first step, images of each, values)
-        self._steps, self._count, self.waiting = 0, 0, 0  # waiting: batches whose gradients await a step
+        self._steps, self._count, self._extra, self.waiting = 0, 0, 0, 0  # waiting: batches that await a step
         self.average = Average(self.student, plan.ema) if plan.ema else None
+        gradients.prepare(plan, method, compiles=compiler is not None)
         self.pretrain_total = plan.pretrain_epochs(method)
         self.epoch = 0
         with holds(f"the optimizer of {key}", device):
@@ -166,7 +166,7 @@ class Lane:
             raise NothingToTrain(f"stage {stage!r} has nothing to train: no parameter requires a gradient there")
         stepping.begin(self)
         self.scaler = self.precision.scaler(self.device)
-        self.optimizer = self.plan.optimizer(trained, self.device, fused=self.scaler.enabled)
+        self.optimizer = gradients.optimizer(self, trained)
 
     def train_mode(self) -> None:
         """Modes of the present stage; a student that the stage does not train is in eval mode."""
@@ -212,8 +212,8 @@ class Lane:
         with self.precision.autocast(self.device):
             terms = self.terms(teacher, batch)
             check_terms(terms)
-            total = torch.stack([term.float() for term in terms.values()]).sum()
-        stepping.backward(self, total)
+            totals = gradients.totals(self, terms)
+        gradients.backward(self, totals)
         return {name: term.detach().float() for name, term in terms.items()}
 
     def saw(self, first: int, images: int, values: dict[str, Tensor]) -> None:
@@ -253,7 +253,7 @@ class Lane:
         Raises:
             Diverged: a term is not finite, or every step overflowed and lower scales do not help.
         """
-        stepping.finish(self)
+        gradients.finish(self)
         self.seconds += shared_seconds
         self.images += self._count if self.stage == "train" else 0
         means = self._means()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.distiller import Batch
+from kdbench.engine import gradients
 from kdbench.engine.evaluate import in_eval_mode
 from kdbench.engine.graph.backend import STREAMS
 from kdbench.engine.graph.capture import give_back
@@ -110,7 +111,7 @@ def of_a_step(lane: Lane, shown: Shown, guard: Guard) -> int | None:
 def gained(lane: Lane) -> int:
     """Bytes that a lane has between steps beyond those that it was built with: gradients and momenta."""
     trained: list[Tensor] = [p for group in lane.optimizer.param_groups for p in group["params"]]
-    return 2 * sum(p.nbytes for p in trained)
+    return gradients.standing(lane.optimizer) * sum(p.nbytes for p in trained)
 
 
 def standing(lane: Lane) -> int:
@@ -122,9 +123,9 @@ def standing(lane: Lane) -> int:
     True
     """
     trained = {id(p) for group in lane.optimizer.param_groups for p in group["params"]}
-    total = 0
+    total, copies = 0, gradients.standing(lane.optimizer)
     for module in (lane.student, lane.method):
-        total += sum(p.nbytes * (3 if id(p) in trained else 1) for p in module.parameters())
+        total += sum(p.nbytes * (1 + copies if id(p) in trained else 1) for p in module.parameters())
         total += sum(b.nbytes for b in module.buffers())
     return total
 

@@ -151,6 +151,8 @@ def refuse_recipe(name: str, recipe: Mapping[str, Any]) -> None:
             f"{name} needs one label for each image, and {' and '.join(mixes)} mix two images; set"
             f" {'it' if len(mixes) == 1 else 'both'} to 0 for it"
         )
+    if mixes and str(recipe.get("gradients", "")).startswith("deepkd") and method.needs_teacher:
+        raise ValueError(f"recipe.gradients={recipe['gradients']} divides KD at the label, and {mixes[0]} mixes labels")
     changed = [*mixes, *(["recipe.random_erasing"] if recipe.get("random_erasing") else [])]
     if changed and method.views:
         raise ValueError(f"{name} looks at further views of whole images, which {' and '.join(changed)} would change")

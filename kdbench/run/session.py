@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdbench import registry, suites
-from kdbench.distiller import Distiller
 from kdbench.record import Assistant, Settings
 from kdbench.run import assistants, grid, tuned, words
 from kdbench.run.grid import Cell
 from kdbench.suites import Convention, Suite
+from kdbench.tracking.known import chosen as trackers
 from kdbench.utils import environment
 from kdbench.utils.wording import quoted
 
@@ -52,6 +52,8 @@ class Request:
     fail_fast: bool = False
     shard: str | None = None
     weights: str = "published"
+    track: str | None = None  # trackers that hear of every epoch, see ``kdbench.run.tracked``
+    notify: str | None = None  # a command for the shell when it has ended, see ``kdbench.run.notify``
     home: Path | None = None  # where teachers and their tables lie; None: in ``out``
 
     @property
@@ -93,22 +95,23 @@ def resolve(request: Request) -> Job:
     ValueError: no method 'semkd'; did you mean semckd ...?
     """
     device = choose_device(request.device)
-    if request.compile is None:
-        request = replace(request, compile=compiles(device))
     suite, notes = choose_suite(request.suite, device)
     for setting in request.overrides:
         key, found, value = setting.partition("=")
         if not found:
             raise ValueError(f"--set takes key=value, not {quoted(setting)}")
         suite = suite.set(key.strip(), value.strip())
+    request = replace(request, compile=_compiled(request.compile, suite, device))
     words.length(request.epochs, request.limit_train, request.lanes)
     epochs = suite.recipe.epochs if request.epochs is None else request.epochs
     if request.graphs not in (AUTO, "off"):
         raise ValueError(f"--graphs takes auto or off, not {quoted(request.graphs)}")
     if request.table not in (AUTO, "off"):
         raise ValueError(f"--table takes auto or off, not {quoted(request.table)}")
+    trackers(request.track)
     if request.weights not in ("published", "tuned"):
         raise ValueError(f"--weights takes published or tuned, not {quoted(request.weights)}")
+    from kdbench.data import protocol
     from kdbench.data.augment import Augment
     from kdbench.data.selection import check as check_source
     from kdbench.engine.optimizers import prove
@@ -118,6 +121,7 @@ def resolve(request: Request) -> Job:
     for one in (suite.recipe, suite.teacher):
         prove(one.optimizer)
         Augment.of(one.augment)
+    protocol.check(suite.recipe.model_dump() | {"label_noise": suite.recipe.label_noise or suite.teacher.label_noise})
     words.number("--data-workers", request.data_workers, 0, 256)
 
     part = None if request.shard is None else words.shard(request.shard)
@@ -174,7 +178,8 @@ def make_cell(
         weights = "tuned"
         where = (suite.name, suite.dataset, suite.convention, teacher if method.needs_teacher else "", student)
         usual |= tuned.choice(request.out, *where, spec.name, seed, usual)
-    said = {name: value for name, value in spec.hyper if value != usual[name]}
+    standing = {name: known.default for name, known in method.hyperparameters().items()} | usual
+    said = {name: value for name, value in spec.hyper if value != standing[name]}
     recipe = suite.recipe.facts_for(student, epochs)
     recipe |= {name: list(recipe[name]) for name in ("mean", "std")} | scaled(suite)
     assistant = assisted = None
@@ -195,7 +200,7 @@ def make_cell(
         teacher=teacher if method.needs_teacher else "",
         student=student,
         method=spec.name,
-        hyper=_identifying(method, usual | said),
+        hyper=usual | said,
         seed=seed,
         epochs=epochs,
         recipe=recipe,
@@ -220,18 +225,15 @@ def scaled(suite: Suite) -> dict[str, int]:
 def published_hyper(convention: Convention, method: str, teacher: str, student: str) -> dict[str, Any]:
     """Every hyper-parameter of a method: its defaults, and what the convention says of it on the pair.
 
+    One that came later (``Distiller.later``) is there only where the convention sets it.
+
     >>> published_hyper(suites.convention("crd"), "kd", "resnet20", "resnet8")
     {'ce_weight': 0.1, 'kd_weight': 0.9, 'tau': 4.0}
     """
-    known = registry.get(method).hyperparameters()
-    usual: dict[str, Any] = {name: found.default for name, found in known.items()}
+    cls = registry.get(method)
+    known = cls.hyperparameters()
+    usual: dict[str, Any] = {name: found.default for name, found in known.items() if name not in cls.later}
     return usual | convention.hyper(method, f"{teacher}:{student}", known)
-
-
-def _identifying(method: type[Distiller], hyper: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what came later and has the value of older runs, in a combination (``part.name``), too."""
-    later = [each for part in method.components() for each in part.later.items()]
-    return {key: value for key, value in hyper.items() if (key.rpartition(".")[2], value) not in later}
 
 
 def _label(name: str, said: Mapping[str, Any], weights: str = "published") -> str:
@@ -277,6 +279,14 @@ def choose_device(wanted: str) -> str:
 def compiles(device: str) -> bool:
     """Whether students are compiled where nobody has said: on CUDA, if there is Triton, which writes its kernels."""
     return device.startswith("cuda") and find_spec("triton") is not None
+
+
+def _compiled(wanted: bool | None, suite: Suite, device: str) -> bool:
+    """Raises: ValueError: students are to be compiled, and the recipe goes through them twice."""
+    rule = suite.recipe.gradients
+    if wanted and rule != "sum":
+        raise ValueError(f"--compile and recipe.gradients={rule} exclude each other: it goes through a student twice")
+    return compiles(device) and rule == "sum" if wanted is None else wanted
 
 
 def choose_suite(wanted: str, device: str) -> tuple[Suite, list[str]]:

@@ -177,6 +177,38 @@ BUDGET = option(
 YES = option("--yes", "-y", is_flag=True, help="Answer yes: to a run of more than two hours on a CPU, to a proposal.")
 
 
+_FOLLOWING = (
+    option(
+        "--track",
+        metavar="NAMES",
+        help="Write the curves as the run goes on, to OUT/track: csv, tensorboard, wandb, or several with commas"
+        " between. A tracker that is broken never stops a run.",
+    ),
+    option(
+        "--notify",
+        metavar="COMMAND",
+        help="Run this by the shell when it ends, however it ends; KDBENCH_STATE is done, missing, failed or"
+        " interrupted, KDBENCH_SENTENCE what to say (docs/tracking.md).",
+    ),
+)
+
+
+def FOLLOWING(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What `kdbench run` and `kdbench tune` tell others while they go on, and when they end."""
+    return reduce(lambda made, option: option(made), reversed(_FOLLOWING), command)
+
+
+WATCH = option(
+    "--watch",
+    type=WHOLE,
+    is_flag=False,
+    flag_value=5,
+    metavar="[SECONDS]",
+    help="Show what is being trained, where, how fast and how long still, every 5 or so many seconds; where there is no"
+    " terminal, a line a minute. Ends when nothing is missing and nobody works.",
+)
+
+
 _TUNING = (
     option("--methods", "-m", help="As for `kdbench run`, without values. Default: the suite's."),
     option("--pairs", "-p", default="all", show_default=True, help="As for `kdbench run`."),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from kdbench.distiller import FACTORS, Distiller, Hyper, Pair
 from kdbench.testing.hard_labels import check_hard_labels_are_declared
@@ -124,8 +124,6 @@ def variant(cls: type[Distiller], **hyper: Any) -> type[Distiller]:
         raise ValueError(f"{cls.__name__} has no hyper-parameter {', '.join(strange)}; it has {', '.join(known)}")
 
     class Variant(cls):  # type: ignore[misc, valid-type]
-        later: ClassVar = {name: value for name, value in cls.later.items() if name not in hyper}
-
         @classmethod
         def hyperparameters(klass) -> dict[str, Hyper]:
             return {name: own._replace(default=hyper.get(name, own.default)) for name, own in known.items()}
@@ -218,10 +216,8 @@ def check_hyperparameters_are_keywords_with_defaults(cls: type[Distiller], toys:
         bare = [p.name for p in rest if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
         require(not bare, f"{', '.join(bare)} needs a default, the paper's value")
     known = cls.hyperparameters()
-    for part in cls.components():
-        own = part.hyperparameters()
-        off = [name for name, value in part.later.items() if name not in own or own[name].default != value]
-        require(not off, f"`later` names {', '.join(off)}, which is no hyper-parameter with that default")
+    off = [name for name in cls.later if name not in known]
+    require(not off, f"`later` names {', '.join(off)}, which is no hyper-parameter")
     odd = [name for name, hyper in known.items() if not isinstance(hyper.default, bool | int | float | str)]
     require(not odd, f"the default of {', '.join(odd)} must be a number, a bool or a string: the command line sets it")
 
