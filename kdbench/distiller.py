@@ -251,7 +251,7 @@ class Distiller(nn.Module):
     own_cross_entropy: ClassVar[bool] = False
     #: A control may ignore the teacher (plain student, label smoothing).
     needs_teacher: ClassVar[bool] = True
-    #: What of the teacher's ``Outputs`` the main stage reads, one of ``READS``: each level includes those before it, and
+    #: What of the teacher's ``Outputs`` the main stage reads, one of ``READS``: each level includes those before it;
     #: ``classifier`` is open to all. Below "maps", outputs kept in a table can stand in for the teacher's pass. Where a
     #: hyper-parameter asks for more, ``__init__`` sets it.
     reads: str = "maps"
