@@ -189,7 +189,7 @@ def test_methods_import_the_contract_torch_and_each_other() -> None:
             if first not in allowed or (first == "kdbench" and not public):
                 wrong.append(
                     f"methods/{file.name} line {line}: {dotted}; a method takes `from kdbench import ...`,"
-                    " torch, another method's public function or _layers"
+                    " torch, another method's public function or shared pieces (_layers, _exits)"
                 )
     assert wrong == [], "\n".join(wrong)
 

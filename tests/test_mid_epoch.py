@@ -98,6 +98,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "averaged": {"ema": 0.9},
     "clipped": {"clip_grad": 0.5},
     "adamw": {"optimizer_name": "adamw", "lr": 1e-3},
+    "two momenta": {"gradients": "dot"},
     "smoothed": {"label_smoothing": 0.1},
 }
 

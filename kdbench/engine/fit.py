@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from kdbench.distiller import Batch, Outputs
 from kdbench.engine import memory
-from kdbench.engine.errors import OutOfMemory as OutOfMemory
 from kdbench.engine.errors import holds
 from kdbench.engine.evaluate import Fold, evaluate, predictions
 from kdbench.engine.graph.backend import Machine
@@ -44,7 +43,6 @@ class Loader(Protocol):
 
         The same for the same epoch.
         """
-        ...
 
 
 class Watcher(Protocol):

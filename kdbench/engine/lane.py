@@ -119,7 +119,7 @@ class Lane:
         self._kept_state: dict[str, Tensor] | None = None
         self.rng = fresh_rng(seed, device)
         self.meter = Meter()  # of the present epoch
-        self.waiting = 0  # batches whose gradients await a step
+        self._extra, self.waiting = 0, 0  # waiting: batches that await a step
         self.begun, self.shared = 0, 0.0  # batches of the present epoch behind it, and its share of data and teacher
         self.average = Average(self.student, plan.ema) if plan.ema else None
         gradients.prepare(plan, method, compiles=compiler is not None)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from kdbench.record import Record
 from kdbench.report import resample, stats
@@ -131,6 +131,7 @@ class Board:
     gains: dict[tuple[str, Pair], Gain] = field(default_factory=dict)  # over the baseline, by method and pair
     cell_p: dict[tuple[str, Pair], float | None] = field(default_factory=dict)  # corrected for the number of cells
     hidden: list[Line] = field(default_factory=list)  # behind the first ones that were asked for
+    every_two: Any = None  # what kdbench.report.compare has found, once it was asked
 
     @property
     def pairs(self) -> list[Pair]:

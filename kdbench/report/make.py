@@ -12,7 +12,21 @@ from typing import Any
 from kdbench import record
 from kdbench.record import Record
 from kdbench.report import board as boards
-from kdbench.report import compare, cost, facts, latex, linked, page, probes, runs_csv, style, tables, text, tuned
+from kdbench.report import (
+    compare,
+    cost,
+    facts,
+    latex,
+    linked,
+    mismatch,
+    page,
+    probes,
+    runs_csv,
+    style,
+    tables,
+    text,
+    tuned,
+)
 from kdbench.report import select as selecting
 from kdbench.report.board import RULES, STUDENT, Board
 from kdbench.report.cost import Cost
@@ -204,6 +218,8 @@ def _write(
         files[folder / "curves.csv"] = runs_csv.curves(records).encode()
         files[folder / "leaderboard.csv"] = _csv(text.wide_form(board))
         files[folder / "comparisons.csv"] = _csv(compare.every_two(board))
+        if len(couples := mismatch.numbers(board)):
+            files[folder / "mismatch.csv"] = _csv(couples)
         if made.choices:
             files[folder / "sensitivity.csv"] = _csv(tuned.trials(made.choices))
         if tuned.couples(board):
@@ -241,7 +257,7 @@ def _write(
     for stem in page.CAPTIONS.keys() - drawn.keys():  # an older report's, of records that are gone
         for kind in kinds:
             (folder / f"{stem}.{kind}").unlink(missing_ok=True)
-    for name in ("sensitivity.csv", "tuned.csv") if "csv" in formats else ():
+    for name in ("sensitivity.csv", "tuned.csv", "mismatch.csv") if "csv" in formats else ():
         if folder / name not in files:
             (folder / name).unlink(missing_ok=True)
     made.files = sorted(files)

@@ -20,6 +20,8 @@ CAPTIONS = {
     "leaderboard": "Accuracy per method and pair",
     "heatmap": "Gain per method and pair",
     "ranks": "Average ranks",
+    "duels": "Every two methods",
+    "mismatch": "Which stage guides which",
     "cost": "Accuracy against cost",
     "sensitivity": "Accuracy against the weight",
     "curves": "Curves",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from kdbench.report import facts
+from kdbench.report import averaged, facts, mismatch
 from kdbench.report.board import PARAMETERS, RULES, Board, Cell, Line
 from kdbench.report.certainty import differences, significance
 from kdbench.report.escape import plain
@@ -40,6 +40,8 @@ def all_tables(board: Board, published: Mapping[tuple[str, str, str], Any]) -> l
         leaderboard(board),
         differences(board),
         significance(board),
+        mismatch.table(board),
+        averaged.table(board),
         oracle(board) if board.rule != "oracle" else Table("oracle", "", [], []),
         reproduction(board, published),
         quality(board),
