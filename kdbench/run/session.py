@@ -13,6 +13,8 @@ from typing import Any, Literal
 from kdbench import registry, suites
 from kdbench.record import Assistant, Settings
 from kdbench.run import assistants, grid, tuned, words
+from kdbench.run.devices import Hands, choose
+from kdbench.run.devices import hands as choose_hands
 from kdbench.run.grid import Cell
 from kdbench.suites import Convention, Suite
 from kdbench.utils import environment
@@ -50,6 +52,9 @@ class Request:
     retry_failed: bool = False
     fail_fast: bool = False
     shard: str | None = None
+    workers: str = AUTO
+    executor: str = AUTO
+    ray_address: str | None = None
     weights: str = "published"
     home: Path | None = None  # where teachers and their tables lie; None: in ``out``
 
@@ -73,6 +78,7 @@ class Job:
     device: str
     cells: list[Cell]
     notes: list[str] = field(default_factory=list)  # sentences to show before the run
+    hands: Hands = Hands()  # who does it; as long as they are ``auto``, this process alone
 
     def states(self) -> dict[Cell, str]:
         """Each cell's state on disk."""
@@ -91,7 +97,12 @@ def resolve(request: Request) -> Job:
     Traceback (most recent call last):
     ValueError: no method 'semkd'; did you mean semckd ...?
     """
-    device = choose_device(request.device)
+    devices = choose(request.device, choose_device)
+    device, hands = devices[0], choose_hands(request.executor, request.workers, devices, request.ray_address)
+    if "," in request.device and len(hands.devices) < len(devices):
+        raise ValueError(
+            f"--device names {len(devices)} devices, and each needs a worker; --workers {len(devices)} has them"
+        )
     if request.compile is None:
         request = replace(request, compile=compiles(device))
     suite, notes = choose_suite(request.suite, device)
@@ -144,7 +155,7 @@ def resolve(request: Request) -> Job:
     tuned.same_budget(request.out, cells)
     if part is not None:
         cells = grid.shard(cells, *part)
-    return Job(request, suite, device, cells, notes)
+    return Job(request, suite, device, cells, notes, hands)
 
 
 def make_cell(
