@@ -10,7 +10,7 @@ from kdbench.utils import cores, environment
 from kdbench.utils.wording import count, quoted
 
 AUTO = "auto"
-EXECUTORS = ("here", "processes", "ray")
+EXECUTORS = ("here", "processes")
 #: Processes that one machine is asked for at most.
 MOST = 1024
 #: Seconds of work below which `auto` stays in one process: to start others takes as long as it spares.
@@ -26,10 +26,9 @@ class Hands:
     """
 
     executor: str = "here"
-    workers: int = 1  # processes, or tasks on a cluster; 0: as many as the cluster holds
+    workers: int = 1
     devices: tuple[str, ...] = ("cpu",)
     auto: bool = False  # nobody has said how many: one process where more do not pay
-    address: str | None = None  # of a Ray cluster; None: one of its own on this machine
 
     def after(self, seconds: float) -> Hands:
         """These, once it is known that one process would take so many seconds.
@@ -82,27 +81,25 @@ def choose(wanted: str, one: Callable[[str], str]) -> tuple[str, ...]:
     return (one(wanted),)
 
 
-def hands(executor: str, workers: str, devices: Sequence[str], address: str | None = None) -> Hands:
-    """What ``--executor``, ``--workers`` and ``--ray-address`` ask for.
+def hands(executor: str, workers: str, devices: Sequence[str]) -> Hands:
+    """What ``--executor`` and ``--workers`` ask for.
 
     Raises:
         ValueError: one of them is none, or they contradict each other.
 
     >>> hands("auto", "2", ["cpu"])
-    Hands(executor='processes', workers=2, devices=('cpu',), auto=False, address=None)
+    Hands(executor='processes', workers=2, devices=('cpu',), auto=False)
     >>> hands("here", "2", ["cpu"])
     Traceback (most recent call last):
     ValueError: --executor here trains in one process, and --workers asks for 2; leave one of them out
     """
     if executor not in (AUTO, *EXECUTORS):
-        raise ValueError(f"--executor takes auto, {', '.join(EXECUTORS)}, not {quoted(executor)}")
+        raise ValueError(f"--executor takes auto, {' or '.join(EXECUTORS)}, not {quoted(executor)}")
     asked = _number(workers)
-    if address is not None and executor != "ray":
-        raise ValueError("--ray-address goes with --executor ray")
-    if executor == "ray":
-        return Hands("ray", asked or 0, tuple(devices), address=address)
     if executor == "here" and asked not in (None, 1):
-        raise ValueError(f"--executor here trains in one process, and --workers asks for {asked}; leave one of them out")
+        raise ValueError(
+            f"--executor here trains in one process, and --workers asks for {asked}; leave one of them out"
+        )
     if asked is not None:
         devices = devices[:asked]
     if executor == "here" or asked == 1:
@@ -131,6 +128,4 @@ def named(made: Hands) -> str:
     ('cpu', 'cpu with 2 workers')
     """
     where = ", ".join(made.devices)
-    if made.executor == "ray":
-        return f"{where} with {count(made.workers, 'worker')} on Ray" if made.workers else f"{where} on Ray"
     return f"{where} with {count(made.workers, 'worker')}" if made.workers > 1 else where

@@ -54,7 +54,6 @@ class Request:
     shard: str | None = None
     workers: str = AUTO
     executor: str = AUTO
-    ray_address: str | None = None
     weights: str = "published"
     home: Path | None = None  # where teachers and their tables lie; None: in ``out``
 
@@ -98,7 +97,7 @@ def resolve(request: Request) -> Job:
     ValueError: no method 'semkd'; did you mean semckd ...?
     """
     devices = choose(request.device, choose_device)
-    device, hands = devices[0], choose_hands(request.executor, request.workers, devices, request.ray_address)
+    device, hands = devices[0], choose_hands(request.executor, request.workers, devices)
     if "," in request.device and len(hands.devices) < len(devices):
         raise ValueError(
             f"--device names {len(devices)} devices, and each needs a worker; --workers {len(devices)} has them"

@@ -38,7 +38,9 @@ class Board:
         self._waiting = list(units)
         self._under_way: dict[int, Unit] = {}
         self._next = 1 + max((unit.number for unit in units), default=0)
-        self._left = {unit.number: 1 for unit in units}  # of each number that others wait for, parts that have not ended
+        self._left = {
+            unit.number: 1 for unit in units
+        }  # of each number that others wait for, parts that have not ended
         self._of: dict[int, int] = {unit.number: unit.number for unit in units}  # a part's number -> the unit's
 
     @property

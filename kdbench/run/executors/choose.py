@@ -15,7 +15,9 @@ from kdbench.run.group import Work
 from kdbench.run.session import Job
 
 
-def choose(job: Job, works: Sequence[Work], images: Dataset, note: Callable[[str], None]) -> tuple[Executor, list[Unit]]:
+def choose(
+    job: Job, works: Sequence[Work], images: Dataset, note: Callable[[str], None]
+) -> tuple[Executor, list[Unit]]:
     """Who trains these works, and in which units.
 
     Raises:

@@ -11,6 +11,7 @@ from kdbench.run.executors.unit import Unit
 from kdbench.run.executors.weights import Weights
 from kdbench.run.group import Work
 
+
 def in_a_row(works: Sequence[Work]) -> list[Unit]:
     """Units for one worker, as they come.
 
