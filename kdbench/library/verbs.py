@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kdbench import record
@@ -37,11 +38,16 @@ def run(
     table: str = "auto",
     compile: bool | None = None,
     weights: str = "published",
+    workers: int | str = 1,
+    executor: str = "auto",
     shard: str | None = None,
     force: bool = False,
     retry_failed: bool = False,
     fail_fast: bool = False,
     dry_run: bool = False,
+    checkpoint_minutes: float | None = None,
+    track: Several = None,
+    notify: str | None = None,
     plugin: Place | Iterable[str] = (),
     data_dir: Place = None,
     data_source: str = "auto",
@@ -57,6 +63,7 @@ def run(
 
     Args:
         methods: "a,b" or ["a", "b"]; see ``kdbench run --help`` for this and all others.
+        workers: processes that train side by side; "auto": one for each core or named device.
         say: told every sentence that the command line would print, such as ``print``.
 
     Returns:
@@ -78,9 +85,12 @@ def run(
     Traceback (most recent call last):
     ValueError: no method 'studnet'; did you mean student...?
     """
-    words = {"suite": suite, "epochs": epochs, "limit_train": limit_train, "precision": precision, "lanes": lanes}
+    words: dict[str, Any] = {"suite": suite, "epochs": epochs, "limit_train": limit_train, "lanes": lanes}
+    words |= {"precision": precision}
     words |= {"graphs": graphs, "table": table, "compile": compile, "weights": weights, "shard": shard}
-    words |= {"data_source": data_source, "data_workers": data_workers}
+    words |= {"workers": str(workers), "executor": executor}
+    words |= {"data_source": data_source, "data_workers": data_workers, "track": joined(track)}
+    words |= {"notify": notify, "checkpoint_minutes": checkpoint_minutes}
     words |= {"force": force, "retry_failed": retry_failed, "fail_fast": fail_fast, "device": device}
     asked = request(
         methods=methods,
@@ -93,19 +103,22 @@ def run(
         **words,
     )
     job = session.resolve(asked)
+    job = replace(job, hands=job.hands.decided)
     told = _Told(say)
     for sentence in job.notes:
         told.note(sentence)
     if dry_run:
         return [one for cell in job.cells if (one := _record(job, cell)) is not None]
     from kdbench.run import runner
+    from kdbench.run.notify import notifying
     from kdbench.run.outcome import Stop
 
-    with _as_before():
+    with _as_before(), notifying("run", notify, asked.out, told.note) as ending:
         try:
             outcome = runner.run(job, told)
         except Stop as stop:
             raise RuntimeError(str(stop)) from stop
+        ending.of(outcome, len(job.cells))
     found = {cell: _record(job, cell) for cell in job.cells}
     for cell, why in outcome.failed.items():
         if found.get(cell) is None:
@@ -126,8 +139,13 @@ def tune(
     lanes: int | None = None,
     graphs: str = "auto",
     table: str = "auto",
+    workers: int | str = 1,
+    executor: str = "auto",
     retry_failed: bool = False,
     precision: str = "fp32",
+    checkpoint_minutes: float | None = None,
+    track: Several = None,
+    notify: str | None = None,
     plugin: Place | Iterable[str] = (),
     data_dir: Place = None,
     data_source: str = "auto",
@@ -142,6 +160,7 @@ def tune(
         methods: see ``run``, without values.
         trials: candidates of every method, 2 to 6.
         seeds: so many of every candidate.
+        workers: as for ``run``.
         say: told every sentence that the command line would print.
 
     Returns:
@@ -156,6 +175,7 @@ def tune(
     Traceback (most recent call last):
     ValueError: --trials takes 2 to 6 candidates of every method, not 9
     """
+    from kdbench.run.notify import notifying
     from kdbench.run.outcome import Stop
     from kdbench.tuning import plan as planning
     from kdbench.tuning.tune import tune as answer
@@ -175,21 +195,28 @@ def tune(
         lanes=lanes,
         graphs=graphs,
         table=table,
+        workers=str(workers),
+        executor=executor,
         retry_failed=retry_failed,
         precision=precision,
+        track=joined(track),
+        notify=notify,
+        checkpoint_minutes=checkpoint_minutes,
         device=device,
     )
     whole(trials=trials, seeds=seeds)
     plan, told = planning.resolve(asked, trials=trials, seeds=seeds), _Told(say)
+    plan = replace(plan, job=replace(plan.job, hands=plan.job.hands.decided))
     for sentence in plan.notes:
         told.note(sentence)
     if not plan.questions:
         return []
-    with _as_before():
+    with _as_before(), notifying("tune", notify, asked.out, told.note) as ending:
         try:
             answers = answer(plan, told)
         except Stop as stop:
             raise RuntimeError(str(stop)) from stop
+        ending.chosen(len(plan.questions), len(answers.found), len(answers.missing))
     for sentence in answers.missing:
         warnings.warn(sentence, stacklevel=2)
     return answers.found

@@ -123,10 +123,12 @@ def request(
     texts(
         **{
             name: words[name]
-            for name in ("suite", "precision", "graphs", "table", "weights", "data_source")
+            for name in ("suite", "precision", "graphs", "table", "weights", "data_source", "executor")
             if name in words
         }
     )
+    if words.get("notify") is not None:
+        texts(notify=words["notify"])
     if "suite" in words:
         words["suite"] = str(words["suite"])  # a path of a file is one, too
     if "device" in words:

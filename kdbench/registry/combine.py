@@ -258,6 +258,9 @@ def combined(part_names: tuple[str, ...], part_classes: tuple[type[Distiller], .
         "provenance": min((cls.provenance for cls in part_classes), key=lambda p: ranks.index(p) if p in ranks else 0),
         "deviations": tuple(d for cls in part_classes for d in cls.deviations),
         "needs_teacher": any(cls.needs_teacher for cls in part_classes),
+        "roles": {
+            end: role for part, cls in built for key, role in cls.roles.items() for end in (key, f"{part}.{key}")
+        },
         "needs_hard_labels": any(cls.needs_hard_labels for cls in part_classes),
         "own_cross_entropy": any(cls.own_cross_entropy for cls in part_classes),
         "reads": max((cls.reads for cls in part_classes), key=lambda s: READS.index(s) if s in READS else len(READS)),
@@ -268,4 +271,7 @@ def combined(part_names: tuple[str, ...], part_classes: tuple[type[Distiller], .
         "family": part_classes[0].family,
         "__doc__": f"{name}: the terms of all parts, CE and KD once.",
     }
-    return type(name, (Combined,), body)
+    made: type[Combined] = type(name, (Combined,), body)
+    late = {part: cls.later for part, cls in built}
+    made.later = tuple(full for (part, key), full in made._full().items() if key in late[part])
+    return made

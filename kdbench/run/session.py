@@ -17,6 +17,7 @@ from kdbench.run.devices import Hands, choose
 from kdbench.run.devices import hands as choose_hands
 from kdbench.run.grid import Cell
 from kdbench.suites import Convention, Suite
+from kdbench.tracking.known import chosen as trackers
 from kdbench.utils import environment
 from kdbench.utils.wording import quoted
 
@@ -55,6 +56,9 @@ class Request:
     workers: str = AUTO
     executor: str = AUTO
     weights: str = "published"
+    track: str | None = None  # trackers that hear of every epoch, see ``kdbench.run.tracked``
+    checkpoint_minutes: float | None = None  # between two checkpoints; 0: one after every epoch; None: as usual
+    notify: str | None = None  # a command for the shell when it has ended, see ``kdbench.run.notify``
     home: Path | None = None  # where teachers and their tables lie; None: in ``out``
 
     @property
@@ -77,7 +81,7 @@ class Job:
     device: str
     cells: list[Cell]
     notes: list[str] = field(default_factory=list)  # sentences to show before the run
-    hands: Hands = Hands()  # who does it; as long as they are ``auto``, this process alone
+    hands: Hands = field(default_factory=Hands)  # who does it; as long as they are ``auto``, this process alone
 
     def states(self) -> dict[Cell, str]:
         """Each cell's state on disk."""
@@ -102,22 +106,24 @@ def resolve(request: Request) -> Job:
         raise ValueError(
             f"--device names {len(devices)} devices, and each needs a worker; --workers {len(devices)} has them"
         )
-    if request.compile is None:
-        request = replace(request, compile=compiles(device))
     suite, notes = choose_suite(request.suite, device)
     for setting in request.overrides:
         key, found, value = setting.partition("=")
         if not found:
             raise ValueError(f"--set takes key=value, not {quoted(setting)}")
         suite = suite.set(key.strip(), value.strip())
+    request = replace(request, compile=_compiled(request.compile, suite, device))
     words.length(request.epochs, request.limit_train, request.lanes)
     epochs = suite.recipe.epochs if request.epochs is None else request.epochs
     if request.graphs not in (AUTO, "off"):
         raise ValueError(f"--graphs takes auto or off, not {quoted(request.graphs)}")
     if request.table not in (AUTO, "off"):
         raise ValueError(f"--table takes auto or off, not {quoted(request.table)}")
+    words.minutes(request.checkpoint_minutes)
+    trackers(request.track)
     if request.weights not in ("published", "tuned"):
         raise ValueError(f"--weights takes published or tuned, not {quoted(request.weights)}")
+    from kdbench.data import protocol
     from kdbench.data.augment import Augment
     from kdbench.data.selection import check as check_source
     from kdbench.engine.optimizers import prove
@@ -127,6 +133,7 @@ def resolve(request: Request) -> Job:
     for one in (suite.recipe, suite.teacher):
         prove(one.optimizer)
         Augment.of(one.augment)
+    protocol.check(suite.recipe.model_dump() | {"label_noise": suite.recipe.label_noise or suite.teacher.label_noise})
     words.number("--data-workers", request.data_workers, 0, 256)
 
     part = None if request.shard is None else words.shard(request.shard)
@@ -182,8 +189,10 @@ def make_cell(
     if request.weights == "tuned" and tuned.tunable(spec.name, usual):
         weights = "tuned"
         where = (suite.name, suite.dataset, suite.convention, teacher if method.needs_teacher else "", student)
-        usual |= tuned.choice(request.out, *where, spec.name, seed, usual)
-    said = {name: value for name, value in spec.hyper if value != usual[name]}
+        variant, fixed = variant_of(spec, usual)
+        usual |= tuned.choice(request.out, *where, variant, seed, usual | fixed)
+    standing = {name: known.default for name, known in method.hyperparameters().items()} | usual
+    said = {name: value for name, value in spec.hyper if value != standing[name]}
     recipe = suite.recipe.facts_for(student, epochs)
     recipe |= {name: list(recipe[name]) for name in ("mean", "std")} | scaled(suite)
     assistant = assisted = None
@@ -229,12 +238,28 @@ def scaled(suite: Suite) -> dict[str, int]:
 def published_hyper(convention: Convention, method: str, teacher: str, student: str) -> dict[str, Any]:
     """Every hyper-parameter of a method: its defaults, and what the convention says of it on the pair.
 
+    One that came later (``Distiller.later``) is there only where the convention sets it.
+
     >>> published_hyper(suites.convention("crd"), "kd", "resnet20", "resnet8")
     {'ce_weight': 0.1, 'kd_weight': 0.9, 'tau': 4.0}
     """
-    known = registry.get(method).hyperparameters()
-    usual: dict[str, Any] = {name: found.default for name, found in known.items()}
+    cls = registry.get(method)
+    known = cls.hyperparameters()
+    usual: dict[str, Any] = {name: found.default for name, found in known.items() if name not in cls.later}
     return usual | convention.hyper(method, f"{teacher}:{student}", known)
+
+
+def variant_of(spec: registry.Spec, usual: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """A method with what is set otherwise than usual and not tuned: its label, and these values.
+
+    >>> (spec,) = registry.parse("itrd+sdd[standardise]")
+    >>> variant_of(spec, published_hyper(suites.convention("crd"), spec.name, "resnet56", "resnet20"))
+    ('itrd+sdd[standardise=True]', {'standardise': True})
+    """
+    said = {name: value for name, value in spec.hyper if value != usual[name]}
+    sought = {name for one in registry.get(spec.name).search_space(dict(usual) | said) for name in one}
+    fixed = {name: value for name, value in said.items() if name not in sought}
+    return _label(spec.name, fixed), fixed
 
 
 def _label(name: str, said: Mapping[str, Any], weights: str = "published") -> str:
@@ -280,6 +305,14 @@ def choose_device(wanted: str) -> str:
 def compiles(device: str) -> bool:
     """Whether students are compiled where nobody has said: on CUDA, if there is Triton, which writes its kernels."""
     return device.startswith("cuda") and find_spec("triton") is not None
+
+
+def _compiled(wanted: bool | None, suite: Suite, device: str) -> bool:
+    """Raises: ValueError: students are to be compiled, and the recipe goes through them twice."""
+    rule = suite.recipe.gradients
+    if wanted and rule != "sum":
+        raise ValueError(f"--compile and recipe.gradients={rule} exclude each other: it goes through a student twice")
+    return compiles(device) and rule == "sum" if wanted is None else wanted
 
 
 def choose_suite(wanted: str, device: str) -> tuple[Suite, list[str]]:

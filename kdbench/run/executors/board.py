@@ -1,4 +1,4 @@
-"""Which unit is next: what waits for what, what is begun again when its worker is lost, what is cut when workers idle."""
+"""Which unit is next: what waits for what, what is begun again when its worker is lost, what is cut for idle ones."""
 
 from __future__ import annotations
 

@@ -14,11 +14,11 @@ from kdbench.run.executors.unit import Executor, Unit
 from kdbench.run.group import Work
 from kdbench.run.session import Job
 
+Say = Callable[[str], None]
 
-def choose(
-    job: Job, works: Sequence[Work], images: Dataset, note: Callable[[str], None]
-) -> tuple[Executor, list[Unit]]:
-    """Who trains these works, and in which units.
+
+def choose(job: Job, works: Sequence[Work], images: Dataset, note: Say) -> tuple[Executor, list[Unit]]:
+    """Who trains these works, and in which units; ``note`` is told where it is not who was asked for.
 
     Raises:
         ValueError: the executor that was asked for cannot be had.

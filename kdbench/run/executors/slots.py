@@ -1,4 +1,4 @@
-"""Which devices the workers have: each one its own, the stronger ones first, several on one where more are asked for."""
+"""Which devices the workers have: one each, the stronger ones first; several share one where more are asked for."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from kdbench.run.executors.spread import Load, cut
@@ -17,7 +17,7 @@ class Unit:
 
     number: int
     work: Work
-    load: Load = Load(())  # what its cells take, in any measure; see there
+    load: Load = field(default_factory=lambda: Load(()))  # what its cells take, in any measure; see there
     after: frozenset[int] = frozenset()  # numbers of units that must have ended
     rank: float = 0.0  # the higher, the sooner it is begun
     tries: int = 0  # workers that were lost over it
