@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import torch
 from kdbench import record
 from kdbench.data import Dataset, trained_count
 from kdbench.run import assistants, batches, grid, teachers
+from kdbench.run.executors.choose import choose
 from kdbench.run.grid import Cell
-from kdbench.run.group import Work, disk_trouble, run_group, works
+from kdbench.run.group import Work, disk_trouble, works
 from kdbench.run.identity import another_cells, changed_plugin
 from kdbench.run.lanes import epochs
 from kdbench.run.outcome import Emit, Outcome, Stop, Watcher, tell
@@ -63,21 +65,18 @@ def run(job: Job, watch: Watcher, images: Dataset | None = None) -> Outcome:
     helpers = assistants.missing(request.out, todo, retry_failed=request.retry_failed)
     watch.begin(_ahead(job, images, [*helpers, *todo]))
     common = _common(job)
+    asked = [*works(helpers, common, assisting=True), *works(todo, common, seeds=_seeds(job))]
+    executor, units = choose(job, asked, images, watch.note)
     try:
-        for work in works(helpers, common, assisting=True):
-            _one(work, emit, images, Outcome())
-        for work in works(todo, common, seeds=_seeds(job)):
-            _one(work, emit, images, outcome)
+        with closing(executor.run(units, emit)) as ended:
+            for unit, done in ended:
+                if not unit.work.assisting and not unit.work.teacher_only:
+                    outcome.add(done)
+                if done.stopped:
+                    raise Stop(done.stopped)
     except OSError as error:
         raise Stop(disk_trouble(request.out, error)) from error
     return outcome
-
-
-def _one(work: Work, emit: Emit, images: Dataset, outcome: Outcome) -> None:
-    done = run_group(work, emit, images)
-    outcome.add(done)
-    if done.stopped:
-        raise Stop(done.stopped)
 
 
 def _common(job: Job) -> Work:
