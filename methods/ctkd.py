@@ -5,6 +5,7 @@ AAAI 2023. https://arxiv.org/abs/2211.16231
 """
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +44,7 @@ class CTKD(Distiller):
     )
     provenance = "authors' code"
     needs_hard_labels = True
+    roles: ClassVar = {"target": "target"}
     deviations = (
         "In log space throughout; in the release, under today's PyTorch, the gradient of theta is NaN with the DKD base"
         " and wherever a probability of the teacher underflows.",

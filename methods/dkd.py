@@ -4,6 +4,8 @@ Zhao, Cui, Song, Qiu, Liang. Decoupled Knowledge Distillation.
 CVPR 2022. https://arxiv.org/abs/2203.08679
 """
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -51,6 +53,7 @@ class DKD(Distiller):
     reference = "Zhao et al. Decoupled Knowledge Distillation. CVPR 2022. https://arxiv.org/abs/2203.08679"
     provenance = "authors' code"
     needs_hard_labels = True
+    roles: ClassVar = {"target": "target"}
     deviations = (
         "In log space, with the target class left out; the release subtracts 1000 from its logit, which is the same"
         " until logits reach 1e3, where the release gives NaN.",

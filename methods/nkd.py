@@ -4,6 +4,8 @@ Yang, Zeng, Li, Zhang, Yuan, Li. From Knowledge Distillation to Self-Knowledge D
 Approach with Normalized Loss and Customized Soft Labels. ICCV 2023. https://arxiv.org/abs/2303.13005
 """
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,6 +45,7 @@ class NKD(Distiller):
     )
     provenance = "authors' code"
     needs_hard_labels = True
+    roles: ClassVar = {"target": "target"}
     deviations = (
         "The label's column is masked instead of cut out, which gives the same numbers.",
         "The defaults are the authors' for ImageNet; for CIFAR-100 they take gamma 3.5 and tau 3, as our conventions"

@@ -4,6 +4,8 @@ Sun, Chen, Lyu, Chen, Chen, Wang. Knowledge Distillation with Refined Logits.
 ICCV 2025. https://arxiv.org/abs/2408.07703
 """
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -48,6 +50,7 @@ class RLD(Distiller):
     reference = "Sun et al. Knowledge Distillation with Refined Logits. ICCV 2025. https://arxiv.org/abs/2408.07703"
     provenance = "authors' code"
     needs_hard_labels = True
+    roles: ClassVar = {"confidence": "target"}
     deviations = (
         "alpha_tau is tau, as in the command of the release's README (--same-t); its configuration alone has 1.",
         "In log space: the release takes the logarithm of a probability that underflows, and is infinite there.",

@@ -8,6 +8,7 @@ class travels a short way, and costs little.
 """
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -81,6 +82,7 @@ class WKDL(Distiller):
     )
     provenance = "authors' code"
     needs_hard_labels = True
+    roles: ClassVar = {"target": "target"}
     deviations = (
         "The default cost is read from the teacher's classifier. The authors' CIFAR-100 numbers have costs from files"
         " of theirs (1 - CKA between the images of two classes), so they are not what this default gives.",

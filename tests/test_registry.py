@@ -508,3 +508,19 @@ def test_prediction_of_a_combination_is_that_of_the_part_that_changes_it() -> No
     student, _ = trainee.look(trainee.some_batch())
     trainee.method.eval()
     assert torch.equal(trainee.method.predict(student), parts_of(trainee.method)[1].predict(student))
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("dot", "write --set recipe.gradients=dot"),
+        ("deepkd", "write --set recipe.gradients=deepkd"),
+        ("fcfd", "it needs the student's network in hand"),
+        ("vkd", "the orthogonal projection"),
+        ("srd", "the sum under its logarithm"),
+        ("kd+vkd", "the orthogonal projection"),
+    ],
+)
+def test_what_is_left_out_says_why(name: str, why: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(why)):
+        registry.get(name)

@@ -211,7 +211,7 @@ def test_another_teacher_is_a_failure_of_the_cell(tmp_path: Path, finished: Path
     [
         (["--trials", "7"], "--trials takes 2 to 6"),
         (["--seeds", "0"], "--seeds takes a count of 1 to 1000"),
-        (["--methods", "kd[tau=2]"], "write it without [...]"),
+        (["--methods", "kd[kd_weight=2]"], "chooses the values of kd itself (kd_weight); leave them out of [...]"),
     ],
 )
 def test_words_that_will_not_do(tmp_path: Path, words: list[str], sentence: str) -> None:

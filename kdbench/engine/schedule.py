@@ -48,6 +48,7 @@ class Plan:
     label_smoothing: float = 0.0
     ema: float = 0.0  # decay of the averaged weights; 0: none are kept
     accumulate: int = 1  # batches of one optimizer step
+    gradients: str = "sum"  # or a rule for parts of the loss, see engine.gradients
 
     def rate(self, epoch: int) -> float:
         """Learning rate of one epoch of the main stage.
@@ -79,9 +80,9 @@ class Plan:
         return start * 0.1 ** sum(share >= drop for drop in method.pretrain_drops)
 
     def optimizer(
-        self, parameters: Iterable[nn.Parameter], device: torch.device, *, fused: bool = False
+        self, parameters: Iterable[nn.Parameter], device: torch.device, *, fused: bool = False, decay: float = 1.0
     ) -> torch.optim.Optimizer:
-        """SGD, or what the plan names; ``set_rate`` sets its rate every epoch.
+        """SGD, or what the plan names; ``set_rate`` sets its rate every epoch. ``decay`` multiplies SGD's weight decay.
 
         On CUDA it is fused and its rate a tensor on the device, so that a captured step reads the
         rate of the day and the host is asked nothing. A fused one has all its momenta from the start:
@@ -105,7 +106,7 @@ class Plan:
             lr=torch.tensor(self.lr, device=device) if on_device else self.lr,
             momentum=self.momentum,
             nesterov=self.nesterov,
-            weight_decay=self.weight_decay,
+            weight_decay=decay * self.weight_decay,
             fused=True if fused or on_device else None,
         )
         if made.defaults["fused"]:
@@ -137,7 +138,7 @@ def later(recipe: Mapping[str, Any]) -> dict[str, Any]:
     >>> later({"lr": 0.05, "schedule": "cosine"})
     {'schedule': 'cosine'}
     """
-    names = ("schedule", "warmup_epochs", "min_lr", "clip_grad", "label_smoothing", "ema", "accumulate")
+    names = ("schedule", "warmup_epochs", "min_lr", "clip_grad", "label_smoothing", "ema", "accumulate", "gradients")
     named = {"optimizer_name": recipe["optimizer"]} if "optimizer" in recipe else {}
     return {name: recipe[name] for name in names if name in recipe} | named
 

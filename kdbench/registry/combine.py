@@ -258,6 +258,9 @@ def combined(part_names: tuple[str, ...], part_classes: tuple[type[Distiller], .
         "provenance": min((cls.provenance for cls in part_classes), key=lambda p: ranks.index(p) if p in ranks else 0),
         "deviations": tuple(d for cls in part_classes for d in cls.deviations),
         "needs_teacher": any(cls.needs_teacher for cls in part_classes),
+        "roles": {
+            end: role for part, cls in built for key, role in cls.roles.items() for end in (key, f"{part}.{key}")
+        },
         "needs_hard_labels": any(cls.needs_hard_labels for cls in part_classes),
         "own_cross_entropy": any(cls.own_cross_entropy for cls in part_classes),
         "reads": max((cls.reads for cls in part_classes), key=lambda s: READS.index(s) if s in READS else len(READS)),

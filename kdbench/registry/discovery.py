@@ -27,6 +27,17 @@ _PLUGIN = "kdbench_plugin_"
 ABSENT = {
     "dml": "two students teach each other, so it needs a second network with an optimizer of its own; here a lane"
     " trains one student, and a method is never given a network",
+    "dot": "it is a rule for the gradients of any method's loss, not a loss; write --set recipe.gradients=dot beside"
+    " one such as kd",
+    "deepkd": "it is a rule for the gradients of any method's loss, not a loss; write --set recipe.gradients=deepkd"
+    " beside one such as kd or dkd",
+    "fcfd": "it sends maps through the student's own remaining stages along paths drawn at random, so it needs the"
+    " student's network in hand, with statistics of its own; here only the engine has it, and how paths are drawn is"
+    " not published exactly enough to be written anew",
+    "vkd": "of its loss we know the orthogonal projection and a smooth L1, but neither which features of a"
+    " convolutional pair it compares nor the weight, so it would be our invention under its name",
+    "srd": "whether the sum under its logarithm runs over an image or over the batch, and which way its KL goes, is not"
+    " known to us exactly enough, so it would be our invention under its name",
     "l2t_ww": "its weights learn from a gradient through several updates of the student, so it needs the student and"
     " its optimizer in hand; here only the engine has them, so that two rows differ by the loss alone",
 }

@@ -1,8 +1,9 @@
-"""Methods as they are written on a command line: ``a,b``, ``fit*``, ``semckd[beta=200,400]``, ``mag+crd``."""
+"""Methods as a command line has them: ``a,b``, ``fit*``, ``semckd[beta=200,400]``, ``sdd[standardise]+itrd``."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 from itertools import product
 from math import prod
@@ -12,6 +13,8 @@ from kdbench.registry._words import quoted
 from kdbench.registry.discovery import get, name_of, names
 from kdbench.registry.hyper import check, convert
 
+#: A name, its brackets, and a + behind them.
+_PART = r"([^\[\]+]+)(\[[^\[\]]*\])?(\s*\+|$)"
 #: Rows that the values in one pair of brackets may make.
 MOST = 1000
 
@@ -34,22 +37,24 @@ class Spec(NamedTuple):
 def parse(text: str) -> list[Spec]:
     """``a,b``, ``all``, ``fit*``, ``semckd[beta=200,400]``, ``mag+crd`` -> specifications.
 
-    Values after one key are alternatives; several keys make the product of their values.
+    Values after one key are alternatives; several keys make the product of their values. Of a switch the key alone
+    switches it on. In a combination each part may have brackets of its own; the last pair may set what is another's.
 
     Raises:
         ValueError: unknown method or hyper-parameter, a value of the wrong kind.
 
-    >>> [str(spec) for spec in parse("kd, fitn*[beta=1;10], mag+crd")]
-    ['kd', 'fitnet[beta=1.0]', 'fitnet[beta=10.0]', 'crd+mag']
+    >>> [str(spec) for spec in parse("kd, fitn*[beta=1;10], sdd[standardise]+itrd")]
+    ['kd', 'fitnet[beta=1.0]', 'fitnet[beta=10.0]', 'itrd+sdd[standardise=True]']
     """
     specs: list[Spec] = []
     for item in _split(text):
-        match = re.fullmatch(r"([^\[\]]+)(?:\[(.*)\])?", item)
-        if match is None:
+        parts = re.findall(_PART, item)
+        if "".join(map("".join, parts)) != item or parts[-1][2]:
             raise ValueError(f"cannot read {quoted(item)}; write name or name[key=value]")
-        wanted, inside = match.group(1).strip(), match.group(2)
+        wanted = "+".join(part.strip() for part, _, _ in parts)
+        given = [(part.strip(), inside[1:-1]) for part, inside, _ in parts if inside]
         for name in _expand(wanted):
-            specs += [Spec(name, hyper) for hyper in _alternatives(name, inside)]
+            specs += [Spec(name, hyper) for hyper in _alternatives(name, given)]
     if not specs:
         raise ValueError("no method was asked for; try --methods all or `kdbench list methods`")
     return list(dict.fromkeys(specs))
@@ -72,24 +77,33 @@ def _expand(wanted: str) -> list[str]:
     return [name_of(get(wanted))]  # raises with the nearest names
 
 
-def _alternatives(name: str, inside: str | None) -> list[tuple[tuple[str, object], ...]]:
-    if not (inside or "").strip():
-        return [()]
-    assert inside is not None
+def _alternatives(name: str, given: Sequence[tuple[str, str]]) -> list[tuple[tuple[str, object], ...]]:
+    """``given``: (the name before the brackets, what is in them)."""
     cls = get(name)
     known = cls.hyperparameters()
     values: dict[str, list[object]] = {}
-    key = ""
-    for token in re.split(r"[,;]", inside):
-        if "=" in token:
-            key, _, token = (part.strip() for part in token.partition("="))
-            if key not in known:
-                raise ValueError(f"method {name!r} has no hyper-parameter {quoted(key)}; it has {', '.join(known)}")
-        elif not key:
-            raise ValueError(f"cannot read {quoted(f'[{inside}]')} after {name!r}; write [key=value]")
-        value = convert(token.strip(), known[key].default, f"{name}[{key}]")
-        check(cls, key, value, f"{name}[{key}]")
-        values.setdefault(key, []).append(value)
+    for part, inside in given:
+        key = ""
+        for token in re.split(r"[,;]", inside) if inside.strip() else ():
+            switch = _full(token, part, known)
+            if switch in known and type(known[switch].default) is bool:
+                key, token = switch, "true"
+            elif "=" in token:
+                key, _, token = (word.strip() for word in token.partition("="))
+                if (full := _full(key, part, known)) not in known:
+                    raise ValueError(f"method {name!r} has no hyper-parameter {quoted(key)}; it has {', '.join(known)}")
+                key = full
+            elif not key:
+                raise ValueError(f"cannot read {quoted(f'[{inside}]')} after {part!r}; write [key=value]")
+            value = convert(token.strip(), known[key].default, f"{name}[{key}]")
+            check(cls, key, value, f"{name}[{key}]")
+            values.setdefault(key, []).append(value)
     if (many := prod(map(len, values.values()))) > MOST:
         raise ValueError(f"the values in the brackets of {name} make {many:,} rows; {MOST:,} are the most")
     return [tuple(sorted(zip(values, chosen, strict=True))) for chosen in product(*values.values())]
+
+
+def _full(key: str, part: str, known: Collection[str]) -> str:
+    """The name in a combination of what a part calls ``key``: with the part before it where others have it, too."""
+    own = f"{part}.{key.strip()}"
+    return own if own in known else key.strip()

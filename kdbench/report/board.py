@@ -168,8 +168,13 @@ class Board:
 
     def teacher_top1(self, pair: Pair) -> float | None:
         """The teacher's own accuracy; the selection holds one teacher per pair."""
-        found = [one.teacher_top1 for line in self.everything for one in line.cells[pair].runs]
-        return next((value for value in found if value is not None and math.isfinite(value)), None)
+        one = self.teacher_run(pair)
+        return one.teacher_top1 if one is not None else None
+
+    def teacher_run(self, pair: Pair) -> Record | None:
+        """A run that says how good the teacher is."""
+        found = (one for line in self.everything for one in line.cells[pair].runs)
+        return next((one for one in found if one.teacher_top1 is not None and math.isfinite(one.teacher_top1)), None)
 
     @cached_property
     def seeds(self) -> tuple[int, int]:

@@ -219,14 +219,16 @@ def _cell(line: Line, cell: Cell, name: str, notes: Footnotes | None, places: Ma
             marks += notes.mark(f"{plain(line.label, 100)} on {where}: {plain(one.reason, LONGEST_REASON)}")
     found = cell.spread(name)
     if found is None:
-        return Item({"unsupported": "n/a", "failed": "failed"}.get(cell.status, NONE) + marks)
-    place = places.get(line.label)
-    return Item(number(*found[:3]) + marks, found.mean, best=place == 1, second=place == 2, spread=found)
+        return Item({"unsupported": "n/a", "failed": "failed"}.get(cell.status, NONE) + marks, records=cell.refused)
+    place, text, runs = places.get(line.label), number(*found[:3]) + marks, cell.runs + cell.refused
+    return Item(text, found.mean, best=place == 1, second=place == 2, spread=found, records=runs)
 
 
 def _teacher_row(board: Board) -> Row:
-    found = [board.teacher_top1(pair) for pair in board.pairs]
-    cells = [Item(f"{value:.2f}", value) if value is not None else Item(NONE) for value in found]
+    cells = []
+    for pair in board.pairs:
+        value, run = board.teacher_top1(pair), board.teacher_run(pair)
+        cells.append(Item(f"{value:.2f}", value, records=(run,)) if value is not None and run else Item(NONE))
     return Row((Item(TEACHER, TEACHER), Item(NONE), Item(NONE), Item(NONE), *cells), TEACHER)
 
 

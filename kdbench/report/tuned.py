@@ -180,8 +180,9 @@ def _weights(one: Couple, chosen: Mapping[tuple[str, str, str], Tuned]) -> tuple
     """Published and chosen values of what was tuned; none over all pairs and where no file says."""
     if one.pair is None:
         return {}, {}
-    name = one.published.label.partition("[")[0]
-    found = chosen.get((name, *one.pair)) or chosen.get((name, "", one.pair[1]))
+    label = one.published.label
+    places = ((name, *taught) for name in (label, label.partition("[")[0]) for taught in (one.pair, ("", one.pair[1])))
+    found = next((chosen[place] for place in places if place in chosen), None)
     if found is None or not found.trials:
         return {}, {}
     usual = {key: found.published[key] for key in found.trials[0].values if key in found.published}

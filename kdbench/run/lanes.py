@@ -107,7 +107,8 @@ class Maker:
         ours = CheckpointDamaged, CheckpointForeign, OSError
         try:
             if built(f"the checkpoint of {cell}", lane.resume, device=self.device, shared=shared, passing=ours):
-                self.emit(Note(f"{cell}: going on after epoch {lane.epoch} of {lane.total}"))
+                at = f", batch {lane.begun} of the next" if lane.begun else ""
+                self.emit(Note(f"{cell}: going on after epoch {lane.epoch} of {lane.total}{at}"))
         except CheckpointDamaged as error:
             aside = where.checkpoint.with_suffix(".ckpt.damaged")
             os.replace(where.checkpoint, aside)
@@ -151,6 +152,8 @@ def refuse_recipe(name: str, recipe: Mapping[str, Any]) -> None:
             f"{name} needs one label for each image, and {' and '.join(mixes)} mix two images; set"
             f" {'it' if len(mixes) == 1 else 'both'} to 0 for it"
         )
+    if mixes and str(recipe.get("gradients", "")).startswith("deepkd") and method.needs_teacher:
+        raise ValueError(f"recipe.gradients={recipe['gradients']} divides KD at the label, and {mixes[0]} mixes labels")
     changed = [*mixes, *(["recipe.random_erasing"] if recipe.get("random_erasing") else [])]
     if changed and method.views:
         raise ValueError(f"{name} looks at further views of whole images, which {' and '.join(changed)} would change")

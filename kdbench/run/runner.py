@@ -15,11 +15,15 @@ from kdbench.run.group import Work, disk_trouble, run_group, works
 from kdbench.run.identity import another_cells, changed_plugin
 from kdbench.run.lanes import epochs
 from kdbench.run.outcome import Emit, Outcome, Stop, Watcher, tell
+from kdbench.run.pulse import run_alive
 from kdbench.run.session import Job
+from kdbench.run.tracked import attended
 from kdbench.utils import environment
 from kdbench.utils.files import check_writable
 
 
+@attended
+@run_alive
 def run(job: Job, watch: Watcher, images: Dataset | None = None) -> Outcome:
     """Train what is missing. ``images`` take the place of the suite's.
 
@@ -95,6 +99,7 @@ def _common(job: Job) -> Work:
         graphs=request.graphs,
         table=request.table,
         compile=bool(request.compile),
+        checkpoint_minutes=request.checkpoint_minutes,
         force=request.force,
         fail_fast=request.fail_fast,
         lent=request.home,

@@ -15,6 +15,7 @@ from kdbench.record import Assistant, Settings
 from kdbench.run import assistants, grid, tuned, words
 from kdbench.run.grid import Cell
 from kdbench.suites import Convention, Suite
+from kdbench.tracking.known import chosen as trackers
 from kdbench.utils import environment
 from kdbench.utils.wording import quoted
 
@@ -51,6 +52,9 @@ class Request:
     fail_fast: bool = False
     shard: str | None = None
     weights: str = "published"
+    track: str | None = None  # trackers that hear of every epoch, see ``kdbench.run.tracked``
+    checkpoint_minutes: float | None = None  # between two checkpoints; 0: one after every epoch; None: as usual
+    notify: str | None = None  # a command for the shell when it has ended, see ``kdbench.run.notify``
     home: Path | None = None  # where teachers and their tables lie; None: in ``out``
 
     @property
@@ -92,20 +96,21 @@ def resolve(request: Request) -> Job:
     ValueError: no method 'semkd'; did you mean semckd ...?
     """
     device = choose_device(request.device)
-    if request.compile is None:
-        request = replace(request, compile=compiles(device))
     suite, notes = choose_suite(request.suite, device)
     for setting in request.overrides:
         key, found, value = setting.partition("=")
         if not found:
             raise ValueError(f"--set takes key=value, not {quoted(setting)}")
         suite = suite.set(key.strip(), value.strip())
+    request = replace(request, compile=_compiled(request.compile, suite, device))
     words.length(request.epochs, request.limit_train, request.lanes)
     epochs = suite.recipe.epochs if request.epochs is None else request.epochs
     if request.graphs not in (AUTO, "off"):
         raise ValueError(f"--graphs takes auto or off, not {quoted(request.graphs)}")
     if request.table not in (AUTO, "off"):
         raise ValueError(f"--table takes auto or off, not {quoted(request.table)}")
+    words.minutes(request.checkpoint_minutes)
+    trackers(request.track)
     if request.weights not in ("published", "tuned"):
         raise ValueError(f"--weights takes published or tuned, not {quoted(request.weights)}")
     from kdbench.data import protocol
@@ -174,7 +179,8 @@ def make_cell(
     if request.weights == "tuned" and tuned.tunable(spec.name, usual):
         weights = "tuned"
         where = (suite.name, suite.dataset, suite.convention, teacher if method.needs_teacher else "", student)
-        usual |= tuned.choice(request.out, *where, spec.name, seed, usual)
+        variant, fixed = variant_of(spec, usual)
+        usual |= tuned.choice(request.out, *where, variant, seed, usual | fixed)
     standing = {name: known.default for name, known in method.hyperparameters().items()} | usual
     said = {name: value for name, value in spec.hyper if value != standing[name]}
     recipe = suite.recipe.facts_for(student, epochs)
@@ -233,6 +239,19 @@ def published_hyper(convention: Convention, method: str, teacher: str, student: 
     return usual | convention.hyper(method, f"{teacher}:{student}", known)
 
 
+def variant_of(spec: registry.Spec, usual: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """A method with what is set otherwise than usual and not tuned: its label, and these values.
+
+    >>> (spec,) = registry.parse("itrd+sdd[standardise]")
+    >>> variant_of(spec, published_hyper(suites.convention("crd"), spec.name, "resnet56", "resnet20"))
+    ('itrd+sdd[standardise=True]', {'standardise': True})
+    """
+    said = {name: value for name, value in spec.hyper if value != usual[name]}
+    sought = {name for one in registry.get(spec.name).search_space(dict(usual) | said) for name in one}
+    fixed = {name: value for name, value in said.items() if name not in sought}
+    return _label(spec.name, fixed), fixed
+
+
 def _label(name: str, said: Mapping[str, Any], weights: str = "published") -> str:
     """The method as tables show it: its name, whether it is tuned, and what was set otherwise than the suite has it."""
     name += "" if weights == "published" else f"@{weights}"
@@ -276,6 +295,14 @@ def choose_device(wanted: str) -> str:
 def compiles(device: str) -> bool:
     """Whether students are compiled where nobody has said: on CUDA, if there is Triton, which writes its kernels."""
     return device.startswith("cuda") and find_spec("triton") is not None
+
+
+def _compiled(wanted: bool | None, suite: Suite, device: str) -> bool:
+    """Raises: ValueError: students are to be compiled, and the recipe goes through them twice."""
+    rule = suite.recipe.gradients
+    if wanted and rule != "sum":
+        raise ValueError(f"--compile and recipe.gradients={rule} exclude each other: it goes through a student twice")
+    return compiles(device) and rule == "sum" if wanted is None else wanted
 
 
 def choose_suite(wanted: str, device: str) -> tuple[Suite, list[str]]:

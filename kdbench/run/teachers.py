@@ -113,8 +113,9 @@ def get(
     watch: Watcher,
     note: Callable[[str], None],
     graphs: str = "auto",
+    every: float | None = None,
 ) -> tuple[Tapped, TeacherCard]:
-    """Load the teacher, training it first when there is none.
+    """Load the teacher, training it first when there is none; ``every`` as for ``train``.
 
     Raises:
         ValueError: the stored file is damaged or does not fit.
@@ -142,7 +143,7 @@ def get(
     try:
         stored = there(folder, suite, name, wanted)
         if stored is None:
-            train(folder, suite, name, data, wanted, device=device, watch=watch, note=note, graphs=graphs)
+            train(folder, suite, name, data, wanted, device=device, watch=watch, note=note, graphs=graphs, every=every)
             stored = suffix
     finally:
         held.release()
@@ -198,9 +199,12 @@ def train(
     note: Callable[[str], None],
     seed: int = 0,
     graphs: str = "auto",
+    every: float | None = None,
     start: Callable[[], Tapped] | None = None,
 ) -> TeacherCard:
-    """Train one teacher with plain cross-entropy; resumes its own checkpoint. ``start`` makes what it starts from.
+    """Train one teacher with plain cross-entropy; resumes its own checkpoint.
+
+    ``start`` makes what it starts from; ``every`` are seconds between two checkpoints, see ``engine.Setting``.
 
     The finished weights are rounded to fp16 *before* they are measured and used, so that the
     small file is exactly the teacher that every student saw.
@@ -241,6 +245,7 @@ def train(
         machine=machine_for(device, graphs),
         note=note,
         fold=models.fold,
+        every=every,
     )
     if not lane.done:
         with precision.switched(device):

@@ -22,6 +22,7 @@ __all__ = [
     "Score",
     "Trial",
     "Tuned",
+    "bare",
     "home",
     "path",
     "read",
@@ -40,7 +41,7 @@ def home(out: Path) -> Path:
 
 
 def path(out: Path, suite: str, teacher: str, student: str, method: str) -> Path:
-    """The file of a choice; ``teacher`` is empty where the method needs none.
+    """The file of a choice; ``teacher`` is empty where the method needs none, ``method`` may have [...] behind it.
 
     Raises:
         ValueError: the suite's name is one of the folders beside it.
@@ -89,11 +90,44 @@ def choice(
         raise ValueError(f"{error}; tune again: {again}") from error
     if (found.dataset, found.convention, found.published) != (dataset, convention, dict(published)):
         raise ValueError(f"{file} was tuned with another data set, convention or published weight; tune again: {again}")
-    if found.plugin_sha256 != registry.source_sha256(method):
+    if found.plugin_sha256 != registry.source_sha256(bare(method)):
         raise ValueError(f"{file} was tuned with another file of {method}; tune again: {again}")
     if seed in found.budget.seeds:
         raise ValueError(f"seed {seed} chose the weights of {method} on {pair}, so it cannot measure them; see --seeds")
     return dict(found.choice)
+
+
+def bare(method: str) -> str:
+    """The name before the brackets of a variant.
+
+    >>> bare("itrd+sdd[standardise=True]")
+    'itrd+sdd'
+    """
+    return method.partition("[")[0]
+
+
+def _of(out: Path, cell: Cell) -> Tuned:
+    """The choice from which a cell has its weights: of its method, and where values were set beside, of these.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: there is none, and a file that may have been it cannot be read.
+    """
+    plain = path(out, cell.suite, cell.teacher, cell.student, cell.method)
+    unread: Exception = FileNotFoundError(f"{plain} is not there")
+    for file in (plain, *sorted(plain.parent.glob(f"{plain.stem}_*.json"))):
+        try:
+            found = read(file)
+        except FileNotFoundError:
+            continue
+        except ValueError as error:
+            unread = error
+            continue
+        sought = {name for trial in found.trials for name in trial.values}
+        fixed = {name: value for name, value in found.published.items() if name not in sought}
+        if bare(found.method) == cell.method and fixed.items() <= cell.settings.hyper.items():
+            return found
+    raise unread
 
 
 def same_budget(out: Path, cells: Sequence[Cell]) -> None:
@@ -105,7 +139,7 @@ def same_budget(out: Path, cells: Sequence[Cell]) -> None:
     first: dict[str, tuple[str, Budget]] = {}
     for cell in cells:
         if cell.settings.weights == "tuned":
-            spent = read(path(out, cell.suite, cell.teacher, cell.student, cell.method)).budget
+            spent = _of(out, cell).budget
             method, other = first.setdefault(cell.suite, (str(cell), spent))
             if spent != other:
                 raise ValueError(
@@ -119,7 +153,7 @@ def strange(out: Path, cell: Cell, data: Mapping[str, Any], teacher_sha256: str)
     if cell.settings.weights != "tuned":
         return ""
     try:
-        found = read(path(out, cell.suite, cell.teacher, cell.student, cell.method))
+        found = _of(out, cell)
     except (OSError, ValueError) as error:  # taken away or edited since the run began
         return f"the weights of {cell} are gone: {error}"
     if cell.settings.limit_train == found.limit_train and found.data.get("fingerprint") != data.get("fingerprint"):

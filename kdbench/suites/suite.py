@@ -32,6 +32,7 @@ from kdbench.suites.kinds import (
     Seed,
     two_names,
 )
+from kdbench.utils.gradient_rules import SUM, checked, parse
 from kdbench.utils.wording import printable, quoted
 
 Rule = Literal["last", "best_test"]
@@ -52,6 +53,7 @@ LATER = (
     "mixup",
     "cutmix",
     "random_erasing",
+    "gradients",
     "fraction",
     "label_noise",
     "label_noise_map",
@@ -65,6 +67,7 @@ STUDENTS_OWN = {
     "validation": "teachers train on all training images",
     "fraction": "teachers train on all training images",
     "ema": "a teacher is kept as its training ends",
+    "gradients": "a teacher's loss has one part",
     "input_noise": "teachers train on the pictures as they are",
     "salt_and_pepper": "teachers train on the pictures as they are",
     "noise_side": "teachers train on the pictures as they are",
@@ -117,6 +120,7 @@ class Recipe(BaseModel):
     ema: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0  # decay of averaged weights, scored beside the raw
     drop_path: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0  # stochastic depth of timm's networks
     accumulate: Annotated[int, Field(strict=True, ge=1, le=BATCH)] = 1  # batches of one optimizer step
+    gradients: Said = "sum"  # or dot, deepkd, their controls: see kdbench.engine.gradients
     augment: Said = "crop"  # see kdbench.data.augment; rrc, rrc+rand-m9-mstd0.5-inc1
     mixup: NotNegative = 0.0  # alpha; 0: none
     cutmix: NotNegative = 0.0  # alpha; 0: none
@@ -129,8 +133,18 @@ class Recipe(BaseModel):
     salt_and_pepper: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.0  # share of the values that become 0 or 1
     noise_side: Literal["both", "student"] = "both"  # who sees the noisy pictures; student: the teacher sees clean ones
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_spelling(cls, raw: Any) -> Any:
+        """``gradients = "dot"`` -> with its gap, so that both are one recipe; what else is wrong is said later."""
+        if not (isinstance(raw, dict) and isinstance(raw.get("gradients"), str)):
+            return raw
+        rule = parse(raw["gradients"])
+        return raw | {"gradients": SUM if rule is None else str(rule)}
+
     @model_validator(mode="after")
     def _in_order(self) -> Self:
+        checked(self.gradients, self.momentum, nesterov=self.nesterov, optimizer=self.optimizer)
         # Two may fall on one epoch: that is how a short run in proportion looks.
         if list(self.milestones) != sorted(self.milestones) or any(m > self.epochs for m in self.milestones):
             raise ValueError(f"milestones must rise and lie within {self.epochs} epochs, not {list(self.milestones)}")

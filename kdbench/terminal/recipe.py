@@ -34,6 +34,7 @@ def sentence(recipe: Mapping[str, Any], rates: Sequence[float]) -> str:
         "label_smoothing": "label smoothing {:g}",
         "drop_path": "drop path {:g}",
         "clip_grad": "gradients clipped at {:g}",
+        "gradients": "gradients by {}",
         "ema": "ema {:g}",
         "validation": "{:.0%} held out to validate on",
         "fraction": "{:g} of the training images",

@@ -22,7 +22,7 @@ VALIDATION = 0.1
 class Question:
     """Which values of one method are best on one pair."""
 
-    method: str
+    method: str  # with [...] behind it where values are set that are not tuned
     published: dict[str, Any]  # every hyper-parameter in force
     cells: tuple[tuple[dict[str, Any], tuple[Cell, ...]], ...]  # candidate, its cells in the order of the seeds
     budget: tuple[int, int, tuple[int, ...], float]  # trials, epochs, seeds, validation
@@ -80,18 +80,22 @@ def resolve(request: session.Request, *, trials: int = 6, seeds: int = 1) -> Pla
         job = replace(session.resolve(words), notes=job.notes)
     suite = job.suite
     specs = registry.parse(words.methods or ",".join(suite.default_methods))
-    for spec in specs:
-        if spec.hyper:
-            raise ValueError(f"`kdbench tune` chooses the values of {spec.name} itself; write it without [...]")
     convention, epochs = suites.convention(suite.convention), words.epochs or suite.recipe.epochs
     budget = (trials, epochs, chosen, suite.recipe.validation)
     questions: dict[Path, Question] = {}
     for teacher, student in session.choose_pairs(words.pairs, suite):
-        for name in dict.fromkeys(spec.name for spec in specs):
-            method = registry.get(name)
+        for spec in specs:
+            name, method = spec.name, registry.get(spec.name)
             usual = session.published_hyper(convention, name, teacher, student)
+            variant, fixed = session.variant_of(spec, usual)
+            if len(fixed) < sum(value != usual[key] for key, value in spec.hyper):
+                sought = dict.fromkeys(key for one in method.search_space(usual | fixed) for key in one)
+                raise ValueError(
+                    f"`kdbench tune` chooses the values of {name} itself ({', '.join(sought)}); leave them out of [...]"
+                )
+            usual |= fixed
             taught_by = teacher if method.needs_teacher else ""
-            file = tuned.path(request.out, suite.name, taught_by, student, name)
+            file = tuned.path(request.out, suite.name, taught_by, student, variant)
             if file in questions or not tuned.tunable(name, usual):
                 continue
             found = candidates(name, method.search_space(usual), usual, trials)
@@ -104,7 +108,7 @@ def resolve(request: session.Request, *, trials: int = 6, seeds: int = 1) -> Pla
                             convention,
                             teacher,
                             student,
-                            registry.Spec(name, tuple(sorted(values.items()))),
+                            registry.Spec(name, tuple(sorted((fixed | values).items()))),
                             seed,
                             epochs,
                             words,
@@ -114,9 +118,9 @@ def resolve(request: session.Request, *, trials: int = 6, seeds: int = 1) -> Pla
                 )
                 for values in found
             )
-            questions[file] = Question(name, usual, cells, budget, file)
+            questions[file] = Question(variant, usual, cells, budget, file)
     asked = list(questions.values())
-    still = {question.method for question in asked}
+    still = {tuned.bare(question.method) for question in asked}
     notes = [
         f"{name} has nothing to tune; its row is the same with every --weights"
         for name in dict.fromkeys(spec.name for spec in specs)

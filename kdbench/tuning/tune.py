@@ -84,7 +84,7 @@ def answered(question: Question, retry_failed: bool, watch: Watcher) -> Tuned | 
         return None
     scores = [score for trial in one.trials for score in trial.scores]
     same = [score.settings for score in scores] == [cell.hash for cell in question.all]
-    if not same or one.plugin_sha256 != registry.source_sha256(question.method):
+    if not same or one.plugin_sha256 != registry.source_sha256(tuned.bare(question.method)):
         return None
     return None if retry_failed and any(score.val_top1 is None for score in scores) else one
 
@@ -130,7 +130,7 @@ def answer(plan: Plan, question: Question) -> Tuned | None:
         precision=first.settings.precision,
         data=records[0].data,
         teacher_sha256=next((one.teacher_sha256 for one in records if one.teacher_sha256), ""),
-        plugin_sha256=registry.source_sha256(question.method),
+        plugin_sha256=registry.source_sha256(tuned.bare(question.method)),
         code=environment.code(),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )

@@ -53,10 +53,12 @@ class Moment(NamedTuple):
 
 
 def named(lane: Lane) -> Iterator[tuple[str, Tensor]]:
-    """Everything that a step changes and that is not read by the host: weights, buffers, momenta."""
+    """Everything that a step changes and that is not read by the host: weights, buffers, averages, momenta."""
     for whose, module in (("the student's", lane.student), ("the method's", lane.method)):
         for name, tensor in chain(module.named_parameters(), module.named_buffers()):
             yield f"{whose} {name}", tensor
+    if lane.average is not None:
+        yield from ((f"the average's {name}", tensor) for name, tensor in lane.average.state.items())
     for number, state in enumerate(lane.optimizer.state.values()):
         for name, value in state.items():
             if isinstance(value, Tensor):
