@@ -11,7 +11,7 @@ export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install run report test test-slow test-all campaign check lint type matrix gpu gpu-check gpu-test gpu-bench \
-  gpu-acceptance acceptance served costs results clean
+  gpu-acceptance acceptance served costs results docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +82,12 @@ costs: $(STAMP) ## Measure what every method costs beside its student, into kdbe
 results: $(STAMP) ## Make results/digits anew: every method, all pairs, 3 seeds (hours)
 	@$(BIN)/kdbench run --suite digits --methods all --pairs all --seeds 3
 	@$(BIN)/kdbench report --suite digits
+
+docs: $(STAMP) ## Build the documentation into build/docs, and the leaderboards of results/ into build/docs/leaderboards
+	@$(BIN)/python -c 'import material, mkdocstrings' 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@$(BIN)/kdbench site --results results --out build/docs/leaderboards
 
 clean: ## Remove caches and builds (never results or .venv)
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

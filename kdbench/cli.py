@@ -13,11 +13,13 @@ from kdbench.terminal.guard import Interruptible, sentences
 from kdbench.terminal.options import (
     BUDGET,
     CHOSEN,
+    COMPILE,
     DATA,
     DATA_SOURCE,
     DATA_WORKERS,
     DEVICE,
     FOLDER,
+    FOLLOWING,
     GRAPHS,
     OUT,
     PLUGIN,
@@ -25,12 +27,14 @@ from kdbench.terminal.options import (
     PROBING,
     TABLE,
     TUNING,
+    WATCH,
     WEIGHTS,
     WHOLE,
     YES,
     argument,
     option,
 )
+from kdbench.terminal.site import site
 from kdbench.terminal.teacher import teacher
 from kdbench.version import __version__
 
@@ -77,14 +81,7 @@ def main() -> None:
 @option("--lanes", type=WHOLE, help="At most so many students side by side. Default: as many as fit.")
 @GRAPHS
 @TABLE
-@option(
-    "--compile/--no-compile",
-    "compile",
-    default=None,
-    help="Compile the students' training passes with torch.compile, once per architecture; the last bits of"
-    " the results change. Default: on CUDA with Triton yes, where every compiled step is compared with the"
-    " step as it is written; on the CPU no, where it gained next to nothing. Nobody has timed it on a GPU yet.",
-)
+@COMPILE
 @WEIGHTS
 @option("--shard", metavar="I/N", help="This process trains part I of N of the grid.")
 @option("--force", is_flag=True, help="Train again what is already there.")
@@ -98,6 +95,7 @@ def main() -> None:
 )
 @BUDGET
 @YES
+@FOLLOWING
 @PLUGIN
 @DATA
 @DATA_SOURCE
@@ -137,6 +135,7 @@ def load_plugins(plugins: tuple[str, ...]) -> list[str]:
 @TUNING
 @BUDGET
 @YES
+@FOLLOWING
 @PRECISION
 @PLUGIN
 @DATA
@@ -238,12 +237,15 @@ def info(*, method: str, pair: str | None, plugins: tuple[str, ...]) -> int:
 
 
 @main.command()
+@WATCH
 @OUT
 @sentences
-def status(*, out: Path) -> int:
-    """What lies in the output folder: cells, teachers."""
-    from kdbench.terminal import console, screens
+def status(*, out: Path, watch: int | None) -> int:
+    """What lies in the output folder, and who works there."""
+    from kdbench.terminal import console, screens, watching
 
+    if watch is not None:
+        return watching.watch(out, watch, console.out())
     return screens.show_status(out, console.out())
 
 
@@ -387,5 +389,6 @@ def bench(**words: Any) -> int:
 
 
 main.add_command(export)
+main.add_command(site)
 main.add_command(teacher)
 main.add_command(data)

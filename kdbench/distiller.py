@@ -1,13 +1,12 @@
 """The contract between a distillation method and everything else. Read this file first.
 
-A method is a *loss module*: it turns what a student and a teacher show on one batch into
-named scalar terms. The engine owns both models, the optimizer and the loop, so that two
-rows of a table can differ by the method alone.
+A method is a *loss module*: it turns what a student and a teacher show on one batch into named scalar terms. The engine
+owns both models, the optimizer and the loop, so that two rows of a table can differ by the method alone.
 
 Letters used for shapes, here and in every method file:
     B images of a batch        C channels        H, W height and width of a map
     D width of the pooled vector                 K classes         N training images
-    S, T student and teacher layers
+    S, T student and teacher layers              L tokens of an image
 """
 
 from __future__ import annotations
@@ -46,6 +45,9 @@ class Outputs(NamedTuple):
     logits: Tensor  # (B, K)
     preacts: tuple[Tensor, ...] | None = None  # feats before their last ReLU; None: no such tap
     classifier: tuple[Tensor, Tensor | None] | None = None  # (K, D) and (K,), gradients pass
+    #: (B, L, C) each, at the places of ``feats``, where a network works on rows of tokens and ``feats`` are maps made
+    #: of them: what belongs to no place of the image (class, distillation token) first, then the patches row by row.
+    tokens: tuple[Tensor, ...] | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Outputs:
         """The same outputs with ``change`` applied to every tensor, in the order of ``tensors``.
@@ -60,6 +62,7 @@ class Outputs(NamedTuple):
             change(self.logits),
             None if self.preacts is None else tuple(map(change, self.preacts)),
             None if weight is None else (change(weight), None if bias is None else change(bias)),
+            None if self.tokens is None else tuple(map(change, self.tokens)),
         )
 
     def tensors(self) -> dict[str, Tensor]:
@@ -79,7 +82,8 @@ class Outputs(NamedTuple):
             _, c, h, w = feat.shape
             return c, h, w
 
-        return Shapes(tuple(map(size, self.feats)), size(self.last), self.pooled.shape[1])
+        rows = None if self.tokens is None else tuple((one.shape[1], one.shape[2]) for one in self.tokens)
+        return Shapes(tuple(map(size, self.feats)), size(self.last), self.pooled.shape[1], rows)
 
 
 class Batch(NamedTuple):
@@ -109,12 +113,13 @@ class Shapes(NamedTuple):
 
     >>> feats = torch.zeros(2, 4, 8, 8), torch.zeros(2, 6, 4, 4)
     >>> Outputs(feats, feats[-1], torch.zeros(2, 6), torch.zeros(2, 10)).shapes()
-    Shapes(feats=((4, 8, 8), (6, 4, 4)), last=(6, 4, 4), pooled=6)
+    Shapes(feats=((4, 8, 8), (6, 4, 4)), last=(6, 4, 4), pooled=6, tokens=None)
     """
 
     feats: tuple[tuple[int, int, int], ...]  # (C, H, W) per tap
     last: tuple[int, int, int]  # (C, H, W)
     pooled: int  # D
+    tokens: tuple[tuple[int, int], ...] | None = None  # (L, C) per tap
 
 
 class Hyper(NamedTuple):
@@ -200,15 +205,14 @@ class Distiller(nn.Module):
 
     loss = ce_weight * CE(z_S, y) + kd_weight * KL_tau(z_S, z_T) + sum of terms
 
-    What a method adds - trainable modules as attributes, memory banks as buffers indexed by
-    ``batch.idx`` - must all be in ``state_dict()``: that is how a run resumes. The engine
-    trains every parameter that requires a gradient with the student's own optimizer.
+    What a method adds - trainable modules as attributes, memory banks as buffers indexed by ``batch.idx`` - must all
+    be in ``state_dict()``: that is how a run resumes. The engine trains every parameter that requires a gradient with
+    the student's own optimizer.
 
-    Rules for ``terms``, because it is compiled and captured: tensors in, tensors out; no
-    ``.item()``, no branch on a tensor's value, no counter in Python (``batch.progress`` tells
-    the time); randomness from torch's default generator only. The batch size is constant save
-    for the epoch's last batch: a branch on a shape is fine. What comes back is already
-    weighted; the names become columns of the training curve.
+    Rules for ``terms``, because it is compiled and captured: tensors in, tensors out; no ``.item()``, no branch on a
+    tensor's value, no counter in Python (``batch.progress`` tells the time); randomness from torch's default generator
+    only. The batch size is constant save for the epoch's last batch: a branch on a shape is fine. What comes back is
+    already weighted; the names become columns of the training curve.
 
     Args:
         pair: shapes and facts of the teacher-student pair.
@@ -217,8 +221,7 @@ class Distiller(nn.Module):
         tau: temperature of that term.
 
     Raises:
-        ValueError: in ``__init__`` only, when the method cannot serve the pair. The sentence
-            is what the leaderboard prints in that cell.
+        ValueError: in ``__init__`` only, when the method cannot serve the pair; the leaderboard prints the sentence.
 
     >>> class Match(Distiller):
     ...     def __init__(self, pair, *, beta=2.0, **common):
@@ -242,17 +245,15 @@ class Distiller(nn.Module):
     deviations: ClassVar[tuple[str, ...]] = ()
     #: control, logit, feature, relation, contrastive, two-stage or modified student.
     family: ClassVar[str] = "feature"
-    #: Whether it reads ``batch.label``, or keeps something by ``batch.idx``: where images are mixed (mixup, cutmix)
-    #: neither tells what is in the picture, and such a method is refused.
+    #: Whether it reads ``batch.label``, or keeps something by ``batch.idx``: refused where mixup or cutmix mix images.
     needs_hard_labels: ClassVar[bool] = False
-    #: Whether its own loss has a cross-entropy with the labels that ``loss`` does not add: the recipe's label
-    #: smoothing does not reach it, and such a method is refused with it.
+    #: Whether its own loss has a cross-entropy that ``loss`` does not add: refused with the recipe's label smoothing.
     own_cross_entropy: ClassVar[bool] = False
     #: A control may ignore the teacher (plain student, label smoothing).
     needs_teacher: ClassVar[bool] = True
-    #: What of the teacher's ``Outputs`` the main stage reads, one of ``READS``: each level includes
-    #: those before it, and ``classifier`` is open to all. Below "maps", outputs kept in a table can
-    #: stand in for the teacher's pass. Where a hyper-parameter asks for more, ``__init__`` sets it.
+    #: What of the teacher's ``Outputs`` the main stage reads, one of ``READS``: each level includes those before it;
+    #: ``classifier`` is open to all. Below "maps", outputs kept in a table can stand in for the teacher's pass. Where a
+    #: hyper-parameter asks for more, ``__init__`` sets it.
     reads: str = "maps"
 
     #: The hyper-parameter that weighs the method's own loss: tuning tries it times each of ``FACTORS``.
@@ -262,8 +263,10 @@ class Distiller(nn.Module):
     #: {}: the method has nothing of its own to tune.
     search: ClassVar[Mapping[str, tuple[bool | int | float | str, ...]] | None] = None
 
-    #: Epochs of a stage before the main one, stated for a 240-epoch recipe; the engine scales
-    #: them with the length of the run. 0: there is no such stage.
+    #: Hyper-parameters that came after results were published; at their default they are no part of a cell's settings.
+    later: ClassVar[tuple[str, ...]] = ()
+
+    #: Epochs of a stage before the main one, stated for a 240-epoch recipe and scaled with the run; 0: there is none.
     pretrain_epochs: ClassVar[int] = 0
     #: Whether that stage trains the student's body too, not the method's modules alone.
     pretrain_student: ClassVar[bool] = False
@@ -271,9 +274,9 @@ class Distiller(nn.Module):
     pretrain_lr: ClassVar[float | None] = None
     pretrain_drops: ClassVar[tuple[float, ...]] = ()  # shares of the stage, such as (.5, .75)
 
-    #: Who teaches in the teacher's place: (method, "double") is the student's network at twice its
-    #: width, distilled from the teacher by that method, once for all that want it. Such a method
-    #: sees the assistant as its teacher, in ``pair``, ``terms`` and KD; None: the teacher itself.
+    #: Who teaches in the teacher's place: (method, "double") is the student's network at twice its width, distilled
+    #: from the teacher by that method, once for all that want it. Such a method sees the assistant as its teacher,
+    #: in ``pair``, ``terms`` and KD; None: the teacher itself.
     assistant: ClassVar[tuple[str, str] | None] = None
 
     #: By name of a term, one of ``ROLES``: what it pulls at. "task": the labels, as ``ce``; "target": the probability

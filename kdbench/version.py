@@ -1,3 +1,3 @@
 """The version, which nothing else has to be loaded for."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -27,7 +27,15 @@ def regressor(student: tuple[int, int, int], teacher: tuple[int, int, int], *, r
 
 @register
 class FitNet(Distiller):
-    """loss = CE + KD + beta * mean (r(F_S) - F_T)^2, over one tap of each side."""
+    """loss = CE + KD + beta * mean (r(F_S) - F_T)^2, over one tap of each side.
+
+    Args:
+        pair: shapes and facts of the pair.
+        tap: of the student, 0 the stem, 1 its first stage; and of the teacher, unless ``teacher_tap`` names another.
+        beta: weight of the term.
+        relu: whether the regressor ends in one.
+        teacher_tap: of the teacher; -1: the same as ``tap``.
+    """
 
     reference = "Romero et al. FitNets. ICLR 2015. https://arxiv.org/abs/1412.6550"
     provenance = "port"
@@ -38,17 +46,27 @@ class FitNet(Distiller):
         " (WRN, MobileNetV2) cannot be met exactly.",
     )
 
-    def __init__(self, pair: Pair, *, tap: int = 2, beta: float = 100.0, relu: bool = True, **common: float) -> None:
+    later = ("teacher_tap",)
+
+    def __init__(
+        self, pair: Pair, *, tap: int = 2, beta: float = 100.0, relu: bool = True, teacher_tap: int = -1,
+        **common: float,
+    ) -> None:  # fmt: skip
         super().__init__(pair, **common)
-        deepest = min(len(pair.student.feats), len(pair.teacher.feats)) - 1
-        if not 0 <= tap <= deepest:
-            raise ValueError(f"fitnet: tap={tap} is not there; this pair shares taps 0 to {deepest}")
-        self.tap, self.beta = tap, beta
-        guided, hint = pair.student.feats[tap], pair.teacher.feats[tap]
+        ours, theirs = len(pair.student.feats) - 1, len(pair.teacher.feats) - 1
+        if teacher_tap < 0 and not 0 <= tap <= min(ours, theirs):
+            raise ValueError(f"fitnet: tap={tap} is not there; this pair shares taps 0 to {min(ours, theirs)}")
+        self.tap, self.teacher_tap, self.beta = tap, tap if teacher_tap < 0 else teacher_tap, beta
+        if not (0 <= tap <= ours and self.teacher_tap <= theirs):
+            raise ValueError(
+                f"fitnet: tap={tap} and teacher_tap={teacher_tap} are not there; the student has taps 0 to {ours}, the"
+                f" teacher 0 to {theirs}"
+            )
+        guided, hint = pair.student.feats[tap], pair.teacher.feats[self.teacher_tap]
         self.regressor = regressor(guided, hint, relu=relu)
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         guided = self.regressor(student.feats[self.tap])  # (B, C_T, H, W)
         # A student map under half the teacher's side: the hint is pooled down to it.
-        hint = F.adaptive_avg_pool2d(teacher.feats[self.tap], guided.shape[2:])
+        hint = F.adaptive_avg_pool2d(teacher.feats[self.teacher_tap], guided.shape[2:])
         return {"hint": self.beta * F.mse_loss(guided, hint)}

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
+from kdbench.methods._exits import TokenExit, exit_head
 from kdbench.methods._layers import full_precision
 
 
@@ -21,42 +22,6 @@ def adapted(z_s: Tensor, z_t: Tensor, target: Tensor, eps: float, tau: float) ->
     log_t = F.log_softmax(z_t / tau, dim=1)
     coefficient = torch.where(target, torch.expm1(eps * torch.log1p(log_t.exp())), torch.exp(eps * log_t))
     return -(coefficient * F.log_softmax(z_s / tau, dim=1)).sum(dim=1).mean()
-
-
-class Norm(nn.BatchNorm2d):
-    """Batch norm that goes by its running statistics where one value is no statistic: one image, one position."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training and x[:, 0].numel() == 1:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        return super().forward(x)
-
-
-def separable(c_in: int, c_out: int) -> nn.Sequential:
-    """(B, c_in, H, W) -> (B, c_out, H / 2, W / 2), none negative, by two depthwise separable convolutions."""
-
-    def half(out: int, stride: int) -> list[nn.Module]:
-        depthwise = nn.Conv2d(c_in, c_in, 3, stride, padding=1, groups=c_in, bias=False)
-        return [depthwise, nn.Conv2d(c_in, out, 1, bias=False), Norm(out), nn.ReLU()]
-
-    return nn.Sequential(*half(c_in, 2), *half(c_out, 1))
-
-
-def exit_head(channels: int, blocks: int, width: int, num_classes: int) -> nn.Sequential:
-    """Map (B, channels, H, W) -> logits (B, K); channels double and sides halve ``blocks`` times on the way."""
-    layers: list[nn.Module] = [nn.Conv2d(channels, width, 1)] if not blocks else []
-    for left in range(blocks, 0, -1):
-        layers.append(separable(channels, 2 * channels if left > 1 else width))
-        channels *= 2
-    head = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes))
-    for module in head.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=0.02)
-        if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)
-    return head
 
 
 def numbers(text: object, name: str) -> list[float]:
@@ -77,7 +42,8 @@ class OFA(Distiller):
 
     ofa(z) = -mean sum ((p_T + 1_y)^eps - 1_y) log p(z), which at eps 1 is soft cross-entropy and above it leans
     to the label where the teacher is sure. It stands in for the KD term, which is therefore not offered. The
-    heads, separable convolutions and a linear layer, are trained beside the student and then left.
+    heads are trained beside the student and then left: separable convolutions and a linear layer on the map of a
+    stage, or, where asked for, transformer blocks and a linear layer on its tokens.
 
     Args:
         pair: shapes and facts of the pair.
@@ -86,10 +52,12 @@ class OFA(Distiller):
         w_kd: weight of the student's own logits.
         temperature: of student and teacher; no tau^2 follows.
         stages: numbers of the stages with an exit, as "1/3"; empty: all.
+        exits: "maps", or "tokens", the authors' for students that are transformers or MLPs.
         ce_weight: weight of the cross-entropy.
 
     Raises:
-        ValueError: a stage that is not there; eps below 0 or of another number than exits.
+        ValueError: a stage that is not there; eps below 0 or of another number than exits; tokens of a student that
+            has none, or that no exit can read.
     """
 
     reference = (
@@ -102,11 +70,13 @@ class OFA(Distiller):
         "A student with other than four stages has an exit after each, which halves its map once for every stage that"
         " follows; the release knows students of four stages.",
         "In log space; the release takes the logarithm of a softmax and gives NaN when one underflows.",
-        "The release chooses eps per pair, from 1 to 1.5; its exits for transformers are left out.",
+        "The release chooses eps per pair, from 1 to 1.5; its exits for transformers are those of"
+        " exits=tokens alone, where a student of one shape has max(stages - k, 1) blocks after stage k.",
         "The release has no licence: this is written from its formulas and holds none of its text.",
     )
     family = "logit"
     reads = "logits"
+    later: ClassVar = ("exits",)
     search: ClassVar = dict.fromkeys(("w_ofa", "w_kd"), (0.01, 0.1, 0.333, 1.0, 3.0, 10.0))  # both together
 
     def __init__(
@@ -118,6 +88,7 @@ class OFA(Distiller):
         w_kd: float = 1.0,
         temperature: float = 1.0,
         stages: str = "",
+        exits: str = "maps",
         ce_weight: float = 1.0,
     ) -> None:
         super().__init__(pair, ce_weight=ce_weight, kd_weight=0.0)
@@ -134,15 +105,22 @@ class OFA(Distiller):
                 f" {len(self.stages)} exits and one for the logits"
             )
         self.w_ofa, self.w_kd, self.temperature = w_ofa, w_kd, temperature
+        if exits not in ("maps", "tokens"):
+            raise ValueError(f"ofa: exits={exits!r}; there are exits on maps and on tokens")
+        self.shown = exits
         width = max(pair.student.pooled, pair.teacher.pooled)
-        self.heads = nn.ModuleList(
-            exit_head(pair.student.feats[stage][0], deepest - stage, width, pair.num_classes) for stage in self.stages
-        )
+        ways = [(stage, deepest - stage) for stage in self.stages]
+        if exits == "maps":
+            feats = pair.student.feats
+            self.heads = nn.ModuleList(exit_head(feats[at][0], left, width, pair.num_classes) for at, left in ways)
+        else:
+            self.heads = nn.ModuleList(TokenExit.of(pair.student, at, left, pair.num_classes) for at, left in ways)
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         target = batch.label[:, None] == torch.arange(student.logits.shape[1], device=student.logits.device)
+        shown = student.feats if self.shown == "maps" else student.tokens or ()
         exits = [
-            adapted(head(student.feats[stage]), teacher.logits, target, eps, self.temperature)
+            adapted(head(shown[stage]), teacher.logits, target, eps, self.temperature)
             for stage, head, eps in zip(self.stages, self.heads, self.eps[:-1], strict=True)
         ]
         own = adapted(student.logits, teacher.logits, target, self.eps[-1], self.temperature)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
+import csv
 import os
 import re
 import shlex
@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import pytest
 import torch
+import written
 from commands import fine, kdbench, refused, small
 from rich.console import Console
 from safetensors.torch import load_file, save_file
@@ -25,7 +25,6 @@ from kdbench import data, models, record, registry, suites
 from kdbench.cli import main
 from kdbench.engine.lane import Lane
 from kdbench.models import teachers
-from kdbench.run import session
 from kdbench.run import teachers as teaching
 from kdbench.terminal import console, screens
 from kdbench.utils.wording import duration
@@ -52,55 +51,26 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 # -- what is written down works -----------------------------------------------------------
 
 
-def parsed(words: list[str]) -> click.Context:
-    """The context of a command's words; nothing is run."""
-    at: click.Context = main.make_context("kdbench", list(words))
-    while isinstance(at.command, click.Group):
-        rest = [*at._protected_args, *at.args]
-        name, command, rest = at.command.resolve_command(at, rest)
-        assert name is not None
-        assert command is not None
-        at = command.make_context(name, rest, parent=at)
-    return at
+def test_the_readme_shows_the_numbers_of_the_committed_table() -> None:
+    text, folder = README.partition("<!-- table: ")[2].partition("<!-- end of table -->")[0].split(" -->\n", 1)[::-1]
+    with (ROOT / folder / "leaderboard.csv").open(newline="") as file:
+        known = {row["method"]: row for row in csv.DictReader(file)}
+    head, _, *rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines()]
+    assert len(rows) > 4
+    for name, gain, *means in rows:
+        row = known[name]
+        for pair, mean in zip(head[2:], means, strict=True):
+            assert mean == f"{float(row[f'{pair} mean']):.2f} ± {float(row[f'{pair} std']):.2f}"
+        if name != "student":
+            low, high = float(row["gain_low"]), float(row["gain_high"])
+            assert gain == f"{float(row['gain']):+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
-def shown(text: str) -> list[str]:
-    """Commands on indented lines and in backquotes; ``a\\|b`` in a table is two of them."""
-    lines = re.findall(r"^    (kdbench [^#\n]+)", text, re.MULTILINE) + re.findall(r"`(kdbench [a-z][^`\n]*)`", text)
-    found = []
-    for line in lines:
-        many = re.search(r"\S+\\\|\S+", line)
-        for one in many.group().split("\\|") if many else [""]:
-            found.append((line.replace(many.group(), one) if many else line).strip())
-    return list(dict.fromkeys(found))
-
-
-@pytest.mark.parametrize("line", shown(README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")))
-def test_a_command_of_the_readme_is_one(line: str) -> None:
-    words = shlex.split(line)[1:]
-    with contextlib.suppress(click.MissingParameter):  # `kdbench teacher train` names the verb alone
-        context = parsed(words)
-        resolve(context)
-
-
-def resolve(context: click.Context) -> None:
-    """The words of `run` name methods, pairs and settings that there are."""
-    if context.info_name == "run" and not context.params["plugins"] and "pets" not in str(context.params["suite"]):
-        names = ("methods", "pairs", "suite", "seeds", "epochs", "limit_train", "overrides")
-        assert session.resolve(session.Request(**{name: context.params[name] for name in names})).cells
-
-
-def test_the_readme_shows_every_verb_and_no_option_that_is_not_there() -> None:
-    text = README + " ".join(shown(README))
-    assert {name for name in main.commands if f"`kdbench {name}" not in text} == set()
-    there: set[str] = set()
-    groups: list[click.Command] = [main]
-    while groups:
-        command = groups.pop()
-        there |= {option for parameter in command.params for option in parameter.opts}
-        if isinstance(command, click.Group):
-            groups += command.commands.values()
-    assert set(re.findall(r"`(--[a-z-]+)", text)) - there == set()
+def test_the_readme_is_short_and_names_every_verb() -> None:
+    assert len(README.splitlines()) < 120
+    (verbs,) = (line for line in README.splitlines() if "every verb:" in line)
+    assert set(verbs.partition("every verb: ")[2].strip(" |").split(", ")) == set(main.commands)
+    assert set(re.findall(r"`(--[a-z-]+)", README)) - written.options() == set()
 
 
 @pytest.mark.usefixtures("own_registry")
@@ -114,7 +84,7 @@ def test_the_readme_method_keeps_the_contract_and_trains(tmp_path: Path) -> None
     assert "should point the same way" in fine("info", "mine", "--plugin", file)
 
 
-def test_the_readme_suite_trains_on_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_suite_of_the_page_on_data_trains_on_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from PIL import Image
 
     random = np.random.default_rng(0)
@@ -126,7 +96,7 @@ def test_the_readme_suite_trains_on_pictures(tmp_path: Path, monkeypatch: pytest
                 picture = random.integers(0, 120, (40, 48, 3), dtype=np.uint8)
                 picture[..., channel] += 100
                 Image.fromarray(picture).save(folder / f"{i}.png")
-    found = re.search(r"```toml\n(.*?)```", README, re.DOTALL)
+    found = re.search(r"```toml\n(.*?)```", (ROOT / "docs" / "data.md").read_text(), re.DOTALL)
     assert found
     suite = tmp_path / "pets.toml"
     suite.write_text(found.group(1).replace("PATH", "pics"))  # beside the suite, not where the command is started

@@ -19,6 +19,7 @@ KINDS = {
     "no bias": WHOLE._replace(classifier=(HEAD[0], None)),
     "no classifier": WHOLE._replace(classifier=None),
     "no taps before the ReLUs": WHOLE._replace(preacts=None),
+    "tokens": WHOLE._replace(tokens=(torch.full((2, 12, 3), 12.0), torch.full((2, 13, 5), 13.0))),
     "no stage": WHOLE._replace(feats=(), preacts=()),
     "bare": Outputs(FEATS, *WHOLE[1:4]),
 }
@@ -62,3 +63,4 @@ def test_map_asks_in_the_order_of_tensors() -> None:
 
 def test_shapes_are_those_of_one_image() -> None:
     assert WHOLE.shapes() == Shapes(((3, 4, 3), (5, 4, 3)), (5, 4, 3), 5)
+    assert KINDS["tokens"].shapes().tokens == ((12, 3), (13, 5))

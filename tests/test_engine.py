@@ -24,7 +24,9 @@ def test_alone_in_company_and_resumed_are_the_same(name: str, tmp_path: Path) ->
 
     views = alone.method.views
     others = (
-        [] if views else [lane("crd", tmp_path / "company"), lane("fitnet", tmp_path / "company", student="resnet14")]
+        []
+        if views
+        else [lane("crd", tmp_path / "company", nce_k=64), lane("fitnet", tmp_path / "company", student="resnet14")]
     )
     company = [*others[:1], lane(name, tmp_path / "company" / "own"), *others[1:]]
     torch.manual_seed(99)  # whatever the process drew before must not matter

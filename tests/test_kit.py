@@ -170,3 +170,14 @@ def test_every_check_has_a_rule_in_words() -> None:
 
 def test_the_base_class_alone_is_no_method() -> None:
     assert "it_says_where_it_comes_from" in failures(check_distiller(Distiller))
+
+
+def test_what_came_later_is_a_hyper_parameter() -> None:
+    class Mine(registry.get("fitnet")):  # type: ignore[misc]
+        later = ("tap", "taps")
+
+    rule = [check for check in CHECKS if check.__name__ == "check_hyperparameters_are_keywords_with_defaults"]
+    (found,) = check_distiller(Mine, checks=rule)
+    assert found.sentence == "`later` names taps, which is no hyper-parameter"
+    Mine.later = ("tap",)
+    assert check_distiller(Mine, checks=rule)[0].ok

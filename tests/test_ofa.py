@@ -1,16 +1,23 @@
 """OFA-KD equals the released code: both terms, every gradient of the exits, every running statistic."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import timm.models.vision_transformer as vit
 import torch
 from logits import bears_staged, each_kind
 from toys import Shape, batch, outputs, pair
 
 from golden import Case, cases
-from kdbench.methods.ofa import OFA, Norm
+from kdbench import Outputs, Pair
+from kdbench.methods._exits import Merge, Norm, TokenExit
+from kdbench.methods.ofa import OFA
 from kdbench.registry import get
+from kdbench.run.session import Request, resolve
+from kdbench.testing import check_distiller, variant
+from kdbench.testing.toys import TOKENS
 
 FOUR = ((3, 8, 8), (4, 8, 8), (5, 4, 4), (6, 2, 2), (8, 2, 2))
 
@@ -158,3 +165,76 @@ def test_there_is_no_kd_term_beside_it() -> None:
     assert "kd_weight" not in get("ofa").hyperparameters()
     student, teacher = outputs(*FOUR), outputs((4, 4, 4), seed=1)
     assert set(OFA(pair(student, teacher)).double().loss(student, teacher, batch())) == {"ce", "logits", "heads"}
+
+
+def tokens(*taps: Shape, before: int = 1, b: int = 6) -> Outputs:
+    """As ``outputs``, with rows of tokens: those before the patches, of which a stem has none."""
+    shown = outputs(*taps, b=b)
+    rows = [feat.flatten(2).transpose(1, 2) for feat in shown.feats]
+    rest = [torch.cat((torch.randn(b, before, one.shape[2], dtype=one.dtype), one), dim=1) for one in rows[1:]]
+    return shown._replace(tokens=(rows[0], *rest))
+
+
+@pytest.mark.parametrize("before", [0, 1])
+@pytest.mark.parametrize("side", [4, 14])
+def test_an_exit_on_tokens_is_the_authors(side: int, before: int) -> None:
+    """Four neighbours merged where a side has 14 or more, timm's blocks of four heads, class token or mean, linear."""
+    torch.manual_seed(0)
+    exit = TokenExit((side**2 + before, 8), before=before, width=8, blocks=2, num_classes=5).double()
+    # The release is of a timm whose blocks had torch's norms.
+    theirs = torch.nn.Sequential(*[vit.Block(8, num_heads=4, norm_layer=torch.nn.LayerNorm) for _ in range(2)]).double()
+    names = {"attn.qkv": "qkv", "attn.proj": "proj", "mlp.fc1": "mlp.0", "mlp.fc2": "mlp.2"}
+    pattern = "|".join(map(re.escape, names))
+    state = exit.blocks.state_dict()
+    theirs.load_state_dict({key: state[re.sub(pattern, lambda m: names[m[0]], key)] for key in theirs.state_dict()})
+    rows = torch.randn(3, side**2 + before, 8, dtype=torch.float64)
+    kept, x = rows[:, :before], rows[:, before:]
+    if side == 14:
+        grid = x.reshape(3, 14, 14, 8)
+        corners = [grid[:, 0::2, 0::2], grid[:, 1::2, 0::2], grid[:, 0::2, 1::2], grid[:, 1::2, 1::2]]
+        merge = exit.merge[0]
+        assert isinstance(merge, Merge)
+        x = torch.nn.functional.gelu(merge.reduction(merge.norm(torch.cat(corners, -1).reshape(3, 49, 32))))
+    x = theirs(torch.cat((kept, x), dim=1))
+    torch.testing.assert_close(exit(rows), exit.linear(x[:, 0] if before else x.mean(dim=1)))
+
+
+def test_exits_on_tokens_keep_the_contract() -> None:
+    found = check_distiller(variant(get("ofa"), exits="tokens"), pairs=[TOKENS])
+    assert [(one.check, one.sentence) for one in found if not one.ok] == []
+
+
+def test_the_exit_of_a_distilled_transformer_reads_both_tokens() -> None:
+    student = tokens((8, 4, 4), (8, 4, 4), before=2)
+    sizes = student.shapes()
+    method = OFA(Pair(sizes, sizes, lambda last: last, 5, torch.zeros(20, dtype=torch.int64), 6), exits="tokens")
+    assert method.heads[0].linear.in_features == 16
+
+
+@pytest.mark.parametrize(
+    ("student", "words"),
+    [
+        (outputs(*FOUR), "this student shows maps only"),
+        (tokens((6, 4, 4), (6, 4, 4)), "a multiple of 4"),
+        (tokens((8, 4, 3), (8, 4, 3)), "12 patches are no square"),
+        (tokens((8, 15, 15), (8, 15, 15)), "15x15 patches cannot be halved"),
+    ],
+)
+def test_tokens_that_are_not_there_or_cannot_be_read_are_a_sentence(student: Outputs, words: str) -> None:
+    sizes = student.shapes()
+    with pytest.raises(ValueError, match=rf"ofa: .*{words}"):
+        OFA(Pair(sizes, sizes, lambda last: last, 5, torch.zeros(20, dtype=torch.int64), 6), exits="tokens")
+    with pytest.raises(ValueError, match="exits on maps and on tokens"):
+        OFA(Pair(sizes, sizes, lambda last: last, 5, torch.zeros(20, dtype=torch.int64), 6), exits="rows")
+
+
+def test_a_hyper_parameter_that_came_later_renames_no_older_cell() -> None:
+    asked = resolve(Request("ofa[exits=maps;tokens],mag+ofa", "resnet20:resnet8", "digits", seeds="1")).cells
+    maps, rows, both = asked
+    assert maps.label == "ofa"
+    assert "exits" not in maps.settings.hyper
+    assert "exits" not in both.settings.hyper
+    assert rows.settings.hyper["exits"] == "tokens"
+    assert maps.hash != rows.hash
+    kept = Path(__file__).parents[1] / "results" / "runs" / "digits" / "resnet20-resnet8"
+    assert maps.hash in {file.stem.rpartition("-")[2] for file in kept.glob("ofa-s0-*.json")}

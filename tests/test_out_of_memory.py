@@ -33,30 +33,26 @@ def test_one_lane_that_is_too_large_costs_its_cell_alone(
     assert measured(tmp_path) == theirs
 
 
-@pytest.mark.parametrize(
-    "where",
-    [
+def test_it_is_told_wherever_it_happens(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = [
         "kdbench.models.fold",
         "kdbench.run.batches.make_loader",
         "kdbench.engine.schedule.Plan.optimizer",
         "kdbench.engine.lane.Lane.state",
         "kdbench.engine.evaluate.scores",
         "kdbench.run.ledger.keep_student",
-    ],
-)
-def test_it_is_told_wherever_it_happens(
-    where: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    ]
     (tmp_path / "teachers").symlink_to(finished / "teachers")
 
     def full(*_: object, **words: object) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 10 bytes")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(where, full)
-        result = run(tmp_path)
-    assert result.exit_code == 1
-    assert "does not fit into the memory of cpu" in flat(result.output)
-    assert "Traceback" not in result.output
+    for where in places:
+        with monkeypatch.context() as patched:
+            patched.setattr(where, full)
+            result = run(tmp_path)
+        assert result.exit_code == 1, where
+        assert "does not fit into the memory of cpu" in flat(result.output), where
+        assert "Traceback" not in result.output, where
     assert run(tmp_path).exit_code == 0
     assert measured(tmp_path) == measured(finished)

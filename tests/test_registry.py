@@ -226,6 +226,7 @@ def test_hyperparameters_follow_common_to_the_base() -> None:
         "tap": 2,
         "beta": 100.0,
         "relu": True,
+        "teacher_tap": -1,
         "ce_weight": 1.0,
         "kd_weight": 0.0,
         "tau": 4.0,

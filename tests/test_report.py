@@ -63,7 +63,7 @@ def test_every_file_is_there_and_named(full: Full) -> None:
     names = {path.relative_to(out).as_posix() for path in made.files}
     figures = {
         f"semckd/{stem}.{kind}"
-        for stem in ("leaderboard", "heatmap", "ranks", "cost", "curves")
+        for stem in ("leaderboard", "heatmap", "ranks", "duels", "cost", "curves")
         for kind in ("png", "svg")
     }
     tables = {f"semckd/{name}.csv" for name in ("comparisons", "curves", "leaderboard")}
@@ -327,7 +327,7 @@ def test_the_page_needs_nothing_but_itself(full: Full) -> None:
     assert len(page.ids) == len(set(page.ids))
     assert "http:" not in html
     assert "https:" not in html
-    assert html.count("<svg") == 5
+    assert html.count("<svg") == 6
     targets = set(re.findall(r'href="#([^"]+)"', html))
     assert targets <= set(page.ids)
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from training import Silent, assert_same, lane, nothing, result, setting, train
 
-from kdbench.engine import checkpoint
+from kdbench.engine import checkpoint, saving
 from kdbench.engine import fit as engine
 from kdbench.engine.errors import Failed
 from kdbench.engine.lane import Lane
@@ -53,7 +53,8 @@ def test_on_the_cpu_every_epoch_is_due_and_no_thread_begins(tmp_path: Path) -> N
 @pytest.fixture
 def by_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As on CUDA, with no time between."""
-    monkeypatch.setattr(engine, "Saver", lambda every: Saver(1e-9))
+    monkeypatch.setattr(engine, "Saver", lambda every, **_: Saver(1e-9))
+    monkeypatch.setattr(saving, "RAREST", 0.0)
     yield
     assert not [one for one in threading.enumerate() if one.name == "kdbench checkpoints"]
 
@@ -74,7 +75,7 @@ def test_what_a_thread_wrote_goes_on_to_the_bit(name: str, by_thread: None, tmp_
 def test_an_interrupt_costs_no_full_epoch_and_a_kill_what_was_not_due(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "Saver", lambda every: Saver(1e9))
+    monkeypatch.setattr(engine, "Saver", lambda every, **_: Saver(1e9))
     cut, written = lane("crd", tmp_path), list[int]()
     usual = checkpoint.save
 
@@ -115,7 +116,8 @@ def test_nothing_is_written_after_a_lane_was_finished(
     monkeypatch.setattr(checkpoint, "save", slow)
     one = lane("kd", tmp_path)
     engine.fit(setting(), [one], Silent(), lambda lane: told.append("finished"))
-    assert told == ["written", "written", "finished"]
+    assert told.count("written") >= 2
+    assert told.index("finished") == len(told) - 1
 
 
 def test_a_full_disk_ends_the_training(by_thread: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ TIMM = {
 }
 SLOW = {
     "timm/vit_tiny_patch16_224": 5,
+    "timm/deit_tiny_distilled_patch16_224": 5,
     "timm/efficientnet_b0": 5,
     "timm/swin_tiny_patch4_window7_224": 5,
     "timm/resmlp_12_224": 5,
@@ -324,8 +325,6 @@ def test_models_that_cannot_be_channels_last(odd: nn.Module) -> None:
 @pytest.mark.parametrize(
     ("name", "size", "sentence"),
     [
-        ("timm/levit_128s", 224, "timm/levit_128s has a distilled head"),
-        pytest.param("timm/deit_tiny_distilled_patch16_224", 224, "has a distilled head", marks=pytest.mark.slow),
         pytest.param("timm/crossvit_tiny_240", 240, "has no linear classifier", marks=pytest.mark.slow),
         pytest.param(
             "timm/coat_tiny", 224, "timm/coat_tiny cannot be tapped: what its head pools", marks=pytest.mark.slow
@@ -414,3 +413,43 @@ def test_fold(name: str, dtype: torch.dtype) -> None:
         assert torch.equal(its[1], folded_its[1])
     left = sum(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
     assert left == ({"wrn_16_2": 7}.get(name, 0))
+
+
+@pytest.mark.parametrize(("name", "before"), [("timm/test_vit", 1), ("timm/gmixer_12_224", 0)])
+def test_tokens_are_the_networks_own_rows(name: str, before: int) -> None:
+    tapped, image = create(name, 10, image_size=64).eval(), torch.randn(2, 3, 64, 64)
+    own = list[Tensor]()
+    tapped.net.blocks[-1].register_forward_hook(lambda module, args, shown: own.append(shown))  # type: ignore[index, union-attr]
+    seen = tapped(image)
+    assert seen.tokens is not None
+    assert torch.equal(seen.tokens[-1], own[0])
+    for rows, feat in zip(seen.tokens, seen.feats, strict=True):
+        patches = rows[:, rows.shape[1] - feat.shape[2] * feat.shape[3] :]
+        assert torch.equal(patches.transpose(1, 2).unflatten(2, feat.shape[2:]), feat)
+    assert seen.tokens[-1].shape[1] == 16 + before
+
+
+def test_networks_of_maps_show_no_tokens() -> None:
+    assert all(create(name, 10)(torch.randn(2, 3, 32, 32)).tokens is None for name in ("resnet8", "timm/test_convnext"))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "before"),
+    [("timm/levit_128s", 224, 0), ("timm/deit_tiny_distilled_patch16_224", 64, 2)],
+)
+def test_a_distilled_head_is_one_linear_layer_on_both_vectors(name: str, size: int, before: int) -> None:
+    tapped, image = create(name, 10, image_size=size).eval(), torch.randn(2, 3, size, size)
+    torch.manual_seed(0)
+    for head in tapped.net.get_classifier():  # type: ignore[operator]
+        for parameter in head.parameters():
+            nn.init.normal_(parameter)  # two heads that differ in every weight
+    seen = tapped(image)
+    torch.testing.assert_close(seen.logits, tapped.net(image), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(tapped.head(seen.last), seen.logits)
+    assert seen.classifier is not None
+    assert seen.classifier[0].shape == (10, seen.pooled.shape[1])
+    assert seen.tokens is not None
+    assert seen.tokens[-1].shape[1] - seen.feats[-1].shape[2:].numel() == before
+    tapped.train()
+    tapped(image).logits.sum().backward()
+    assert all(p.grad is not None for head in tapped.net.get_classifier() for p in head.parameters())  # type: ignore[operator]

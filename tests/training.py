@@ -115,13 +115,13 @@ def lane_of(
     )
 
 
-def lane(name: str, folder: Path, *, student: str = "resnet8", labels: Tensor | None = None) -> Lane:
+def lane(name: str, folder: Path, *, student: str = "resnet8", labels: Tensor | None = None, **hyper: object) -> Lane:
     """A lane of a registered method; ``labels`` are those of the training images, where they are others."""
     torch.manual_seed(1)
     net = models.create(student, 10, image_size=8)
     pair = pair_of(net, labels=labels)
     torch.manual_seed(2)
-    return lane_of(f"{name}-{student}", net, registry.get(name).build(pair), folder)
+    return lane_of(f"{name}-{student}", net, registry.get(name).build(pair, **hyper), folder)
 
 
 def supported(name: str, folder: Path, **words: Any) -> Lane:

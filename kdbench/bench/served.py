@@ -1,7 +1,8 @@
 """Which method serves which kind of network: every method on every network, as a student and as a teacher, one step.
 
-A transformer's tokens are shown to methods as the maps that they make (``kdbench.models.timm_taps``); a method that
-cannot use what a pair shows refuses in a sentence. ``python -m kdbench.bench.served`` writes the table
+A transformer's tokens are shown to methods as the maps that they make (``kdbench.models.timm_taps``), and as tokens to
+those that ask for them, which stand in the table with that choice (``VARIANTS``); a method that cannot use what a pair
+shows refuses in a sentence. ``python -m kdbench.bench.served`` writes the table
 ``results/served.md``; nothing may crash.
 """
 
@@ -33,6 +34,7 @@ NETWORKS = {
     "ResNet": "timm/test_resnet",
     "ViT": "timm/test_vit",
     "DeiT": "timm/deit_tiny_patch16_224",
+    "DeiT, distilled": "timm/deit_tiny_distilled_patch16_224",
     "Swin": "timm/swin_pico_patch4_window7_224",
     "ConvNeXt": "timm/test_convnext",
     "Mixer": "timm/gmixer_12_224",
@@ -41,6 +43,8 @@ NETWORKS = {
     "MobileNetV3": "timm/mobilenetv3_small_050",
     "MobileNetV4": "timm/mobilenetv4_conv_small_035",
 }
+#: Choices of a method that read something else than its default does.
+VARIANTS = ("ofa[exits=tokens]",)
 #: What stands on the other side.
 TEACHER, STUDENT = "resnet8x4", "resnet8x4"
 
@@ -60,7 +64,8 @@ def network(name: str) -> models.Tapped:
 
 def outcome(method: str, student: models.Tapped, teacher: models.Tapped) -> Outcome:
     """Build a method for a pair and take the gradients of its loss in every stage that it has."""
-    cls = registry.get(method)
+    (spec,) = registry.parse(method)
+    cls = registry.get(spec.name)
     labels = torch.arange(4 * BATCH) % CLASSES
     try:
         torch.manual_seed(0)
@@ -72,7 +77,7 @@ def outcome(method: str, student: models.Tapped, teacher: models.Tapped) -> Outc
             train_labels=labels,
             batch_size=BATCH,
         )
-        made = cls.build(pair)
+        made = cls.build(pair, **dict(spec.hyper))
     except ValueError as error:
         return Outcome("refused", str(error))
     except Exception as error:
@@ -159,7 +164,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("results/served.md"))
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     asked = parser.parse_args(words)
-    out, methods = asked.out, registry.names()
+    out, methods = asked.out, sorted([*registry.names(), *VARIANTS])
     found: Found = {}
     with ProcessPoolExecutor(asked.workers, mp_context=get_context("spawn")) as pool:
         names = NETWORKS.values()

@@ -4,6 +4,7 @@ from kdbench.data.errors import DataMissing
 from kdbench.data.identity import DataIdentity, difference
 from kdbench.data.loader import Loader
 from kdbench.data.names import safe_name
+from kdbench.data.protocol import trained_count, trained_on
 from kdbench.data.selection import choose
 from kdbench.data.sets import Dataset, limit, load
 from kdbench.data.source import DataSource
@@ -23,4 +24,6 @@ __all__ = [
     "limit",
     "load",
     "safe_name",
+    "trained_count",
+    "trained_on",
 ]

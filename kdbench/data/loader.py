@@ -8,6 +8,7 @@ the host (``kdbench.data.host``), which gives the same bits where both can serve
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from torch import Tensor
 from kdbench.data.augment import Augment
 from kdbench.data.host import Ask, Feed, Host
 from kdbench.data.mixing import erased, mixed
+from kdbench.data.noise import gaussian, salt_and_pepper
 from kdbench.data.source import DataSource, Memory
 from kdbench.data.views import DRAWING, VIEWS
 from kdbench.utils.draws import draw_seed as _hash
@@ -45,6 +47,9 @@ class Loader:
         mixup: alpha of mixup's Beta distribution; 0: none. Batches then have a fourth part, see ``epoch``.
         cutmix: the same of cutmix.
         random_erasing: probability that a part of an image becomes noise.
+        input_noise: deviation of normal noise on all images, of pixels in [0, 1]; see ``kdbench.data.noise``.
+        salt_and_pepper: share of their values that become 0 or 1, after that.
+        noise_side: "both", or "student": batches then have a fifth part, the images that the teacher sees.
         num_classes: K, for mixup and cutmix; None: one more than the largest label.
         workers: processes that make batches on the host; 0: this one makes them.
 
@@ -75,6 +80,9 @@ class Loader:
         mixup: float = 0.0,
         cutmix: float = 0.0,
         random_erasing: float = 0.0,
+        input_noise: float = 0.0,
+        salt_and_pepper: float = 0.0,
+        noise_side: str = "both",
         num_classes: int | None = None,
         workers: int = 0,
     ) -> None:
@@ -100,6 +108,7 @@ class Loader:
         self.labels = labels.to(self.device)
         self.mixup, self.cutmix, self.random_erasing = mixup, cutmix, random_erasing
         self.num_classes = num_classes
+        self.noise, self.noise_side = (input_noise, salt_and_pepper), noise_side
         if views and (mixup or cutmix or random_erasing):
             raise ValueError(f"views {', '.join(views)} are of whole images; take no mixup, cutmix or random_erasing")
         how = Augment.of(augment)
@@ -140,7 +149,7 @@ class Loader:
     @property
     def on_device(self) -> bool:
         """Whether a batch is made where the images lie, from the draws of ``plan`` alone."""
-        return self.feed is None and not (self.mixup or self.cutmix or self.random_erasing)
+        return self.feed is None and not self._mixes
 
     @property
     def countable(self) -> bool:
@@ -149,7 +158,7 @@ class Loader:
 
     @property
     def _mixes(self) -> bool:
-        return bool(self.mixup or self.cutmix or self.random_erasing)
+        return bool(self.mixup or self.cutmix or self.random_erasing or any(self.noise))
 
     def close(self) -> None:
         """Let workers end, where there are any."""
@@ -218,39 +227,54 @@ class Loader:
             image = erased(image, plan.order, key, self.random_erasing)
         return image
 
-    def epoch(self, epoch: int, *, stage: str = "train") -> Iterator[tuple[Tensor, ...]]:
+    def epoch(self, epoch: int, *, stage: str = "train") -> Iterator[tuple[Any, ...]]:
         """Batches of one epoch: image (V * B, C, H, W), view-major; label (B,); idx (B,).
 
         With mixup or cutmix a fourth, the target (B, K) float32: the label is that of the image which has its idx,
-        the target says how much of which class is in the picture.
+        the target says how much of which class is in the picture. With noise on the student's side alone a fifth,
+        the images without it; the fourth is None where nothing is mixed.
         """
         plan, key = self.plan(epoch, stage), self.key(epoch, stage)
         parts = [
             plan.part(first, first + self.batch_size)
             for first in range(0, len(self) * self.batch_size, self.batch_size)
         ]
-        for number, (part, image) in enumerate(zip(parts, self._images(parts, key), strict=True)):
+        for number, (part, crops) in enumerate(zip(parts, self._crops(parts, key), strict=True)):
             label = self.labels[part.order]
-            if self.mixup or self.cutmix:
-                image, target = mixed(
-                    image,
-                    label,
-                    _hash(key, "mix", number),
-                    mixup=self.mixup,
-                    cutmix=self.cutmix,
-                    num_classes=self.num_classes or int(self.labels.max()) + 1,
-                )
-                yield image, label, part.order, target
+            image, *target = self._mixed(self._seen(crops, part, key), label, key, number)
+            if any(self.noise) and self.noise_side == "student":
+                clean, *_ = self._mixed(self._finish(crops, part, key), label, key, number)
+                yield image, label, part.order, (target[0] if target else None), clean
             else:
-                yield image, label, part.order
+                yield image, label, part.order, *target
 
-    def _images(self, parts: Sequence[BatchPlan], key: int) -> Iterator[Tensor]:
+    def _mixed(self, image: Tensor, label: Tensor, key: int, number: int) -> tuple[Tensor, ...]:
+        """Images, and their target where they are mixed."""
+        if not (self.mixup or self.cutmix):
+            return (image,)
+        classes = self.num_classes or int(self.labels.max()) + 1
+        seed = _hash(key, "mix", number)
+        return mixed(image, label, seed, mixup=self.mixup, cutmix=self.cutmix, num_classes=classes)
+
+    def _crops(self, parts: Sequence[BatchPlan], key: int) -> Iterator[Tensor]:
+        """(B, H, W, C) uint8 each."""
         if self.feed is None:
-            yield from (self.gather(part, key=key) for part in parts)
-            return
-        made = self.feed.batches([Ask.of(part, key) for part in parts])
-        for part, crops in zip(parts, made, strict=True):
-            yield self._finish(self._arrived(crops), part, key)
+            yield from map(self._crop, parts)
+        else:
+            yield from map(self._arrived, self.feed.batches([Ask.of(part, key) for part in parts]))
+
+    def _seen(self, crops: Tensor, plan: BatchPlan, key: int) -> Tensor:
+        """As ``_finish``, of pictures with the noise that each draws anew in every epoch."""
+        if any(self.noise):
+            deviation, share = self.noise
+            pixels = crops.permute(0, 3, 1, 2).cpu()
+            places = plan.order.tolist()
+            if deviation:
+                pixels = gaussian(pixels, deviation, [_hash(key, "noise", at) for at in places])
+            if share:
+                pixels = salt_and_pepper(pixels, share, [_hash(key, "salt", at) for at in places])
+            crops = pixels.to(self.device).permute(0, 2, 3, 1).contiguous()
+        return self._finish(crops, plan, key)
 
     def plain(self, batch_size: int = 256) -> Plain:
         """All images in order, only normalised."""

@@ -59,11 +59,22 @@ def hold_out(dataset: Dataset, share: float) -> tuple[Dataset, HeldOut | None]:
     (800, 200, 797)
     """
     labels = dataset.train_labels
-    out = held_out_count(len(labels), share)
-    if not out:
+    if not share:
         return dataset, None
+    kept, others = held_out_places(labels, share)
+    rest = replace(dataset, train_images=dataset.train_images[kept], train_labels=labels[kept])
+    return rest, HeldOut(dataset.train_images[others], labels[others])
+
+
+def held_out_places(labels: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Positions, rising, of what stays in training, and of what is held out of (N,) labels.
+
+    >>> kept, others = held_out_places(torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]), 0.25)
+    >>> len(kept), len(others)
+    (6, 2)
+    """
+    out = held_out_count(len(labels), share)
     kept = stratified(labels, len(labels) - out, VALIDATION_SEED)
     others = torch.ones(len(labels), dtype=torch.bool)
     others[kept] = False
-    rest = replace(dataset, train_images=dataset.train_images[kept], train_labels=labels[kept])
-    return rest, HeldOut(dataset.train_images[others], labels[others])
+    return kept, others.nonzero().flatten()

@@ -1,9 +1,10 @@
-"""One file per lane: written aside, verified, renamed. A kill at any moment leaves a whole one."""
+"""One file per lane: written aside, forced to disk, renamed. A kill at any moment leaves a whole one."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,8 @@ from kdbench.engine.errors import Failed, OutOfMemory, holds, said
 from kdbench.utils.files import atomic_write, content
 from kdbench.utils.wording import printable
 
-_MAGIC = b"kdbench checkpoint 1\n"
+#: Of the end of an epoch, and of mid-epoch, which kdbench before 0.2 would take for the end of one.
+_MAGIC, _MAGIC_PARTIAL = b"kdbench checkpoint 1\n", b"kdbench checkpoint 2\n"
 _DIGEST = hashlib.sha256().digest_size
 _SCALARS = (str, int, float, bool, bytes, complex, type(None), torch.dtype, torch.Size)
 #: How deep lists and dicts may be nested in a state.
@@ -64,12 +66,13 @@ def save(path: Path, state: dict[str, Any]) -> None:
     """
     if strange := stranger(state):
         raise Failed(f"its state holds {strange}, which no checkpoint can keep")
-    whole = pack(state)
+    parts = _parts(state)
     with atomic_write(path) as file:
-        file.write(whole)
+        for part in parts:
+            file.write(part)
         file.flush()
-        if Path(file.name).read_bytes() != whole:  # the old checkpoint goes only when the new one reads back
-            raise OSError(f"{path.name} did not read back as written")
+        if os.fstat(file.fileno()).st_size != sum(map(len, parts)):
+            raise OSError(f"{path.name} is shorter than what was written")
 
 
 def load(path: Path, belongs: Mapping[str, str]) -> dict[str, Any] | None:
@@ -114,10 +117,14 @@ def pack(state: dict[str, Any]) -> bytes:
     >>> unpack(pack({"epoch": 3}), "kd.ckpt")
     {'epoch': 3}
     """
+    return b"".join(_parts(state))
+
+
+def _parts(state: dict[str, Any]) -> tuple[bytes, bytes, memoryview]:
     payload = io.BytesIO()
     torch.save(state, payload)
-    body = payload.getvalue()
-    return _MAGIC + hashlib.sha256(body).digest() + body
+    body = payload.getbuffer()
+    return _MAGIC_PARTIAL if "partial" in state else _MAGIC, hashlib.sha256(body).digest(), body
 
 
 def unpack(whole: bytes, name: str) -> dict[str, Any]:
@@ -135,7 +142,7 @@ def unpack(whole: bytes, name: str) -> dict[str, Any]:
     """
     body = whole[len(_MAGIC) + _DIGEST :]
     digest = whole[len(_MAGIC) : len(_MAGIC) + _DIGEST]
-    if not whole.startswith(_MAGIC) or hashlib.sha256(body).digest() != digest:
+    if not whole.startswith((_MAGIC, _MAGIC_PARTIAL)) or hashlib.sha256(body).digest() != digest:
         raise CheckpointDamaged(f"checkpoint {name} is truncated or was not written by kdbench")
     try:
         with holds(f"checkpoint {name}", "cpu"):

@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, islice
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from kdbench.distiller import Batch, Outputs
 from kdbench.engine import memory
-from kdbench.engine.errors import OutOfMemory as OutOfMemory
 from kdbench.engine.errors import holds
 from kdbench.engine.evaluate import Fold, evaluate, predictions
 from kdbench.engine.graph.backend import Machine
@@ -26,7 +25,7 @@ from kdbench.engine.guard import Guard
 from kdbench.engine.lane import STAGES, Lane
 from kdbench.engine.precision import Precision
 from kdbench.engine.rng import rng_state, set_rng_state
-from kdbench.engine.saving import EVERY, Saver
+from kdbench.engine.saving import EVERY, EVERY_ON_CPU, Saver
 from kdbench.engine.shared import Lasting, Shown, tensors_of
 from kdbench.engine.teacher_cache.cache import TeacherTable
 from kdbench.engine.teacher_cache.reader import Lesson, widest
@@ -39,9 +38,11 @@ class Loader(Protocol):
 
     def __len__(self) -> int: ...
 
-    def epoch(self, epoch: int, *, stage: str = "train") -> Iterator[tuple[Tensor, ...]]:
-        """(image, label, idx) batches, and their target where images are mixed; the same for the same epoch."""
-        ...
+    def epoch(self, epoch: int, *, stage: str = "train") -> Iterator[tuple[Any, ...]]:
+        """(image, label, idx) batches; then their target, or None; then what the teacher sees, if not the image.
+
+        The same for the same epoch.
+        """
 
 
 class Watcher(Protocol):
@@ -88,6 +89,7 @@ class Setting:
     #: Images that no lane is trained on, as ``test``: what may choose where test images must not; None: there are none.
     validation: Callable[[], Iterable[tuple[Tensor, Tensor]]] | None = None
     fold: Fold | None = None  # makes the copy of a student that is evaluated; None: the student itself
+    every: float | None = None  # seconds between two checkpoints, 0: one after every epoch; None: as usual
     lasting: Lasting | None = None  # what else methods can reach, such as the training labels
 
     def guard(self) -> Guard:
@@ -115,7 +117,8 @@ def fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callabl
     rng = rng_state(setting.device)
     main_memory.trim()  # what the lanes before these have freed
     try:
-        saver = Saver(EVERY if setting.device.type == "cuda" else 0.0)
+        usual = EVERY if setting.device.type == "cuda" else EVERY_ON_CPU
+        saver = Saver(usual if setting.every is None else setting.every, note=setting.note)
         training = holds(f"the training of {count(len(lanes), 'lane')}", setting.device)
         with training, saver, setting.guard() as guard:
             _fit(setting, lanes, watch, finish, guard, saver)
@@ -144,7 +147,7 @@ def _fit(
             active = [lane for lane in lanes if not lane.failure and (lane.stage, lane.epoch) == (stage, epoch)]
             if not active:
                 continue
-            train_epoch(setting, active, stage, epoch, watch, captures, guard)
+            train_epoch(setting, active, stage, epoch, watch, captures, guard, saver)
             due = [lane for lane in active if not lane.failure and stage == "train" and lane.plan.evaluates(epoch)]
             if due:
                 _evaluate(setting, due, teacher_says, exams, guard)
@@ -187,9 +190,7 @@ def _keep(
 
     guard.note(thorough=True)
     if not lane.failure and not lane.done:
-        what = f"the checkpoint of {lane.key}"
-        save = partial(saver.save, lane, due=due)
-        guard.run(lane, " when its checkpoint was written", save, what=what, passing=(OSError,))
+        _save(lane, guard, saver, due=due)
     elif not lane.failure:
         guard.run(lane, " when it was finished", partial(lane.close, example), what=f"what is kept of {lane.key}")
     if lane.failure or lane.done:
@@ -197,6 +198,11 @@ def _keep(
         with holds(f"what is kept of {lane.key}", lane.device):
             finish(lane)
         lane.forget()
+
+
+def _save(lane: Lane, guard: Guard, saver: Saver, *, due: bool = True) -> None:
+    what, save = f"the checkpoint of {lane.key}", partial(saver.save, lane, due=due)
+    guard.run(lane, " when its checkpoint was written", save, what=what, passing=(OSError,))
 
 
 def split(setting: Setting, lanes: Sequence[Lane], free: int | None) -> list[list[Lane]]:
@@ -218,9 +224,9 @@ def split(setting: Setting, lanes: Sequence[Lane], free: int | None) -> list[lis
     if len(lanes) < 2 or (free is None and not on_cuda):
         return [list(lanes)]
     with holds("one lane", setting.device), setting.guard() as guard:
-        image, label, idx, *target = next(iter(setting.train.epoch(0)))
-        says = None if setting.teacher is None else look(setting, image)
-        shown = Shown(image, label, idx, says, *target)
+        image, label, idx, *more = next(iter(setting.train.epoch(0)))
+        says = None if setting.teacher is None else look(setting, more[1] if more[1:] else image)
+        shown = Shown(image, label, idx, says, *more[:1])
         if on_cuda:
             needs = [memory.peak(lane, shown, guard) for lane in lanes]
             once = 0
@@ -244,13 +250,15 @@ def train_epoch(
     watch: Watcher,
     captures: Captures | None = None,
     guard: Guard | None = None,
+    saver: Saver | None = None,
 ) -> None:
     """One epoch of lock-step training of lanes that stand at it.
 
     Nothing in here waits for the device, but for the look at what the first step shows.
 
-    ``captures`` and ``guard`` belong to this group of lanes over all its epochs; without them, the plain
-    loop, and a guard for this epoch.
+    ``captures``, ``guard`` and ``saver`` belong to this group of lanes over all its epochs; without them, the plain
+    loop, a guard for this epoch, and no checkpoint in the middle of it. A lane that was resumed in mid-epoch joins
+    where it stands.
 
     Raises:
         OutOfMemory: with the number of lanes that did not fit.
@@ -267,7 +275,7 @@ def train_epoch(
     """
     if guard is None:
         with setting.guard() as own:
-            train_epoch(setting, lanes, stage, epoch, watch, captures, own)
+            train_epoch(setting, lanes, stage, epoch, watch, captures, own, saver)
         return
     started = time.perf_counter()
     guard.note(thorough=True)
@@ -280,18 +288,20 @@ def train_epoch(
         lane.start_epoch()
     before = sum(lane.seconds for lane in lanes)
     show = partial(look, setting) if any(lane.needs_teacher for lane in lanes) else None
-    captured = None if captures is None else _captured(captures, setting, lanes, stage, show)
+    first = min(lane.begun for lane in lanes)
+    whole = captures is not None and not any(lane.begun for lane in lanes)
+    captured = _captured(captures, setting, lanes, stage, show) if captures is not None and whole else None
     kept = setting.table if show is not None and stage == "train" and captured is None else None
     lesson = None if kept is None else Lesson(kept, epoch, widest(lanes))
-    batches = _Batches(setting, captured, stage, epoch, show, lesson)
+    batches = _Batches(setting, captured, stage, epoch, show, lesson, first)
     alone = [lane for lane in lanes if captured is None or lane not in captured.lanes]
     steps, what = len(setting.train), f"a step of {count(len(lanes), 'lane')}"
-    for number, shown in enumerate(batches):
-        thorough = number == 0
+    for number, shown in enumerate(batches, first):
+        thorough = number == first
         if alone:
             guard.note(shown, thorough=thorough)
         for lane in alone:
-            if lane.failure:
+            if lane.failure or number < lane.begun:
                 continue
             # In a pre-training stage lanes may differ in length, so each has its own clock.
             progress = torch.tensor((epoch + number / steps) / lane.total, device=setting.device)
@@ -302,7 +312,16 @@ def train_epoch(
             if guard.spoilt:
                 shown = batches.again(number)
                 guard.note(shown, thorough=thorough)
-        watch.step(len(lanes))
+            lane.begun = number + 1
+        watch.step(
+            sum(bool(lane.failure) or lane.begun <= number + 1 for lane in lanes)
+        )  # without those that join later
+        if saver is not None and number + 1 < steps:
+            for lane in saver.turn([lane for lane in alone if lane.begun == number + 1 and not lane.waiting]):
+                own_seconds = sum(one.seconds for one in lanes) - before
+                lane.shared = max(0.0, time.perf_counter() - started - own_seconds) / len(lanes)
+                _save(lane, guard, saver)
+                guard.note(shown)
     own_seconds = sum(lane.seconds for lane in lanes) - before
     shared = max(0.0, time.perf_counter() - started - own_seconds) / len(lanes)
     guard.note(thorough=True)
@@ -322,8 +341,9 @@ class _Batches:
         epoch: int,
         show: Callable[[Tensor], Outputs] | None,
         lesson: Lesson | None,
+        first: int = 0,
     ) -> None:
-        self._setting, self._captured = setting, captured
+        self._setting, self._captured, self._first = setting, captured, first
         self._stage, self._epoch, self._show, self._lesson = stage, epoch, show, lesson
 
     def __iter__(self) -> Iterator[Shown]:
@@ -333,7 +353,8 @@ class _Batches:
                 yield from self._captured.epoch(self._epoch)
             return
         with holds("a batch of training images", device):
-            for number, batch in enumerate(self._setting.train.epoch(self._epoch, stage=self._stage)):
+            batches = enumerate(self._setting.train.epoch(self._epoch, stage=self._stage))
+            for number, batch in islice(batches, self._first, None):
                 yield self._shown(number, *batch)
 
     def again(self, number: int) -> Shown:
@@ -343,11 +364,15 @@ class _Batches:
         batches = self._setting.train.epoch(self._epoch, stage=self._stage)
         return self._shown(number, *next(islice(batches, number, None)))
 
-    def _shown(self, number: int, image: Tensor, label: Tensor, idx: Tensor, target: Tensor | None = None) -> Shown:
+    def _shown(
+        self, number: int, image: Tensor, label: Tensor, idx: Tensor, target: Tensor | None = None,
+        clean: Tensor | None = None,
+    ) -> Shown:  # fmt: skip
+        taught = image if clean is None else clean
         with holds("the teacher", self._setting.device):
             if self._lesson is not None:
-                return Shown(image, label, idx, self._lesson(number, image), target)
-            return Shown(image, label, idx, None if self._show is None else self._show(image), target)
+                return Shown(image, label, idx, self._lesson(number, taught), target)
+            return Shown(image, label, idx, None if self._show is None else self._show(taught), target)
 
 
 def _labels(train: object) -> list[Tensor]:

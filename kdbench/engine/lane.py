@@ -5,7 +5,6 @@ Nothing in here knows of other lanes, which is why a lane ends the same alone an
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +21,7 @@ from kdbench.engine.averaging import Average
 from kdbench.engine.checkpoint import state_sha256
 from kdbench.engine.counting import used_in_prediction
 from kdbench.engine.errors import Failed, holds, said
+from kdbench.engine.meter import Meter
 from kdbench.engine.precision import Precision
 from kdbench.engine.remedy import remedy
 from kdbench.engine.rng import fresh_rng, rng_state, set_rng_state
@@ -118,8 +118,9 @@ class Lane:
         self._inferred: int | None = None
         self._kept_state: dict[str, Tensor] | None = None
         self.rng = fresh_rng(seed, device)
-        self._seen: dict[str, list[tuple[int, int, Tensor]]] = {}  # term -> (first step, images of each, values)
-        self._steps, self._count, self._extra, self.waiting = 0, 0, 0, 0  # waiting: batches that await a step
+        self.meter = Meter()  # of the present epoch
+        self._extra, self.waiting = 0, 0  # waiting: batches that await a step
+        self.begun, self.shared = 0, 0.0  # batches of the present epoch behind it, and its share of data and teacher
         self.average = Average(self.student, plan.ema) if plan.ema else None
         gradients.prepare(plan, method, compiles=compiler is not None)
         self.pretrain_total = plan.pretrain_epochs(method)
@@ -155,7 +156,7 @@ class Lane:
         Raises:
             NothingToTrain: there is nothing.
         """
-        self.stage, self.epoch, self._asked = stage, 0, ("", -1)
+        self.stage, self.epoch, self.begun, self._asked = stage, 0, 0, ("", -1)
         self.needs_teacher = bool(self.method.needs_teacher)
         self.train_mode()
         parts: list[nn.Module] = [self.method]
@@ -180,8 +181,9 @@ class Lane:
     # -- one epoch ------------------------------------------------------------------------
 
     def ask(self) -> None:
-        """Ask the method what the coming epoch needs."""
-        self.needs_teacher = bool(self.method.needs_teacher)
+        """Ask the method what the coming epoch needs; in mid-epoch what was asked when it began still holds."""
+        if not self.begun:
+            self.needs_teacher = bool(self.method.needs_teacher)
         if self.stage == "train":
             self.rate = self.plan.rate(self.epoch)
         else:
@@ -189,18 +191,19 @@ class Lane:
         self._asked = self.stage, self.epoch
 
     def start_epoch(self) -> None:
-        """Set the epoch's learning rate and empty the meters; ``ask`` comes before it."""
+        """Set the epoch's learning rate and, where it has not begun, empty the meter; ``ask`` comes before it."""
         if self._asked != (self.stage, self.epoch):
             self.ask()
         set_rate(self.optimizer, self.rate)
-        self._seen, self._steps, self._count = {}, 0, 0
+        if not self.begun:
+            self.meter = Meter()
 
     def step(self, teacher: Outputs | None, batch: Batch) -> None:
         """One optimizer step on one batch. ``teacher`` may be None when the method needs none."""
         started = time.perf_counter()
         with self.own_rng():
             terms = self.update(teacher, batch)
-        self.saw(self._steps, len(batch.label), {name: term[None] for name, term in terms.items()})
+        self.saw(self.meter.steps, len(batch.label), {name: term[None] for name, term in terms.items()})
         self.seconds += time.perf_counter() - started
 
     def update(self, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
@@ -217,16 +220,8 @@ class Lane:
         return {name: term.detach().float() for name, term in terms.items()}
 
     def saw(self, first: int, images: int, values: dict[str, Tensor]) -> None:
-        """Keep the terms of the steps from ``first`` on, (steps,) each, of batches of so many images.
-
-        They stay on the device until the epoch ends: nothing waits for them.
-        """
-        steps = 0
-        for name, value in values.items():
-            self._seen.setdefault(name, []).append((first, images, value))
-            steps = len(value)
-        self._steps += steps
-        self._count += steps * images
+        """Keep the terms of the steps from ``first`` on, (steps,) each, of batches of so many images."""
+        self.meter.saw(first, images, values)
 
     def terms(self, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
         """The present stage's loss on a batch, by name."""
@@ -254,10 +249,11 @@ class Lane:
             Diverged: a term is not finite, or every step overflowed and lower scales do not help.
         """
         gradients.finish(self)
+        self.begun, self.shared = 0, 0.0
         self.seconds += shared_seconds
-        self.images += self._count if self.stage == "train" else 0
+        self.images += self.meter.images if self.stage == "train" else 0
         means = self._means()
-        scale = self.scaler.end_epoch(-(-self._steps // self.plan.accumulate))
+        scale = self.scaler.end_epoch(-(-self.meter.steps // self.plan.accumulate))
         # A short epoch may pass before a scale is found; torch takes less than 1 for a sign that there is none.
         if scale is not None and (scale < 1 or self.epoch + 1 == self.total):
             raise Diverged(
@@ -271,26 +267,14 @@ class Lane:
             self.enter("train")
 
     def _means(self) -> dict[str, float]:
-        """Mean of each term over the images that it was computed on; the epoch's one wait for the device.
+        """Mean of each term; the epoch's one wait for the device.
 
         Raises:
             Diverged: naming the term that was the first to be infinite or no number.
         """
-        means: dict[str, float] = {}
-        bad: list[tuple[int, str, float]] = []
-        for name, seen in self._seen.items():
-            found = torch.cat([values for _, _, values in seen]).tolist()
-            steps = [first + i for first, _, values in seen for i in range(len(values))]
-            images = [n for _, n, values in seen for _ in range(len(values))]
-            means[name] = (
-                math.fsum(n * v for n, v in zip(images, found, strict=True)) / sum(images)
-                if all(map(math.isfinite, found))
-                else math.nan
-            )
-            bad += [(step, name, value) for step, value in zip(steps, found, strict=True) if not math.isfinite(value)]
-        if bad:
-            _, name, value = min(bad, key=lambda entry: entry[0])
-            raise Diverged(f"term {name!r} was {value} in {self._when()}; try {self.remedy()}")
+        means, bad = self.meter.means()
+        if bad is not None:
+            raise Diverged(f"term {bad[0]!r} was {bad[1]} in {self._when()}; try {self.remedy()}")
         return means
 
     def remedy(self) -> str:
@@ -329,9 +313,10 @@ class Lane:
             "scaler": self.scaler.state_dict(),
             "rng": self.rng,
             "curve": self.curve,
-            "seconds": self.seconds,
+            "seconds": self.seconds + self.shared,
             "images": self.images,
             "report": self.report,
+            **({"partial": resuming.partial(self)} if self.begun else {}),
         }
 
     def resume(self) -> bool:

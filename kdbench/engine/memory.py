@@ -33,8 +33,8 @@ WORKSPACE = 2 * 4096 * 1024
 #: Where so many of the largest step so far fit beside all lanes, the steps of the others are not measured.
 PLENTY = 8
 
-#: Copies of a lane's state that are made while its checkpoint is written and read back.
-COPIES = 4
+#: Copies of a lane's state that are made while its checkpoint is written, beside the one that is kept of every lane.
+COPIES = 3
 
 
 def pack(needs: Sequence[int], free: int, share: float, once: int = 0) -> list[int]:
@@ -61,14 +61,16 @@ def pack(needs: Sequence[int], free: int, share: float, once: int = 0) -> list[i
 def together(lanes: Sequence[Lane], shown: Shown, guard: Guard, free: int) -> list[int]:
     """As ``pack``, for lanes on the CPU, where they take their steps one after the other.
 
-    What a lane gains when it trains (gradients, momenta) is counted for each. What a step takes beyond that, or
+    What a lane gains when it trains (gradients, momenta) is counted for each, and a copy of its state at the end of
+    the last epoch (``saving``). What a step takes beyond that, or
     a checkpoint, is needed once, and measured: a copy of each lane takes a step. ``free`` is of before.
 
     Raises:
         OutOfMemory: one copy's step does not fit.
     """
-    needs = [gained(lane) for lane in lanes]
-    once, known = max(COPIES * (standing(lane) - gained(lane) // 2) for lane in lanes), True
+    kept = [standing(lane) - gained(lane) // 2 for lane in lanes]
+    needs = [gained(lane) + copied for lane, copied in zip(lanes, kept, strict=True)]
+    once, known = COPIES * max(kept), True
     for lane in lanes:
         taken = of_a_step(lane, shown, guard)
         known = known and taken is not None

@@ -40,7 +40,7 @@ class Scaler:
     def __init__(self, device: torch.device, *, enabled: bool) -> None:
         self._torch = torch.amp.GradScaler(device.type, init_scale=FIRST_SCALE, enabled=enabled)
         self._torch.scale(torch.zeros((), device=device))
-        self._before = FIRST_SCALE  # when the epoch began
+        self.began = FIRST_SCALE  # the scale when the epoch began
 
     @property
     def enabled(self) -> bool:
@@ -77,9 +77,9 @@ class Scaler:
         """The scale, when all of the epoch's so many steps overflowed; else None. Waits for the device."""
         if not self.enabled or not steps:
             return None
-        before, self._before = self._before, self._torch.get_scale()
+        before, self.began = self.began, self._torch.get_scale()
         # Only an overflow lowers it; below the range of fp32 it is 0.
-        return self._before if self._before <= before * self._torch.get_backoff_factor() ** steps else None
+        return self.began if self.began <= before * self._torch.get_backoff_factor() ** steps else None
 
     def state_dict(self) -> dict[str, Any]:
         """Scale and clock; empty when switched off. Waits for the device."""
@@ -89,7 +89,7 @@ class Scaler:
         """Go on from ``state_dict``, in the same memory; an empty one leaves the first scale."""
         if state and self.enabled:
             self._torch.load_state_dict(state)
-            self._before = state["scale"]
+            self.began = state["scale"]
 
 
 @dataclass(frozen=True)

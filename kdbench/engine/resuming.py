@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from kdbench.engine.averaging import Average
 from kdbench.engine.checkpoint import CheckpointDamaged, CheckpointForeign, stranger
 from kdbench.engine.errors import holds, out_of_memory, said
+from kdbench.engine.meter import Meter
+from kdbench.engine.meter import strange as strange_meter
 from kdbench.engine.optimizers import resume
 from kdbench.engine.precision import Scaler
 from kdbench.engine.schedule import Plan, fill_momentum
@@ -63,6 +65,9 @@ class Lane(Protocol):
     report: dict[str, float]
     seconds: float
     images: int
+    begun: int
+    needs_teacher: bool
+    meter: Meter
 
     def enter(self, stage: str) -> None:
         """Begin a stage."""
@@ -95,6 +100,41 @@ def restore(lane: Lane, state: Mapping[str, Any]) -> None:
     lane.epoch, lane.rng = state["epoch"], state["rng"]
     lane.curve, lane.report = state["curve"], state["report"]
     lane.seconds, lane.images = state["seconds"], state["images"]
+    if "partial" in state:
+        _go_on(lane, state["partial"])
+
+
+def partial(lane: Lane) -> dict[str, Any]:
+    """What a checkpoint in mid-epoch has beside all others; no gradient may wait for a step."""
+    return {
+        "batches": lane.begun,
+        "needs_teacher": lane.needs_teacher,
+        "scale": lane.scaler.began,
+        "meter": lane.meter.state(),
+    }
+
+
+def _go_on(lane: Lane, state: Mapping[str, Any]) -> None:
+    lane.begun, lane.needs_teacher = state["batches"], state["needs_teacher"]
+    lane.scaler.began = state["scale"]
+    lane.meter = Meter()
+    lane.meter.load(state["meter"], lane.device)
+
+
+def _partial(state: Mapping[str, Any], lane: Lane) -> Iterator[str]:
+    if "partial" not in state:
+        return
+    found = state["partial"]
+    if type(found) is not dict:
+        yield "what it has of an epoch is no dict"
+    if type(found.get("batches")) is not int or not 0 < found["batches"] < 10**9:
+        yield "it does not say how many batches of an epoch are behind it"
+    if type(found.get("needs_teacher")) is not bool or not _is_number(found.get("scale")):
+        yield "it does not say how its epoch began"
+    if why := strange_meter(found.get("meter")):
+        yield why
+    if state["epoch"] >= (lane.pretrain_total if state["stage"] == "pretrain" else lane.plan.epochs):
+        yield "it has begun an epoch after its last"
 
 
 def _load(lane: Lane, state: Mapping[str, Any]) -> None:
@@ -132,6 +172,7 @@ def check(state: Mapping[str, Any], lane: Lane) -> None:
     _first(name, _types(state))
     _first(name, _clock(state, lane))
     _first(name, _curve(state))
+    _first(name, _partial(state, lane))
     _first(name, _random(state["rng"]))
     _first(name, _scale(state.get("scaler", {})))
     _network(name, state["student"], lane.student.state_dict())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from kdbench import suites
 
 if TYPE_CHECKING:
     from kdbench.report.make import SuiteReport
+    from kdbench.report.site import Site
 
 
 def boards(out: Path, note: Callable[[str], object], **words: Any) -> list[SuiteReport]:
@@ -36,3 +38,18 @@ def boards(out: Path, note: Callable[[str], object], **words: Any) -> list[Suite
         costs=costs,
         **words,
     )
+
+
+def pages(results: Path, into: Path, note: Callable[[str], object], *, suites: list[str] | None = None) -> Site:
+    """``kdbench.report.site.site`` of an output folder, with what stands in kdbench's own tables.
+
+    Raises:
+        ValueError, OSError: see there.
+
+    >>> pages(Path("nowhere"), Path("site"), print)
+    Traceback (most recent call last):
+    ValueError: no run records under nowhere/runs; `kdbench run` makes some, --out names another folder
+    """
+    from kdbench.report.site import site
+
+    return site(results, into, suites=suites, write=partial(boards, note=note))

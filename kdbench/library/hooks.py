@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -165,7 +165,16 @@ class HookReader:
             last = seen[id(self.last)]
             last = F.relu(last) if self.relu else last
         feats = tuple(self._as_map(hook, seen[id(hook)]) for hook in self.feats) or (last, last)
-        return Outputs(feats, last, pooled, logits, None, self._classifier())
+        return Outputs(feats, last, pooled, logits, None, self._classifier(), self._rows(feats, seen))
+
+    def _rows(self, feats: tuple[Tensor, ...], seen: Mapping[int, Tensor]) -> tuple[Tensor, ...] | None:
+        """The tokens of every tap where all stages behind the stem give such."""
+        shown = [seen[id(hook)] for hook in self.feats]
+        if not shown or any(one.dim() != 3 for one in shown[1:]):
+            return None
+        return tuple(
+            one if one.dim() == 3 else feat.flatten(2).transpose(1, 2) for one, feat in zip(shown, feats, strict=True)
+        )
 
     def head(self, last: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, K) logits."""

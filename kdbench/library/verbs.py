@@ -42,6 +42,9 @@ def run(
     retry_failed: bool = False,
     fail_fast: bool = False,
     dry_run: bool = False,
+    checkpoint_minutes: float | None = None,
+    track: Several = None,
+    notify: str | None = None,
     plugin: Place | Iterable[str] = (),
     data_dir: Place = None,
     data_source: str = "auto",
@@ -78,9 +81,11 @@ def run(
     Traceback (most recent call last):
     ValueError: no method 'studnet'; did you mean student...?
     """
-    words = {"suite": suite, "epochs": epochs, "limit_train": limit_train, "precision": precision, "lanes": lanes}
+    words: dict[str, Any] = {"suite": suite, "epochs": epochs, "limit_train": limit_train, "lanes": lanes}
+    words |= {"precision": precision}
     words |= {"graphs": graphs, "table": table, "compile": compile, "weights": weights, "shard": shard}
-    words |= {"data_source": data_source, "data_workers": data_workers}
+    words |= {"data_source": data_source, "data_workers": data_workers, "track": joined(track)}
+    words |= {"notify": notify, "checkpoint_minutes": checkpoint_minutes}
     words |= {"force": force, "retry_failed": retry_failed, "fail_fast": fail_fast, "device": device}
     asked = request(
         methods=methods,
@@ -99,13 +104,15 @@ def run(
     if dry_run:
         return [one for cell in job.cells if (one := _record(job, cell)) is not None]
     from kdbench.run import runner
+    from kdbench.run.notify import notifying
     from kdbench.run.outcome import Stop
 
-    with _as_before():
+    with _as_before(), notifying("run", notify, asked.out, told.note) as ending:
         try:
             outcome = runner.run(job, told)
         except Stop as stop:
             raise RuntimeError(str(stop)) from stop
+        ending.of(outcome, len(job.cells))
     found = {cell: _record(job, cell) for cell in job.cells}
     for cell, why in outcome.failed.items():
         if found.get(cell) is None:
@@ -128,6 +135,9 @@ def tune(
     table: str = "auto",
     retry_failed: bool = False,
     precision: str = "fp32",
+    checkpoint_minutes: float | None = None,
+    track: Several = None,
+    notify: str | None = None,
     plugin: Place | Iterable[str] = (),
     data_dir: Place = None,
     data_source: str = "auto",
@@ -156,6 +166,7 @@ def tune(
     Traceback (most recent call last):
     ValueError: --trials takes 2 to 6 candidates of every method, not 9
     """
+    from kdbench.run.notify import notifying
     from kdbench.run.outcome import Stop
     from kdbench.tuning import plan as planning
     from kdbench.tuning.tune import tune as answer
@@ -177,6 +188,9 @@ def tune(
         table=table,
         retry_failed=retry_failed,
         precision=precision,
+        track=joined(track),
+        notify=notify,
+        checkpoint_minutes=checkpoint_minutes,
         device=device,
     )
     whole(trials=trials, seeds=seeds)
@@ -185,11 +199,12 @@ def tune(
         told.note(sentence)
     if not plan.questions:
         return []
-    with _as_before():
+    with _as_before(), notifying("tune", notify, asked.out, told.note) as ending:
         try:
             answers = answer(plan, told)
         except Stop as stop:
             raise RuntimeError(str(stop)) from stop
+        ending.chosen(len(plan.questions), len(answers.found), len(answers.missing))
     for sentence in answers.missing:
         warnings.warn(sentence, stacklevel=2)
     return answers.found

@@ -127,6 +127,8 @@ def request(
             if name in words
         }
     )
+    if words.get("notify") is not None:
+        texts(notify=words["notify"])
     if "suite" in words:
         words["suite"] = str(words["suite"])  # a path of a file is one, too
     if "device" in words:

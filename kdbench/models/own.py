@@ -106,7 +106,7 @@ class OwnReader:
     >>> convs = nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
     >>> reader = OwnReader(nn.Sequential(*convs, nn.Linear(4, 5)), "small", ["1"], "4", image_size=8)
     >>> reader.tap(picture((3, 8, 8)).float()).shapes()
-    Shapes(feats=((4, 8, 8),), last=(4, 8, 8), pooled=4)
+    Shapes(feats=((4, 8, 8),), last=(4, 8, 8), pooled=4, tokens=None)
 
     Raises:
         ValueError: no such submodule, an output that is no map, or a head that is not this one.

@@ -7,6 +7,7 @@ not its own output, or if gradients do not pass.
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any, cast
 
@@ -66,6 +67,12 @@ class TimmReader:
 
     preacts: None, timm has no such taps.
 
+    tokens: of a model whose head takes tokens, those of every tap, with the class and distillation tokens where timm
+    hands them out.
+
+    A distilled head is two linear layers, each on a token of its own, whose logits are averaged: that is one linear
+    layer on both vectors, and is shown so.
+
     Args:
         net: the model; hooks are added to it where timm gives no tap.
         name: for errors.
@@ -86,16 +93,16 @@ class TimmReader:
         self.stem: Capture | None = None
         self.stem_nhwc = False
         self.nhwc = getattr(net, "output_fmt", None) == "NHWC"
-        self.tokens = self.fill_grid = False
-        self.given: Capture | None = None  # the input of the last linear layer, where pre_logits is not that
-        self.linear = _linear(net, name)
-        image = picture((3, image_size, image_size)).to(self.linear.weight)
+        self.tokens = self.fill_grid = self.prefixed = False
+        self.given: list[Capture] = []  # the input of the last linear layers, where pre_logits is not that
+        self.linears = _linears(net, name)
+        image = picture((3, image_size, image_size)).to(self.linears[0].weight)
         with evaluating(net), shaken(net):
             try:
                 logits = net(image)
             except Exception as error:  # whatever the model's own code raises
                 raise ValueError(f"{name} cannot take {image_size}-px images: {_first_line(error)}") from error
-            wanted = (1, len(self.linear.weight))
+            wanted = (1, len(self.linears[0].weight))
             if not isinstance(logits, Tensor) or logits.shape != wanted or not logits.isfinite().all():
                 raise ValueError(f"{name} cannot be tapped: its output is not one finite number for each class")
             try:
@@ -109,7 +116,7 @@ class TimmReader:
         """Decide once, on a trial, how this model is tapped."""
         if not hasattr(self.net, "forward_intermediates"):
             self._hook_stages(image)
-        last, maps = self._stages(image)
+        last, maps, _ = self._stages(image)
         if not maps:
             raise ValueError("it shows no stages")
         if not isinstance(last, Tensor) or last.dim() not in (3, 4):
@@ -125,6 +132,15 @@ class TimmReader:
             self.indices = sorted({round((i + 1) * count / _STAGES) - 1 for i in range(_STAGES)} - {-1})
         if alike or count <= _STAGES:
             self._find_stem(image)
+        if self.tokens and not self.captures:
+            asked = inspect.signature(self.net.forward_intermediates).parameters
+            self.prefixed = "return_prefix_tokens" in asked
+            *_, prefixes = self._stages(image)
+            fits = (
+                isinstance(p, Tensor) and p.dim() == 3 and p.shape[2] == m.shape[1]
+                for p, m in zip(prefixes, maps, strict=False)
+            )
+            self.prefixed = bool(prefixes) and all(fits)
 
     def _find_stem(self, image: Tensor) -> None:
         """Hook the stem module, if it has a known name and gives a map."""
@@ -133,7 +149,7 @@ class TimmReader:
         if path is None:
             return
         self.stem = Capture(modules[path])
-        _, maps = self._stages(image)
+        _, maps, _ = self._stages(image)
         shown = self.stem.take()
         if isinstance(shown, Tensor) and shown.dim() == 4:
             # Most modules do not say; the trial's image is square, so its map is.
@@ -146,11 +162,11 @@ class TimmReader:
     def _find_pooled(self, image: Tensor, logits: Tensor) -> None:
         """What the last linear layer takes: timm's ``pre_logits``, or else what a hook on that layer sees."""
         try:
-            fits = self._gives(image, logits)
+            fits = len(self.linears) == 1 and self._gives(image, logits)
         except Exception:  # a head without pre_logits, or whose pre_logits are no vector
             fits = False
         if not fits:
-            self.given = Capture(self.linear, given=True)
+            self.given = [Capture(linear, given=True) for linear in self.linears]
             if not self._gives(image, logits):
                 raise ValueError("its head on its last map is not one linear layer that gives its own logits")
 
@@ -167,7 +183,7 @@ class TimmReader:
             image = image.clone().requires_grad_()
             shown = self.tap(image)
             last = shown.last.detach().requires_grad_()
-            seen = (*shown.feats, shown.last, shown.pooled, shown.logits)
+            seen = (*shown.feats, shown.last, shown.pooled, shown.logits, *(shown.tokens or ()))
             torch.autograd.grad([tap.float().square().mean() for tap in seen], image)
             torch.autograd.grad(self.head(last).sum(), last)
 
@@ -188,13 +204,18 @@ class TimmReader:
         for capture, before in zip(self.captures, plain, strict=True):
             capture.clone = not torch.equal(capture.take(), before)
 
-    def _stages(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """What the head takes, as timm has it, and the stages' maps."""
+    def _stages(self, image: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """What the head takes, as timm has it, the stages' maps, and the tokens beside each where there are such."""
         if self.captures:
             last = self.net.forward_features(image)
-            return last, [capture.take() for capture in self.captures]
-        last, maps = self.net.forward_intermediates(image, indices=self.indices)
-        return last, maps
+            return last, [capture.take() for capture in self.captures], []
+        if not self.prefixed:
+            last, maps = self.net.forward_intermediates(image, indices=self.indices)
+            return last, maps, []
+        last, shown = self.net.forward_intermediates(image, indices=self.indices, return_prefix_tokens=True)
+        if not all(isinstance(one, tuple) and len(one) == 2 for one in shown):  # there are none
+            return last, shown, []
+        return last, [one for one, _ in shown], [prefix for _, prefix in shown]
 
     def _stem_map(self, shown: Any, first: Tensor) -> Tensor | None:
         """The stem's output as a map; None if it is not one. ``first``: the first stage's map."""
@@ -209,7 +230,7 @@ class TimmReader:
 
     def tap(self, image: Tensor) -> Outputs:
         """(B, 3, H, W) -> all that a method may see."""
-        raw, maps = self._stages(image)
+        raw, maps, prefixes = self._stages(image)
         feats = tuple(maps)
         if self.stem is not None:
             feats = (cast(Tensor, self._stem_map(self.stem.take(), feats[0])), *feats)
@@ -221,7 +242,17 @@ class TimmReader:
             last = raw.permute(0, 3, 1, 2) if self.nhwc else raw
         pooled = self._pool(raw)
         weight, bias = self._classifier()
-        return Outputs(feats, last, pooled, F.linear(pooled, weight, bias), None, (weight, bias))
+        logits = F.linear(pooled, weight, bias)
+        return Outputs(feats, last, pooled, logits, None, (weight, bias), self._rows(feats, prefixes))
+
+    def _rows(self, feats: tuple[Tensor, ...], prefixes: list[Tensor]) -> tuple[Tensor, ...] | None:
+        """Tokens of every tap; a stem has none beside those of its map."""
+        if not self.tokens:
+            return None
+        rows = [feat.flatten(2).transpose(1, 2) for feat in feats]
+        for at, prefix in enumerate(prefixes, start=len(rows) - len(prefixes)):
+            rows[at] = torch.cat((prefix, rows[at]), dim=1)
+        return tuple(rows)
 
     def head(self, last: Tensor) -> Tensor:
         """(B, C, H, W), or tokens (B, C, N, 1), -> (B, K) logits."""
@@ -232,15 +263,20 @@ class TimmReader:
         return F.linear(self._pool(last), *self._classifier())
 
     def _pool(self, raw: Tensor) -> Tensor:
-        if self.given is not None:
+        if self.given:
             self.net.forward_head(raw)
-            pooled: Tensor = self.given.take()
-        else:
-            pooled = self.net.forward_head(raw, pre_logits=True)
+            taken: list[Tensor] = [given.take().flatten(1) for given in self.given]
+            return taken[0] if len(taken) == 1 else torch.cat(taken, dim=1)
+        pooled: Tensor = self.net.forward_head(raw, pre_logits=True)
         return pooled.flatten(1)
 
     def _classifier(self) -> tuple[Tensor, Tensor | None]:
-        return self.linear.weight.flatten(1), self.linear.bias  # a few are 1x1 convolutions
+        if len(self.linears) == 1:
+            (linear,) = self.linears
+            return linear.weight.flatten(1), linear.bias  # a few are 1x1 convolutions
+        biases = [linear.bias for linear in self.linears if linear.bias is not None]
+        weight = torch.cat([linear.weight.flatten(1) for linear in self.linears], dim=1) / len(self.linears)
+        return weight, torch.stack(biases).sum(dim=0) / len(self.linears) if biases else None
 
 
 def create(
@@ -272,20 +308,21 @@ def create(
     return tapped
 
 
-def _linear(net: nn.Module, name: str) -> nn.Linear | nn.Conv2d:
-    """The one linear layer that a model's classifier is, or holds."""
+def _linears(net: nn.Module, name: str) -> tuple[nn.Linear | nn.Conv2d, ...]:
+    """The one linear layer that a model's classifier is, or holds; of a distilled head both."""
     try:
         classifier = net.get_classifier()  # type: ignore[operator]
     except Exception:  # AttributeError, or whatever a model says that has no head
         classifier = None
-    if isinstance(classifier, tuple):
-        raise ValueError(f"{name} has a distilled head: two classifiers, of which none gives its logits alone")
-    inside = classifier.modules() if isinstance(classifier, nn.Module) else ()
-    linear = [module for module in inside if isinstance(module, nn.Linear | nn.Conv2d)]
-    if len(linear) != 1:
-        has = "has none" if classifier is None else f"is {type(classifier).__name__} with {len(linear)} of them"
-        raise ValueError(f"{name} has no linear classifier: its head is to be one linear layer, it {has}")
-    return linear[0]
+    found = list[nn.Linear | nn.Conv2d]()
+    for each in classifier if isinstance(classifier, tuple) else (classifier,):
+        inside = each.modules() if isinstance(each, nn.Module) else ()
+        linear = [module for module in inside if isinstance(module, nn.Linear | nn.Conv2d)]
+        if len(linear) != 1:
+            has = "has none" if each is None else f"is {type(each).__name__} with {len(linear)} of them"
+            raise ValueError(f"{name} has no linear classifier: its head is to be one linear layer, it {has}")
+        found += linear
+    return tuple(found)
 
 
 def _first_line(error: Exception) -> str:

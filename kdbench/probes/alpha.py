@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from kdbench import models, registry
+from kdbench.data import trained_on
 from kdbench.distiller import Distiller, Outputs
 from kdbench.engine.attending import attending, attention_state
 from kdbench.probes.probe import Context, Found, NotApplicable, Probe, Settings
@@ -124,7 +125,7 @@ def _method(subject: Subject) -> Distiller:
         subject.teacher,
         image_shape=subject.images.image_shape,
         num_classes=subject.images.num_classes,
-        train_labels=subject.images.train_labels,
+        train_labels=trained_on(subject.images, one.settings.recipe)[0].train_labels,
         batch_size=one.settings.recipe["batch_size"],
     )
     with torch.random.fork_rng(devices=[]):  # its first weights are overwritten

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
+from kdbench.data import noise
 from kdbench.utils.seeding import stable_seed
 
 LEVELS = 5
@@ -69,17 +70,6 @@ def _drawn(images: Tensor, seeds: list[int], draw: Callable[[torch.Generator], T
     return torch.stack([draw(torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
-def _gaussian_noise(images: Tensor, deviation: float, seeds: list[int]) -> Tensor:
-    noise = _drawn(images, seeds, lambda generator: torch.randn(images.shape[1:], generator=generator))
-    return (images + 255 * deviation * noise).round().clamp(0, 255).to(torch.uint8)
-
-
-def _salt_and_pepper(images: Tensor, share: float, seeds: list[int]) -> Tensor:
-    where = _drawn(images, seeds, lambda generator: torch.rand(images.shape[1:], generator=generator))
-    salted = torch.where(where < share / 2, 0, images)
-    return torch.where(where > 1 - share / 2, 255, salted).to(torch.uint8)
-
-
 def _blur(images: Tensor, deviation: float, seeds: list[int]) -> Tensor:
     deviation *= max(1.0, images.shape[-1] / 32)
     reach = min(max(1, math.ceil(3 * deviation)), min(images.shape[-2:]) - 1)
@@ -114,8 +104,8 @@ def _occlusion(images: Tensor, share: float, seeds: list[int]) -> Tensor:
 
 
 _KINDS: dict[str, Callable[[Tensor, float, list[int]], Tensor]] = {
-    "gaussian_noise": _gaussian_noise,
-    "salt_and_pepper": _salt_and_pepper,
+    "gaussian_noise": noise.gaussian,
+    "salt_and_pepper": noise.salt_and_pepper,
     "blur": _blur,
     "contrast": _contrast,
     "jpeg": _jpeg,

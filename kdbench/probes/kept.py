@@ -65,7 +65,7 @@ def method(one: Record, student: Tapped, images: Dataset, out: Path, state: dict
         mentor,
         image_shape=images.image_shape,
         num_classes=images.num_classes,
-        train_labels=images.train_labels,
+        train_labels=data.trained_on(images, one.settings.recipe)[0].train_labels,
         batch_size=one.settings.recipe["batch_size"],
     )
     built = registry.get(one.settings.method).build(pair, **one.settings.hyper)

@@ -67,8 +67,13 @@ def finetune(
     Args:
         net: trained; stays as it is.
         other: images of the size that the network sees.
-        epochs, lr, batch_size, weight_decay, flip: the recipe; the rate falls along a cosine.
-        mean, std: what the images are normalised with.
+        epochs: length of the training.
+        lr: rate at its begin; it falls along a cosine.
+        batch_size: images of a batch.
+        weight_decay: of all parameters.
+        flip: whether images are mirrored at random.
+        mean: what the images are normalised with, for each channel.
+        std: the same.
         seed: of the fresh layer and the batches.
         device: where it trains.
         checkpoint: where an interrupted training goes on from; it is taken away in the end.

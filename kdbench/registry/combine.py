@@ -271,4 +271,7 @@ def combined(part_names: tuple[str, ...], part_classes: tuple[type[Distiller], .
         "family": part_classes[0].family,
         "__doc__": f"{name}: the terms of all parts, CE and KD once.",
     }
-    return type(name, (Combined,), body)
+    made: type[Combined] = type(name, (Combined,), body)
+    late = {part: cls.later for part, cls in built}
+    made.later = tuple(full for (part, key), full in made._full().items() if key in late[part])
+    return made

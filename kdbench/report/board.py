@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from kdbench.record import Record
 from kdbench.report import resample, stats
@@ -131,6 +131,7 @@ class Board:
     gains: dict[tuple[str, Pair], Gain] = field(default_factory=dict)  # over the baseline, by method and pair
     cell_p: dict[tuple[str, Pair], float | None] = field(default_factory=dict)  # corrected for the number of cells
     hidden: list[Line] = field(default_factory=list)  # behind the first ones that were asked for
+    every_two: Any = None  # what kdbench.report.compare has found, once it was asked
 
     @property
     def pairs(self) -> list[Pair]:
@@ -167,8 +168,13 @@ class Board:
 
     def teacher_top1(self, pair: Pair) -> float | None:
         """The teacher's own accuracy; the selection holds one teacher per pair."""
-        found = [one.teacher_top1 for line in self.everything for one in line.cells[pair].runs]
-        return next((value for value in found if value is not None and math.isfinite(value)), None)
+        one = self.teacher_run(pair)
+        return one.teacher_top1 if one is not None else None
+
+    def teacher_run(self, pair: Pair) -> Record | None:
+        """A run that says how good the teacher is."""
+        found = (one for line in self.everything for one in line.cells[pair].runs)
+        return next((one for one in found if one.teacher_top1 is not None and math.isfinite(one.teacher_top1)), None)
 
     @cached_property
     def seeds(self) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from scipy import stats as scipy_stats
 
 from kdbench.report import escape, stats
 from kdbench.report.board import Board, Line, differences
-from kdbench.report.items import count
+from kdbench.report.items import count, sure
 from kdbench.report.teacherless import Pair
 
 COLUMNS = ("pair", "method", "other", "difference", "low", "high", "paired_runs", "blocks", "p", "p_holm")
@@ -26,6 +26,13 @@ def every_two(board: Board) -> pd.DataFrame:
     ``p_holm`` is corrected for all comparisons on the same pair (Holm). ``blocks`` are the students with a seed that
     vary independently. Without interval and p where the seeds are too few or the differences all equal.
     """
+    if board.every_two is None:
+        board.every_two = _every_two(board)
+    found: pd.DataFrame = board.every_two
+    return found
+
+
+def _every_two(board: Board) -> pd.DataFrame:
     lines = [line for line in board.everything if line.runs]
     rows: list[dict[str, Any]] = []
     for pair in [None, *board.pairs] if len(board.pairs) > 1 else board.pairs:
@@ -90,6 +97,40 @@ def _over_all(board: Board, lines: list[Line]) -> Iterator[dict[str, Any]]:
                 "blocks": found.blocks,
                 "p": found.p,
             }
+
+
+def behind_the_leader(board: Board) -> str:
+    """Who is told apart from the best average rank by the paired test, and who is not; "" without a ranking."""
+    compared = [line for line in board.everything if line.kind == "ranked" and line.rank is not None]
+    if len(compared) < 2:
+        return ""
+    leader, others = compared[0], compared[1:]
+    frame = every_two(board)
+    frame = frame[frame["pair"] == (ALL if len(board.pairs) > 1 else escape.csv(":".join(board.pairs[0])))]
+    found: dict[object, float | None] = {}
+    for method, other, p in zip(frame["method"], frame["other"], frame["p_holm"], strict=True):
+        if escape.csv(leader.label) in (method, other):
+            mate = other if method == escape.csv(leader.label) else method
+            found[mate] = None if p is None or np.isnan(p) else float(p)
+    tested = [line for line in others if found.get(escape.csv(line.label)) is not None]
+    if not tested:
+        return (
+            f"Nothing is told apart from {leader.shown}, which has the best average rank: without seeds to repeat it, a"
+            " difference is no finding"
+        )
+    apart = [line for line in tested if sure(found[escape.csv(line.label)])]
+    alike = [line.shown for line in others if line not in apart]
+    where = "over all pairs" if len(board.pairs) > 1 else "on the pair"
+    if not alike:
+        return f"{leader.shown} is told apart from every other method {where} (paired test, every two methods, Holm)"
+    return (
+        f"Not told apart from {leader.shown}, which has the best average rank, {where}: {_listed(alike)}; told apart:"
+        f" {_listed([line.shown for line in apart]) or 'none'} (paired test over seeds, every two methods, Holm, 5%)"
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,8 @@ def explain(board: Board) -> list[str]:
         told = compare.separation(board)
         if told is not None:
             words.append(f"{told.sentence[0].upper()}{told.sentence[1:]}.")
+        if behind := compare.behind_the_leader(board):
+            words.append(f"{behind}.")
     aris = [line for line in board.compared if line.ari]
     if aris:
         leader = board.compared[0].shown

@@ -12,9 +12,10 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from kdbench.report import compare, facts, stats
+from kdbench.report import compare, facts, mismatch, stats
 from kdbench.report.board import STUDENT, Board, Line
 from kdbench.report.curve_figure import curves
+from kdbench.report.duel_figure import duels
 from kdbench.report.escape import plain
 from kdbench.report.panels import (
     class_border,
@@ -36,6 +37,8 @@ def figures(board: Board) -> dict[str, Figure]:
         "leaderboard": leaderboard,
         "heatmap": heatmap,
         "ranks": ranks,
+        "duels": duels,
+        "mismatch": mismatch.figure,
         "curves": curves,
     }
     with drawing():

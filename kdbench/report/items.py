@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from kdbench.record import Record
 from kdbench.report.escape import plain
 from kdbench.report.resample import Rank
 from kdbench.report.stats import LEVEL, Gain, Spread
@@ -32,6 +33,7 @@ class Item:
     title: str = ""  # more words, where there is room for them
     spread: Spread | None = None  # of a cell with a mean: paper prints it in its own way
     sure: bool = False  # differs from the baseline after correction
+    records: tuple[Record, ...] = ()  # that it rests on, where these are few
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Row:
 
     items: tuple[Item, ...]
     kind: str = ""
+    anchor: str = ""  # its name in a page, where others lead to it
 
 
 @dataclass

@@ -12,7 +12,21 @@ from typing import Any
 from kdbench import record
 from kdbench.record import Record
 from kdbench.report import board as boards
-from kdbench.report import compare, cost, facts, latex, page, probes, runs_csv, style, tables, text, tuned
+from kdbench.report import (
+    compare,
+    cost,
+    facts,
+    latex,
+    linked,
+    mismatch,
+    page,
+    probes,
+    runs_csv,
+    style,
+    tables,
+    text,
+    tuned,
+)
 from kdbench.report import select as selecting
 from kdbench.report.board import RULES, STUDENT, Board
 from kdbench.report.cost import Cost
@@ -86,6 +100,7 @@ class _Asked:
     standing: Mapping[str, Records]
     costs: Sequence[Cost]
     formats: Sequence[str]
+    addresses: linked.Addresses | None
 
 
 def report(
@@ -101,6 +116,7 @@ def report(
     standing: Mapping[str, Records] | None = None,
     costs: Sequence[Cost] | None = None,
     formats: Sequence[str] = FORMATS,
+    addresses: linked.Addresses | None = None,
 ) -> list[SuiteReport]:
     """Write the leaderboards of an output folder.
 
@@ -119,6 +135,7 @@ def report(
         standing: by suite, the published numbers to beat, see ``kdbench.suites.records_to_beat``.
         costs: measured costs of methods; without them none are shown.
         formats: files to write, of ``FORMATS``.
+        addresses: of records, from the folder of a suite's page: the page links every number to them.
 
     Raises:
         ValueError: no records, or no such suite, method, pair, rule or format; or a choice of none at all.
@@ -149,7 +166,7 @@ def report(
     _check_labels([baseline] if baseline != STUDENT else [], by_suite, "baseline")
     _check_labels(rows or [], by_suite, "method")
     keep = None if rows is None else [*rows, baseline, STUDENT]
-    asked = _Asked(baseline, keep, columns, select, top, published, standing or {}, costs or (), kinds)
+    asked = _Asked(baseline, keep, columns, select, top, published, standing or {}, costs or (), kinds, addresses)
     names, made, misses = _names(by_suite), [], []
     for suite in sorted(by_suite):
         own = [one for one in by_suite[suite] if rows is None or one.method in rows]
@@ -164,6 +181,7 @@ def report(
         found = probes.part(out, one.suite, one.board.selection.finished)
         one.tables += found.tables
         problems += found.problems
+        one.tables += [linked.runs(one.board)] if addresses is not None else []
         _write(one, by_suite[one.suite], out, names[one.suite], asked, found)
     made[0].problems = problems + [plain(miss, 600) for miss in misses]
     return made
@@ -200,6 +218,8 @@ def _write(
         files[folder / "curves.csv"] = runs_csv.curves(records).encode()
         files[folder / "leaderboard.csv"] = _csv(text.wide_form(board))
         files[folder / "comparisons.csv"] = _csv(compare.every_two(board))
+        if len(couples := mismatch.numbers(board)):
+            files[folder / "mismatch.csv"] = _csv(couples)
         if made.choices:
             files[folder / "sensitivity.csv"] = _csv(tuned.trials(made.choices))
         if tuned.couples(board):
@@ -225,7 +245,9 @@ def _write(
                 files[folder / f"{stem}.png"] = style.render(figure, "png")
         if "html" in formats:
             source = {stem: data.decode() for stem, data in vectors.items()}
-            files[folder / "leaderboard.html"] = page.render(board, made.tables, source, made.notes).encode()
+            files[folder / "leaderboard.html"] = page.render(
+                board, made.tables, source, made.notes, asked.addresses
+            ).encode()
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:  # all bytes lie beside the old files before the first of these is replaced
         for path, data in files.items():
@@ -235,7 +257,7 @@ def _write(
     for stem in page.CAPTIONS.keys() - drawn.keys():  # an older report's, of records that are gone
         for kind in kinds:
             (folder / f"{stem}.{kind}").unlink(missing_ok=True)
-    for name in ("sensitivity.csv", "tuned.csv") if "csv" in formats else ():
+    for name in ("sensitivity.csv", "tuned.csv", "mismatch.csv") if "csv" in formats else ():
         if folder / name not in files:
             (folder / name).unlink(missing_ok=True)
     made.files = sorted(files)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from kdbench.report import facts
+from kdbench.record import Record
+from kdbench.report import facts, linked
 from kdbench.report.board import Board
 from kdbench.report.escape import by_line, plain
-from kdbench.report.items import CLASS_TITLES, Item, Table
+from kdbench.report.items import CLASS_TITLES, Item, Row, Table
 from kdbench.report.probes import TITLES
 from kdbench.report.stats import colour_limit
 
@@ -19,6 +20,8 @@ CAPTIONS = {
     "leaderboard": "Accuracy per method and pair",
     "heatmap": "Gain per method and pair",
     "ranks": "Average ranks",
+    "duels": "Every two methods",
+    "mismatch": "Which stage guides which",
     "cost": "Accuracy against cost",
     "sensitivity": "Accuracy against the weight",
     "curves": "Curves",
@@ -26,7 +29,13 @@ CAPTIONS = {
 }
 
 
-def render(board: Board, tables: Sequence[Table], drawings: Mapping[str, str], notes: Sequence[str]) -> str:
+def render(
+    board: Board,
+    tables: Sequence[Table],
+    drawings: Mapping[str, str],
+    notes: Sequence[str],
+    addresses: linked.Addresses | None = None,
+) -> str:
     """The page of one suite.
 
     Args:
@@ -34,6 +43,7 @@ def render(board: Board, tables: Sequence[Table], drawings: Mapping[str, str], n
         tables: as `kdbench.report.tables` makes them.
         drawings: SVG source of each figure by its name.
         notes: sentences for the reader.
+        addresses: of records, to which numbers lead; None: they lead nowhere.
 
     """
     environment = Environment(
@@ -48,6 +58,7 @@ def render(board: Board, tables: Sequence[Table], drawings: Mapping[str, str], n
     limit = colour_limit(
         [item.shade for table in tables for row in table.rows for item in row.items if item.shade is not None]
     )
+    known = linked.methods(board) if addresses is not None else set()
     return environment.get_template("page.html.j2").render(
         title=facts.title(board.selection),
         banner=facts.banner(board.selection),
@@ -59,7 +70,8 @@ def render(board: Board, tables: Sequence[Table], drawings: Mapping[str, str], n
         environment=facts.environment(board),
         head_lines=lambda head: by_line(head, plain),
         classes=CLASS_TITLES,
-        number=number,
+        number=lambda item, row=None: number(item, row, addresses, known),
+        site=addresses is not None,
         tint=lambda shade: tint(shade, limit),
     )
 
@@ -69,12 +81,40 @@ def _visible(value: object) -> object:
     return plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def number(item: Item) -> Markup | str:
-    """A cell's text; what follows a mean is set small, so that more pairs stand side by side."""
-    if item.spread is None:
-        return item.text
-    mean = f"{item.spread.mean:.2f}"
-    return Markup("{}<small>{}</small>").format(mean, plain(item.text.removeprefix(mean)))
+def number(
+    item: Item, row: Row | None = None, addresses: linked.Addresses | None = None, known: Collection[str] = ()
+) -> Markup | str:
+    """A cell's text; what follows a mean is set small, so that more pairs stand side by side.
+
+    Args:
+        item: the cell.
+        row: where it stands.
+        addresses: of records. A mean is followed by its seeds, each a link to the record; what rests on one record
+            links to it, what rests on many to the method's first row in the table of runs.
+        known: anchors that are there.
+    """
+    text: Markup | str = item.text
+    if item.spread is not None:
+        mean = f"{item.spread.mean:.2f}"
+        text = Markup("{}<small>{}</small>").format(mean, plain(item.text.removeprefix(mean)))
+    if addresses is None:
+        return text
+    links = [(one, addresses(one)) for one in item.records]
+    links = [(one, address) for one, address in links if address]
+    if len(links) == 1 and item.spread is None:
+        return Markup('<a href="{}">{}</a>').format(links[0][1], text)
+    if links:
+        seeds = Markup(" ").join(map(_seed, links))
+        return Markup('{} <span class="seeds">{}</span>').format(text, seeds)
+    name = linked.anchor(str(row.items[0].value)) if row is not None and row.items[0].value else ""
+    if name in known and (isinstance(item.value, float | int) or (row is not None and item is row.items[0])):
+        return Markup('<a href="#{}">{}</a>').format(name, text)
+    return text
+
+
+def _seed(link: tuple[Record, str]) -> Markup:
+    one, address = link
+    return Markup('<a href="{}" title="record of seed {}">{}</a>').format(address, one.seed, one.seed)
 
 
 def tint(shade: float | None, limit: float) -> str:

@@ -27,6 +27,7 @@ COLUMNS = (
     "student",
     "method",
     "hyper",  # JSON
+    "recipe",  # JSON: what the student was trained with, the protocol of its data included
     "seed",
     "epochs",
     "quick",
@@ -35,6 +36,7 @@ COLUMNS = (
     "top1_last",
     "top1_at_best_val",
     "top1_best_test",
+    "ema_top1_last",  # of the averaged weights
     "epoch_best_val",
     "epoch_best_test",
     "top5_last",
@@ -55,7 +57,7 @@ COLUMNS = (
     "finished",
     "reason",
 )
-CURVE_COLUMNS = ("run", "epoch", "lr", "terms", "top1", "val_top1")
+CURVE_COLUMNS = ("run", "epoch", "lr", "terms", "top1", "val_top1", "ema_top1")
 
 _INTEGERS = ("seed", "epochs", "epoch_best_val", "epoch_best_test", "extra_train_params", "extra_infer_params")
 
@@ -84,7 +86,7 @@ def curves(records: Sequence[Record]) -> str:
                 f"{names.get(name) or names.setdefault(name, json.dumps(name))}: {_json_number(value)}"
                 for name, value in point.terms.items()
             )
-            numbers = (_number(point.top1), _number(point.val_top1))
+            numbers = map(_number, (point.top1, point.val_top1, point.ema_top1))
             rows.writerow((run, point.epoch, _number(point.lr), f"{{{terms}}}", *numbers))
     return file.getvalue()
 
@@ -95,6 +97,7 @@ def _row(one: Record) -> dict[str, Any]:
         "run": _run(one),
         "protocol": settings_hash(protocol(one) | side(one)),
         "hyper": _json(one.settings.hyper),
+        "recipe": _json(one.settings.recipe),
         "quick": "yes" if one.quick else "no",
         "epoch_best_val": _best_epoch(one, "val_top1"),
         "epoch_best_test": _best_epoch(one, "top1"),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from kdbench.report import facts
+from kdbench.report import averaged, facts, mismatch
 from kdbench.report.board import PARAMETERS, RULES, Board, Cell, Line
 from kdbench.report.certainty import differences, significance
 from kdbench.report.escape import plain
@@ -40,6 +40,8 @@ def all_tables(board: Board, published: Mapping[tuple[str, str, str], Any]) -> l
         leaderboard(board),
         differences(board),
         significance(board),
+        mismatch.table(board),
+        averaged.table(board),
         oracle(board) if board.rule != "oracle" else Table("oracle", "", [], []),
         reproduction(board, published),
         quality(board),
@@ -217,14 +219,16 @@ def _cell(line: Line, cell: Cell, name: str, notes: Footnotes | None, places: Ma
             marks += notes.mark(f"{plain(line.label, 100)} on {where}: {plain(one.reason, LONGEST_REASON)}")
     found = cell.spread(name)
     if found is None:
-        return Item({"unsupported": "n/a", "failed": "failed"}.get(cell.status, NONE) + marks)
-    place = places.get(line.label)
-    return Item(number(*found[:3]) + marks, found.mean, best=place == 1, second=place == 2, spread=found)
+        return Item({"unsupported": "n/a", "failed": "failed"}.get(cell.status, NONE) + marks, records=cell.refused)
+    place, text, runs = places.get(line.label), number(*found[:3]) + marks, cell.runs + cell.refused
+    return Item(text, found.mean, best=place == 1, second=place == 2, spread=found, records=runs)
 
 
 def _teacher_row(board: Board) -> Row:
-    found = [board.teacher_top1(pair) for pair in board.pairs]
-    cells = [Item(f"{value:.2f}", value) if value is not None else Item(NONE) for value in found]
+    cells = []
+    for pair in board.pairs:
+        value, run = board.teacher_top1(pair), board.teacher_run(pair)
+        cells.append(Item(f"{value:.2f}", value, records=(run,)) if value is not None and run else Item(NONE))
     return Row((Item(TEACHER, TEACHER), Item(NONE), Item(NONE), Item(NONE), *cells), TEACHER)
 
 

@@ -17,6 +17,8 @@ from kdbench.suites import Suite
 
 #: Pixels of a batch of test images on the CPU, 64 images of CIFAR: the caches hold more of a small batch's maps.
 TEST_PIXELS = 64 * 32 * 32
+#: Settings of a recipe that a loader takes by the same names; left out where they are off.
+OPTIONAL = ("augment", "mixup", "cutmix", "random_erasing", "input_noise", "salt_and_pepper", "noise_side")
 
 
 def images(
@@ -78,7 +80,7 @@ def make_loader(
         size=data.side,
         num_classes=data.num_classes,
         workers=data.workers,
-        **{name: recipe[name] for name in ("augment", "mixup", "cutmix", "random_erasing") if name in recipe},
+        **{name: recipe[name] for name in OPTIONAL if name in recipe},
     )
 
 

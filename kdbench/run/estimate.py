@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from kdbench import record, registry
-from kdbench.data import held_out_count
+from kdbench.data import held_out_count, trained_count
 from kdbench.engine.precision import Precision
 from kdbench.record import Record
 from kdbench.run import amounts, assistants, grid, speeds
@@ -202,7 +202,7 @@ class Estimator:
     def _group(self, job: Job, group: Sequence[Cell], kept: dict[str, float]) -> Iterable[Part]:
         first = group[0]
         held_out = held_out_count(self.images.train, first.recipe.get("validation", 0.0))
-        trained = self.images.train - held_out
+        trained = trained_count(self.images.train, first.recipe)
         seen = self.images.test + held_out
         views = 1 + len(registry.get(first.method).views)
         tutor = first.assistant.student if first.assistant else first.teacher

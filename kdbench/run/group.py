@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from kdbench import models, registry
-from kdbench.data import Dataset, Loader, hold_out
+from kdbench.data import Dataset, Loader, trained_on
 from kdbench.data.loader import Plain
 from kdbench.engine import fit as engine
 from kdbench.engine.compiled import Compiler
@@ -32,7 +32,8 @@ from kdbench.run.grid import Cell
 from kdbench.run.identity import in_the_way
 from kdbench.run.lanes import Maker, behind, epochs, reach
 from kdbench.run.ledger import Ledger
-from kdbench.run.outcome import Done, Emit, GroupBegins, Note, Skipped, Stop, Teller, one_line
+from kdbench.run.outcome import Done, Emit, GroupBegins, LanesBegin, Note, Skipped, Standing, Stop, Teller, one_line
+from kdbench.run.pulse import group_alive
 from kdbench.suites import Suite
 from kdbench.utils import environment
 from kdbench.utils.files import trouble
@@ -58,6 +59,7 @@ class Work:
     graphs: str = "auto"
     table: str = "auto"  # the teacher's kept outputs
     compile: bool = False
+    checkpoint_minutes: float | None = None  # between two checkpoints; 0: one after every epoch; None: as usual
     force: bool = False
     fail_fast: bool = False
     assisting: bool = False  # the cells are assistants: in a folder of their own, and another run's are waited for
@@ -71,11 +73,17 @@ class Work:
         return self.lent or self.out
 
     @property
+    def checkpoint_seconds(self) -> float | None:
+        """Seconds between two checkpoints, as the engine takes them."""
+        return None if self.checkpoint_minutes is None else 60 * self.checkpoint_minutes
+
+    @property
     def records(self) -> Path:
         """The folder of the cells' records."""
         return assistants.folder(self.out) if self.assisting else self.out
 
 
+@group_alive
 def run_group(work: Work, emit: Emit, images: Dataset | None = None) -> Done:
     """Train the cells of a group that are nobody else's and not there yet.
 
@@ -141,7 +149,7 @@ class _Group:
         )
         compiler = Compiler(self.device) if work.compile else None
         # What students are trained on, and what is held out of it; teachers train on all images.
-        self.part, self.held_out = hold_out(images, self.first.recipe.get("validation", 0.0))
+        self.part, self.held_out = trained_on(images, self.first.recipe)
         self.maker = Maker(work.records, self.part, self.device, self.precision, compiler, self.ledger, emit)
         self.judge: Tapped | None = None  # the suite's teacher, where an assistant teaches
 
@@ -189,6 +197,7 @@ class _Group:
                 watch=self.teller,
                 note=self.teller.note,
                 graphs=work.graphs,
+                every=work.checkpoint_seconds,
             )
         except OSError:
             raise
@@ -271,11 +280,14 @@ class _Group:
             note=self.teller.note,
             validation=None if held_out is None else lambda: held_out,
             fold=fold,
+            every=work.checkpoint_seconds,
         )
         self.maker.compile(lanes, loader)
-        ahead = sum(epochs(cell) - behind(lane) for lane, cell in lanes.items()) * len(loader)
+        ahead = sum((epochs(cell) - behind(lane)) * len(loader) - lane.begun for lane, cell in lanes.items())
         self.emit(Skipped(sum(epochs(cell) for cell in cells) * len(loader) - ahead))
-        self.emit(GroupBegins(self._title(), ahead))
+        self.emit(GroupBegins(self._title(), ahead, int(first.recipe["batch_size"])))
+        for lane in lanes:
+            self.emit(LanesBegin(lane.stage, (Standing.of(lane),)))
         if teacher is not None:
             teacher.to(self.device)  # the methods read its head where it is
         setting = replace(setting, lasting=reach(self.images, teacher))

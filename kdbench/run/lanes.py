@@ -107,7 +107,8 @@ class Maker:
         ours = CheckpointDamaged, CheckpointForeign, OSError
         try:
             if built(f"the checkpoint of {cell}", lane.resume, device=self.device, shared=shared, passing=ours):
-                self.emit(Note(f"{cell}: going on after epoch {lane.epoch} of {lane.total}"))
+                at = f", batch {lane.begun} of the next" if lane.begun else ""
+                self.emit(Note(f"{cell}: going on after epoch {lane.epoch} of {lane.total}{at}"))
         except CheckpointDamaged as error:
             aside = where.checkpoint.with_suffix(".ckpt.damaged")
             os.replace(where.checkpoint, aside)

@@ -6,10 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
+
 from kdbench.engine.errors import text
 from kdbench.engine.lane import Lane
 from kdbench.record import Record
 from kdbench.run.grid import Cell
+from kdbench.utils import memory
 from kdbench.utils.wording import printable
 
 
@@ -66,13 +69,45 @@ class Standing:
     rate: float = 0.0
     terms: dict[str, float] = field(default_factory=dict)
     top1: float | None = None
+    val_top1: float | None = None
+    ema_top1: float | None = None
+    speed: float | None = None  # images per second of the lane's own time, in the last epoch
+    memory: int | None = None  # bytes that the process holds which trains it, all lanes together
+    file: str = ""  # of its checkpoint, which tells lanes apart
 
     @classmethod
-    def of(cls, lane: Lane) -> Standing:
+    def of(cls, lane: Lane, memory: int | None = None) -> Standing:
         """That of a lane at the end of an epoch."""
         last = lane.curve[-1] if lane.curve else {}
         now = (lane.key, lane.epoch, lane.total, lane.done, lane.failure, lane.seconds)
-        return cls(*now, last.get("lr", 0.0), dict(last.get("terms", {})), last.get("top1"))
+        tops = (last.get("top1"), last.get("val_top1"), last.get("ema_top1"))
+        terms = dict(last.get("terms", {}))
+        return cls(*now, last.get("lr", 0.0), terms, *tops, _speed(lane), memory, str(lane.path))
+
+
+def _speed(lane: Lane) -> float | None:
+    """Images per second of the last epoch of the main stage; None where there is none."""
+    if not lane.curve:
+        return None
+    if len(lane.curve) < 2 and lane.pretrain_total:  # the seconds are those of the pre-training stage, too
+        return None
+    seconds = lane.seconds - (lane.curve[-2]["seconds"] if len(lane.curve) > 1 else 0.0)
+    return lane.images / len(lane.curve) / seconds if seconds > 0 and lane.images else None
+
+
+def _memory(lanes: Sequence[Lane]) -> int | None:
+    """Bytes: on CUDA the most that tensors have taken, else what of the process lies in main memory."""
+    if lanes[0].device.type == "cuda" and torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated(lanes[0].device)
+    return memory.resident()
+
+
+@dataclass(frozen=True)
+class LanesBegin:
+    """These lanes begin, or go on from where they stand."""
+
+    stage: str
+    lanes: tuple[Standing, ...]
 
 
 @dataclass(frozen=True)
@@ -92,7 +127,7 @@ class CellEnded:
     sentence: str
 
 
-Event = Note | GroupBegins | Skipped | Stepped | EpochEnded | CellEnded
+Event = Note | GroupBegins | LanesBegin | Skipped | Stepped | EpochEnded | CellEnded
 Emit = Callable[[Event], None]
 
 
@@ -175,7 +210,8 @@ class Teller:
 
     def epoch(self, stage: str, lanes: Sequence[Lane]) -> None:
         """An epoch of these lanes is finished, evaluated and saved."""
-        self.emit(EpochEnded(stage, tuple(map(Standing.of, lanes))))
+        held = _memory(lanes)
+        self.emit(EpochEnded(stage, tuple(Standing.of(lane, held) for lane in lanes)))
 
 
 @dataclass

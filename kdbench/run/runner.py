@@ -8,18 +8,22 @@ from pathlib import Path
 import torch
 
 from kdbench import record
-from kdbench.data import Dataset, held_out_count
+from kdbench.data import Dataset, trained_count
 from kdbench.run import assistants, batches, grid, teachers
 from kdbench.run.grid import Cell
 from kdbench.run.group import Work, disk_trouble, run_group, works
 from kdbench.run.identity import another_cells, changed_plugin
 from kdbench.run.lanes import epochs
 from kdbench.run.outcome import Emit, Outcome, Stop, Watcher, tell
+from kdbench.run.pulse import run_alive
 from kdbench.run.session import Job
+from kdbench.run.tracked import attended
 from kdbench.utils import environment
 from kdbench.utils.files import check_writable
 
 
+@attended
+@run_alive
 def run(job: Job, watch: Watcher, images: Dataset | None = None) -> Outcome:
     """Train what is missing. ``images`` take the place of the suite's.
 
@@ -95,6 +99,7 @@ def _common(job: Job) -> Work:
         graphs=request.graphs,
         table=request.table,
         compile=bool(request.compile),
+        checkpoint_minutes=request.checkpoint_minutes,
         force=request.force,
         fail_fast=request.fail_fast,
         lent=request.home,
@@ -115,7 +120,7 @@ def _ahead(job: Job, images: Dataset, cells: list[Cell]) -> int:
     count, folder = len(images.train_labels), job.request.teachers
     steps = 0
     for cell in cells:
-        trained = count - held_out_count(count, cell.recipe.get("validation", 0.0))
+        trained = trained_count(count, cell.recipe)
         steps += epochs(cell) * -(-trained // int(cell.recipe["batch_size"]))
     for name in {cell.teacher for cell in cells if cell.teacher}:
         wanted = teachers.recipe(job.suite, name, job.request.epochs, job.request.limit_train)

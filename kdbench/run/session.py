@@ -15,6 +15,7 @@ from kdbench.record import Assistant, Settings
 from kdbench.run import assistants, grid, tuned, words
 from kdbench.run.grid import Cell
 from kdbench.suites import Convention, Suite
+from kdbench.tracking.known import chosen as trackers
 from kdbench.utils import environment
 from kdbench.utils.wording import quoted
 
@@ -51,6 +52,9 @@ class Request:
     fail_fast: bool = False
     shard: str | None = None
     weights: str = "published"
+    track: str | None = None  # trackers that hear of every epoch, see ``kdbench.run.tracked``
+    checkpoint_minutes: float | None = None  # between two checkpoints; 0: one after every epoch; None: as usual
+    notify: str | None = None  # a command for the shell when it has ended, see ``kdbench.run.notify``
     home: Path | None = None  # where teachers and their tables lie; None: in ``out``
 
     @property
@@ -105,8 +109,11 @@ def resolve(request: Request) -> Job:
         raise ValueError(f"--graphs takes auto or off, not {quoted(request.graphs)}")
     if request.table not in (AUTO, "off"):
         raise ValueError(f"--table takes auto or off, not {quoted(request.table)}")
+    words.minutes(request.checkpoint_minutes)
+    trackers(request.track)
     if request.weights not in ("published", "tuned"):
         raise ValueError(f"--weights takes published or tuned, not {quoted(request.weights)}")
+    from kdbench.data import protocol
     from kdbench.data.augment import Augment
     from kdbench.data.selection import check as check_source
     from kdbench.engine.optimizers import prove
@@ -116,6 +123,7 @@ def resolve(request: Request) -> Job:
     for one in (suite.recipe, suite.teacher):
         prove(one.optimizer)
         Augment.of(one.augment)
+    protocol.check(suite.recipe.model_dump() | {"label_noise": suite.recipe.label_noise or suite.teacher.label_noise})
     words.number("--data-workers", request.data_workers, 0, 256)
 
     part = None if request.shard is None else words.shard(request.shard)
@@ -173,7 +181,8 @@ def make_cell(
         where = (suite.name, suite.dataset, suite.convention, teacher if method.needs_teacher else "", student)
         variant, fixed = variant_of(spec, usual)
         usual |= tuned.choice(request.out, *where, variant, seed, usual | fixed)
-    said = {name: value for name, value in spec.hyper if value != usual[name]}
+    standing = {name: known.default for name, known in method.hyperparameters().items()} | usual
+    said = {name: value for name, value in spec.hyper if value != standing[name]}
     recipe = suite.recipe.facts_for(student, epochs)
     recipe |= {name: list(recipe[name]) for name in ("mean", "std")} | scaled(suite)
     assistant = assisted = None
@@ -219,11 +228,14 @@ def scaled(suite: Suite) -> dict[str, int]:
 def published_hyper(convention: Convention, method: str, teacher: str, student: str) -> dict[str, Any]:
     """Every hyper-parameter of a method: its defaults, and what the convention says of it on the pair.
 
+    One that came later (``Distiller.later``) is there only where the convention sets it.
+
     >>> published_hyper(suites.convention("crd"), "kd", "resnet20", "resnet8")
     {'ce_weight': 0.1, 'kd_weight': 0.9, 'tau': 4.0}
     """
-    known = registry.get(method).hyperparameters()
-    usual: dict[str, Any] = {name: found.default for name, found in known.items()}
+    cls = registry.get(method)
+    known = cls.hyperparameters()
+    usual: dict[str, Any] = {name: found.default for name, found in known.items() if name not in cls.later}
     return usual | convention.hyper(method, f"{teacher}:{student}", known)
 
 

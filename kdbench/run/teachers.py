@@ -13,7 +13,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from kdbench import models, registry
-from kdbench.data import Dataset
+from kdbench.data import Dataset, trained_on
 from kdbench.engine.checkpoint import CheckpointDamaged, CheckpointForeign
 from kdbench.engine.evaluate import measure, predictions
 from kdbench.engine.fit import Setting, Watcher, fit
@@ -62,11 +62,23 @@ def recipe(suite: Suite, name: str, epochs: int | None, limit_train: int | None)
 
 
 def variant(wanted: dict[str, Any]) -> str:
-    """Suffix of a short teacher's file; the full one has none and is always preferred."""
+    """Suffix of a short teacher's file; the full one has none and is always preferred.
+
+    One that learns noisy labels is another network: its file says so, and the clean one never stands in for it.
+    """
     if not wanted["quick"]:
-        return ""
-    text = json.dumps(wanted, sort_keys=True)
-    return "-quick-" + hashlib.sha256(text.encode()).hexdigest()[:8]
+        return _noise(wanted)
+    return f"{_noise(wanted)}-quick-{_hash(wanted)}"
+
+
+def _noise(wanted: dict[str, Any]) -> str:
+    """Suffix of the file of a teacher that learns noisy labels."""
+    said = {name: wanted[name] for name in ("label_noise", "label_noise_map", "draw") if name in wanted}
+    return f"-noisy-{_hash(said)}" if said else ""
+
+
+def _hash(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def there(folder: Path, suite: Suite, name: str, wanted: dict[str, Any]) -> str | None:
@@ -77,7 +89,7 @@ def there(folder: Path, suite: Suite, name: str, wanted: dict[str, Any]) -> str 
     >>> there(Path("results/teachers"), suite, "resnet20", recipe(suite, "resnet20", None, None)) is None
     True
     """
-    for suffix in dict.fromkeys(("", variant(wanted))):
+    for suffix in dict.fromkeys((_noise(wanted), variant(wanted))):
         if teachers.path(folder, suite.dataset, name, suffix).exists():
             return suffix
     return None
@@ -101,8 +113,9 @@ def get(
     watch: Watcher,
     note: Callable[[str], None],
     graphs: str = "auto",
+    every: float | None = None,
 ) -> tuple[Tapped, TeacherCard]:
-    """Load the teacher, training it first when there is none.
+    """Load the teacher, training it first when there is none; ``every`` as for ``train``.
 
     Raises:
         ValueError: the stored file is damaged or does not fit.
@@ -130,7 +143,7 @@ def get(
     try:
         stored = there(folder, suite, name, wanted)
         if stored is None:
-            train(folder, suite, name, data, wanted, device=device, watch=watch, note=note, graphs=graphs)
+            train(folder, suite, name, data, wanted, device=device, watch=watch, note=note, graphs=graphs, every=every)
             stored = suffix
     finally:
         held.release()
@@ -142,7 +155,7 @@ def get(
         image_size=data.image_shape[-1],
         normalisation=(suite.recipe.mean, suite.recipe.std),
         # A short look on a part of the images may have the teacher of all of them.
-        data=identity(data, part=wanted["limit_train"] is not None and not stored),
+        data=identity(data, part=wanted["limit_train"] is not None and stored == _noise(wanted)),
         note=_once(note),
     )
 
@@ -186,9 +199,12 @@ def train(
     note: Callable[[str], None],
     seed: int = 0,
     graphs: str = "auto",
+    every: float | None = None,
     start: Callable[[], Tapped] | None = None,
 ) -> TeacherCard:
-    """Train one teacher with plain cross-entropy; resumes its own checkpoint. ``start`` makes what it starts from.
+    """Train one teacher with plain cross-entropy; resumes its own checkpoint.
+
+    ``start`` makes what it starts from; ``every`` are seconds between two checkpoints, see ``engine.Setting``.
 
     The finished weights are rounded to fp16 *before* they are measured and used, so that the
     small file is exactly the teacher that every student saw.
@@ -216,7 +232,8 @@ def train(
         note(f"teacher {name} starts from its pretrained weights ({net.pretrained[:8]})")
     checkpoint = teachers.path(folder, suite.dataset, name, variant(wanted)).with_suffix(".ckpt")
     lane = _lane(net, data, wanted, checkpoint, seed=stable_seed(seed, "teacher lane", name), device=device, note=note)
-    loader = batches.make_loader(data, wanted, seed=stable_seed(seed, "teacher data"), device=device)
+    learned, _ = trained_on(data, wanted)  # all images; its labels are noisy where the recipe says so
+    loader = batches.make_loader(learned, wanted, seed=stable_seed(seed, "teacher data"), device=device)
     test = batches.test_batches(data, wanted, device)
     precision = Precision()  # whatever the run's: its card says so, and every student of every run is taught by it
     setting = Setting(
@@ -228,6 +245,7 @@ def train(
         machine=machine_for(device, graphs),
         note=note,
         fold=models.fold,
+        every=every,
     )
     if not lane.done:
         with precision.switched(device):

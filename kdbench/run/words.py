@@ -24,6 +24,19 @@ def number(option: str, value: int | None, least: int, most: int, what: str = ""
     raise ValueError(f"{option} must be {bounds}{what}, not {value if abs(value) < 10**18 else 'that much'}")
 
 
+def minutes(between: float | None) -> None:
+    """Raises: ValueError: that is no time between two checkpoints.
+
+    >>> minutes(5)
+    >>> minutes(-1)
+    Traceback (most recent call last):
+    ValueError: --checkpoint-minutes takes 0 (after every epoch) to 1440 minutes, not -1
+    """
+    plain = isinstance(between, int | float) and not isinstance(between, bool)
+    if between is not None and not (plain and 0 <= between <= 1440):
+        raise ValueError(f"--checkpoint-minutes takes 0 (after every epoch) to 1440 minutes, not {between!r}")
+
+
 def length(epochs: int | None, limit_train: int | None, lanes: int | None) -> None:
     """Raises: ValueError: a number of the command line is not within its bounds.
 

@@ -54,9 +54,28 @@ LATER = (
     "cutmix",
     "random_erasing",
     "gradients",
+    "fraction",
+    "label_noise",
+    "label_noise_map",
+    "draw",
+    "input_noise",
+    "salt_and_pepper",
+    "noise_side",
 )
+#: What only students are trained with, and why a teacher is not.
+STUDENTS_OWN = {
+    "validation": "teachers train on all training images",
+    "fraction": "teachers train on all training images",
+    "ema": "a teacher is kept as its training ends",
+    "gradients": "a teacher's loss has one part",
+    "input_noise": "teachers train on the pictures as they are",
+    "salt_and_pepper": "teachers train on the pictures as they are",
+    "noise_side": "teachers train on the pictures as they are",
+}
 #: What a teacher's recipe does not take over from the student's.
-OWN = ("validation", "ema", "drop_path", "gradients")
+OWN = (*STUDENTS_OWN, "drop_path", "label_noise")
+#: What teacher and student share, so it is said in the recipe only.
+SHARED = ("mean", "std", "label_noise_map", "draw")
 _TIMM = "timm/"  # prefix of timm's models
 
 
@@ -106,6 +125,13 @@ class Recipe(BaseModel):
     mixup: NotNegative = 0.0  # alpha; 0: none
     cutmix: NotNegative = 0.0  # alpha; 0: none
     random_erasing: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.0  # probability
+    fraction: Annotated[float, Field(strict=True, gt=0, le=1)] = 1.0  # of the training images, see data.protocol
+    label_noise: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.0  # share of training images labelled anew
+    label_noise_map: tuple[Said, ...] = ()  # FROM:TO of classes, or others, or next; none: drawn from all classes
+    draw: Annotated[int, Field(strict=True, ge=0, lt=2**31)] = 0  # which draw of the two above
+    input_noise: Annotated[float, Field(strict=True, ge=0, le=10)] = 0.0  # deviation, of pixels in [0, 1]
+    salt_and_pepper: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.0  # share of the values that become 0 or 1
+    noise_side: Literal["both", "student"] = "both"  # who sees the noisy pictures; student: the teacher sees clean ones
 
     @model_validator(mode="before")
     @classmethod
@@ -155,6 +181,9 @@ class Recipe(BaseModel):
         """
         neutral = {name for name in LATER if getattr(self, name) == type(self).model_fields[name].default}
         hidden = {"epochs", "light", "light_lr", "lr", "milestones", "warmup_epochs", *neutral}
+        hidden |= set() if self.label_noise else {"label_noise_map"}
+        hidden |= set() if self.label_noise or self.fraction < 1 else {"draw"}
+        hidden |= set() if self.input_noise or self.salt_and_pepper else {"noise_side"}
         facts: dict[str, Any] = self.model_dump(exclude=hidden)
         warmup = self.warmup_for(epochs)
         return facts | {
@@ -217,12 +246,12 @@ class Suite(BaseModel):
             raise ValueError(f"crop_padding is at most the image's size, {self.image_size}, not {padding}")
         if (self.teacher.mean, self.teacher.std) != (self.recipe.mean, self.recipe.std):
             raise ValueError("teacher and student see the same images, so mean and std are set in the recipe only")
-        if self.teacher.validation:
-            raise ValueError("teachers train on all training images, so validation is set in the recipe only")
-        if self.teacher.gradients != SUM:
-            raise ValueError("a teacher's loss has one part, so gradients is set in the recipe only")
-        if self.teacher.ema:
-            raise ValueError("a teacher is kept as its training ends, so ema is set in the recipe only")
+        for name in SHARED:
+            if getattr(self.teacher, name) != getattr(self.recipe, name):
+                raise ValueError(f"teacher and student share {name}, so it is set in the recipe only")
+        for name, why in STUDENTS_OWN.items():
+            if getattr(self.teacher, name) != Recipe.model_fields[name].default:
+                raise ValueError(f"{why}, so {name} is set in the recipe only")
         if not self.convention.endswith(".toml") and self.convention not in convention_names():
             raise ValueError(f"no convention {quoted(self.convention)}; {nearest(self.convention, convention_names())}")
         if (self.published is None) != (self.published_rule is None):
@@ -237,7 +266,8 @@ class Suite(BaseModel):
         """A copy with one setting changed: ``set("recipe.lr", "0.1")``, for ``--set recipe.lr=0.1``.
 
         Lists are written with commas. The teacher's recipe does not follow the student's, save
-        for mean and std, which they share; ``teacher.epochs`` moves its milestones in proportion.
+        for mean, std and the draw and map of noisy labels, which they share; ``teacher.epochs`` moves its
+        milestones in proportion.
         The path of an image folder starts from the current folder here.
 
         Raises:
@@ -245,14 +275,13 @@ class Suite(BaseModel):
         """
         if key == "recipe.epochs":
             raise ValueError("the length of the run is set with --epochs, which moves the milestones in proportion")
-        no_teacher = ("mean", "std", "validation", "ema", "gradients")
         settable = [
             "dataset",
             "image_size",
             "num_classes",
             "convention",
             *(f"recipe.{name}" for name in Recipe.model_fields if name != "epochs"),
-            *(f"teacher.{name}" for name in Recipe.model_fields if name not in no_teacher),
+            *(f"teacher.{name}" for name in Recipe.model_fields if name not in (*SHARED, *STUDENTS_OWN)),
         ]
         if key not in settable:
             near = f"did you mean recipe.{key}?" if f"recipe.{key}" in settable else nearest(key, settable)
@@ -261,7 +290,7 @@ class Suite(BaseModel):
         listed = str(Recipe.model_fields[field].annotation).startswith("tuple") if table else False
         new = [_value(part) for part in value.split(",") if part.strip()] if listed else _value(value)
         raw = self.model_dump()
-        for home in ("recipe", "teacher") if field in ("mean", "std") else (table,):
+        for home in ("recipe", "teacher") if field in SHARED else (table,):
             (raw[home] if home else raw)[field] = new
         if key == "dataset" and isinstance(new, str):
             raw["dataset"] = anchored(new)

@@ -7,12 +7,12 @@ from typing import Any
 import click
 
 from kdbench.terminal.guard import sentences
-from kdbench.terminal.options import DATA, FOLDER, argument, option
+from kdbench.terminal.options import DATA, FOLDER, WHOLE, argument, option
 
 
 @click.group()
 def data() -> None:
-    """Data sets: pack one for fast reading."""
+    """Data sets: pack one for fast reading, measure how fast."""
 
 
 @data.command("pack")
@@ -34,3 +34,26 @@ def data_pack(**words: Any) -> int:
     from kdbench.terminal import console, packing
 
     return packing.pack(console.out(), **words)
+
+
+@data.command("bench")
+@argument("name", metavar="[NAME|imagefolder:PATH@SIZE]", required=False)
+@option("--data-source", "sources", default="resident,packed,streamed", show_default=True, help="What is measured.")
+@option("--data-workers", "workers", default="0", show_default=True, help="Processes that make batches, as 0,2.")
+@option("--pictures", type=WHOLE, default=2000, show_default=True, help="How many are made where no NAME is given.")
+@option("--side", type=WHOLE, default=224, show_default=True, help="Pixels of a side of what networks would see.")
+@option("--batch", "batch_size", type=WHOLE, default=64, show_default=True, help="Pictures of a batch.")
+@option("--steps", type=WHOLE, default=20, show_default=True, help="Batches of a measurement.")
+@option("--repeat", type=WHOLE, default=3, show_default=True, help="Measurements of each row, in turn.")
+@option("--out", "file", type=FOLDER, metavar="FILE.json", help="Save every raw number there.")
+@DATA
+@sentences
+def data_bench(**words: Any) -> int:
+    """Measure pictures per second and memory of data sources.
+
+    The same training batches are made from memory, from a pack and from files, without a network. Pictures are made
+    for this in a temporary folder where no NAME is given.
+    """
+    from kdbench.terminal import console, data_bench
+
+    return data_bench.bench(console.out(), **words)

@@ -159,6 +159,16 @@ TABLE = option(
 )
 
 
+COMPILE = option(
+    "--compile/--no-compile",
+    "compile",
+    default=None,
+    help="Compile the students' training passes with torch.compile, once per architecture; the last bits of"
+    " the results change. Default: on CUDA with Triton yes, where every compiled step is compared with the"
+    " step as it is written; on the CPU no, where it gained next to nothing. Nobody has timed it on a GPU yet.",
+)
+
+
 WEIGHTS = option(
     "--weights",
     default="published",
@@ -175,6 +185,45 @@ BUDGET = option(
 
 
 YES = option("--yes", "-y", is_flag=True, help="Answer yes: to a run of more than two hours on a CPU, to a proposal.")
+
+
+_FOLLOWING = (
+    option(
+        "--checkpoint-minutes",
+        type=float,
+        metavar="MINUTES",
+        help="Time between two checkpoints, in mid-epoch, too: what a kill costs at most; results do not depend on it."
+        " 0: one after every epoch. Default: 3, on CUDA half a minute.",
+    ),
+    option(
+        "--track",
+        metavar="NAMES",
+        help="Write the curves as the run goes on, to OUT/track: csv, tensorboard, wandb, or several with commas"
+        " between. A tracker that is broken never stops a run.",
+    ),
+    option(
+        "--notify",
+        metavar="COMMAND",
+        help="Run this by the shell when it ends, however it ends; KDBENCH_STATE is done, missing, failed or"
+        " interrupted, KDBENCH_SENTENCE what to say (docs/tracking.md).",
+    ),
+)
+
+
+def FOLLOWING(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What `kdbench run` and `kdbench tune` keep and tell while they go on, and when they end."""
+    return reduce(lambda made, option: option(made), reversed(_FOLLOWING), command)
+
+
+WATCH = option(
+    "--watch",
+    type=WHOLE,
+    is_flag=False,
+    flag_value=5,
+    metavar="[SECONDS]",
+    help="Show what is being trained, where, how fast and how long still, every 5 or so many seconds; where there is no"
+    " terminal, a line a minute. Ends when nothing is missing and nobody works.",
+)
 
 
 _TUNING = (

@@ -37,9 +37,24 @@ def sentence(recipe: Mapping[str, Any], rates: Sequence[float]) -> str:
         "gradients": "gradients by {}",
         "ema": "ema {:g}",
         "validation": "{:.0%} held out to validate on",
+        "fraction": "{:g} of the training images",
     }
     parts += [said for key, text in words.items() if (said := _of(recipe, key, text))]
-    return "; ".join(parts)
+    return "; ".join([*parts, *_noise(recipe)])
+
+
+def _noise(recipe: Mapping[str, Any]) -> list[str]:
+    """Labels and pictures that are not as they were."""
+    parts = []
+    if recipe.get("label_noise"):
+        how = ", ".join(recipe.get("label_noise_map", ())) or "drawn from all classes"
+        parts.append(f"{recipe['label_noise']:g} of the labels noisy ({how})")
+    parts += [_of(recipe, "draw", "draw {}")]
+    kinds = [_of(recipe, "input_noise", "noise {:g}"), _of(recipe, "salt_and_pepper", "salt and pepper {:g}")]
+    if any(kinds):
+        side = "the student's pictures" if recipe.get("noise_side") == "student" else "all training pictures"
+        parts.append(f"{' and '.join(filter(None, kinds))} on {side}")
+    return [part for part in parts if part]
 
 
 def _of(recipe: Mapping[str, Any], key: str, text: str) -> str:

@@ -18,7 +18,7 @@ from kdbench.report.items import Item, Row, Table
 from kdbench.report.make import SuiteReport
 
 _STYLES = {"teacher": "dim", "student": "dim", "modified": "italic"}
-_SHOWN = ("leaderboard", "tuned", "oracle", "reproduction", "cost", "failures")
+_SHOWN = ("leaderboard", "tuned", "mismatch", "averaged", "oracle", "reproduction", "cost", "failures")
 _MOST_ROWS = 24
 
 

@@ -13,6 +13,7 @@ from kdbench.run import budget as budgets
 from kdbench.run import device_memory as memory
 from kdbench.run import session
 from kdbench.run.budget import Choice
+from kdbench.run.notify import notifying
 from kdbench.run.session import Job, Request
 from kdbench.run.words import seeds as read_seeds
 from kdbench.terminal import ahead, screens
@@ -65,13 +66,15 @@ def run(
     from kdbench.run.outcome import Stop
 
     found.begin()
-    with Progress(screen) as watch:
-        try:
-            outcome = runner.run(job, watch)
-        except Stop as stop:
-            raise Ended(str(stop)) from stop
-    screens.show_outcome(job, outcome, screen)
-    found.end("run", outcome.done, screen)
+    with notifying("run", job.request.notify, job.request.out, partial(screen.print, markup=False)) as ending:
+        with Progress(screen) as watch:
+            try:
+                outcome = runner.run(job, watch)
+            except Stop as stop:
+                raise Ended(str(stop)) from stop
+        screens.show_outcome(job, outcome, screen)
+        found.end("run", outcome.done, screen)
+        ending.of(outcome, len(job.cells))
     return outcome.exit_code or (1 if broken else 0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from shlex import quote
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.table import Table
 from kdbench.run import budget as budgets
 from kdbench.run import session
 from kdbench.run.budget import Choice
+from kdbench.run.notify import notifying
 from kdbench.run.outcome import Stop
 from kdbench.run.session import AUTO, Job, Request
 from kdbench.run.tuned import Tuned
@@ -77,23 +79,25 @@ def tune(
         screen.print("nothing was trained", markup=False)
         return 1
     found.begin()
-    with Progress(screen) as watch:
-        try:
-            answers = answer(plan, watch)
-        except Stop as stop:
-            raise Ended(str(stop)) from stop
-    show(answers, screen)
-    ended = [cell for cell, state in plan.job.states().items() if state == "done"]
-    if answers.found:
-        pairs, methods = (dict.fromkeys(getattr(one, name) for one in answers.found) for name in ("pair", "method"))
-        taught = [pair for pair in pairs if ":" in pair]
-        where = f" --pairs {','.join(taught)}" if taught else ""
-        changed = "".join(f" --set {setting}" for setting in words["overrides"])
-        asked = (
-            f"--suite {plan.job.request.suite} --methods {quote(','.join(methods))}{where}{changed} --out {plan.out}"
-        )
-        screen.print(f"Next: kdbench run --weights tuned {asked}", markup=False)
-    found.end("tune", ended, screen)
+    say = partial(screen.print, markup=False)
+    with notifying("tune", request.notify, request.out, say) as ending:
+        with Progress(screen) as watch:
+            try:
+                answers = answer(plan, watch)
+            except Stop as stop:
+                raise Ended(str(stop)) from stop
+        show(answers, screen)
+        ended = [cell for cell, state in plan.job.states().items() if state == "done"]
+        if answers.found:
+            pairs, methods = (dict.fromkeys(getattr(one, name) for one in answers.found) for name in ("pair", "method"))
+            taught = [pair for pair in pairs if ":" in pair]
+            where = f" --pairs {','.join(taught)}" if taught else ""
+            changed = "".join(f" --set {setting}" for setting in words["overrides"])
+            known = f"--suite {plan.job.request.suite} --methods {quote(','.join(methods))}"
+            asked = f"{known}{where}{changed} --out {plan.out}"
+            screen.print(f"Next: kdbench run --weights tuned {asked}", markup=False)
+        found.end("tune", ended, screen)
+        ending.chosen(len(plan.questions), len(answers.found), len(answers.missing))
     return 1 if answers.missing or broken else 0
 
 

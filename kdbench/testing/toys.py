@@ -35,7 +35,7 @@ class Net(nn.Module):
         num_classes: K.
 
     >>> Net((4, 6), (1, 2), d=6, num_classes=5)(torch.zeros(2, 3, 16, 16)).shapes()
-    Shapes(feats=((4, 16, 16), (6, 8, 8)), last=(6, 8, 8), pooled=6)
+    Shapes(feats=((4, 16, 16), (6, 8, 8)), last=(6, 8, 8), pooled=6, tokens=None)
     """
 
     def __init__(self, widths: Sequence[int], strides: Sequence[int], d: int, num_classes: int) -> None:
@@ -63,6 +63,45 @@ class Net(nn.Module):
         return Outputs(tuple(feats), last, pooled, self.fc(pooled), tuple(preacts), (self.fc.weight, self.fc.bias))
 
 
+class TokenNet(nn.Module):
+    """Rows of tokens as a transformer's: a class token and patches of 4 px, mixed by nets of two layers in each stage.
+
+    Args:
+        width: C of every token.
+        stages: how many.
+        num_classes: K.
+
+    >>> TokenNet(6, 2, num_classes=5)(torch.zeros(2, 3, 16, 16)).shapes().tokens
+    ((16, 6), (17, 6), (17, 6))
+    """
+
+    def __init__(self, width: int, stages: int, num_classes: int) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(3, width, 4, 4)
+        self.first = nn.Parameter(torch.randn(1, 1, width))
+        places = (SIDE // 4) ** 2 + 1
+        self.across = nn.ModuleList(nn.Linear(places, places) for _ in range(stages))
+        self.within = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+            for _ in range(stages)
+        )
+        self.fc = nn.Linear(width, num_classes)
+
+    def forward(self, image: Tensor) -> Outputs:
+        """(B, 3, H, W) -> all that a method may see; the head reads the mean of the patches."""
+        patches = self.patch(image)
+        rows = [patches.flatten(2).transpose(1, 2)]
+        x = torch.cat((self.first.expand(len(image), -1, -1), rows[0]), dim=1)
+        for across, within in zip(self.across, self.within, strict=True):
+            x = x + across(x.transpose(1, 2)).transpose(1, 2)
+            x = x + within(x)
+            rows.append(x)
+        feats = (patches, *(one[:, 1:].transpose(1, 2).unflatten(2, patches.shape[2:]) for one in rows[1:]))
+        pooled = feats[-1].mean(dim=(2, 3))
+        classifier = self.fc.weight, self.fc.bias
+        return Outputs(feats, feats[-1], pooled, self.fc(pooled), None, classifier, tuple(rows))
+
+
 class Side(NamedTuple):
     """One side of a toy pair, as arguments of ``Net``.
 
@@ -71,7 +110,7 @@ class Side(NamedTuple):
     """
 
     widths: tuple[int, ...]
-    strides: tuple[int, ...]
+    strides: tuple[int, ...]  # (): not of ``Net`` but of ``TokenNet``
     d: int
 
 
@@ -96,10 +135,14 @@ UNLIKE = Toy("unlike", Side((4, 6, 6, 8, 10), (2, 1, 2, 2, 1), 14), _TEACHER)
 #: Maps of equal sides and channels, for methods that compare them without a projection.
 TWIN = Toy("twin", _TEACHER, _TEACHER)
 TOYS = (ALIKE, UNLIKE, TWIN)
+#: A student of tokens, for what methods do with these; as maps they are no other than anybody's.
+TOKENS = Toy("tokens", Side((8,) * 4, (), 8), _TEACHER)
 
 
-def _net(side: Side, num_classes: int) -> Net:
+def _net(side: Side, num_classes: int) -> Net | TokenNet:
     """In the memory format that the engine trains in: a ``view`` of a map fails there, ``flatten`` does not."""
+    if not side.strides:
+        return TokenNet(side.d, len(side.widths) - 1, num_classes)
     net: Net = Net(*side, num_classes).to(memory_format=torch.channels_last)
     return net
 
@@ -174,7 +217,7 @@ class Problem:
         named |= {"pair.train_labels": self.pair.train_labels, "the images": self.image, "the labels": self.label}
         return {name: t.detach().clone() for name, t in named.items()}
 
-    def student(self) -> Net:
+    def student(self) -> Net | TokenNet:
         """A new student."""
         return _net(self.toy.student, self.num_classes)
 

@@ -22,6 +22,17 @@ def resident() -> int | None:
     return _status("VmRSS")
 
 
+def held(process: int) -> int | None:
+    """Bytes of a process that lie in main memory and are no file's; None: it has ended, or the system does not tell.
+
+    >>> held(os.getpid()) is None or held(os.getpid()) > 1_000_000
+    True
+    """
+    status = _PROC / str(process) / "status"
+    parts = [_kilobytes(status, name) for name in ("RssAnon", "RssShmem")]
+    return None if None in parts else sum(part or 0 for part in parts)
+
+
 def highest(work: Callable[[], object]) -> int | None:
     """Do ``work``; the most bytes of main memory that the process had in it beyond what it had before.
 
