@@ -48,7 +48,7 @@ def _quota() -> float | None:
                     found.append(int(limit) / int(period))
     with suppress(OSError, ValueError):
         old = _CGROUP / "cpu"
-        limit, period = (int((old / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
-        if limit > 0:
-            found.append(limit / period)
+        most, each = (int((old / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+        if most > 0:
+            found.append(most / each)
     return min(found, default=None)

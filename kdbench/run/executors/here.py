@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 from kdbench.data import Dataset
 from kdbench.run.executors.unit import Unit
@@ -20,7 +20,7 @@ class Here:
     def __init__(self, images: Dataset | None) -> None:
         self.images = images
 
-    def run(self, units: Sequence[Unit], emit: Emit) -> Iterator[tuple[Unit, Done]]:
+    def run(self, units: Sequence[Unit], emit: Emit) -> Generator[tuple[Unit, Done], None, None]:
         """See ``Executor``."""
         for unit in units:
             yield unit, run_group(unit.work, emit, self.images)

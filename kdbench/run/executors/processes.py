@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import Pipe
@@ -67,7 +67,7 @@ class Processes:
     def __init__(self, images: Dataset, places: Sequence[Slot]) -> None:
         self.images, self.places = images, list(places)
 
-    def run(self, units: Sequence[Unit], emit: Emit) -> Iterator[Ended]:
+    def run(self, units: Sequence[Unit], emit: Emit) -> Generator[Ended, None, None]:
         """See ``Executor``."""
         if not units:
             return
@@ -84,8 +84,8 @@ class _Worker:
     """A worker process as this one sees it."""
 
     def __init__(self, slot: Slot, begin: Begin) -> None:
-        self.slot, self.unit, self.ready, self.unfit = slot, None, False, ""
-        self.unit: Unit | None
+        self.slot, self.ready, self.unfit = slot, False, ""
+        self.unit: Unit | None = None  # that it does
         self.started = time.monotonic()
         self.pipe, theirs = Pipe()
         out, printed = os.pipe()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -33,7 +33,7 @@ class Unit:
 class Executor(Protocol):
     """Does units. Closing what ``run`` returns ends everything under way, which is resumed by the next run."""
 
-    def run(self, units: Sequence[Unit], emit: Emit) -> Iterator[tuple[Unit, Done]]:
+    def run(self, units: Sequence[Unit], emit: Emit) -> Generator[tuple[Unit, Done], None, None]:
         """What came of each unit, as they end.
 
         Raises:
