@@ -20,7 +20,7 @@ def test_every_suite_stands(name: str) -> None:
     assert suites.convention(suite.convention).name == suite.convention
     table = suites.published(suite)
     assert {key[:2] for key in table} <= set(suite.pairs)
-    assert all(entry.rule == suite.published_rule and 30 < entry.mean < 90 for entry in table.values())
+    assert all(entry.rule == suite.published_rule and 20 < entry.mean < 95 for entry in table.values())
 
 
 @pytest.mark.parametrize("name", suites.names())
@@ -353,6 +353,10 @@ def test_suites_are_frozen() -> None:
         ("imagenet", "timm/resnet34:timm/resnet18", "kd", 71.03),
         ("imagenet", "timm/resnet50:timm/mobilenetv1_100", "dkd", 72.05),
         ("cub200", "vgg13:vgg8", "sdd", 67.32),
+        ("heterogeneous", "timm/vit_small_patch16_224:timm/resnet18", "ofa", 80.15),
+        ("heterogeneous", "timm/mixer_b16_224:timm/mobilenetv2_100", "teacher", 87.29),
+        ("heterogeneous-tokens", "timm/convnext_tiny:timm/swin_pico_patch4_window7_224", "fitnet", 24.06),
+        ("heterogeneous-tokens", "timm/convnext_tiny:timm/resmlp_12_224", "fitnet", 45.47),
         ("cub200", "resnet32x4:MobileNetV2", "semckd", 56.89),
     ],
 )

@@ -269,6 +269,50 @@ def test_a_row_in_the_place_of_another_is_none(tmp_path: Path) -> None:
     rows.close()
 
 
+def test_scattered_rows_are_written_with_few_calls_and_leave_their_neighbours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a GPU's table hands over is scattered: a call for each row's values, and few for all checksums."""
+    like, many = torch.zeros(1, 4), 9000
+    Rows.make(tmp_path, "x", many, like)
+    rows, calls = Rows(tmp_path, "x", many, like), list[int]()
+    real = os.pwrite
+
+    def counted(file: int, data: bytes, at: int) -> int:
+        calls.append(at)
+        return real(file, data, at)
+
+    monkeypatch.setattr(os, "pwrite", counted)
+    odd, even = np.arange(1, many, 2), np.arange(0, many, 6)
+    for some in (odd, np.random.default_rng(0).permutation(even)):
+        rows.write(some, torch.from_numpy(some)[:, None].expand(-1, 4).float())
+    assert len(calls) < len(odd) + len(even) + 20 + len(even)
+    calls.clear()
+    rows.write(odd, torch.from_numpy(odd)[:, None].expand(-1, 4).float())
+    assert len(calls) <= len(odd) + 3
+    rows.close()
+    values, good = Rows(tmp_path, "x", many, like).read(np.arange(many))
+    wanted = np.isin(np.arange(many), np.concatenate([odd, even]))
+    assert good.numpy().tolist() == wanted.tolist()
+    assert all((values[good] == torch.arange(many)[good][:, None]).flatten().tolist())
+
+
+def test_rows_that_were_never_written_are_not_read_before_they_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = there(open_table(tmp_path, setting(loader()), told=[]))
+    part, looked = table.parts["logits"], list[int]()
+    real = part.read
+    monkeypatch.setattr(part, "read", lambda rows: looked.append(len(rows)) or real(rows))  # type: ignore[func-returns-value]
+    rows, values = np.array([3, 5, 9]), torch.randn(3, table.parts["logits"]._bytes // 4)
+    table.keep(rows, {"logits": values})
+    assert looked == []
+    table.keep(np.array([3, 7]), {"logits": torch.stack([values[0], values[1]])})
+    assert looked == [1]
+    assert part.read(np.array([3, 5, 7, 9]))[1].all()
+    table.close()
+
+
 def test_a_table_that_says_something_else_is_set_aside(full: Path, tmp_path: Path) -> None:
     like = torch.zeros(1, 10)
     part = Rows(full, "logits", IMAGES * VIEWS, like)

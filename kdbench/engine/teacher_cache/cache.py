@@ -310,7 +310,10 @@ class TeacherTable:
         try:
             for name in [name for name in said if name in self.parts]:
                 part = self.parts[name]
-                new = ~part.read(rows)[1]
+                there = part.has(rows)  # what was never written need not be looked at
+                new = torch.from_numpy(~there)
+                if there.any():
+                    new[torch.from_numpy(there)] = ~part.read(rows[there])[1]
                 values = said[name].cpu()[new]
                 kept = values.to(self._like[name].dtype)
                 if new.any() and _same_bits(kept.to(values.dtype), values):
