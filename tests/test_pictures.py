@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import struct
+import subprocess
+import sys
 import threading
 import zlib
 from collections.abc import Sequence
@@ -509,6 +511,17 @@ def test_room_is_asked_for_before_pixels_are_decoded(tmp_path: Path, monkeypatch
 
     read(path, 8, take)
     assert asked == [256, -1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where /proc tells what a process has")
+def test_free_memory_is_what_limits_of_the_process_leave() -> None:
+    """Pictures of which more would fit into the machine are read from a pack where ``ulimit`` says so."""
+    code = (
+        "import resource; from kdbench.data import decode; _, most = resource.getrlimit(resource.RLIMIT_DATA);"
+        " resource.setrlimit(resource.RLIMIT_DATA, (3 * 2**30, most)); print(decode.free_memory())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 3 * 2**30
 
 
 def test_free_memory_is_told() -> None:

@@ -80,3 +80,13 @@ def test_a_smaller_picture_is_refused_unless_it_is_scaled(suite: Path, tmp_path:
     assert done.exit_code == 2
     assert "images of 20 px" in done.output
     run(*words, "--set", "image_size=24", "--set", "recipe.augment=rrc", "--set", "teacher.augment=rrc")
+
+
+def test_weights_that_were_chosen_on_other_pictures_are_told(suite: Path, tmp_path: Path) -> None:
+    words = ["run", "--suite", str(suite), "--data-dir", str(tmp_path), "--out", str(tmp_path / "out"), "--dry-run"]
+    said = " ".join(run(*words, "--methods", "student,kd,semckd").split())
+    assert "the weights of kd, semckd are those of the convention semckd, chosen on CIFAR-100, not on these" in said
+    assert f"`kdbench tune --suite {suite}` finds some" in said
+    assert "chosen on CIFAR-100" not in run(*words, "--methods", "student")
+    assert "chosen on CIFAR-100" not in run(*words, "--methods", "semckd[beta=100]")
+    assert "chosen on CIFAR-100" not in run("run", "--suite", "digits", "--out", str(tmp_path / "out"), "--dry-run")

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from kdbench.data import pictures
 from kdbench.data.errors import DataMissing, shown
+from kdbench.utils import memory
 
 #: After so many pictures that cannot be used the rest is not looked at.
 ENOUGH = 20
@@ -162,11 +163,6 @@ def fits(home: Path, count: int, size: int) -> None:
 
 
 def free_memory() -> int:
-    """Bytes that can be had without swapping; all memory where the system does not tell."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Bytes that can be had, by machine, container and ``ulimit``; all memory where the system does not tell."""
+    found = memory.free()
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if found is None else found

@@ -150,6 +150,8 @@ def resolve(request: Request) -> Job:
         notes.append(odd)
     convention = suites.convention(suite.convention)
     words.weights(convention, specs, pairs)
+    if request.weights == "published" and (others := words.weights_of_others(suite, specs, request.suite)):
+        notes.append(others)
     words.size(len(specs), len(pairs), len(seeds))
     made = (
         make_cell(suite, convention, teacher, student, spec, seed, epochs, request)

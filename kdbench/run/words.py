@@ -133,6 +133,31 @@ def weights(convention: Convention, specs: Iterable[registry.Spec], pairs: Itera
                 check(cls, key, value, f"convention {convention.name}: {name}[{key}]")
 
 
+def weights_of_others(suite: Suite, specs: Sequence[registry.Spec], asked: str) -> str:
+    """A sentence where data of the user's own are trained on with weights that were chosen on CIFAR-100; else "".
+
+    Args:
+        suite: whose data it is.
+        specs: the methods; one with values of its own is the user's choice.
+        asked: how the suite was named, for the command that finds others.
+
+    >>> from kdbench import suites
+    >>> weights_of_others(suites.load("semckd"), registry.parse("crd"), "semckd")
+    ''
+    """
+    from kdbench.data import names
+
+    own = names.image_folder(suite.dataset) or names.hub(suite.dataset)
+    plain = dict.fromkeys(spec.name for spec in specs if not spec.hyper and registry.get(spec.name).search != {})
+    if not own or not plain:
+        return ""
+    whose = ", ".join(plain) if len(plain) < 6 else count(len(plain), "method")
+    return (
+        f"the weights of {whose} are those of the convention {suite.convention}, chosen on CIFAR-100, not on"
+        f" these pictures; `kdbench tune --suite {asked}` finds some, `--weights tuned` takes them"
+    )
+
+
 def size(specs: int, pairs: int, seeds: int) -> None:
     """Raises: ValueError: a grid has more cells than anybody trains."""
     if (cells := specs * pairs * seeds) > CELLS:
