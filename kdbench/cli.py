@@ -10,6 +10,7 @@ import click
 from kdbench.terminal.data import data
 from kdbench.terminal.export import export
 from kdbench.terminal.guard import Interruptible, sentences
+from kdbench.terminal.hands import HANDS
 from kdbench.terminal.options import (
     BUDGET,
     CHOSEN,
@@ -101,7 +102,7 @@ def main() -> None:
 @DATA_SOURCE
 @DATA_WORKERS
 @OUT
-@DEVICE
+@HANDS
 @sentences
 def run(
     *, plugins: tuple[str, ...], dry_run: bool, device_memory: str | None, budget: str | None, yes: bool, **words: Any
@@ -142,7 +143,7 @@ def load_plugins(plugins: tuple[str, ...]) -> list[str]:
 @DATA_SOURCE
 @DATA_WORKERS
 @OUT
-@DEVICE
+@HANDS
 @sentences
 def tune(*, plugins: tuple[str, ...], budget: str | None, yes: bool, **words: Any) -> int:
     """Find each method's weights on held-out images."""

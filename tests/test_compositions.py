@@ -110,8 +110,8 @@ def test_the_weights_of_all_parts_are_tuned_together_with_as_many_candidates(tex
     assert len(space) == len(FACTORS)
     assert all(values[name] == value for name, value in space[0].items())
     moved = [{name for name, value in row.items() if value != values[name]} for row in space]
-    assert moved.count(space[0].keys()) == 3  # all parts together
-    assert len([names for names in moved if names and names != space[0].keys()]) == 2  # one of the first two alone
+    assert moved.count(set(space[0])) == 3  # all parts together
+    assert len([names for names in moved if names and names != set(space[0])]) == 2  # one of the first two alone
 
 
 # -- tuned --------------------------------------------------------------------------------------------
@@ -138,10 +138,10 @@ def test_a_variant_is_tuned_and_run_by_its_own_name(tmp_path: Path) -> None:
     fine("run", *WORDS, *seeds, "--methods", both, *out)
     rows = records(tmp_path)
     for label, variant in (("itrd+sdd@tuned[standardise=True]", True), ("itrd+sdd@tuned", False)):
-        one = next(one for one in rows.values() if Cell.of(one).label == label)
+        row = next(one for one in rows.values() if Cell.of(one).label == label)
         name = "itrd+sdd[standardise=True]" if variant else "itrd+sdd"
-        assert one.settings.hyper["standardise"] is variant
-        assert found[name].choice.items() <= one.settings.hyper.items()
+        assert row.settings.hyper["standardise"] is variant
+        assert found[name].choice.items() <= row.settings.hyper.items()
     fine("report", "--suite", "digits", *out)
     table = (tmp_path / "digits" / "tuned.csv").read_text()
     assert "itrd+sdd[standardise=True]" in table

@@ -36,11 +36,13 @@ def test_a_tap_that_is_not_there_is_refused() -> None:
         FitNet(pair, tap=3)
 
 
-def couple(**hyper: int) -> FitNet:
+def couple(tap: int, teacher_tap: int) -> FitNet:
     """Three taps of the student, four of the teacher, no two of one shape."""
     sizes = Shapes(((4, 16, 16), (5, 8, 8), (6, 4, 4)), (6, 4, 4), 6)
     theirs = Shapes(((7, 16, 16), (8, 8, 8), (9, 4, 4), (10, 2, 2)), (10, 2, 2), 10)
-    return FitNet(Pair(sizes, theirs, lambda x: x, 5, torch.zeros(8, dtype=torch.int64), 2), **hyper)
+    return FitNet(
+        Pair(sizes, theirs, lambda x: x, 5, torch.zeros(8, dtype=torch.int64), 2), tap=tap, teacher_tap=teacher_tap
+    )
 
 
 def seen(sizes: Shapes) -> Outputs:
@@ -68,9 +70,9 @@ def test_every_couple_of_taps_can_be_asked_for(tap: int, teacher_tap: int) -> No
 
 
 def test_a_couple_that_is_not_there_is_refused() -> None:
-    for hyper in ({"tap": 3, "teacher_tap": 1}, {"tap": 1, "teacher_tap": 4}):
+    for tap, teacher_tap in ((3, 1), (1, 4)):
         with pytest.raises(ValueError, match="the student has taps 0 to 2, the teacher 0 to 3"):
-            couple(**hyper)
+            couple(tap, teacher_tap)
 
 
 @pytest.mark.parametrize(("name", "said"), [("fitnet", "7083491b"), ("fitnet+at", None)])

@@ -1,6 +1,7 @@
 """The conformance kit catches every mutant, by the check that is about its fault, and passes what is right."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -174,7 +175,7 @@ def test_the_base_class_alone_is_no_method() -> None:
 
 def test_what_came_later_is_a_hyper_parameter() -> None:
     class Mine(registry.get("fitnet")):  # type: ignore[misc]
-        later = ("tap", "taps")
+        later: ClassVar[tuple[str, ...]] = ("tap", "taps")
 
     rule = [check for check in CHECKS if check.__name__ == "check_hyperparameters_are_keywords_with_defaults"]
     (found,) = check_distiller(Mine, checks=rule)

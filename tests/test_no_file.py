@@ -125,7 +125,7 @@ def test_status_believes_no_edited_card(tmp_path: Path) -> None:
     assert "teacher digits/resnet8: 70.00%" in kdbench("status", "--out", tmp_path).output
     edited, no_card = "was changed after it was written", "is not a teacher's card"
     odds: list[tuple[object, str]] = [(values | {"top1": 99.0}, edited)]
-    odds += [(odd, no_card) for odd in ({"top1": "x"}, {"top1": True}, {}, [], 3)]
+    odds += [({"top1": "x"}, no_card), ({"top1": True}, no_card), ({}, no_card), ([], no_card), (3, no_card)]
     for odd, words in odds:
         path.write_text(json.dumps(odd))
         told = kdbench("status", "--out", tmp_path)

@@ -8,6 +8,7 @@ import pytest
 import timm.models.vision_transformer as vit
 import torch
 from logits import bears_staged, each_kind
+from torch import nn
 from toys import Shape, batch, outputs, pair
 
 from golden import Case, cases
@@ -208,7 +209,9 @@ def test_the_exit_of_a_distilled_transformer_reads_both_tokens() -> None:
     student = tokens((8, 4, 4), (8, 4, 4), before=2)
     sizes = student.shapes()
     method = OFA(Pair(sizes, sizes, lambda last: last, 5, torch.zeros(20, dtype=torch.int64), 6), exits="tokens")
-    assert method.heads[0].linear.in_features == 16
+    head = method.heads[0].linear
+    assert isinstance(head, nn.Linear)
+    assert head.in_features == 16
 
 
 @pytest.mark.parametrize(

@@ -243,7 +243,7 @@ def test_a_scale_that_has_vanished_fails_the_lane_too() -> None:
     scaler = Half().scaler(CPU)
     assert scaler.end_epoch(781) is None
     scaler.load_state_dict(scaler.state_dict() | {"scale": 0.0})
-    scaler._before = 1024.0
+    scaler.began = 1024.0
     assert scaler.end_epoch(2000) == 0.0
 
 

@@ -256,7 +256,7 @@ def test_the_teacher_sees_clean_pictures_where_the_noise_is_the_students(side: s
         found: Outputs = real(image)
         return found
 
-    one.student.forward = forward  # type: ignore[method-assign]
+    one.student.forward = forward
     train([one], replace(plain, teacher=watching))
     assert all(map(torch.equal, seen[: len(dirty)], dirty))
     assert any(torch.equal(clean[0], image) for image in watching.shown) == (side == "student")

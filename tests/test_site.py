@@ -151,3 +151,21 @@ def test_names_that_would_be_html_are_text() -> None:
 
     assert "<script" not in str(number(Item("<script>", records=(evil,)), None, lambda one: '"><script>', set()))
     assert re.fullmatch(r"[a-z0-9-]+", anchor('<a href="x">'))
+
+
+def test_names_of_files_that_an_address_must_spell(results: Path, tmp_path: Path) -> None:
+    shutil.copytree(results, tmp_path / "copy")
+    odd = next((tmp_path / "copy" / "runs").rglob("kd-s0-*.json"))
+    odd.rename(odd.with_name('a b#c%20?"<.json'))
+    site(tmp_path / "copy", tmp_path / "site")
+    assert "a%20b%23c%2520%3F%22%3C.json" in page(tmp_path / "site")
+
+
+def test_the_output_folder_of_runs_is_no_place_for_a_site(results: Path, tmp_path: Path) -> None:
+    shutil.copytree(results, tmp_path / "copy")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "copy").rglob("*") if path.is_file()}
+    said = refused("site", "--results", tmp_path / "copy", "--out", tmp_path / "copy")
+    assert "is there already, and no earlier" in said
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "copy").rglob("*") if path.is_file()} == before
+    (tmp_path / "file").write_text("")
+    assert "file" in refused("site", "--results", results, "--out", tmp_path / "file")

@@ -76,7 +76,11 @@ class Packed(DataSource):
 
 
 def is_pack(folder: Path) -> bool:
-    """Whether a finished pack lies there."""
+    """Whether a finished pack lies there.
+
+    >>> is_pack(Path("nothing"))
+    False
+    """
     return (folder / HEADER).is_file()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kdbench import record
@@ -37,6 +38,8 @@ def run(
     table: str = "auto",
     compile: bool | None = None,
     weights: str = "published",
+    workers: int | str = 1,
+    executor: str = "auto",
     shard: str | None = None,
     force: bool = False,
     retry_failed: bool = False,
@@ -60,6 +63,7 @@ def run(
 
     Args:
         methods: "a,b" or ["a", "b"]; see ``kdbench run --help`` for this and all others.
+        workers: processes that train side by side; "auto": one for each core or named device.
         say: told every sentence that the command line would print, such as ``print``.
 
     Returns:
@@ -84,6 +88,7 @@ def run(
     words: dict[str, Any] = {"suite": suite, "epochs": epochs, "limit_train": limit_train, "lanes": lanes}
     words |= {"precision": precision}
     words |= {"graphs": graphs, "table": table, "compile": compile, "weights": weights, "shard": shard}
+    words |= {"workers": str(workers), "executor": executor}
     words |= {"data_source": data_source, "data_workers": data_workers, "track": joined(track)}
     words |= {"notify": notify, "checkpoint_minutes": checkpoint_minutes}
     words |= {"force": force, "retry_failed": retry_failed, "fail_fast": fail_fast, "device": device}
@@ -98,6 +103,7 @@ def run(
         **words,
     )
     job = session.resolve(asked)
+    job = replace(job, hands=job.hands.decided)
     told = _Told(say)
     for sentence in job.notes:
         told.note(sentence)
@@ -133,6 +139,8 @@ def tune(
     lanes: int | None = None,
     graphs: str = "auto",
     table: str = "auto",
+    workers: int | str = 1,
+    executor: str = "auto",
     retry_failed: bool = False,
     precision: str = "fp32",
     checkpoint_minutes: float | None = None,
@@ -152,6 +160,7 @@ def tune(
         methods: see ``run``, without values.
         trials: candidates of every method, 2 to 6.
         seeds: so many of every candidate.
+        workers: as for ``run``.
         say: told every sentence that the command line would print.
 
     Returns:
@@ -186,6 +195,8 @@ def tune(
         lanes=lanes,
         graphs=graphs,
         table=table,
+        workers=str(workers),
+        executor=executor,
         retry_failed=retry_failed,
         precision=precision,
         track=joined(track),
@@ -195,6 +206,7 @@ def tune(
     )
     whole(trials=trials, seeds=seeds)
     plan, told = planning.resolve(asked, trials=trials, seeds=seeds), _Told(say)
+    plan = replace(plan, job=replace(plan.job, hands=plan.job.hands.decided))
     for sentence in plan.notes:
         told.note(sentence)
     if not plan.questions:

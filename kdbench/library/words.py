@@ -123,7 +123,7 @@ def request(
     texts(
         **{
             name: words[name]
-            for name in ("suite", "precision", "graphs", "table", "weights", "data_source")
+            for name in ("suite", "precision", "graphs", "table", "weights", "data_source", "executor")
             if name in words
         }
     )

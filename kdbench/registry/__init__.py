@@ -1,7 +1,18 @@
 """From a name to a method: the folder methods/, plug-in files, entry points, ``a+b``."""
 
 from kdbench.distiller import Hyper
-from kdbench.registry.discovery import ABSENT, broken, get, idea, load_plugin, name_of, names, register, source_sha256
+from kdbench.registry.discovery import (
+    ABSENT,
+    broken,
+    get,
+    idea,
+    load_plugin,
+    name_of,
+    names,
+    register,
+    source_sha256,
+    strangers,
+)
 from kdbench.registry.hyper import convert
 from kdbench.registry.specs import Spec, parse
 
@@ -19,4 +30,5 @@ __all__ = [
     "parse",
     "register",
     "source_sha256",
+    "strangers",
 ]

@@ -32,7 +32,7 @@ class Combined(Distiller):
     >>> [part.__name__ for part in cls.components()]
     ['CRD', 'FitNet']
     >>> [name for name in cls.hyperparameters() if name.endswith(("beta", "tap"))]
-    ['crd.beta', 'tap', 'fitnet.beta']
+    ['crd.beta', 'tap', 'fitnet.beta', 'teacher_tap']
     """
 
     part_names: tuple[str, ...]

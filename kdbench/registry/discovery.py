@@ -192,6 +192,25 @@ def load_plugin(path: str | Path) -> str:
     return name
 
 
+def strangers() -> list[str]:
+    """What another process must load to know the same methods and networks: plug-in files, in their order, as paths.
+
+    Methods of modules that the user has imported himself are named as ``module:NAME``. Entry points need no telling.
+
+    >>> "module:kdbench.methods.kd" in strangers()
+    False
+    """
+    files = [
+        str(module.__file__)
+        for name, module in list(sys.modules.items())
+        if name.startswith(_PLUGIN) and getattr(module, "__file__", None)
+    ]
+    points = {point.module for point in metadata.entry_points(group=_GROUP)}
+    own = [cls.__module__ for cls in _classes.values()]
+    others = [name for name in own if not name.startswith((_PLUGIN, "kdbench.methods.")) and name not in points]
+    return [*files, *(f"module:{name}" for name in dict.fromkeys(others))]
+
+
 def source_sha256(name: str) -> str:
     """sha256 of the file of a method that is not kdbench's own; empty for ours, whose version says it.
 

@@ -11,7 +11,7 @@ from kdbench.report import compare, escape, facts, stats
 from kdbench.report.board import Board, Line
 from kdbench.report.items import sure
 from kdbench.report.panels import grid_shape, line_name, pair_title, quick_words, star_words
-from kdbench.report.style import INK, canvas, drawing, readable_on
+from kdbench.report.style import canvas, drawing, readable_on
 
 MOST_LINES = 42  # of one map
 NUMBERED = 14  # methods up to which numbers and a map for each pair have room
@@ -39,7 +39,7 @@ def duels(board: Board) -> Figure | None:
     words = [f"the first {len(lines)} of {len(every)} methods"] * (len(every) > len(lines))
     cut = f" Shown: {', '.join(words)}." if words else ""
     cut += " Each pair by itself: comparisons.csv." if len(maps) == 1 and len(board.pairs) > 1 else ""
-    mark = "Bold" if small else "Dot"
+    mark = "Bold" if small else "Full colour, not pale"
     with drawing():
         figure = canvas(
             max(6.4, 1.7 + columns * (side + 1.0)),
@@ -77,16 +77,20 @@ def _matrix(frame: object, place: dict[object, int], size: int) -> tuple[Values,
 def _map(
     axis: Axes, lines: list[Line], values: Values, certain: NDArray[np.bool_], *, limit: float, small: bool
 ) -> None:
-    image = axis.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit, aspect="equal")
-    for row, column in np.argwhere(np.isfinite(values)):
+    # A mark in each of a thousand cells would be most of the page; the colour itself says it.
+    image = axis.imshow(
+        values,
+        cmap="RdBu",
+        vmin=-limit,
+        vmax=limit,
+        aspect="equal",
+        alpha=None if small else np.where(certain, 1.0, 0.3),
+    )
+    for row, column in np.argwhere(np.isfinite(values)) if small else ():
         value = values[row, column]
-        if small:
-            colour = readable_on(tuple(image.to_rgba(np.array([value]))[0][:3]))
-            weight = "bold" if certain[row, column] else "normal"
-            axis.text(column, row, f"{value:+.1f}", ha="center", va="center", fontsize=7, color=colour, weight=weight)
-    if not small and certain.any():
-        y, x = np.nonzero(certain)
-        axis.scatter(x, y, s=3, color=INK, linewidths=0)
+        colour = readable_on(tuple(image.to_rgba(np.array([value]))[0][:3]))
+        weight = "bold" if certain[row, column] else "normal"
+        axis.text(column, row, f"{value:+.1f}", ha="center", va="center", fontsize=7, color=colour, weight=weight)
     names = [line_name(line) for line in lines]
     axis.set_xticks(range(len(lines)), names, rotation=90)
     axis.set_yticks(range(len(lines)), names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from kdbench.run.clock import Clock
 from kdbench.run.grid import Cell, files
 from kdbench.run.lanes import epochs, plan
 from kdbench.run.session import AUTO, Job
+from kdbench.run.sooner import sooner
 from kdbench.run.stopwatch import BUDGET, Item, Stopwatch
 from kdbench.suites import costs
 from kdbench.suites.published_teachers import hint
@@ -62,6 +64,8 @@ class Estimate:
     busy: float = 1.0  # seconds on the wall for one of work: others use the machine, too
     basis: str = ""  # where the factor comes from; empty: nothing was run here yet
     ahead: tuple[str, ...] = ()  # sentences on what is trained or fetched first, and what is not counted
+    workers: int = 1
+    sooner: float = 1.0  # so many times sooner do they end than one would
 
     @property
     def measured(self) -> float:
@@ -76,10 +80,10 @@ class Estimate:
     @property
     def seconds(self) -> float:
         """Seconds of the whole on the wall."""
-        return self.busy * self.work
+        return self.busy * self.work / self.sooner
 
     def by(self, key: Callable[[Part], str]) -> dict[str, float]:
-        """Seconds of the parts of equal keys, the most first; parts whose key is empty are left out."""
+        """Seconds of one worker for parts of equal keys, the most first; parts whose key is empty are left out."""
         found: dict[str, float] = {}
         for part in self.parts:
             if name := key(part):
@@ -152,7 +156,10 @@ class Estimator:
             ahead.append(f"not counted, because nobody has measured it: what {', '.join(sorted(self.unknown))} takes")
         if job.request.compile:
             ahead.append("not counted: compiling the students")
-        return Estimate(len(todo), parts, job.device, factor, self.busy, basis, tuple(ahead))
+        alone = Estimate(len(todo), parts, job.device, factor, self.busy, basis, tuple(ahead))
+        workers = job.hands.after(alone.seconds).workers
+        trained = {part.pair: part.seconds for part in parts if part.kind == KINDS[0]}
+        return replace(alone, workers=workers, sooner=sooner(cells, trained, partial(self._shared, job), workers))
 
     def _visits(self, job: Job, cells: Sequence[Cell], teachers: dict[str, int]) -> dict[Item, float]:
         """Every network that is asked, and how many images it sees, roughly."""
@@ -198,6 +205,12 @@ class Estimator:
         kept: dict[str, float] = {}
         for group in grid.groups(cells):
             yield from self._group(job, group, kept)
+
+    def _shared(self, job: Job, cells: Sequence[Cell]) -> tuple[float, float]:
+        """Seconds of cells that share a teacher pass: of that, and of all else."""
+        parts = list(self._group(job, cells, {}))
+        shared = sum(part.seconds for part in parts if part.kind == KINDS[1])
+        return shared, sum(part.seconds for part in parts) - shared
 
     def _group(self, job: Job, group: Sequence[Cell], kept: dict[str, float]) -> Iterable[Part]:
         first = group[0]
@@ -326,7 +339,8 @@ def sentences(made: Estimate) -> list[str]:
     >>> sentences(Estimate(1, (Part("students", "resnet20:resnet8", "kd", 60.0),), "cpu"))
     ['about 1 min on cpu for 1 cell', '  of it: students 1 min']
     """
-    said = [f"about {duration(made.seconds)} on {made.device} for {count(made.cells, 'cell')}"]
+    by = f" with {made.workers} workers" if made.workers > 1 else ""
+    said = [f"about {duration(made.seconds)} on {made.device}{by} for {count(made.cells, 'cell')}"]
     notes = [made.basis] if made.basis else []
     notes += [f"others use the machine, too: {made.busy:.1f} s for each second of work"] if made.busy > 1.2 else []
     said[0] += f" ({'; '.join(notes)})" if notes else ""

@@ -65,6 +65,8 @@ class Work:
     assisting: bool = False  # the cells are assistants: in a folder of their own, and another run's are waited for
     visits: int = 0  # how often the whole run looks at every image with this teacher
     replaced: frozenset[Path] = field(default_factory=frozenset)  # records that --force will write anew
+    teacher_only: bool = False  # the teacher of the first cell is trained, and nothing else
+    room: int | None = None  # bytes that the process may have in all, where others share the main memory
     lent: Path | None = None  # where teachers and their tables lie; None: in ``out``
 
     @property
@@ -155,6 +157,9 @@ class _Group:
 
     def run(self) -> None:
         work = self.work
+        if work.teacher_only:
+            self._teacher(())
+            return
         anew = work.force and not work.assisting  # assistants, like teachers, are kept
         with claimed(work.records, work.cells, self.done, self.emit, force=anew, wait=work.assisting) as mine:
             if not mine:
@@ -203,9 +208,10 @@ class _Group:
             raise
         except Exception as error:  # a network of the user's may raise anything
             plain = isinstance(error, teachers.TeacherFailed | ValueError)
-            why = one_line(error) if plain else f"{type(error).__name__}: {one_line(error)}"
+            why = one_line(error) if plain else f"no teacher {name}: {type(error).__name__}: {one_line(error)}"
+            self.done.untaught = why
             for cell in cells:
-                self.ledger.fail(cell, why if plain else f"no teacher {name}: {why}", keep=False)
+                self.ledger.fail(cell, why, keep=False)
             return None
 
     def _assistant(self, cells: Sequence[Cell]) -> Tapped | None:
@@ -329,7 +335,7 @@ class _Group:
         """Lanes that train at once: as many as the memory holds, where --lanes does not say."""
         if self.work.lanes is not None:
             return [lanes]
-        parts = engine.split(setting, lanes, environment.free_memory())
+        parts = engine.split(setting, lanes, environment.free_memory(self.work.room))
         if len(parts) > 1:
             most = max(map(len, parts))
             sentence = f"the memory of {self.device} holds {most} of {len(lanes)} lanes at once"

@@ -12,8 +12,9 @@ from kdbench import record, registry
 from kdbench.data.identity import DataIdentity, difference
 from kdbench.models.teachers import TeacherCard
 from kdbench.record import Record
-from kdbench.run import grid
+from kdbench.run import grid, known
 from kdbench.run.grid import Cell
+from kdbench.run.known import Known
 
 
 def in_the_way(out: Path, cell: Cell, data: Mapping[str, Any], card: TeacherCard | None, replaced: Set[Path]) -> str:
@@ -31,7 +32,7 @@ def in_the_way(out: Path, cell: Cell, data: Mapping[str, Any], card: TeacherCard
         if path.name.endswith(record.FAILED_SUFFIX) or path in replaced:
             continue
         try:
-            other = record.read(path)
+            other = known.of(path)
         except (record.RecordDamaged, FileNotFoundError):
             continue
         if other.quick == cell.quick and other.epochs == cell.epochs and (why := _differs(other, cell, data, card)):
@@ -39,7 +40,7 @@ def in_the_way(out: Path, cell: Cell, data: Mapping[str, Any], card: TeacherCard
     return ""
 
 
-def _differs(other: Record, cell: Cell, data: Mapping[str, Any], card: TeacherCard | None) -> str:
+def _differs(other: Known, cell: Cell, data: Mapping[str, Any], card: TeacherCard | None) -> str:
     if card is not None and other.teacher_sha256 and other.teacher_sha256 != card.sha256:
         return (
             f"another teacher {cell.teacher} ({other.teacher_sha256[:8]}, here {card.sha256[:8]}), and rows of one"

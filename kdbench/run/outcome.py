@@ -223,6 +223,7 @@ class Done:
     failed: dict[Cell, str] = field(default_factory=dict)  # every failure, written down or not
     elsewhere: list[Cell] = field(default_factory=list)  # another process has them
     stopped: str = ""  # the sentence with which the whole run must end (disk full, --fail-fast)
+    untaught: str = ""  # why the teacher cannot be had
 
     def of(self, status: str) -> list[Cell]:
         """Cells whose record says so."""

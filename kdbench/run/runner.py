@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from kdbench import record
+from kdbench import record, registry
 from kdbench.data import Dataset, trained_count
-from kdbench.run import assistants, batches, grid, teachers
+from kdbench.run import assistants, batches, grid, known, teachers
+from kdbench.run.executors.choose import choose
 from kdbench.run.grid import Cell
-from kdbench.run.group import Work, disk_trouble, run_group, works
+from kdbench.run.group import Work, disk_trouble, works
 from kdbench.run.identity import another_cells, changed_plugin
 from kdbench.run.lanes import epochs
 from kdbench.run.outcome import Emit, Outcome, Stop, Watcher, tell
@@ -63,21 +65,18 @@ def run(job: Job, watch: Watcher, images: Dataset | None = None) -> Outcome:
     helpers = assistants.missing(request.out, todo, retry_failed=request.retry_failed)
     watch.begin(_ahead(job, images, [*helpers, *todo]))
     common = _common(job)
+    asked = [*works(helpers, common, assisting=True), *works(todo, common, seeds=_seeds(job))]
+    executor, units = choose(job, asked, images, watch.note)
     try:
-        for work in works(helpers, common, assisting=True):
-            _one(work, emit, images, Outcome())
-        for work in works(todo, common, seeds=_seeds(job)):
-            _one(work, emit, images, outcome)
+        with closing(executor.run(units, emit)) as ended:
+            for unit, done in ended:
+                if not unit.work.assisting and not unit.work.teacher_only:
+                    outcome.add(done)
+                if done.stopped:
+                    raise Stop(done.stopped)
     except OSError as error:
         raise Stop(disk_trouble(request.out, error)) from error
     return outcome
-
-
-def _one(work: Work, emit: Emit, images: Dataset, outcome: Outcome) -> None:
-    done = run_group(work, emit, images)
-    outcome.add(done)
-    if done.stopped:
-        raise Stop(done.stopped)
 
 
 def _common(job: Job) -> Work:
@@ -131,10 +130,13 @@ def _ahead(job: Job, images: Dataset, cells: list[Cell]) -> int:
 def _todo(job: Job, watch: Watcher, outcome: Outcome) -> list[Cell]:
     """Cells still to train; the others go to the outcome."""
     todo = []
+    known.load(job.request.out)
     for cell, state in job.states().items():
         where = grid.files(job.request.out, cell)
         if job.request.force:  # the old record stays until the new one takes its place
             todo.append(cell)
+        elif state == "done" and _is_as_asked(where.record, cell):
+            outcome.done.append(cell)
         elif state == "done":
             try:
                 one = record.read(where.record)
@@ -152,7 +154,19 @@ def _todo(job: Job, watch: Watcher, outcome: Outcome) -> list[Cell]:
             watch.cell(cell, "failed", f"{reason} (in an earlier run; --retry-failed tries again)")
         else:
             todo.append(cell)
+    if outcome.done:
+        known.keep(job.request.out)
     return todo
+
+
+def _is_as_asked(path: Path, cell: Cell) -> bool:
+    """Whether a record that was believed before is this cell's; where it is not, who reads it says why."""
+    try:
+        one = known.of(path)
+    except (record.RecordDamaged, OSError):
+        return False
+    own = registry.source_sha256(cell.method)
+    return (one.status, one.settings_hash, one.plugin_sha256) == ("done", cell.hash, own)
 
 
 def _reason(path: Path) -> str:

@@ -13,6 +13,8 @@ from typing import Any, Literal
 from kdbench import registry, suites
 from kdbench.record import Assistant, Settings
 from kdbench.run import assistants, grid, tuned, words
+from kdbench.run.devices import Hands, choose
+from kdbench.run.devices import hands as choose_hands
 from kdbench.run.grid import Cell
 from kdbench.suites import Convention, Suite
 from kdbench.tracking.known import chosen as trackers
@@ -51,6 +53,8 @@ class Request:
     retry_failed: bool = False
     fail_fast: bool = False
     shard: str | None = None
+    workers: str = AUTO
+    executor: str = AUTO
     weights: str = "published"
     track: str | None = None  # trackers that hear of every epoch, see ``kdbench.run.tracked``
     checkpoint_minutes: float | None = None  # between two checkpoints; 0: one after every epoch; None: as usual
@@ -77,6 +81,7 @@ class Job:
     device: str
     cells: list[Cell]
     notes: list[str] = field(default_factory=list)  # sentences to show before the run
+    hands: Hands = field(default_factory=Hands)  # who does it; as long as they are ``auto``, this process alone
 
     def states(self) -> dict[Cell, str]:
         """Each cell's state on disk."""
@@ -95,7 +100,12 @@ def resolve(request: Request) -> Job:
     Traceback (most recent call last):
     ValueError: no method 'semkd'; did you mean semckd ...?
     """
-    device = choose_device(request.device)
+    devices = choose(request.device, choose_device)
+    device, hands = devices[0], choose_hands(request.executor, request.workers, devices)
+    if "," in request.device and len(hands.devices) < len(devices):
+        raise ValueError(
+            f"--device names {len(devices)} devices, and each needs a worker; --workers {len(devices)} has them"
+        )
     suite, notes = choose_suite(request.suite, device)
     for setting in request.overrides:
         key, found, value = setting.partition("=")
@@ -153,7 +163,7 @@ def resolve(request: Request) -> Job:
     tuned.same_budget(request.out, cells)
     if part is not None:
         cells = grid.shard(cells, *part)
-    return Job(request, suite, device, cells, notes)
+    return Job(request, suite, device, cells, notes, hands)
 
 
 def make_cell(

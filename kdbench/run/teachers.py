@@ -73,7 +73,7 @@ def variant(wanted: dict[str, Any]) -> str:
 
 def _noise(wanted: dict[str, Any]) -> str:
     """Suffix of the file of a teacher that learns noisy labels."""
-    said = {name: wanted[name] for name in ("label_noise", "label_noise_map", "draw") if name in wanted}
+    said: dict[str, Any] = {name: wanted[name] for name in ("label_noise", "label_noise_map", "draw") if name in wanted}
     return f"-noisy-{_hash(said)}" if said else ""
 
 

@@ -6,7 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import click
@@ -40,6 +40,12 @@ class Ahead:
     todo: tuple[Cell, ...] = ()
     started: tuple[float, float] = (0.0, 0.0)  # on the wall, and of work
 
+    @property
+    def decided(self) -> Job:
+        """The job with as many workers as it is worth; where nothing is known of its time, one."""
+        alone = 0.0 if self.made is None else self.made.seconds * self.made.sooner
+        return replace(self.job, hands=self.job.hands.after(alone))
+
     def begin(self) -> None:
         """The clocks run."""
         self.started = time.monotonic(), self._worked()
@@ -52,7 +58,8 @@ class Ahead:
         seconds, worked = time.monotonic() - self.started[0], self._worked() - self.started[1]
         if self.made is None or self.estimator is None or not self.made.cells:
             return
-        screen.print(taken.sentence(self.made, seconds, worked), markup=False)
+        alone = self.made.workers == 1  # else work and time on the wall are not to be compared
+        screen.print(taken.sentence(self.made, seconds, worked if alone else seconds), markup=False)
         if set(self.todo) <= set(done):
             out = self.job.request.home or self.job.request.out
             machine = self.estimator.speeds.machine

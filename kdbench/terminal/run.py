@@ -69,7 +69,7 @@ def run(
     with notifying("run", job.request.notify, job.request.out, partial(screen.print, markup=False)) as ending:
         with Progress(screen) as watch:
             try:
-                outcome = runner.run(job, watch)
+                outcome = runner.run(found.decided, watch)
             except Stop as stop:
                 raise Ended(str(stop)) from stop
         screens.show_outcome(job, outcome, screen)

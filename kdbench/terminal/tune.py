@@ -78,6 +78,7 @@ def tune(
     elif not ahead.agreed(found, screen, yes=yes):
         screen.print("nothing was trained", markup=False)
         return 1
+    plan = replace(plan, job=found.decided)
     found.begin()
     say = partial(screen.print, markup=False)
     with notifying("tune", request.notify, request.out, say) as ending:

@@ -140,11 +140,19 @@ def peak_memory_mb(device: str) -> float:
     return used / 2**20 if sys.platform == "darwin" else used / 2**10
 
 
-def free_memory() -> int | None:
+def free_memory(room: int | None = None) -> int | None:
     """Bytes of main memory that this process can still have; None where the system does not tell.
+
+    ``room`` are those that it may have in all, what it has already included.
 
     >>> left = free_memory()
     >>> left is None or left > 0
     True
+    >>> free_memory(room=0)
+    0
     """
-    return memory.free()
+    left = memory.free()
+    if room is None:
+        return left
+    mine = max(0, room - (memory.resident() or 0))
+    return mine if left is None else min(left, mine)

@@ -18,7 +18,11 @@ def free() -> int | None:
 
 
 def resident() -> int | None:
-    """Bytes of this process that lie in main memory; None where the system does not tell."""
+    """Bytes of this process that lie in main memory; None where the system does not tell.
+
+    >>> resident() is None or resident() > 1_000_000
+    True
+    """
     return _status("VmRSS")
 
 
