@@ -97,6 +97,8 @@ def sentence(made: Estimate, seconds: float, worked: float) -> str:
     >>> from kdbench.run.estimate import Part
     >>> sentence(Estimate(1, (Part("students", "resnet20:resnet8", "kd", 8.0),), "cpu"), 10.0, 10.0)
     'estimated 8 s, taken 10 s (25% more)'
+    >>> sentence(Estimate(1, (Part("students", "resnet20:resnet8", "kd", 1.0),), "cpu"), 37.0, 37.0)
+    'estimated 1 s, taken 37 s (37 times as much)'
     """
     if not made.seconds:
         return f"taken {duration(seconds)}"
@@ -108,5 +110,7 @@ def sentence(made: Estimate, seconds: float, worked: float) -> str:
 
 
 def _off(ratio: float) -> str:
+    if ratio >= 3:  # percents of more than that are hard to read
+        return f"{ratio:.0f} times as much"
     percent = round(100 * (ratio - 1))
     return f"{abs(percent)}% {'more' if percent > 0 else 'less'}" if percent else "as estimated"
