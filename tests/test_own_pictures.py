@@ -23,7 +23,7 @@ from kdbench import models, record
 PAGE = (written.ROOT / "docs" / "own.md").read_text()
 SHARED = written.ROOT.parent / "shared" / "data"
 #: What a test leaves out: pictures are seen small, epochs and tries are few.
-SHORT = "--set image_size=32 --set recipe.epochs=1 --set recipe.warmup_epochs=0 --set recipe.batch_size=16"
+SHORT = "--epochs 1 --set image_size=32 --set recipe.warmup_epochs=0 --set recipe.batch_size=16"
 TEACHER = "--set image_size=32 --epochs 1"
 
 
@@ -70,7 +70,7 @@ def smaller(line: str) -> list[str]:
     if words[0] == "run":
         words += shlex.split(SHORT)
     elif words[0] == "tune":
-        words += [*shlex.split(SHORT), "--epochs", "1", "--trials", "2"]
+        words += [*shlex.split(SHORT), "--trials", "2"]
     elif words[:2] == ["teacher", "finetune"]:
         words += shlex.split(TEACHER)
     elif words[:2] == ["data", "bench"]:

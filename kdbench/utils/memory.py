@@ -12,7 +12,12 @@ _PROC, _CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
 
 
 def free() -> int | None:
-    """Bytes that can still be had, by the machine, the container and the process's own limits; None: not told."""
+    """Bytes that can still be had, by the machine, the container and the process's own limits; None: not told.
+
+    >>> found = free()
+    >>> found is None or found > 0
+    True
+    """
     told = [_of_machine(), _of_container(), *_of_process()]
     return min((max(0, one) for one in told if one is not None), default=None)
 
