@@ -31,7 +31,8 @@ def test_every_source_is_measured_and_written(tmp_path: Path) -> None:
     found = Found.model_validate(json.loads(file.read_text(encoding="utf-8")))
     assert [row.source for row in found.rows] == ["resident", "packed", "streamed"]
     assert (found.train, found.test, found.stored, found.side) == (90, 10, (3, 16, 16), 16)
-    assert all(value > 0 for row in found.rows for value in (*row.per_second, *row.cpu_ms, *row.opened_s))
+    assert all(value > 0 for row in found.rows for value in (*row.per_second, *row.opened_s))
+    assert all(value >= 0 for row in found.rows for value in row.cpu_ms)  # the system counts in ticks of 10 ms
     assert found.packed_s is not None
     assert {"torch", "cpu"} <= found.environment.keys()
     assert all(row.source in done.output for row in found.rows)
