@@ -99,6 +99,7 @@ def test_a_long_run_on_a_cpu_asks(answer: str, trained: bool, tmp_path: Path, mo
     assert done.exit_code == (0 if trained else 1)
 
 
+@pytest.mark.slow
 def test_yes_answers_and_without_a_terminal_nobody_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     takes(monkeypatch, ahead.LONG + 1)
     done = asked("run", *SMALL, "--methods", "student", "--out", tmp_path / "pipe")

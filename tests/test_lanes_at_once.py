@@ -202,6 +202,7 @@ def budget(folder: Path, free: int) -> None:
     assert 1 < len(parts) < 8
 
 
+@pytest.mark.slow
 def test_a_budget_is_kept_by_packing(tmp_path: Path) -> None:
     """In a process of its own, whose memory is not that of the tests before."""
     if memory.highest(lambda: None) is None:

@@ -82,7 +82,17 @@ def cut_and_resumed(
     assert_same(result(rest), result(whole))
 
 
-@pytest.mark.parametrize("name", [*registry.names(), *COMBINATIONS])
+#: Banks, stages, views, random draws and a combination; the others run with the slow tests.
+QUICK = {"student", "kd", "crd", "semckd", "sskd", "ft", "cc", "crd+mag"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+        for name in [*registry.names(), *COMBINATIONS]
+    ],
+)
 def test_every_method_goes_on_in_mid_epoch(name: str, tmp_path: Path) -> None:
     try:
         one = made(name, tmp_path)

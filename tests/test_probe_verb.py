@@ -84,6 +84,7 @@ def test_numbers_are_the_records_and_the_teachers(copied: Path) -> None:
     assert (home / "robustness.svg").read_text().startswith("<?xml")
 
 
+@pytest.mark.slow
 def test_what_is_there_is_kept_and_measured_anew_when_it_rests_on_something_else(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

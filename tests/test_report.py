@@ -75,6 +75,7 @@ def test_every_file_is_there_and_named(full: Full) -> None:
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_same_records_give_the_same_bytes(full: Full, tmp_path: Path) -> None:
     """In another process, whose sets have another order."""
     out, _ = full

@@ -104,6 +104,7 @@ def test_a_report_has_no_links_to_records(results: Path, tmp_path: Path) -> None
     assert 'id="runs"' not in page(tmp_path / "copy")
 
 
+@pytest.mark.slow
 def test_a_later_site_takes_the_place_of_an_earlier_one(results: Path, tmp_path: Path) -> None:
     shutil.copytree(results, tmp_path / "copy")
     folder = tmp_path / "site"
@@ -120,6 +121,7 @@ def test_a_later_site_takes_the_place_of_an_earlier_one(results: Path, tmp_path:
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")] == []
 
 
+@pytest.mark.slow
 def test_what_no_site_wrote_is_left_alone(results: Path, tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text("mine")
     said = refused("site", "--results", results, "--out", tmp_path)
@@ -129,6 +131,7 @@ def test_what_no_site_wrote_is_left_alone(results: Path, tmp_path: Path) -> None
     assert f"{MANIFEST} is not as" in refused("site", "--results", results, "--out", tmp_path)
 
 
+@pytest.mark.slow
 def test_an_edited_list_takes_nothing_away_outside_of_the_folder(results: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     (tmp_path / "site").mkdir()
@@ -161,6 +164,7 @@ def test_names_of_files_that_an_address_must_spell(results: Path, tmp_path: Path
     assert "a%20b%23c%2520%3F%22%3C.json" in page(tmp_path / "site")
 
 
+@pytest.mark.slow
 def test_the_output_folder_of_runs_is_no_place_for_a_site(results: Path, tmp_path: Path) -> None:
     shutil.copytree(results, tmp_path / "copy")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "copy").rglob("*") if path.is_file()}
