@@ -69,6 +69,22 @@ def test_a_run_shows_cells_epochs_speed_and_host_and_takes_its_signs_away(
     assert watch.found[-1][1].title == "no teacher, seed 1"
 
 
+def test_a_run_that_is_refused_after_its_first_sign_leaves_no_folder(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "out"
+    words = "--suite", "digits", "--methods", "kd", "--pairs", "resnet14:resnet8", "--seeds", "1", "--epochs", "1"
+    assert "image_size" in refused("run", *words, "--set", "image_size=16", "--out", out)
+    assert not (tmp_path / "new").exists()
+
+
+def test_folders_that_were_there_or_hold_something_stay(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    for name in ("there", "made"):
+        with hearts.beating(tmp_path / name, "run", dict):
+            if name == "made":
+                (tmp_path / name / "record").touch()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["made", "record", "there"]
+
+
 def test_the_dead_are_told_and_swept_by_the_next_run(tmp_path: Path) -> None:
     space = hearts._space()
     if not space:

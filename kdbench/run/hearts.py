@@ -95,6 +95,7 @@ def beating(out: Path, work: Literal["run", "group"], tell: Callable[[], dict[st
     path = folder(out) / f"{printable(host, 60).replace('/', '-')}-{pid}-{secrets.token_hex(3)}{_SUFFIX}"
     me: dict[str, Any] = {"work": work, "host": host, "space": _space(), "pid": pid, "born": _born(pid), "since": began}
     end = threading.Event()
+    new = [parent for parent in path.parents if not parent.exists()]  # a run that is refused leaves no empty folder
 
     def beat() -> None:
         with suppress(Exception):
@@ -116,8 +117,9 @@ def beating(out: Path, work: Literal["run", "group"], tell: Callable[[], dict[st
         thread.join(timeout=10.0)
         with suppress(OSError):
             path.unlink(missing_ok=True)
-        with suppress(OSError):  # not empty: another process's is there
-            path.parent.rmdir()
+        with suppress(OSError):  # not empty: another process's is there, or what was computed
+            for parent in dict.fromkeys((path.parent, *new)):
+                parent.rmdir()
 
 
 def read(out: Path) -> list[Heart]:
