@@ -81,12 +81,23 @@ def test_a_cell_is_found_by_record_path_and_words(results: Path) -> None:
         ([], "no cell was named"),
         (3, "a cell is a record, a path, or words"),
         ("nowhere.json", "there is no record nowhere.json"),
+        ("/nowhere.json", "there is no record /nowhere.json"),
+        ("/nowhere.safetensors", r"does not lie in an output folder, as OUT/students/SUITE/PAIR/nowhere\.safetensors"),
+        ("a/b/c/d/e.safetensors", "e.safetensors does not lie in an output folder, as OUT/students/SUITE/PAIR/"),
         ("~nobody-here/x.json", "begins with the home folder of a user that is not known here"),
     ],
 )
 def test_a_cell_that_is_none_is_a_sentence(results: Path, cell: Any, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         cells.find(cell, results)
+
+
+def test_a_record_that_was_carried_away_is_told(results: Path, tmp_path: Path) -> None:
+    kept = grid.files(results, grid.Cell.of(one(results, "student"))).record
+    away = tmp_path / kept.name
+    away.write_bytes(kept.read_bytes())
+    with pytest.raises(ValueError, match="does not lie in an output folder, as OUT/runs/SUITE/PAIR/"):
+        cells.find(away, results)
 
 
 def test_a_student_that_was_lost_or_changed_is_told(results: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ training; how its mask grows is not part of this rule.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
@@ -41,6 +42,9 @@ class Lane(stepping.Lane, Protocol):
     stage: str
     method: Any
     device: torch.device
+
+    def own_rng(self) -> AbstractContextManager[None]:
+        """The lane's random numbers inside."""
 
 
 class TwoMomenta(torch.optim.SGD):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
@@ -23,9 +22,6 @@ class Lane(Protocol):
     average: Average | None
     waiting: int
     compiled: Any
-
-    def own_rng(self) -> AbstractContextManager[None]:
-        """The lane's random numbers inside."""
 
 
 def by_host(plan: Plan) -> str:
@@ -78,10 +74,3 @@ def apply(lane: Lane) -> None:
     lane.scaler.step(lane.optimizer)
     if lane.average is not None:
         lane.average.update()
-
-
-def finish(lane: Lane) -> None:
-    """At the end of an epoch: the gradients that wait, if any, make a step of their own."""
-    if lane.waiting:
-        with lane.own_rng():
-            apply(lane)

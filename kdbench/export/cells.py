@@ -71,15 +71,23 @@ def title(one: Record) -> str:
 def _at(path: Path) -> tuple[Record, Path]:
     """The record at a path, or that of the kept student there."""
     if path.suffix == ".safetensors":
-        out = path.absolute().parents[3]
+        out = _home(path, "students")
         path = out / "runs" / path.absolute().relative_to(out / "students").with_suffix(".json")
-    out = path.absolute().parents[3]
     try:
-        return _finished(record.read(path), str(path)), out
+        one = record.read(path)
     except FileNotFoundError:
         raise ValueError(f"there is no record {path}") from None
     except RecordDamaged as error:
         raise ValueError(str(error)) from None
+    return _finished(one, str(path)), _home(path, "runs")
+
+
+def _home(path: Path, kind: str) -> Path:
+    """The output folder of OUT/kind/SUITE/PAIR/FILE, wherever that lies."""
+    above = path.absolute().parents
+    if len(above) < 4 or above[2].name != kind:
+        raise ValueError(f"{path} does not lie in an output folder, as OUT/{kind}/SUITE/PAIR/{path.name}")
+    return above[3]
 
 
 def _finished(one: Record, name: str) -> Record:

@@ -37,6 +37,16 @@ def gather(folder: Path) -> tuple[list[Record], list[str]]:
     >>> gather(Path("runs"))
     ([], ['runs/kd.json is not a record of kdbench: it has no format or no checksum'])
     """
+    located, problems = locate(folder)
+    return [one for _, one in located], problems
+
+
+def locate(folder: Path) -> tuple[list[tuple[Path, Record]], list[str]]:
+    """As ``gather``, each record with the file that it stands in.
+
+    >>> locate(Path("nowhere"))
+    ([], [])
+    """
     paths, problems = record.files(folder)
     kept = []
     with _without_collector():
@@ -52,7 +62,7 @@ def gather(folder: Path) -> tuple[list[Record], list[str]]:
                 if why:
                     problems.append(f"{path} is sealed, but {why}")
                 else:
-                    kept.append(one)
+                    kept.append((path, one))
     return kept, [plain(problem, 600) for problem in problems]
 
 

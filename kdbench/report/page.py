@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from kdbench.record import Record
@@ -15,6 +14,7 @@ from kdbench.report.escape import by_line, plain
 from kdbench.report.items import CLASS_TITLES, Item, Row, Table
 from kdbench.report.probes import TITLES
 from kdbench.report.stats import colour_limit
+from kdbench.report.templates import template
 
 CAPTIONS = {
     "leaderboard": "Accuracy per method and pair",
@@ -46,20 +46,11 @@ def render(
         addresses: of records, to which numbers lead; None: they lead nowhere.
 
     """
-    environment = Environment(
-        loader=PackageLoader("kdbench.report", "."),
-        autoescape=True,
-        finalize=_visible,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     limit = colour_limit(
         [item.shade for table in tables for row in table.rows for item in row.items if item.shade is not None]
     )
     known = linked.methods(board) if addresses is not None else set()
-    return environment.get_template("page.html.j2").render(
+    return template("page.html.j2", finalize=_visible).render(
         title=facts.title(board.selection),
         banner=facts.banner(board.selection),
         footer=facts.footer(board),

@@ -12,14 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from kdbench import record
 from kdbench.record import Record
 from kdbench.report import facts
 from kdbench.report.escape import plain
-from kdbench.report.gather import odd
+from kdbench.report.gather import locate
 from kdbench.report.make import SuiteReport, report
+from kdbench.report.templates import template
 from kdbench.utils.files import atomic_write
 
 #: Which files of a folder are the site's: what a later site may replace or take away.
@@ -88,19 +86,10 @@ def site(results: Path, into: Path, *, suites: Sequence[str] | None = None, writ
 
 def _copied(results: Path, aside: Path, suites: Sequence[str] | None) -> tuple[dict[_Key, str], list[str]]:
     """Addresses of the records that were copied, from a suite's page; and sentences for what was left out."""
-    paths, problems = record.files(results / "runs")
+    located, problems = locate(results / "runs")
     kept: dict[_Key, str] = {}
-    for path in paths:
-        try:
-            one = record.read(path)
-        except FileNotFoundError:
-            continue  # taken away by a run that goes on beside us
-        except record.RecordDamaged as error:
-            problems.append(plain(str(error), 600))
-            continue
-        if why := odd(one):
-            problems.append(plain(f"{path} is sealed, but {why}", 600))
-        elif suites is None or one.suite in suites:
+    for path, one in located:
+        if suites is None or one.suite in suites:
             below = path.relative_to(results)
             _copy(path, aside / below)
             kept[_key(one)] = quote(f"../{PurePosixPath(below)}")
@@ -122,14 +111,6 @@ def _key(one: Record) -> _Key:
 
 
 def _index(made: Sequence[SuiteReport], aside: Path) -> str:
-    environment = Environment(
-        loader=PackageLoader("kdbench.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     suites = []
     for one in made:
         (page,) = (path for path in one.files if path.name == "leaderboard.html")
@@ -146,7 +127,7 @@ def _index(made: Sequence[SuiteReport], aside: Path) -> str:
                 "first": [plain(line.shown, 60) for line in ranked[:5]],
             }
         )
-    return environment.get_template("site.html.j2").render(suites=suites)
+    return template("site.html.j2").render(suites=suites)
 
 
 def _place(aside: Path, into: Path, files: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from kdbench.terminal.guard import sentences
-from kdbench.terminal.options import DATA, FOLDER, PLUGIN, argument, option
+from kdbench.terminal.options import DATA, FOLDER, PLUGIN, RESULTS, argument, option
 
 
 @click.command()
@@ -21,14 +21,7 @@ from kdbench.terminal.options import DATA, FOLDER, PLUGIN, argument, option
     help="safetensors; a folder for timm; a .pt2 program; ONNX; or a folder for Hugging Face.",
 )
 @option("--out", type=FOLDER, metavar="FILE", help="The file, or the folder. Default: named after the run, here.")
-@option(
-    "--results",
-    type=FOLDER,
-    default=Path("results"),
-    envvar="KDBENCH_OUT",
-    show_default=True,
-    help="Folder of records and students.",
-)
+@RESULTS
 @option("--licence", help="Of the weights, such as apache-2.0; it is for you to state.")
 @option("--upload", is_flag=True, help="Send the folder of --to hub to --repo, where you are logged in.")
 @option("--repo", metavar="OWNER/NAME", help="At Hugging Face.")

@@ -131,6 +131,16 @@ CHOSEN = option(
 )
 
 
+RESULTS = option(
+    "--results",
+    type=FOLDER,
+    default=Path("results"),
+    envvar="KDBENCH_OUT",
+    show_default=True,
+    help="Folder of records and students.",
+)
+
+
 DEVICE = option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
 
 

@@ -7,20 +7,13 @@ from pathlib import Path
 import click
 
 from kdbench.terminal.guard import sentences
-from kdbench.terminal.options import CHOSEN, FOLDER, option
+from kdbench.terminal.options import CHOSEN, FOLDER, RESULTS, option
 
 
 @click.command()
 @CHOSEN
 @option("--out", type=FOLDER, default=Path("site"), show_default=True, metavar="DIR", help="Folder of the pages.")
-@option(
-    "--results",
-    type=FOLDER,
-    default=Path("results"),
-    envvar="KDBENCH_OUT",
-    show_default=True,
-    help="Folder of the records.",
-)
+@RESULTS
 @sentences
 def site(*, chosen: tuple[str, ...], out: Path, results: Path) -> int:
     """Static pages of the leaderboards, with every record.
