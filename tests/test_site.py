@@ -131,6 +131,14 @@ def test_what_no_site_wrote_is_left_alone(results: Path, tmp_path: Path) -> None
     assert f"{MANIFEST} is not as" in refused("site", "--results", results, "--out", tmp_path)
 
 
+def test_no_copy_is_put_among_the_runs_of_another_folder(results: Path, tmp_path: Path) -> None:
+    other = tmp_path / "runs" / "digits" / "resnet8" / "student-s7-0123abcd.json"
+    other.parent.mkdir(parents=True)
+    other.write_text("{}")
+    assert "holds runs of its own, such as" in refused("site", "--results", results, "--out", tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [other]
+
+
 @pytest.mark.slow
 def test_an_edited_list_takes_nothing_away_outside_of_the_folder(results: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
@@ -169,7 +177,7 @@ def test_the_output_folder_of_runs_is_no_place_for_a_site(results: Path, tmp_pat
     shutil.copytree(results, tmp_path / "copy")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "copy").rglob("*") if path.is_file()}
     said = refused("site", "--results", tmp_path / "copy", "--out", tmp_path / "copy")
-    assert "is there already, and no earlier" in said
+    assert "holds runs of its own" in said
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "copy").rglob("*") if path.is_file()} == before
     (tmp_path / "file").write_text("")
     assert "file" in refused("site", "--results", results, "--out", tmp_path / "file")

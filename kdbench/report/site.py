@@ -137,6 +137,9 @@ def _place(aside: Path, into: Path, files: Sequence[str]) -> None:
         ValueError: a file lies there that no site has written.
     """
     older = _files_of(into)
+    runs = [path for path in (into / "runs").rglob("*.json") if path.relative_to(into).as_posix() not in older]
+    if runs:  # copies among them would be taken for what was trained there
+        raise ValueError(f"{into} holds runs of its own, such as {runs[0]}; give a folder of its own")
     strange = [name for name in files if name not in older and (into / name).exists()]
     if strange:
         raise ValueError(
