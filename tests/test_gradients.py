@@ -97,14 +97,17 @@ def test_steps_are_those_of_the_papers(rule: str, tmp_path: Path) -> None:
         torch.testing.assert_close(mine, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_two_momenta_of_one_size_are_sgd(tmp_path: Path) -> None:
-    one, other = lane(tmp_path, "fitnet", "dot"), lane(tmp_path, "fitnet", "sum")
+@pytest.mark.parametrize("accumulate", [1, 3])  # of 3 the fourth batch makes a step of its own
+def test_two_momenta_of_one_size_are_sgd(accumulate: int, tmp_path: Path) -> None:
+    plan = replace(PLAN, accumulate=accumulate)
+    one, other = (lane(tmp_path, "fitnet", rule, plan=plan) for rule in ("dot", "sum"))
     assert isinstance(one.optimizer, TwoMomenta)
     one.optimizer.momenta = (0.9, 0.9)
     for each in (one, other):
         each.start_epoch()
         for batch in batches():
             each.step(setting().teacher(batch.image), batch)  # type: ignore[misc]
+        gradients.finish(each)
     for mine, wanted in zip(one.student.parameters(), other.student.parameters(), strict=True):
         torch.testing.assert_close(mine, wanted, rtol=1e-4, atol=1e-5)
 

@@ -86,6 +86,20 @@ def test_labels_drawn_from_all_classes_may_stay_as_in_the_release() -> None:
     assert len(drawn.unique()) == 10
 
 
+def test_what_is_drawn_is_what_every_earlier_version_drew() -> None:
+    """Records name the share and the draw, not the images: another generator would be other data under one name."""
+    digits = data.load("digits")
+    labels = noisy(digits, {"label_noise": 0.2})
+    moved = (labels != digits.train_labels).nonzero().flatten()[:8]
+    assert moved.tolist() == [5, 12, 16, 17, 20, 21, 35, 39]
+    assert labels[moved].tolist() == [7, 8, 8, 6, 6, 2, 9, 7]
+    few, _ = trained_on(digits, {"fraction": 0.25})
+    assert few.train_labels[:8].tolist() == [6, 0, 5, 7, 7, 8, 8, 7]
+    assert int(few.train_images[:5].long().sum()) == 77127
+    grey = torch.full((1, 1, 2, 2), 100, dtype=torch.uint8)
+    assert gaussian(grey, 0.1, [0]).flatten().tolist() == [139, 93, 44, 114]
+
+
 def test_maps_send_classes_where_they_say_and_leave_the_others() -> None:
     labels = DIGITS.train_labels
     following = noisy(DIGITS, {"label_noise": 1.0, "label_noise_map": ["next"]})
