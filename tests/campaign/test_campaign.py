@@ -45,9 +45,8 @@ BROKEN = {
         "        module.atomic_write = write",
     ),
     "checksums are not looked at": (
-        *("damage", "record/flip/run/0", "exit code 0, and out digits resnet14:resnet8 fitnet"),
-        "from kdbench import record\nreal = record.checksum\n"
-        "record.checksum = lambda values: 'x' * 64 if 'status' in values else real(values)",
+        *("damage", "record/flip/run/2", "is not what a run without a fault leaves: teacher_sha256 is"),
+        "from kdbench.utils import sealed\nsealed.check = lambda path, values: None",
     ),
 }
 
