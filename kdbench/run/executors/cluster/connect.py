@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,8 @@ from kdbench.utils.wording import quoted
 ANSWER, PORTS = 5.0, 65535
 #: Bytes of the object store of a cluster of our own beside the images; Ray asks for 75 MB at least.
 STORE = 256 * 2**20
+#: Characters of a temporary folder in which Ray's sockets still have names that the system takes.
+LONG = 30
 #: What Ray is told where the user has not said otherwise: it sends no statistics, and sets no device to nothing.
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -96,11 +99,22 @@ def chosen(address: str | None) -> str | None:
 
 
 def answers(address: str, seconds: float = ANSWER) -> str:
-    """Empty where somebody takes a connection at HOST:PORT; else why not."""
+    """Empty where somebody at HOST:PORT speaks as Ray's head does (gRPC, so HTTP/2); else why not.
+
+    Ray itself waits for minutes for one who does not, and then ends the process.
+    """
     host, _, port = address.rpartition(":")
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=seconds):
-            return ""
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=seconds) as line:
+            if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+                return ""  # it would say nothing to a stranger
+            line.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5))
+            said = b""
+            while len(said) < 4 and (more := line.recv(4 - len(said))):
+                said += more
+            return "" if said[3:] == b"\x04" else "whoever answers there is no Ray"
+    except TimeoutError:
+        return f"nobody answers within {seconds:.0f} s"
     except (OSError, UnicodeError) as error:
         return one_line(getattr(error, "strerror", None) or error)
 
@@ -159,6 +173,8 @@ def connected(
     words: dict[str, Any] = {"address": where, "runtime_env": dict(runtime or {})}
     if address is None:
         words |= {"num_cpus": cpus, "num_gpus": gpus, "include_dashboard": False, "object_store_memory": STORE + store}
+        if "RAY_TMPDIR" not in os.environ and len(tempfile.gettempdir()) > LONG:
+            words["_temp_dir"] = f"/tmp/ray-{os.getuid()}"
     handlers = _handlers()
     with _silent(ray):
         try:
@@ -171,6 +187,10 @@ def connected(
             how = one_line(str(error).strip().partition("\n")[0])
             if address is None:
                 raise ValueError(f"no Ray cluster can be started here: {how}") from error
+            if where == "auto" and isinstance(error, ConnectionError):
+                raise ValueError(
+                    "--ray-address auto finds no Ray on this machine; `ray start --head` starts it"
+                ) from error
             raise ValueError(f"no Ray cluster answers at {where}: {how}; `ray start --head` starts one") from error
         finally:
             _put_back(handlers)  # Ray has set its own; ours are what ends an interrupted run in order

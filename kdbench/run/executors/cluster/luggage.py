@@ -39,14 +39,17 @@ class Plugin:
         """As it lies in this process.
 
         Raises:
-            Unlike: it did not come.
+            Unlike: it did not come, or not as it was sent.
         """
         if not self.place:
             return self.stranger
         for folder in sys.path:
             path = Path(folder) / SENT / self.place
             if path.is_file():
-                return Stranger(str(path), path.read_bytes())
+                found = Stranger(str(path), path.read_bytes())
+                if found.sha256 != self.sha256:
+                    raise Unlike(f"the plug-in {self.stranger.name} was changed on its way to a worker")
+                return found
         raise Unlike(f"the plug-in {self.stranger.name} did not reach a worker")
 
 

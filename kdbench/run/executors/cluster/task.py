@@ -127,7 +127,7 @@ class _Voice:
             self._heard = now
         elif connect.is_there(self._last):
             with suppress(Exception):  # the actor is gone, and may come back
-                self._heard = max(self._heard, now - connect.got(self._last))
+                self._heard = now - connect.got(self._last)
         if now - self._heard > LONELY:
             raise KeyboardInterrupt("nobody listens")
         self._last = self._post.put.remote(self._ticket, [message])
