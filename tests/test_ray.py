@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+import written
 from commands import fine, measured, records, refused, small
 from safetensors.torch import load_file
 from test_executors import cells, until, work
@@ -236,6 +237,15 @@ def test_who_trains_elsewhere_is_shown_with_host_and_process(tmp_path: Path) -> 
         (one,) = hearts.read(tmp_path)
     assert (one.host, one.pid, hearts.is_dead(one)) == ("node-7", 4711, False)
     assert hearts.is_dead(one, now=time.time() + 2 * hearts.DEAD)
+
+
+def test_the_job_for_kubernetes_runs_a_command_that_there_is() -> None:
+    import yaml
+
+    page = (ROOT / "docs" / "scale.md").read_text()
+    (job,) = [yaml.safe_load(block.code) for block in written.blocks(page) if block.kind == "yaml"]
+    asked = written.parsed(written.words(job["spec"]["entrypoint"]))
+    assert (asked.info_name, asked.params["executor"], asked.params["ray_address"]) == ("run", "ray", "auto")
 
 
 # -- whole runs -----------------------------------------------------------------------------
