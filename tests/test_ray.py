@@ -399,7 +399,8 @@ def test_no_worker_outlives_its_run_and_a_repeated_command_goes_on(number: int, 
     asked = command(tmp_path, *LONGER, process_group=0)
     until(lambda: trained(tmp_path))
     workers = [one.pid for one in trained(tmp_path)]
-    os.kill(asked.pid, number)
+    # A terminal's Ctrl-C is heard by Ray's own processes, too.
+    (os.killpg if number == signal.SIGINT else os.kill)(asked.pid, number)
     said, _ = asked.communicate(timeout=200)
     assert asked.returncode == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[signal.Signals(number)], (
         said
