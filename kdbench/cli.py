@@ -28,6 +28,7 @@ from kdbench.terminal.options import (
     PROBING,
     TABLE,
     TUNING,
+    VERIFY,
     WATCH,
     WEIGHTS,
     WHOLE,
@@ -81,6 +82,7 @@ def main() -> None:
 @PRECISION
 @option("--lanes", type=WHOLE, help="At most so many students side by side. Default: as many as fit.")
 @GRAPHS
+@VERIFY
 @TABLE
 @COMPILE
 @WEIGHTS

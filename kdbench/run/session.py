@@ -47,6 +47,7 @@ class Request:
     precision: str = "fp32"
     lanes: int | None = None
     graphs: str = AUTO
+    verify: bool = False  # an epoch of one lane of each group is trained by its graph and by the loop, and compared
     table: str = AUTO
     compile: bool | None = None  # None: where it pays, see ``compiles``
     force: bool = False
@@ -117,6 +118,9 @@ def resolve(request: Request) -> Job:
     epochs = suite.recipe.epochs if request.epochs is None else request.epochs
     if request.graphs not in (AUTO, "off"):
         raise ValueError(f"--graphs takes auto or off, not {quoted(request.graphs)}")
+    if request.verify and (device == "cpu" or request.graphs == "off"):
+        why = "on the CPU the loop itself trains" if device == "cpu" else "--graphs off has the loop itself train"
+        notes.append(f"--verify has nothing to compare: {why}, step by step, and no graph")
     if request.table not in (AUTO, "off"):
         raise ValueError(f"--table takes auto or off, not {quoted(request.table)}")
     words.minutes(request.checkpoint_minutes)
