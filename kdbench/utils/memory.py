@@ -71,8 +71,7 @@ def keep_freed() -> bool:
     """Let the C library keep what this process frees, from now on; whether it can (glibc).
 
     Left to itself it gives the memory of a step's large tensors back to the system, and the next step pays for every
-    page again: a fifth of the time of a small student. What is kept goes back by ``trim``. It changes no number, and
-    cannot be undone in the process.
+    page again. What is kept goes back by ``trim``. It changes no number, and cannot be undone in the process.
 
     >>> keep_freed() in (True, False)
     True
