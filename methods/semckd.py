@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
-from kdbench.methods._layers import full_precision, meet
+from kdbench.methods._layers import full_precision, mean_square, meet
 
 
 def mlp(width: int, dim: int) -> nn.Sequential:
@@ -52,7 +52,7 @@ def describe(feat: Tensor, embed: nn.Module) -> Tensor:
 @full_precision
 def distance(ours: Tensor, theirs: Tensor) -> Tensor:
     """(B, C, H, W) each -> (B,), mean squared difference."""
-    return (ours - theirs).square().mean(dim=(1, 2, 3))
+    return mean_square(ours, (1, 2, 3), theirs)
 
 
 @register
