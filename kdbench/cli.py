@@ -36,6 +36,7 @@ from kdbench.terminal.options import (
     option,
 )
 from kdbench.terminal.site import site
+from kdbench.terminal.slurm import slurm
 from kdbench.terminal.teacher import teacher
 from kdbench.version import __version__
 
@@ -391,5 +392,6 @@ def bench(**words: Any) -> int:
 
 main.add_command(export)
 main.add_command(site)
+main.add_command(slurm(run))
 main.add_command(teacher)
 main.add_command(data)
