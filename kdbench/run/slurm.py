@@ -95,7 +95,7 @@ def check_word(what: str, text: str) -> None:
     >>> check_word("--out", "my results")
     >>> check_word("--out", "two" + chr(10) + "lines")
     Traceback (most recent call last):
-    ValueError: --out is 'two\\nlines', and a line of a script holds neither line breaks nor signs without a shape
+    ValueError: --out is 'two lines', and a line of a script holds neither line breaks nor signs without a shape
     """
     if any(not sign.isprintable() for sign in text):
         raise ValueError(
