@@ -207,13 +207,13 @@ def _save(lane: Lane, guard: Guard, saver: Saver, *, due: bool = True) -> None:
     guard.run(lane, " when its checkpoint was written", save, what=what, passing=(OSError,))
 
 
-def split(setting: Setting, lanes: Sequence[Lane], free: int | None) -> list[list[Lane]]:
+def split(setting: Setting, lanes: Sequence[Lane], free: int | None, plan: memory.Say = None) -> list[list[Lane]]:
     """Lanes in groups that the memory holds, in their order.
 
     Args:
         setting: theirs.
         lanes: of one group of cells.
-        free: bytes of main memory that can still be had, for lanes on the CPU; None: not known.
+        free: bytes of main memory that lanes on the CPU can have; None: not known. ``plan`` hears what they will.
 
     Raises:
         OutOfMemory: not even one step of one of them fits.
@@ -239,7 +239,7 @@ def split(setting: Setting, lanes: Sequence[Lane], free: int | None) -> list[lis
             sizes = memory.pack(needs, memory.free(setting.device), memory.SHARE, once)
         else:
             assert free is not None
-            sizes = memory.together(lanes, shown, guard, free)
+            sizes = memory.together(lanes, shown, guard, free, plan)
     ends = list(accumulate(sizes))
     return [list(lanes[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -89,8 +89,12 @@ class Job:
         return {cell: grid.state(self.request.out, cell) for cell in self.cells}
 
 
-def resolve(request: Request) -> Job:
+def resolve(request: Request, find: Callable[[str], str] | None = None) -> Job:
     """Check every word of a request.
+
+    Args:
+        request: what was asked for.
+        find: of a single device, its name; None: ``choose_device``. Another, where the run will be elsewhere.
 
     Raises:
         ValueError: one sentence that names what was given and what would do.
@@ -101,7 +105,7 @@ def resolve(request: Request) -> Job:
     Traceback (most recent call last):
     ValueError: no method 'semkd'; did you mean semckd ...?
     """
-    devices = choose(request.device, choose_device)
+    devices = choose(request.device, find or choose_device)
     device, hands = devices[0], choose_hands(request.executor, request.workers, devices)
     if "," in request.device and len(hands.devices) < len(devices):
         raise ValueError(
