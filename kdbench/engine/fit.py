@@ -116,17 +116,13 @@ def fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callabl
     fitnet 1 None
     """
     rng = rng_state(setting.device)
-    main_memory.trim()  # what the lanes before these have freed
-    if setting.device.type == "cpu":
-        main_memory.keep_freed()
     try:
         usual = EVERY if setting.device.type == "cuda" else EVERY_ON_CPU
         saver = Saver(usual if setting.every is None else setting.every, note=setting.note)
         training = holds(f"the training of {count(len(lanes), 'lane')}", setting.device)
-        with training, saver, setting.guard() as guard:
+        with main_memory.kept(setting.device.type == "cpu"), training, saver, setting.guard() as guard:
             _fit(setting, lanes, watch, finish, guard, saver)
     finally:
-        main_memory.trim()
         set_rng_state(rng, setting.device)
 
 
