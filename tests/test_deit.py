@@ -47,7 +47,7 @@ def test_formula_and_gradient(heads: int, targets: str, weight: float, tau: floa
 
 def test_each_head_has_a_teacher_of_its_own() -> None:
     student, teacher, one = sides()
-    z = tuple(torch.randn(len(one.label), K, dtype=student.logits.dtype, requires_grad=True) for _ in range(2))
+    z = student.logits.flip(0).detach().requires_grad_(), student.logits.flip(1).detach().requires_grad_()
     found = DeiT(pair(student, teacher)).terms(student._replace(heads=z), teacher, one)
     for name, own, other in (("class_token", z[0], z[1]), ("distillation_token", z[1], z[0])):
         gradient, none = torch.autograd.grad(found[name], [own, other], allow_unused=True, retain_graph=True)
@@ -92,7 +92,9 @@ def test_what_is_no_target_and_no_share_is_refused() -> None:
 @pytest.mark.parametrize("field", ["tokens", "heads"])
 def test_what_a_transformer_shows_beside_its_maps_is_guarded_too(field: str) -> None:
     _, teacher, one = sides()
-    seen = teacher.map(torch.Tensor.detach)._replace(**{field: (torch.zeros(2, 3, 4), torch.zeros(2, 3, 4))})
+    rows = torch.zeros(2, 3, 4), torch.zeros(2, 3, 4)
+    bare = teacher.map(torch.Tensor.detach)
+    seen = bare._replace(tokens=rows) if field == "tokens" else bare._replace(heads=rows)
     passing = Passing(Shown(one.image, one.label, one.idx, seen))
     getattr(seen, field)[1].add_(1)
     assert passing.changed() == [f"the teacher's {field}"]
