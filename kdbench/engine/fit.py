@@ -29,7 +29,6 @@ from kdbench.engine.saving import EVERY, EVERY_ON_CPU, Saver
 from kdbench.engine.shared import Lasting, Shown, tensors_of
 from kdbench.engine.teacher_cache.cache import TeacherTable
 from kdbench.engine.teacher_cache.reader import Lesson, widest
-from kdbench.utils import memory as main_memory
 from kdbench.utils.wording import count
 
 
@@ -115,17 +114,13 @@ def fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callabl
     fitnet 1 None
     """
     rng = rng_state(setting.device)
-    main_memory.trim()  # what the lanes before these have freed
-    if setting.device.type == "cpu":
-        main_memory.keep_freed()
     try:
         usual = EVERY if setting.device.type == "cuda" else EVERY_ON_CPU
         saver = Saver(usual if setting.every is None else setting.every, note=setting.note)
         training = holds(f"the training of {count(len(lanes), 'lane')}", setting.device)
-        with training, saver, setting.guard() as guard:
+        with memory.kept(setting.device), training, saver, setting.guard() as guard:
             _fit(setting, lanes, watch, finish, guard, saver)
     finally:
-        main_memory.trim()
         set_rng_state(rng, setting.device)
 
 

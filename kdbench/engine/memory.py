@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,22 @@ PLENTY = 8
 
 #: Copies of a lane's state that are made while its checkpoint is written, beside the one that is kept of every lane.
 COPIES = 3
+
+
+@contextmanager
+def kept(device: torch.device) -> Iterator[None]:
+    """Inside, what steps on the CPU free is kept for the next; before and after, what is free goes back to the system.
+
+    >>> with kept(torch.device("cpu")):
+    ...     pass
+    """
+    memory.trim()  # what the lanes before these have freed
+    if device.type == "cpu":
+        memory.keep_freed()
+    try:
+        yield
+    finally:
+        memory.trim()
 
 
 def pack(needs: Sequence[int], free: int, share: float, once: int = 0) -> list[int]:
