@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -32,6 +33,13 @@ def _ctrl_c_is_heard() -> None:
     """A shell's background jobs start with it ignored, and so would the runs that the tests interrupt."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_stays_is_not_looked_through() -> None:
+    """Captures and compilers collect garbage each time, and look through thousands of tests and all that is imported."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ def run(
     precision: str = "fp32",
     lanes: int | None = None,
     graphs: str = "auto",
+    verify: bool = False,
     table: str = "auto",
     compile: bool | None = None,
     weights: str = "published",
@@ -86,7 +87,7 @@ def run(
     ValueError: no method 'studnet'; did you mean student...?
     """
     words: dict[str, Any] = {"suite": suite, "epochs": epochs, "limit_train": limit_train, "lanes": lanes}
-    words |= {"precision": precision}
+    words |= {"precision": precision, "verify": verify}
     words |= {"graphs": graphs, "table": table, "compile": compile, "weights": weights, "shard": shard}
     words |= {"workers": str(workers), "executor": executor}
     words |= {"data_source": data_source, "data_workers": data_workers, "track": joined(track)}
