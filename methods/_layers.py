@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from kdbench.methods._products import matmul
 
 
 def full_precision(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -119,26 +120,5 @@ class _MeanSquare(torch.autograd.Function):
 
 def gram(x: Tensor) -> Tensor:
     """(B, D) -> (B, B), inner products of the rows; its gradient is one matrix product, not two."""
-    half = x @ x.detach().T
+    half = matmul(x, x.detach().T)
     return half + half.T - half.detach()
-
-
-def draws_for(k: int, m: int) -> int:
-    """How many draws with replacement among m hold k distinct ones, with 30 standard deviations to spare."""
-    left = m - torch.arange(k, dtype=torch.float64)  # the next new one takes m / left draws on average
-    mean, variance = (m / left).sum().item(), (m * (m - left) / left**2).sum().item()
-    return math.ceil(mean + 30 * math.sqrt(variance)) + 1
-
-
-def distinct(drawn: Tensor, k: int, m: int) -> Tensor:
-    """(B, J) int64 below m -> (B, k), the first k distinct entries of each row.
-
-    Of independent uniform draws they are a uniform sample without replacement; a top-k of m random keys
-    takes twice the time. A row with fewer than k distinct entries keeps some repeats.
-    """
-    place = torch.arange(drawn.shape[1], dtype=torch.int32, device=drawn.device).expand_as(drawn)
-    # The least place is the same in whatever order a device serves the repeats.
-    first = place.new_full((len(drawn), m), drawn.shape[1]).scatter_reduce(1, drawn, place, "amin")
-    new = first.gather(1, drawn) == place
-    slot = torch.where(new, new.cumsum(1) - 1, k).clamp(max=k)  # column k takes what is not wanted
-    return drawn[:, : k + 1].scatter(1, slot, drawn)[:, :k]

@@ -29,7 +29,6 @@ from kdbench.engine.saving import EVERY, EVERY_ON_CPU, Saver
 from kdbench.engine.shared import Lasting, Shown, tensors_of
 from kdbench.engine.teacher_cache.cache import TeacherTable
 from kdbench.engine.teacher_cache.reader import Lesson, widest
-from kdbench.utils import memory as main_memory
 from kdbench.utils.wording import count
 
 
@@ -120,7 +119,7 @@ def fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callabl
         usual = EVERY if setting.device.type == "cuda" else EVERY_ON_CPU
         saver = Saver(usual if setting.every is None else setting.every, note=setting.note)
         training = holds(f"the training of {count(len(lanes), 'lane')}", setting.device)
-        with main_memory.kept(setting.device.type == "cpu"), training, saver, setting.guard() as guard:
+        with memory.kept(setting.device), training, saver, setting.guard() as guard:
             _fit(setting, lanes, watch, finish, guard, saver)
     finally:
         set_rng_state(rng, setting.device)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -110,22 +110,6 @@ def keep_freed() -> bool:
             # Blocks below the threshold come from the heap; some releases take 32 MiB at most.
             return bool(mallopt(_MMAP_THRESHOLD, 2**30) or mallopt(_MMAP_THRESHOLD, 2**25))
     return False
-
-
-@contextmanager
-def kept(here: bool = True) -> Iterator[None]:
-    """A piece of work that keeps what it frees for its next step, if ``here``; before and after, it goes back.
-
-    >>> with kept():
-    ...     work = bytearray(1000)
-    """
-    trim()
-    if here:
-        keep_freed()
-    try:
-        yield
-    finally:
-        trim()
 
 
 def trim() -> None:
