@@ -126,6 +126,7 @@ def resolve(request: Request, find: Callable[[str], str] | None = None) -> Job:
     if request.table not in (AUTO, "off"):
         raise ValueError(f"--table takes auto or off, not {quoted(request.table)}")
     words.minutes(request.checkpoint_minutes)
+    words.command(request.notify)
     trackers(request.track)
     if request.weights not in ("published", "tuned"):
         raise ValueError(f"--weights takes published or tuned, not {quoted(request.weights)}")
