@@ -56,7 +56,7 @@ def _what_stays_is_not_looked_through() -> None:
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test registers into copies of the registry's tables, and its plug-ins are forgotten."""
     registry.names()  # discovered before, not inside
-    for table in ("_classes", "_broken"):
+    for table in ("_classes", "_broken", "_refused"):
         monkeypatch.setattr(discovery, table, dict(getattr(discovery, table)))
     for name in list(sys.modules):
         if name.startswith("kdbench_plugin_"):

@@ -453,6 +453,14 @@ def test_a_distilled_head_is_one_linear_layer_on_both_vectors(name: str, size: i
     assert seen.classifier[0].shape == (10, seen.pooled.shape[1])
     assert seen.tokens is not None
     assert seen.tokens[-1].shape[1] - seen.feats[-1].shape[2:].numel() == before
+    assert seen.heads is not None
+    torch.testing.assert_close(torch.stack(seen.heads).mean(dim=0), seen.logits)
+    tapped.net.set_distilled_training(True)  # type: ignore[operator]
+    theirs = tapped.net.train()(image)
+    tapped.net.set_distilled_training(False)  # type: ignore[operator]
+    assert isinstance(theirs, tuple)
     tapped.train()
+    for ours, own in zip(tapped(image).heads, theirs, strict=True):
+        torch.testing.assert_close(ours, own, rtol=1e-3, atol=1e-3)
     tapped(image).logits.sum().backward()
     assert all(p.grad is not None for head in tapped.net.get_classifier() for p in head.parameters())  # type: ignore[operator]

@@ -160,6 +160,13 @@ GRAPHS = option(
 )
 
 
+VERIFY = option(
+    "--verify",
+    is_flag=True,
+    help="On CUDA: train an epoch of one student of each group step by step, too, and compare the curves.",
+)
+
+
 TABLE = option(
     "--table",
     default="auto",
