@@ -37,6 +37,7 @@ from kdbench.terminal.options import (
     option,
 )
 from kdbench.terminal.site import site
+from kdbench.terminal.slurm import slurm
 from kdbench.terminal.teacher import teacher
 from kdbench.version import __version__
 
@@ -123,12 +124,14 @@ def run(
 
 def load_plugins(plugins: tuple[str, ...]) -> list[str]:
     """Import plug-in files; a broken one is a sentence, the rest is loaded."""
-    from kdbench import registry
+    if not plugins:  # torch is imported by the verbs that need it
+        return []
+    from kdbench.run.plugins import load
 
     broken = []
     for path in plugins:
         try:
-            registry.load_plugin(path)
+            load(path)
         except ValueError as error:
             broken.append(str(error))
     return broken
@@ -311,6 +314,7 @@ def probe(*, plugins: tuple[str, ...], **words: Any) -> int:
 def check(*, methods: tuple[str, ...], verbose: bool) -> int:
     """Prove that a method keeps the contract, in sentences."""
     from kdbench import registry
+    from kdbench.run.plugins import load
     from kdbench.terminal import console, screens
 
     names: list[str] = []
@@ -318,7 +322,7 @@ def check(*, methods: tuple[str, ...], verbose: bool) -> int:
         if word == "all":
             names += registry.names()
         elif word.endswith(".py"):
-            names.append(registry.load_plugin(word))
+            names.append(load(word))
         else:
             registry.get(word)
             names.append(word)
@@ -365,6 +369,7 @@ def doctor(*, gpu: bool, file: Path | None, device: str, data_dir: Path | None, 
 @option("--no-table", "table", is_flag=True, flag_value=False, default=True, help="No row for a ready table.")
 @option("--lanes-fit", is_flag=True, help="Also measure the cost of a step with 1, 4, 8 and 12 lanes.")
 @option("--side-by-side", is_flag=True, help="Also time 12 students in a row, on streams (CUDA) and stacked.")
+@option("--scaling", is_flag=True, help="Only how speed grows with workers and lanes, in a few minutes.")
 @option("--graphs", default="auto", show_default=True, help="As for `kdbench run`.")
 @option(
     "--out",
@@ -382,16 +387,14 @@ def bench(**words: Any) -> int:
     Both do the same work, in turn: the loop is the one that a researcher writes today. One more row: kd alone, its
     teacher's logits kept in a table that is ready.
     """
-    from kdbench.bench import measure
-    from kdbench.terminal import bench as show
+    from kdbench.terminal import bench as screen
     from kdbench.terminal import console
 
-    out = console.out()
-    show.show(measure.bench(measure.Request(**words), lambda sentence: out.print(f"... {sentence}", markup=False)), out)
-    return 0
+    return screen.bench(words, console.out())
 
 
 main.add_command(export)
 main.add_command(site)
+main.add_command(slurm(run))
 main.add_command(teacher)
 main.add_command(data)

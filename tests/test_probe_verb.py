@@ -329,6 +329,7 @@ def test_words_choose(finished: Path, tmp_path: Path) -> None:
     assert [probe.name for probe in catalogue.choose(["all"])] == list(catalogue.PROBES)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_report_shows_what_was_found_of_these_networks_only(copied: Path) -> None:
     words = ["report", "--methods", "kd,student", "--formats", "html,md", "--out", str(copied)]
     page = copied / "digits" / "leaderboard.html"
