@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -211,6 +212,10 @@ def connected(
     Raises:
         ValueError: no cluster answers, or this process is connected to one.
     """
+    if (
+        address is None and _AUTH not in os.environ
+    ):  # a token for this run alone; Ray would leave one in ~/.ray for good
+        os.environ |= {_AUTH: "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     ray = library()
     if ray.is_initialized():
         raise ValueError(
