@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from toys import Plugin
 
 from kdbench import registry
 from kdbench.registry import discovery
+from kdbench.run import clock
 
 #: Every test process measures the machine for itself: nothing of the user's own cache is read or written.
 _cache = tempfile.TemporaryDirectory(prefix="kdbench-cache-", ignore_cleanup_errors=True)
@@ -26,6 +28,14 @@ os.environ["KDBENCH_CACHE"] = _cache.name
 def _one_thread() -> None:
     """Results do not depend on the number of cores, and two workers do not spin."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _how_busy_the_machine_is_is_seen_at_a_glance() -> Iterator[None]:
+    """Every run looks for a quarter of a second, for its estimate; hundreds of them do."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(clock, "LOOK", 0.005)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -46,7 +56,7 @@ def _what_stays_is_not_looked_through() -> None:
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test registers into copies of the registry's tables, and its plug-ins are forgotten."""
     registry.names()  # discovered before, not inside
-    for table in ("_classes", "_broken"):
+    for table in ("_classes", "_broken", "_refused"):
         monkeypatch.setattr(discovery, table, dict(getattr(discovery, table)))
     for name in list(sys.modules):
         if name.startswith("kdbench_plugin_"):
@@ -57,6 +67,14 @@ def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
 def plugin(own_registry: None) -> Plugin:
     """Gives the class that a plug-in file registers."""
     return lambda file: registry.get(registry.load_plugin(file))
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of reports are put together and not drawn, for tests of what stands around them."""
+    from kdbench.report import style
+
+    monkeypatch.setattr(style, "render", lambda figure, kind: f"<svg><!-- {kind} --></svg>".encode())
 
 
 @pytest.fixture(scope="session")
