@@ -16,13 +16,12 @@ from kdbench.terminal.options import (
     CHOSEN,
     COMPILE,
     DATA,
-    DATA_SOURCE,
-    DATA_WORKERS,
     DEVICE,
     FOLDER,
     FOLLOWING,
     GRAPHS,
     OUT,
+    PLACES,
     PLUGIN,
     PRECISION,
     PROBING,
@@ -101,10 +100,7 @@ def main() -> None:
 @YES
 @FOLLOWING
 @PLUGIN
-@DATA
-@DATA_SOURCE
-@DATA_WORKERS
-@OUT
+@PLACES
 @HANDS
 @sentences
 def run(
@@ -144,10 +140,7 @@ def load_plugins(plugins: tuple[str, ...]) -> list[str]:
 @FOLLOWING
 @PRECISION
 @PLUGIN
-@DATA
-@DATA_SOURCE
-@DATA_WORKERS
-@OUT
+@PLACES
 @HANDS
 @sentences
 def tune(*, plugins: tuple[str, ...], budget: str | None, yes: bool, **words: Any) -> int:

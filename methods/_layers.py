@@ -80,7 +80,7 @@ def mean_square(x: Tensor, dims: tuple[int, ...], other: Tensor | None = None) -
     >>> mean_square(torch.tensor([1.0, 2.0]).reshape(1, 2, 1, 1), (3,))
     tensor([[[2.5000]]])
     """
-    mean: Tensor = _MeanSquare.apply(x, other, dims)  # type: ignore[no-untyped-call]
+    mean: Tensor = _MeanSquare.apply(x, other, dims)
     return mean
 
 
@@ -105,7 +105,7 @@ class _MeanSquare(torch.autograd.Function):
         ctx.save_for_backward(x, other)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, other = ctx.saved_tensors
         difference = _MeanSquare.difference(x, other)
         for dim in sorted(dim % 4 for dim in ctx.dims):

@@ -22,7 +22,7 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     >>> matmul(torch.ones(2, 3), torch.ones(3, 1)).tolist()
     [[3.0], [3.0]]
     """
-    product: Tensor = _Product.apply(a, b)  # type: ignore[no-untyped-call]
+    product: Tensor = _Product.apply(a, b)
     return product
 
 
@@ -39,7 +39,7 @@ class _Product(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         a, b = ctx.saved_tensors
         return (
             matmul(grad, b.mT) if ctx.needs_input_grad[0] else None,
@@ -56,7 +56,7 @@ def by_onednn(like: Tensor) -> Iterator[None]:
     if torch.compiler.is_compiling() or like.device.type != "cpu" or like.dtype is not torch.float32 or not EXACT:
         yield
         return
-    switch = torch.backends.mkldnn.matmul
+    switch: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = switch.fp32_precision
     switch.fp32_precision = "bf16"
     try:
@@ -71,10 +71,10 @@ def exact() -> bool:
     >>> exact() in (True, False)
     True
     """
-    switch = getattr(torch.backends.mkldnn, "matmul", None)
+    switch: Any = getattr(torch.backends.mkldnn, "matmul", None)
     if not torch.backends.mkldnn.is_available() or not hasattr(switch, "fp32_precision"):
         return False
-    told = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 and later
+    told: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 and later
     if platform.machine() not in ("x86_64", "AMD64") or any(told.get(unit) for unit in ("amx_bf16", "amx_fp16")):
         return False
     before = switch.fp32_precision

@@ -47,6 +47,12 @@ def test_runs_keep_it_on_the_cpu_and_give_it_back_at_their_end(monkeypatch: pyte
     class Quiet(Watcher):
         """Says nothing."""
 
+        def step(self, lanes: int) -> None:
+            """Not now."""
+
+        def epoch(self, stage: str, lanes: object) -> None:
+            """Nor now."""
+
     called: list[str] = []
     for name in ("keep_freed", "trim"):
         monkeypatch.setattr(memory, name, lambda name=name: called.append(name))
@@ -62,7 +68,7 @@ def test_where_the_c_library_cannot_nothing_happens(monkeypatch: pytest.MonkeyPa
         def __init__(self, name: None) -> None:
             pass
 
-    monkeypatch.setattr(memory.ctypes, "CDLL", Other)
+    monkeypatch.setattr("ctypes.CDLL", Other)
     assert memory.keep_freed.__wrapped__() is False
     memory.trim()
 

@@ -243,6 +243,21 @@ def test_help_answers_without_torch(words: list[str]) -> None:
     assert done.stdout.splitlines()[-1] == "LOADED []"
 
 
+def test_a_run_begins_without_what_it_does_not_need(tmp_path: Path) -> None:
+    """What others of kdbench load takes seconds; some of it torchvision and timm load themselves, where it is there."""
+    words = (
+        "run -s digits -m student -p resnet14:resnet8 --seeds 1 --epochs 1 --limit-train 64 --workers 1 --device cpu"
+    )
+    heavy = ("matplotlib", "sklearn", "ray", "tensorboard", "onnx", "torch._inductor.compile_fx", "kdbench.report.make")
+    code = (
+        "import sys\nfrom kdbench.cli import main\n"
+        f"try:\n    main({[*words.split(), '--out', str(tmp_path)]!r})\nexcept SystemExit as end:\n    assert not end.code\n"
+        f"print('LOADED', [name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    assert done.stdout.splitlines()[-1] == "LOADED []"
+
+
 def length(text: str) -> int:
     """Lines of a file; those of examples in docstrings are left out, for no file shall lack one to stay short."""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef)

@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+import written
 from commands import fine, measured, records, refused, small
 from safetensors.torch import load_file
 from test_executors import cells, until, work
@@ -238,6 +239,15 @@ def test_who_trains_elsewhere_is_shown_with_host_and_process(tmp_path: Path) -> 
     assert hearts.is_dead(one, now=time.time() + 2 * hearts.DEAD)
 
 
+def test_the_job_for_kubernetes_runs_a_command_that_there_is() -> None:
+    import yaml
+
+    page = (ROOT / "docs" / "scale.md").read_text()
+    (job,) = [yaml.safe_load(block.code) for block in written.blocks(page) if block.kind == "yaml"]
+    asked = written.parsed(written.words(job["spec"]["entrypoint"]))
+    assert (asked.info_name, asked.params["executor"], asked.params["ray_address"]) == ("run", "ray", "auto")
+
+
 # -- whole runs -----------------------------------------------------------------------------
 
 PLUGIN = """
@@ -389,7 +399,8 @@ def test_no_worker_outlives_its_run_and_a_repeated_command_goes_on(number: int, 
     asked = command(tmp_path, *LONGER, process_group=0)
     until(lambda: trained(tmp_path))
     workers = [one.pid for one in trained(tmp_path)]
-    os.kill(asked.pid, number)
+    # A terminal's Ctrl-C is heard by Ray's own processes, too.
+    (os.killpg if number == signal.SIGINT else os.kill)(asked.pid, number)
     said, _ = asked.communicate(timeout=200)
     assert asked.returncode == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[signal.Signals(number)], (
         said

@@ -243,6 +243,11 @@ WATCH = option(
 )
 
 
+def PLACES(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Where data come from and results go, for verbs that train."""
+    return reduce(lambda made, option: option(made), (OUT, DATA_WORKERS, DATA_SOURCE, DATA), command)
+
+
 _TUNING = (
     option("--methods", "-m", help="As for `kdbench run`, without values. Default: the suite's."),
     option("--pairs", "-p", default="all", show_default=True, help="As for `kdbench run`."),

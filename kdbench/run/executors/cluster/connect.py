@@ -217,7 +217,8 @@ def _put_back(handlers: Mapping[int, Any]) -> None:
 @contextmanager
 def _silent(ray: Any) -> Iterator[None]:
     """What Ray logs and prints stays in its own files; what matters comes as errors, which are sentences here."""
-    logger, worker = logging.getLogger("ray"), getattr(getattr(ray, "_private", None), "worker", None)
+    logger = logging.getLogger("ray")
+    worker: Any = getattr(getattr(ray, "_private", None), "worker", None)
     level, nothing, prints = logger.level, logging.NullHandler(), getattr(worker, "print_to_stdstream", None)
     logger.setLevel(logging.CRITICAL + 1)
     logger.addHandler(nothing)

@@ -5,32 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from kdbench.data import Dataset
-from kdbench.models.teachers import TeacherCard, read_card
-from kdbench.run import tuned
-from kdbench.run.claims import claimed
 from kdbench.run.executors import strangers
 from kdbench.run.executors.board import Board, Ended
 from kdbench.run.executors.cluster import connect, luggage, parcel, task
+from kdbench.run.executors.cluster.apart import pack
 from kdbench.run.executors.cluster.needs import Needs
 from kdbench.run.executors.cluster.orders import Apart, Began, Came, Finished, Order, Raised, Unfit
 from kdbench.run.executors.cluster.parcel import Parcel, Roots
 from kdbench.run.executors.cluster.post import Post
-from kdbench.run.executors.cluster.token import Token, name_of, token
+from kdbench.run.executors.cluster.token import Token, token
+from kdbench.run.executors.cluster.tries import Try, first, joined, last, named, size, way
 from kdbench.run.executors.merge import Merged
 from kdbench.run.executors.processes import Lost
 from kdbench.run.executors.unit import Unit
-from kdbench.run.grid import Cell
 from kdbench.run.group import Work
-from kdbench.run.hearts import beating
-from kdbench.run.identity import in_the_way
-from kdbench.run.outcome import CellEnded, Done, Emit, EpochEnded, Event, LanesBegin, Note, Stop, one_line
-from kdbench.run.pulse import GroupPulse
+from kdbench.run.outcome import CellEnded, Emit, Note, Stop, one_line
 from kdbench.utils import environment
 from kdbench.utils.wording import count
 
@@ -72,7 +67,7 @@ class OnRay:
                     runtime=runtime,
                     cpus=self.workers * environment.threads(),
                     gpus=min(gpus, sum(int(node.gpus) for node in connect.nodes_of(None))) if gpus else 0,
-                    store=2 * _size(self.images),
+                    store=2 * size(self.images),
                 )
             )
             crew = _Crew(ray, self, plugins, mark, emit)
@@ -82,31 +77,18 @@ class OnRay:
                 crew.end()
 
 
-@dataclass
-class _Try:
-    """A unit that is under way."""
-
-    unit: Unit
-    work: Work  # as it was sent: without cells that are nobody's business here
-    ticket: int
-    known: Done = field(default_factory=Done)  # what the driver itself has found of its cells
-    began: Began | None = None
-    pulse: GroupPulse | None = None  # likewise: the node's signs of life are not seen
-    held: ExitStack = field(default_factory=ExitStack)  # claims and signs of life
-
-
 class _Crew:
     def __init__(self, ray: Any, asked: OnRay, plugins: tuple[luggage.Plugin, ...], mark: Token, emit: Emit) -> None:
         self.ray, self.asked, self.plugins, self.mark, self.emit = ray, asked, plugins, mark, emit
         self.merged = Merged(emit)
         self.nodes = connect.nodes(ray)
-        self.needs = Needs(self.nodes, asked.device, asked.workers, _size(asked.images))
+        self.needs = Needs(self.nodes, asked.device, asked.workers, size(asked.images))
         self.head = ray.get_runtime_context().gcs_address
         self.post = self._made_post()
         self.do = ray.remote(max_retries=0)(task.do)
         self.images = self._put_images()
-        self.tries: dict[Any, _Try] = {}  # by the reference of the answer
-        self.again: list[_Try] = []  # to be sent with all they need, see ``Apart``
+        self.tries: dict[Any, Try] = {}  # by the reference of the answer
+        self.again: list[Try] = []  # to be sent with all they need, see ``Apart``
         self.apart: set[str] = set()  # nodes that do not see the output folder
         self.left_out: set[str] = set()  # nodes whose device is not in order
         self.tickets = 0
@@ -153,7 +135,7 @@ class _Crew:
             unit = board.take(idle=idle) if idle > 0 else None
             if unit is None:
                 return
-            one = _Try(unit, self._here(unit.work), self._ticket())
+            one = Try(unit, self._here(unit.work), self._ticket())
             if self.apart >= {node.name for node in self.nodes}:
                 yield from self._send_parcel(one, board)
             else:
@@ -171,7 +153,7 @@ class _Crew:
         self.tickets += 1
         return self.tickets
 
-    def _send(self, one: _Try, packed: Parcel | None) -> None:
+    def _send(self, one: Try, packed: Parcel | None) -> None:
         order = Order(
             one.ticket,
             one.work,
@@ -188,49 +170,14 @@ class _Crew:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(self.left_out))})"}
         self.tries[self.do.options(**options).remote(order, self.post)] = one
 
-    def _send_parcel(self, one: _Try, board: Board) -> Iterator[Ended]:
-        """Send a unit with all it reads; the driver keeps its cells' locks, and shows that they are trained."""
-        work, unit = one.work, one.unit
-        if not work.teacher_only:
-            anew = work.force and not work.assisting
-            mine = one.held.enter_context(
-                claimed(work.records, work.cells, one.known, self.emit, force=anew, wait=False)
-            )
-            for cell in mine:
-                if why := self._in_the_way(work, cell):
-                    one.known.failed[cell] = why
-                    self.emit(CellEnded(cell, "failed", why))
-            work = replace(work, cells=tuple(cell for cell in mine if cell not in one.known.failed))
-            if not work.cells:
-                one.held.close()
-                if unit.work.fail_fast and one.known.failed:
-                    cell, why = next(iter(one.known.failed.items()))
-                    one.known.stopped = f"{cell} failed: {why} (--fail-fast)"
-                yield from board.ended(unit, one.known)
-                return
-        one.work = work
-        packed = Parcel(name_of(work.out), parcel.needed(work))
-        one.pulse = GroupPulse(int(work.cells[0].recipe["batch_size"]))
-        one.held.enter_context(beating(work.home, "group", lambda: self._sign(one)))
-        self._send(one, packed)
-
-    def _in_the_way(self, work: Work, cell: Cell) -> str:
-        card: TeacherCard | None = None
-        files = [path for path in parcel.teacher_files(work) if path.suffix == ".json"]
-        with suppress(OSError, ValueError):  # a card that cannot be read is said where it is used
-            card = read_card(files[0]) if files else None
-        data = self.asked.images.identity.model_dump(mode="json")
-        why = in_the_way(work.records, cell, data, card, work.replaced)
-        return why or tuned.strange(work.out, cell, data, card.sha256 if card else "")
-
-    @staticmethod
-    def _sign(one: _Try) -> dict[str, Any]:
-        """Of life: what a node does that cannot say it here itself."""
-        assert one.pulse is not None
-        facts = one.pulse.facts()
-        if one.began is not None:
-            facts |= {"host": one.began.host, "pid": one.began.pid, "space": "", "born": ""}
-        return facts
+    def _send_parcel(self, one: Try, board: Board) -> Iterator[Ended]:
+        """Send a unit with all it reads; where nothing of it is left to do, it has ended."""
+        packed = pack(one, self.asked.images, self.emit)
+        if packed is not None:
+            self._send(one, packed)
+            return
+        one.held.close()
+        yield from board.ended(one.unit, one.known)
 
     # -- what is heard
 
@@ -247,7 +194,7 @@ class _Crew:
                 if one is not None:  # else it was given up
                     self._hear(one, message)
 
-    def _hear(self, one: _Try, message: object) -> None:
+    def _hear(self, one: Try, message: object) -> None:
         match message:
             case Began():
                 one.began, self.idle_since = message, None
@@ -256,7 +203,7 @@ class _Crew:
                 parcel.returned(files, Roots.of(one.work))
             case _:
                 event: Any = message
-                event = _named(event, one)
+                event = named(event, one)
                 if one.pulse is not None:
                     one.pulse.hear(event)
                 self.merged.hear(one.ticket, one.unit.number, event)
@@ -310,21 +257,21 @@ class _Crew:
         except errors.LocalRayletDiedError as error:
             raise self._gone("the Ray of this machine has ended") from error
         except errors.RuntimeEnvSetupError as error:
-            raise ValueError(f"a node cannot set up what kdbench sends: {one_line(_first(error))}") from error
+            raise ValueError(f"a node cannot set up what kdbench sends: {one_line(first(error))}") from error
         except errors.TaskUnschedulableError as error:
-            raise ValueError(f"no node of the cluster can run a task of kdbench: {one_line(_first(error))}") from error
+            raise ValueError(f"no node of the cluster can run a task of kdbench: {one_line(first(error))}") from error
         except (errors.TaskCancelledError, errors.RayTaskError) as error:
             ended = errors.TaskCancelledError, KeyboardInterrupt, SystemExit
             if not isinstance(error, ended) and not isinstance(getattr(error, "cause", None), ended):
-                raise ValueError(f"a node of the cluster cannot run kdbench: {_last(error)}") from error
+                raise ValueError(f"a node of the cluster cannot run kdbench: {last(error)}") from error
             yield from self._lost(reference, "it was told to end", board)
         except errors.RayError as error:
-            yield from self._lost(reference, _way(error, errors), board)
+            yield from self._lost(reference, way(error, errors), board)
         else:
             del self.tries[reference]
             yield from self._told(one, answer, board)
 
-    def _told(self, one: _Try, answer: object, board: Board) -> Iterator[Ended]:
+    def _told(self, one: Try, answer: object, board: Board) -> Iterator[Ended]:
         match answer:
             case Finished(done, files, work):
                 self._listen_once_more(one)
@@ -334,7 +281,7 @@ class _Crew:
                 one.held.close()
                 self.losses = self.lost_nodes = 0
                 self.merged.over(one.unit.number)
-                yield from board.ended(one.unit, _joined(one.known, done))
+                yield from board.ended(one.unit, joined(one.known, done))
             case Apart(node, host):
                 if node not in self.apart:
                     self.apart.add(node)
@@ -354,7 +301,7 @@ class _Crew:
                     raise ValueError(sentence)
                 raise Lost(f"{kind}: {sentence}")
 
-    def _listen_once_more(self, one: _Try) -> None:
+    def _listen_once_more(self, one: Try) -> None:
         """What a task has said before its answer, which came another way."""
         self.tries[one.ticket] = one
         self._listen()
@@ -388,7 +335,7 @@ class _Crew:
         self.emit(Note(sentence))
         yield from board.lost(one.unit, ended, why, counts=not gone)
 
-    def _forget(self, one: _Try, work: Work, files: parcel.Files) -> None:
+    def _forget(self, one: Try, work: Work, files: parcel.Files) -> None:
         """What is written here by now need not stay on the node."""
         if one.began is None:
             return
@@ -425,48 +372,3 @@ class _Crew:
         finally:
             for one in [*self.tries.values(), *self.again]:
                 one.held.close()
-
-
-def _joined(one: Done, other: Done) -> Done:
-    """Of the same unit."""
-    return replace(
-        other,
-        found=[*one.found, *other.found],
-        failed=one.failed | other.failed,
-        elsewhere=[*one.elsewhere, *other.elsewhere],
-        stopped=one.stopped or other.stopped,
-    )
-
-
-def _named(event: Event, one: _Try) -> Event:
-    """An event with the paths of checkpoints as the run was asked for them."""
-    if not isinstance(event, LanesBegin | EpochEnded):
-        return event
-    there, mine = Roots.of(one.work) if one.began is None else one.began.roots, Roots.of(one.unit.work)
-    return replace(event, lanes=tuple(replace(lane, file=there.moved(lane.file, mine)) for lane in event.lanes))
-
-
-def _way(error: BaseException, errors: Any) -> str:
-    """How a process was lost, for a sentence."""
-    if isinstance(error, errors.OutOfMemoryError):
-        return "Ray ended it, because the node's memory ran out"
-    if isinstance(error, errors.NodeDiedError):
-        return "its node is gone"
-    if isinstance(error, errors.WorkerCrashedError):
-        return "its process is gone: killed, crashed, or out of memory"
-    return one_line(_first(error))
-
-
-def _first(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
-
-
-def _last(error: BaseException) -> str:
-    """Of an error that has a whole traceback in it."""
-    return one_line(str(error).strip().rpartition("\n")[2])
-
-
-def _size(images: Dataset) -> int:
-    """Bytes of the pictures where they lie in memory."""
-    parts = (images.train_images, images.test_images)
-    return sum(part.nbytes for part in parts if isinstance(part, Tensor))

@@ -15,7 +15,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import kdbench
 from kdbench.run.executors.strangers import Stranger, Unlike
 from kdbench.utils import environment
 
@@ -58,7 +57,7 @@ def packed(strangers: Sequence[Stranger]) -> Iterator[tuple[dict[str, Any], tupl
     """Ray's runtime environment, whose files lie there as long as the block lasts; and the plug-ins in it."""
     with TemporaryDirectory(prefix="kdbench-ray-") as folder:
         home = Path(folder)
-        package = Path(kdbench.__path__[0])
+        package = Path(sys.modules["kdbench"].__path__[0])
         shutil.copytree(package, home / "kdbench", ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
         modules = [str(home / "kdbench")]
         plugins = []
