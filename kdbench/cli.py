@@ -16,18 +16,18 @@ from kdbench.terminal.options import (
     CHOSEN,
     COMPILE,
     DATA,
-    DATA_SOURCE,
-    DATA_WORKERS,
     DEVICE,
     FOLDER,
     FOLLOWING,
     GRAPHS,
     OUT,
+    PLACES,
     PLUGIN,
     PRECISION,
     PROBING,
     TABLE,
     TUNING,
+    VERIFY,
     WATCH,
     WEIGHTS,
     WHOLE,
@@ -36,6 +36,7 @@ from kdbench.terminal.options import (
     option,
 )
 from kdbench.terminal.site import site
+from kdbench.terminal.slurm import slurm
 from kdbench.terminal.teacher import teacher
 from kdbench.version import __version__
 
@@ -81,6 +82,7 @@ def main() -> None:
 @PRECISION
 @option("--lanes", type=WHOLE, help="At most so many students side by side. Default: as many as fit.")
 @GRAPHS
+@VERIFY
 @TABLE
 @COMPILE
 @WEIGHTS
@@ -98,10 +100,7 @@ def main() -> None:
 @YES
 @FOLLOWING
 @PLUGIN
-@DATA
-@DATA_SOURCE
-@DATA_WORKERS
-@OUT
+@PLACES
 @HANDS
 @sentences
 def run(
@@ -141,10 +140,7 @@ def load_plugins(plugins: tuple[str, ...]) -> list[str]:
 @FOLLOWING
 @PRECISION
 @PLUGIN
-@DATA
-@DATA_SOURCE
-@DATA_WORKERS
-@OUT
+@PLACES
 @HANDS
 @sentences
 def tune(*, plugins: tuple[str, ...], budget: str | None, yes: bool, **words: Any) -> int:
@@ -366,6 +362,7 @@ def doctor(*, gpu: bool, file: Path | None, device: str, data_dir: Path | None, 
 @option("--no-table", "table", is_flag=True, flag_value=False, default=True, help="No row for a ready table.")
 @option("--lanes-fit", is_flag=True, help="Also measure the cost of a step with 1, 4, 8 and 12 lanes.")
 @option("--side-by-side", is_flag=True, help="Also time 12 students in a row, on streams (CUDA) and stacked.")
+@option("--scaling", is_flag=True, help="Only how speed grows with workers and lanes, in a few minutes.")
 @option("--graphs", default="auto", show_default=True, help="As for `kdbench run`.")
 @option(
     "--out",
@@ -383,16 +380,14 @@ def bench(**words: Any) -> int:
     Both do the same work, in turn: the loop is the one that a researcher writes today. One more row: kd alone, its
     teacher's logits kept in a table that is ready.
     """
-    from kdbench.bench import measure
-    from kdbench.terminal import bench as show
+    from kdbench.terminal import bench as screen
     from kdbench.terminal import console
 
-    out = console.out()
-    show.show(measure.bench(measure.Request(**words), lambda sentence: out.print(f"... {sentence}", markup=False)), out)
-    return 0
+    return screen.bench(words, console.out())
 
 
 main.add_command(export)
 main.add_command(site)
+main.add_command(slurm(run))
 main.add_command(teacher)
 main.add_command(data)

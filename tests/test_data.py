@@ -21,7 +21,7 @@ from PIL import Image
 from small_cifar import small_cifar
 from torchvision.datasets import CIFAR100
 
-from kdbench.data import decode, sets
+from kdbench.data import decode, digits, sets
 from kdbench.data.names import canonical, safe_name
 from kdbench.data.sets import DataMissing, Dataset, limit, load
 
@@ -52,6 +52,14 @@ def test_digits_are_scikit_learns() -> None:
     # The suite's constants.
     pixels = data.train_images.double() / 255
     assert (round(float(pixels.mean()), 4), round(float(pixels.std(correction=0)), 4)) == (0.3070, 0.3762)
+
+
+def test_digits_are_the_same_where_their_file_lies_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = digits.read_digits()
+    monkeypatch.setattr(digits, "find_spec", lambda name: None)
+    theirs = digits.read_digits()
+    assert (images == theirs[0]).all()
+    assert (labels == theirs[1]).all()
 
 
 def test_fingerprint_sees_every_pixel_and_label() -> None:

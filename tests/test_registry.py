@@ -1,7 +1,6 @@
 """Names, plug-in files, the grammar of --methods, combinations."""
 
 import re
-import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from forking import afresh
 from toys import Plugin
 
 import kdbench
@@ -82,14 +82,13 @@ def test_two_methods_in_one_file_are_refused() -> None:
         register(Other)
 
 
-def test_the_folder_is_not_imported_twice() -> None:
+def test_the_folder_is_not_imported_twice(tmp_path: Path) -> None:
     code = (
         "import sys; from kdbench import registry; registry.names(); "
         "print([n for n in sys.modules if n.startswith('methods')])\n"
         "try:\n    import methods.kd\nexcept ValueError as error:\n    print(error)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    first, second = done.stdout.splitlines()
+    first, second = afresh(code, tmp_path / "said")
     assert first == "[]"
     assert "'kd' is defined twice" in second
 
@@ -151,8 +150,7 @@ def test_a_plugin_never_takes_the_name_of_ours(tmp_path: Path) -> None:
         f"try:\n    registry.load_plugin({str(file)!r})\nexcept ValueError as error:\n    print(error)\n"
         "print(registry.get('kd').__module__, registry.broken())"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    first, second = done.stdout.splitlines()
+    first, second = afresh(code, tmp_path / "said")
     assert "defined twice" in first
     assert second == "kdbench.methods.kd {}"
 

@@ -86,7 +86,7 @@ def test_folders_that_were_there_or_hold_something_stay(tmp_path: Path) -> None:
 
 
 def test_the_dead_are_told_and_swept_by_the_next_run(tmp_path: Path) -> None:
-    space = hearts._space()
+    space = hearts.space()
     if not space:
         pytest.skip("this system does not tell processes apart")
     gone = subprocess.Popen([sys.executable, "-c", ""])

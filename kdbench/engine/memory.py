@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +38,25 @@ PLENTY = 8
 #: Copies of a lane's state that are made while its checkpoint is written, beside the one that is kept of every lane.
 COPIES = 3
 
+#: Is told how many bytes will be taken.
+Say = Callable[[int], object] | None
+
+
+@contextmanager
+def kept(device: torch.device) -> Iterator[None]:
+    """Inside, what steps on the CPU free is kept for the next; before and after, what is free goes back to the system.
+
+    >>> with kept(torch.device("cpu")):
+    ...     pass
+    """
+    memory.trim()  # what the lanes before these have freed
+    if device.type == "cpu":
+        memory.keep_freed()
+    try:
+        yield
+    finally:
+        memory.trim()
+
 
 def pack(needs: Sequence[int], free: int, share: float, once: int = 0) -> list[int]:
     """Sizes of consecutive groups of lanes, each of which fits into ``share`` of the free memory.
@@ -58,8 +79,18 @@ def pack(needs: Sequence[int], free: int, share: float, once: int = 0) -> list[i
     return sizes
 
 
-def together(lanes: Sequence[Lane], shown: Shown, guard: Guard, free: int) -> list[int]:
-    """As ``pack``, for lanes on the CPU, where they take their steps one after the other.
+def largest(needs: Sequence[int], sizes: Sequence[int], once: int = 0) -> int:
+    """Bytes of the largest of the groups that ``pack`` has made.
+
+    >>> largest([30, 30, 40], [2, 1], once=5)
+    65
+    """
+    ends = list(accumulate(sizes))
+    return once + max(sum(needs[end - size : end]) for size, end in zip(sizes, ends, strict=True))
+
+
+def together(lanes: Sequence[Lane], shown: Shown, guard: Guard, free: int, plan: Say = None) -> list[int]:
+    """As ``pack``, for lanes on the CPU, where they take their steps one after the other. ``plan`` is told the bytes.
 
     What a lane gains when it trains (gradients, momenta) is counted for each, and a copy of its state at the end of
     the last epoch (``saving``). What a step takes beyond that, or
@@ -78,7 +109,11 @@ def together(lanes: Sequence[Lane], shown: Shown, guard: Guard, free: int) -> li
         if known and sum(needs) + PLENTY * once < CPU_SHARE * free:
             break
     # Where the system tells nothing of steps, they may take as much again as the lanes keep.
-    return pack(needs if known else [2 * need for need in needs], free, CPU_SHARE, once)
+    needs = needs if known else [2 * need for need in needs]
+    sizes = pack(needs, free, CPU_SHARE, once)
+    if plan is not None:
+        plan(largest(needs, sizes, once))
+    return sizes
 
 
 def of_a_step(lane: Lane, shown: Shown, guard: Guard) -> int | None:

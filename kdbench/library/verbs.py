@@ -35,11 +35,13 @@ def run(
     precision: str = "fp32",
     lanes: int | None = None,
     graphs: str = "auto",
+    verify: bool = False,
     table: str = "auto",
     compile: bool | None = None,
     weights: str = "published",
     workers: int | str = 1,
     executor: str = "auto",
+    ray_address: str | None = None,
     shard: str | None = None,
     force: bool = False,
     retry_failed: bool = False,
@@ -64,6 +66,7 @@ def run(
     Args:
         methods: "a,b" or ["a", "b"]; see ``kdbench run --help`` for this and all others.
         workers: processes that train side by side; "auto": one for each core or named device.
+        executor: "here", "processes" or "ray"; ``ray_address`` is the cluster's, see docs/scale.md.
         say: told every sentence that the command line would print, such as ``print``.
 
     Returns:
@@ -86,9 +89,9 @@ def run(
     ValueError: no method 'studnet'; did you mean student...?
     """
     words: dict[str, Any] = {"suite": suite, "epochs": epochs, "limit_train": limit_train, "lanes": lanes}
-    words |= {"precision": precision}
+    words |= {"precision": precision, "verify": verify}
     words |= {"graphs": graphs, "table": table, "compile": compile, "weights": weights, "shard": shard}
-    words |= {"workers": str(workers), "executor": executor}
+    words |= {"workers": str(workers), "executor": executor, "ray_address": ray_address}
     words |= {"data_source": data_source, "data_workers": data_workers, "track": joined(track)}
     words |= {"notify": notify, "checkpoint_minutes": checkpoint_minutes}
     words |= {"force": force, "retry_failed": retry_failed, "fail_fast": fail_fast, "device": device}
@@ -143,6 +146,7 @@ def tune(
     table: str = "auto",
     workers: int | str = 1,
     executor: str = "auto",
+    ray_address: str | None = None,
     retry_failed: bool = False,
     precision: str = "fp32",
     checkpoint_minutes: float | None = None,
@@ -199,6 +203,7 @@ def tune(
         table=table,
         workers=str(workers),
         executor=executor,
+        ray_address=ray_address,
         retry_failed=retry_failed,
         precision=precision,
         track=joined(track),

@@ -203,8 +203,7 @@ def request(
             if name in words
         }
     )
-    if words.get("notify") is not None:
-        texts(notify=words["notify"])
+    texts(**{name: words[name] for name in ("notify", "ray_address") if words.get(name) is not None})
     if "suite" in words:
         words["suite"] = str(words["suite"])  # a path of a file is one, too
     if "device" in words:

@@ -23,16 +23,19 @@ from kdbench.engine.errors import OutOfMemory, holds, release
 from kdbench.engine.graph.backend import machine_for
 from kdbench.engine.graph.capture import give_back
 from kdbench.engine.lane import Lane
+from kdbench.engine.memory import CPU_SHARE
 from kdbench.engine.precision import Precision
 from kdbench.models import Tapped
 from kdbench.models.teachers import TeacherCard
 from kdbench.run import assistants, batches, grid, teacher_cache, teachers, tuned
 from kdbench.run.claims import claimed
 from kdbench.run.grid import Cell
+from kdbench.run.held import holding
 from kdbench.run.identity import in_the_way
 from kdbench.run.lanes import Maker, behind, epochs, reach
 from kdbench.run.ledger import Ledger
 from kdbench.run.outcome import Done, Emit, GroupBegins, LanesBegin, Note, Skipped, Standing, Stop, Teller, one_line
+from kdbench.run.promised import planning
 from kdbench.run.pulse import group_alive
 from kdbench.suites import Suite
 from kdbench.utils import environment
@@ -57,6 +60,7 @@ class Work:
     limit_train: int | None = None
     lanes: int | None = None
     graphs: str = "auto"
+    verify: bool = False  # see ``engine.graph.canary``
     table: str = "auto"  # the teacher's kept outputs
     compile: bool = False
     checkpoint_minutes: float | None = None  # between two checkpoints; 0: one after every epoch; None: as usual
@@ -67,6 +71,7 @@ class Work:
     replaced: frozenset[Path] = field(default_factory=frozenset)  # records that --force will write anew
     teacher_only: bool = False  # the teacher of the first cell is trained, and nothing else
     room: int | None = None  # bytes that the process may have in all, where others share the main memory
+    killed: bool = False  # a process that trained them was killed, perhaps because memory ran out
     lent: Path | None = None  # where teachers and their tables lie; None: in ``out``
 
     @property
@@ -176,12 +181,24 @@ class _Group:
                 if why := why or tuned.strange(work.out, cell, self.ledger.data, taught_by):
                     self.ledger.fail(cell, why, keep=False)
             mine = [cell for cell in mine if not self.done.ended(cell)]
+            self._claimed(mine, teacher)
+
+    def _claimed(self, mine: Sequence[Cell], teacher: Tapped | None) -> None:
+        """Train cells that are this process's, as many at once as is known to go well."""
+        work, on_cpu = self.work, self.device.type == "cpu"
+        with (
+            holding(work.home, work.records, mine, self.emit, killed=work.killed, watch=on_cpu) as self.held,
+            planning() as self.plans,
+        ):
+            for cell, why in self.held.doomed.items():
+                self.ledger.fail(cell, why, keep=False)
+            mine = [cell for cell in mine if not self.done.ended(cell)]
             if mine and registry.get(self.first.method).assistant:
                 assistant = self._assistant(mine)
                 if assistant is None:
                     return
                 self.judge, teacher = teacher, assistant
-            most = work.lanes or max(1, len(mine))
+            most = min(work.lanes or len(mine), self.held.most or len(mine)) or 1
             for start in range(0, len(mine), most):
                 self._chunk(mine[start : start + most], teacher)
 
@@ -230,6 +247,7 @@ class _Group:
 
     def _chunk(self, cells: Sequence[Cell], teacher: Tapped | None) -> None:
         """Halves when the memory does not hold the cells; one that does not fit alone fails, and only it."""
+        self.held.lanes(cells)
         error = self._fits(cells, teacher)
         if error is None:
             return
@@ -287,6 +305,7 @@ class _Group:
             validation=None if held_out is None else lambda: held_out,
             fold=fold,
             every=work.checkpoint_seconds,
+            verify=work.verify,
         )
         self.maker.compile(lanes, loader)
         ahead = sum((epochs(cell) - behind(lane)) * len(loader) - lane.begun for lane, cell in lanes.items())
@@ -326,6 +345,7 @@ class _Group:
         ) as lent:
             for part in self._parts(lent, left):
                 self.ledger.together = {lanes[lane]: part for lane in part}
+                self.held.lanes([lanes[lane] for lane in part])
                 try:
                     engine.fit(lent, part, self.teller, finish=lambda lane: self.ledger.finish(lane, lanes[lane]))
                 finally:
@@ -333,14 +353,24 @@ class _Group:
 
     def _parts(self, setting: engine.Setting, lanes: list[Lane]) -> list[list[Lane]]:
         """Lanes that train at once: as many as the memory holds, where --lanes does not say."""
-        if self.work.lanes is not None:
+        if self.work.lanes is not None or len(lanes) < 2:
             return [lanes]
-        parts = engine.split(setting, lanes, environment.free_memory(self.work.room))
+        parts = engine.split(setting, lanes, self._free(), self.plans.take)
         if len(parts) > 1:
             most = max(map(len, parts))
             sentence = f"the memory of {self.device} holds {most} of {len(lanes)} lanes at once"
             self.emit(Note(f"{sentence}; --lanes says otherwise"))
         return parts
+
+    def _free(self) -> int | None:
+        """Bytes that lanes on the CPU may take; until it is known how many they will, others leave them alone."""
+        if self.device.type != "cpu":
+            return None
+        with self.plans.looking() as promised:
+            free = environment.free_memory(self.work.room, promised)
+            if free is not None:
+                self.plans.take(int(CPU_SHARE * free))
+        return free
 
     def _title(self) -> str:
         first = self.first

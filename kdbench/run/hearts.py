@@ -93,13 +93,13 @@ def beating(out: Path, work: Literal["run", "group"], tell: Callable[[], dict[st
     """
     host, pid, began = socket.gethostname(), os.getpid(), time.time()
     path = folder(out) / f"{printable(host, 60).replace('/', '-')}-{pid}-{secrets.token_hex(3)}{_SUFFIX}"
-    me: dict[str, Any] = {"work": work, "host": host, "space": _space(), "pid": pid, "born": _born(pid), "since": began}
+    me: dict[str, Any] = {"work": work, "host": host, "space": space(), "pid": pid, "born": born(pid), "since": began}
     end = threading.Event()
     new = [parent for parent in path.parents if not parent.exists()]  # a run that is refused leaves no empty folder
 
     def beat() -> None:
         with suppress(Exception):
-            one = Heart(**me, beat=time.time(), **tell())
+            one = Heart(**(me | {"beat": time.time()} | tell()))  # who works elsewhere says where
             with atomic_write(path, "w") as file:
                 file.write(one.model_dump_json())
 
@@ -142,8 +142,8 @@ def is_dead(one: Heart, now: float | None = None) -> bool:
     >>> is_dead(far, now=1010.0), is_dead(far, now=2000.0)
     (False, True)
     """
-    if one.space and one.space == _space():
-        return _born(one.pid) != one.born
+    if one.space and one.space == space():
+        return is_gone(one.space, one.pid, one.born)
     return (time.time() if now is None else now) - one.beat > DEAD
 
 
@@ -155,12 +155,26 @@ def sweep(out: Path) -> None:
     for path in folder(out).glob(f"*{_SUFFIX}"):
         with suppress(OSError, ValidationError):
             one = Heart.model_validate_json(content(path))
-            here = one.space and one.space == _space()
+            here = one.space and one.space == space()
             if is_dead(one) if here else time.time() - one.beat > GONE:
                 path.unlink(missing_ok=True)
 
 
-def _space() -> str:
+def is_gone(where: str, pid: int, began: str) -> bool:
+    """Whether a process that could be looked up is there no more; one of another machine is not known to be gone.
+
+    >>> is_gone(space(), os.getpid(), born(os.getpid()))
+    False
+    """
+    return bool(where) and where == space() and born(pid) != began
+
+
+def space() -> str:
+    """This machine and pid namespace since the last boot; "" where the system does not tell.
+
+    >>> space() == space()
+    True
+    """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -168,8 +182,12 @@ def _space() -> str:
         return ""
 
 
-def _born(pid: int) -> str:
-    """When a process began; "": there is none, or the system does not tell."""
+def born(pid: int) -> str:
+    """When a process began, in the words of the system; "": there is none, or the system does not tell.
+
+    >>> born(os.getpid()) == born(os.getpid())
+    True
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         state, *fields = stat.rpartition(")")[2].split()

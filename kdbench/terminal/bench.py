@@ -3,12 +3,66 @@
 from __future__ import annotations
 
 from statistics import median
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from kdbench.bench import measure
 from kdbench.bench.result import Compared, PairResult, Result, SideBySide
+from kdbench.bench.scaling import Row, Scaling, scaling
 from kdbench.terminal.console import escape
+
+
+def bench(words: dict[str, Any], out: Console) -> int:
+    """Measure what is asked for, and print it.
+
+    Raises:
+        ValueError: a word will not do, see ``measure.check``.
+    """
+
+    def say(sentence: str) -> None:
+        out.print(f"... {sentence}", markup=False)
+
+    alone, request = words.pop("scaling"), measure.Request(**words)
+    if not alone:
+        show(measure.bench(request, say), out)
+        return 0
+    if request.lanes_fit or request.side_by_side or not request.table:
+        other = "lanes-fit" if request.lanes_fit else "side-by-side" if request.side_by_side else "no-table"
+        raise ValueError(f"--scaling measures nothing else; leave --{other} out")
+    for found in scaling(request, say):
+        show_scaling(found, out)
+    return 0
+
+
+def show_scaling(found: Scaling, out: Console) -> None:
+    """Print how speed grows; fits 100 columns."""
+    machine = found.environment.get("gpu") or found.environment["cpu"]
+    out.print(
+        f"{machine}, torch {found.environment['torch']}, precision {found.precision}, {found.pair},"
+        f" {', '.join(found.methods)}: {found.steps} steps of {found.batch_size} images each, n = {found.repeat}",
+        markup=False,
+    )
+    for what, rows in (("workers", found.by_workers), ("lanes", found.by_lanes)):
+        table = Table(title=f"speed against {what}", title_justify="left")
+        for column in (what, r"student images/s \[least, most]", f"times one {what[:-1]}", "whole run, s"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for row in rows:
+            table.add_row(str(getattr(row, what)), _spread(row), f"{found.gain(row, what):.2f}", _whole(row))
+        out.print(table)
+    out.print(
+        "speed is from the first step to the last; the whole run begins and ends its processes, too", markup=False
+    )
+
+
+def _spread(row: Row) -> str:
+    raw = row.images_per_second
+    return f"{row.speed:,.0f} [{min(raw):,.0f}, {max(raw):,.0f}]".replace("[", r"\[")
+
+
+def _whole(row: Row) -> str:
+    return f"{median(row.seconds):.1f}"
 
 
 def show(result: Result, out: Console) -> None:

@@ -57,7 +57,7 @@ class Interrupted(Failure):
             self.code, said = why.exit_code, f"ended by {why}"
         elif isinstance(why, ReaderGone):
             self.code, said = 141, "ended, because nobody reads the output any more"
-        done = "measured" if verb == "probe" else "trained up to the last full epoch"
+        done = "measured" if verb == "probe" else "trained up to the last checkpoint"
         kept = f"; what was {done} is kept, repeat the command to go on"
         # A list that nobody reads to its end is no news, and every other program says nothing of it.
         self.silent = isinstance(why, ReaderGone) and verb not in _LONG

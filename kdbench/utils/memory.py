@@ -6,20 +6,51 @@ import ctypes
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 _PROC, _CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
+#: Names of malloc.h, for ``mallopt``.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 
-def free() -> int | None:
+class Promised(NamedTuple):
+    """Bytes that other processes are going to take: of the machine, and those of them in this container.
+
+    >>> Promised().machine
+    0
+    """
+
+    machine: int = 0
+    group: int = 0
+
+
+#: Nobody else plans anything.
+NONE = Promised()
+
+
+def free(promised: Promised = NONE) -> int | None:
     """Bytes that can still be had, by the machine, the container and the process's own limits; None: not told.
 
     >>> found = free()
     >>> found is None or found > 0
     True
     """
-    told = [_of_machine(), _of_container(), *_of_process()]
-    return min((max(0, one) for one in told if one is not None), default=None)
+    told = [(_of_machine(), promised.machine), (_of_container(), promised.group)]
+    told += [(one, 0) for one in _of_process()]
+    return min((max(0, one - others) for one, others in told if one is not None), default=None)
+
+
+def control_group() -> str:
+    """The control groups of this process, which tell containers apart; "" where the system does not tell.
+
+    >>> control_group() == control_group()
+    True
+    """
+    with suppress(OSError, ValueError):
+        return (_PROC / "self/cgroup").read_text(encoding="utf-8", errors="replace").strip()
+    return ""
 
 
 def resident() -> int | None:
@@ -61,6 +92,24 @@ def highest(work: Callable[[], object]) -> int | None:
     work()
     most = _status("VmHWM")
     return None if before is None or most is None else max(0, most - before)
+
+
+@cache
+def keep_freed() -> bool:
+    """Let the C library keep what this process frees, from now on; whether it can (glibc).
+
+    Left to itself it gives the memory of a step's large tensors back to the system, and the next step pays for every
+    page again. What is kept goes back by ``trim``. It changes no number, and cannot be undone in the process.
+
+    >>> keep_freed() in (True, False)
+    True
+    """
+    with suppress(OSError, AttributeError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        if mallopt(_TRIM_THRESHOLD, 2**31 - 1):
+            # Blocks below the threshold come from the heap; some releases take 32 MiB at most.
+            return bool(mallopt(_MMAP_THRESHOLD, 2**30) or mallopt(_MMAP_THRESHOLD, 2**25))
+    return False
 
 
 def trim() -> None:

@@ -20,6 +20,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 
 from kdbench.data import Dataset
+from kdbench.run import promised
 from kdbench.run.executors import strangers
 from kdbench.run.executors.board import Board, Ended
 from kdbench.run.executors.lend import Lent
@@ -150,7 +151,7 @@ class _Crew:
         self.workers: dict[int, _Worker] = {}  # by the number of their places
         self.failed: dict[int, int] = {}  # starts of a place that came to nothing
         self.selector = selectors.DefaultSelector()
-        free = environment.free_memory()
+        free = environment.free_memory(promised=promised.others())
         self.room = None if free is None else free // max(1, len(places))
         self.strangers = strangers.known()
 
@@ -251,6 +252,8 @@ class _Crew:
         if unit is not None:
             ended = self.merged.lost(unit.number)
             self.emit(Note(f"a worker was lost ({why}); what it trained goes on from its last full epoch"))
+            if worker.process.returncode == -signal.SIGKILL:  # the next one trains fewer lanes at once
+                unit = replace(unit, work=replace(unit.work, killed=True))
             yield from board.lost(unit, ended, why)
         if not worker.ready:
             self.failed[slot.number] = self.failed.get(slot.number, 0) + 1
