@@ -24,6 +24,17 @@ _cache = tempfile.TemporaryDirectory(prefix="kdbench-cache-", ignore_cleanup_err
 os.environ["KDBENCH_CACHE"] = _cache.name
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Thousands of tests are made, and all of them stay: there is no garbage to look for meanwhile."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """Results do not depend on the number of cores, and two workers do not spin."""
