@@ -16,18 +16,18 @@ from kdbench.terminal.options import (
     CHOSEN,
     COMPILE,
     DATA,
-    DATA_SOURCE,
-    DATA_WORKERS,
     DEVICE,
     FOLDER,
     FOLLOWING,
     GRAPHS,
     OUT,
+    PLACES,
     PLUGIN,
     PRECISION,
     PROBING,
     TABLE,
     TUNING,
+    VERIFY,
     WATCH,
     WEIGHTS,
     WHOLE,
@@ -82,6 +82,7 @@ def main() -> None:
 @PRECISION
 @option("--lanes", type=WHOLE, help="At most so many students side by side. Default: as many as fit.")
 @GRAPHS
+@VERIFY
 @TABLE
 @COMPILE
 @WEIGHTS
@@ -99,10 +100,7 @@ def main() -> None:
 @YES
 @FOLLOWING
 @PLUGIN
-@DATA
-@DATA_SOURCE
-@DATA_WORKERS
-@OUT
+@PLACES
 @HANDS
 @sentences
 def run(
@@ -122,12 +120,14 @@ def run(
 
 def load_plugins(plugins: tuple[str, ...]) -> list[str]:
     """Import plug-in files; a broken one is a sentence, the rest is loaded."""
-    from kdbench import registry
+    if not plugins:  # torch is imported by the verbs that need it
+        return []
+    from kdbench.run.plugins import load
 
     broken = []
     for path in plugins:
         try:
-            registry.load_plugin(path)
+            load(path)
         except ValueError as error:
             broken.append(str(error))
     return broken
@@ -140,10 +140,7 @@ def load_plugins(plugins: tuple[str, ...]) -> list[str]:
 @FOLLOWING
 @PRECISION
 @PLUGIN
-@DATA
-@DATA_SOURCE
-@DATA_WORKERS
-@OUT
+@PLACES
 @HANDS
 @sentences
 def tune(*, plugins: tuple[str, ...], budget: str | None, yes: bool, **words: Any) -> int:
@@ -310,6 +307,7 @@ def probe(*, plugins: tuple[str, ...], **words: Any) -> int:
 def check(*, methods: tuple[str, ...], verbose: bool) -> int:
     """Prove that a method keeps the contract, in sentences."""
     from kdbench import registry
+    from kdbench.run.plugins import load
     from kdbench.terminal import console, screens
 
     names: list[str] = []
@@ -317,7 +315,7 @@ def check(*, methods: tuple[str, ...], verbose: bool) -> int:
         if word == "all":
             names += registry.names()
         elif word.endswith(".py"):
-            names.append(registry.load_plugin(word))
+            names.append(load(word))
         else:
             registry.get(word)
             names.append(word)

@@ -48,22 +48,19 @@ class Outputs(NamedTuple):
     #: (B, L, C) each, at the places of ``feats``, where a network works on rows of tokens and ``feats`` are maps made
     #: of them: what belongs to no place of the image (class, distillation token) first, then the patches row by row.
     tokens: tuple[Tensor, ...] | None = None
+    #: (B, K) each, where ``logits`` are the mean of two heads': the class token's, then the distillation token's.
+    heads: tuple[Tensor, Tensor] | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Outputs:
         """The same outputs with ``change`` applied to every tensor, in the order of ``tensors``.
 
         A tensor that stands in two places (a tap that is also ``last``) is given to it twice.
         """
-        weight, bias = self.classifier or (None, None)
-        return Outputs(
-            tuple(map(change, self.feats)),
-            change(self.last),
-            change(self.pooled),
-            change(self.logits),
-            None if self.preacts is None else tuple(map(change, self.preacts)),
-            None if weight is None else (change(weight), None if bias is None else change(bias)),
-            None if self.tokens is None else tuple(map(change, self.tokens)),
-        )
+
+        def each(value: Any) -> Any:
+            return tuple(map(each, value)) if isinstance(value, tuple) else None if value is None else change(value)
+
+        return Outputs(*map(each, self))
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor that is there, by its path: in the order of the fields, taps shallow to deep."""

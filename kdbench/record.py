@@ -118,7 +118,62 @@ class Point(BaseModel):
     ema_top1: float | None = None  # of the averaged weights, where the recipe keeps them
 
 
-class Record(BaseModel):
+class OfSettings:
+    """What a cell and its record are by their settings.
+
+    >>> class Asked(OfSettings):
+    ...     "A cell that somebody asked for."
+    >>> asked = Asked()
+    >>> words = {"suite": "digits", "dataset": "digits", "convention": "semckd", "teacher": "resnet20", "method": "kd"}
+    >>> asked.settings = Settings(**words, student="resnet8", hyper={}, seed=0, epochs=30, recipe={})
+    >>> asked.suite, asked.pair, asked.epochs
+    ('digits', 'resnet20:resnet8', 30)
+    """
+
+    settings: Settings
+
+    @property
+    def suite(self) -> str:
+        """Name of the suite."""
+        return self.settings.suite
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set."""
+        return self.settings.dataset
+
+    @property
+    def convention(self) -> str:
+        """Of the loss weights."""
+        return self.settings.convention
+
+    @property
+    def teacher(self) -> str:
+        """The teacher's network; empty where the method needs none."""
+        return self.settings.teacher
+
+    @property
+    def student(self) -> str:
+        """The student's network."""
+        return self.settings.student
+
+    @property
+    def pair(self) -> str:
+        """``teacher:student``, or the student alone where the method needs no teacher."""
+        return self.settings.pair
+
+    @property
+    def seed(self) -> int:
+        """Of all random numbers."""
+        return self.settings.seed
+
+    @property
+    def epochs(self) -> int:
+        """Length of the main stage."""
+        return self.settings.epochs
+
+
+class Record(OfSettings, BaseModel):
     """One run. Accuracies, ECE and agreement in percent; parameters counted beside the plain student's.
 
     >>> words = {"suite": "digits", "dataset": "digits", "convention": "semckd", "teacher": "resnet20", "method": "kd"}
@@ -177,46 +232,6 @@ class Record(BaseModel):
         elif not self.reason:
             raise ValueError(f"a {self.status} run needs a reason")
         return self
-
-    @property
-    def suite(self) -> str:
-        """Name of the suite."""
-        return self.settings.suite
-
-    @property
-    def dataset(self) -> str:
-        """Name of the data set."""
-        return self.settings.dataset
-
-    @property
-    def convention(self) -> str:
-        """Of the loss weights."""
-        return self.settings.convention
-
-    @property
-    def teacher(self) -> str:
-        """The teacher's network; empty where the method needs none."""
-        return self.settings.teacher
-
-    @property
-    def student(self) -> str:
-        """The student's network."""
-        return self.settings.student
-
-    @property
-    def pair(self) -> str:
-        """``teacher:student``."""
-        return self.settings.pair
-
-    @property
-    def seed(self) -> int:
-        """Of all random numbers."""
-        return self.settings.seed
-
-    @property
-    def epochs(self) -> int:
-        """Length of the main stage."""
-        return self.settings.epochs
 
     @property
     def settings_hash(self) -> str:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
+from kdbench.methods._layers import pool
 from kdbench.methods.fitnet import regressor
 
 _SCALE = 3 / 1000  # constant of the release
@@ -76,6 +77,6 @@ class AB(Distiller):
         maps = zip(self.connector, signed(student), signed(teacher), strict=True)
         for stage, (connect, ours, theirs) in enumerate(maps):
             connected = connect(ours)
-            target = F.adaptive_avg_pool2d(theirs, connected.shape[2:])
+            target = pool(theirs, (connected.shape[2], connected.shape[3]))
             total = total + _SCALE * 2.0 ** (stage - deepest) * boundary(connected, target, self.margin)
         return {"boundary": total}

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
+from kdbench.methods._layers import mean_square
 from kdbench.methods.ft import attention
 
 
@@ -19,7 +20,7 @@ def projection(d_in: int, d_out: int, *, relu: bool = False) -> nn.Sequential:
 
 def energy(feat: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, C, H, W) -> (B, 1, *size): mean square over channels, average-pooled."""
-    return F.adaptive_avg_pool2d(feat.pow(2).mean(dim=1, keepdim=True), size)
+    return F.adaptive_avg_pool2d(mean_square(feat, (3,))[:, None], size)
 
 
 @register

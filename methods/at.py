@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
-from kdbench.methods._layers import full_precision, meet
+from kdbench.methods._layers import full_precision, mean_square, meet
 
 
 def attention(feat: Tensor, p: float) -> Tensor:
     """(B, C, H, W) -> (B, HW), mean over channels of |F|^p as a vector of length one."""
-    return F.normalize(feat.abs().pow(p).mean(dim=1).flatten(1), dim=1)
+    energy = mean_square(feat, (3,)) if p == 2 else feat.movedim(1, -1).abs().pow(p).mean(dim=3)
+    return F.normalize(energy.flatten(1), dim=1)
 
 
 @full_precision

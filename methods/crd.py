@@ -3,8 +3,8 @@
 Tian, Krishnan, Isola. Contrastive Representation Distillation. ICLR 2020. https://arxiv.org/abs/1910.10699
 
 Two banks hold the latest vector of every training image, so that an image meets many thousand others in
-every batch. Scores are picked from one product with the whole bank, (B, N): the numbers are those of
-gathering the drawn vectors, (B, 1 + K, feat_dim), at a fraction of the memory traffic.
+every batch. One product with the whole bank scores all, (B, N), and 0 takes out what was not drawn: the numbers
+are those of gathering the drawn vectors, (B, 1 + K, feat_dim), at a fraction of the memory traffic.
 """
 
 import math
@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
-from kdbench.methods._layers import distinct, draws_for
+from kdbench.methods._contrast import distinct, draws_for, factors_for, unmatched
+from kdbench.methods._products import matmul
 
 EPS = 1e-7  # of the released logarithms
 
@@ -47,8 +48,8 @@ class CRD(Distiller):
     needs_hard_labels = True
     deviations = (
         "Z, one per direction, is fixed by the first batch, as released; here it is part of the checkpoint.",
-        "The logarithms are softplus functions of log scores: the released expression with its 1e-7, without its loss"
-        " of digits in single precision.",
+        "The logarithms are of 1 + x / (c + 1e-7) and its inverse: the released expression, without its loss of digits"
+        " in single precision.",
         "Negatives are drawn on the device, uniformly without replacement from other classes, independently per image"
         " and batch; where a class leaves fewer than nce_k others, K is that number (the release fails there).",
     )
@@ -82,7 +83,9 @@ class CRD(Distiller):
             raise ValueError(f"crd: nce_k={nce_k} leaves no negative to contrast with; take 1 or more")
         if not fewest:
             raise ValueError("crd: all training images are of one class; negatives need a second one")
-        self.nce_k, self.nce_t, self.nce_m, self.beta = min(nce_k, fewest), nce_t, nce_m, beta
+        self.n, self.nce_k, self.nce_t, self.nce_m, self.beta = n, min(nce_k, fewest), nce_t, nce_m, beta
+        # log x / c at most: Z is a mean of such x, and no row of a bank is longer than sqrt(3).
+        self.factors = factors_for(2 * math.sqrt(3) / nce_t - math.log(self.nce_k))
         self.embed_s = nn.Linear(pair.student.pooled, feat_dim)
         self.embed_t = nn.Linear(pair.teacher.pooled, feat_dim)
         bound = math.sqrt(3 / feat_dim)  # rows of length one on average
@@ -98,49 +101,49 @@ class CRD(Distiller):
         # Nearly all of a small set: sorting random keys is cheaper than drawing until all are distinct.
         self.draws = draws_for(self.nce_k, fewest) if 2 * self.nce_k <= fewest else 0
 
-    def contrast(self, batch: Batch) -> Tensor:
-        """(B, 1 + K) positions in the training set: the image itself, then its negatives."""
+    def negatives(self, batch: Batch) -> Tensor:
+        """(B, N) bool, K of each row: which images of the training set are contrasted with the batch's."""
         others, begin = self.num_others[batch.idx, None], self.begin_others[batch.idx, None]  # (B, 1)
         if self.draws:
             # float64: a float32 takes 2^24 values, too few to hit each of many thousand images equally often.
             drawn = (torch.rand(len(begin), self.draws, dtype=torch.float64, device=begin.device) * others).long()
-            drawn = distinct(drawn, self.nce_k, len(self.order) // 2)
-        else:
-            key = torch.rand(len(begin), self.most, device=begin.device)
-            there = torch.arange(self.most, device=begin.device) < others
-            drawn = torch.where(there, key, 2.0).argsort(dim=1)[:, : self.nce_k]
-        return torch.cat([batch.idx[:, None], self.order[begin + drawn]], dim=1)
+            return distinct(self.order.take(begin + drawn), self.nce_k, self.n)
+        key = torch.rand(len(begin), self.most, device=begin.device)
+        there = torch.arange(self.most, device=begin.device) < others
+        drawn = torch.where(there, key, 2.0).argsort(dim=1)[:, : self.nce_k]
+        return there.new_zeros(len(begin), self.n).scatter_(1, self.order.take(begin + drawn), True)
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        return self.compare(student.pooled, teacher.pooled, batch.idx, self.contrast(batch))
+        return self.compare(student.pooled, teacher.pooled, batch.idx, self.negatives(batch))
 
-    def compare(self, pooled_s: Tensor, pooled_t: Tensor, idx: Tensor, contrast: Tensor) -> dict[str, Tensor]:
-        """Both terms on given ``contrast`` (B, 1 + K), and the update of the banks at ``idx`` (B,)."""
+    def compare(self, pooled_s: Tensor, pooled_t: Tensor, idx: Tensor, negatives: Tensor) -> dict[str, Tensor]:
+        """Both terms with given ``negatives`` (B, N), K in each row, and the update of the banks at ``idx`` (B,)."""
         with torch.autocast(idx.device.type, enabled=False):
             v_s = F.normalize(self.embed_s(pooled_s.to(self.memory_student.dtype)), dim=1)
             v_t = F.normalize(self.embed_t(pooled_t.to(self.memory_teacher.dtype)), dim=1)
+            drawn = negatives.to(v_s.dtype)  # a product with numbers takes half the time of one with truths
             named = {
-                "contrast_student": self.beta * self.nce(v_s, self.memory_teacher, self.z_student, contrast),
-                "contrast_teacher": self.beta * self.nce(v_t, self.memory_student, self.z_teacher, contrast),
+                "contrast_student": self.beta * self.nce(v_s, self.memory_teacher, self.z_student, idx, drawn),
+                "contrast_teacher": self.beta * self.nce(v_t, self.memory_student, self.z_teacher, idx, drawn),
             }
         for bank, v in ((self.memory_student, v_s.detach()), (self.memory_teacher, v_t.detach())):
             bank.index_copy_(0, idx, F.normalize(self.nce_m * bank[idx] + (1 - self.nce_m) * v, dim=1))
         return named
 
-    def nce(self, v: Tensor, bank: Tensor, z: Tensor, contrast: Tensor) -> Tensor:
-        """v (B, feat_dim), bank (N, feat_dim), contrast (B, 1 + K) -> (); sets ``z`` when it is below 0."""
-        n, k = len(bank), contrast.shape[1] - 1
-        c = k / n
-
-        def value(v: Tensor) -> tuple[Tensor, Tensor]:
-            score = (v @ bank.T).gather(1, contrast) / self.nce_t  # fewer numbers to divide, the same quotients
-            z_now = torch.where(z < 0, score.detach().exp().mean() * n, z)
-            logit = score - z_now.log() - math.log(c + EPS)  # log of x / (c + eps)
-            positive, negatives = F.softplus(-logit[:, 0]), F.softplus(logit[:, 1:])
-            return positive.mean() + negatives.sum(dim=1).mean() + k * math.log1p(EPS / c), z_now
-
+    def nce(self, v: Tensor, bank: Tensor, z: Tensor, idx: Tensor, drawn: Tensor) -> Tensor:
+        """v (B, feat_dim), bank (N, feat_dim), idx (B,), drawn (B, N) of 0 and 1 -> (); sets ``z`` below 0."""
+        b, k, c = len(v), self.nce_k, self.nce_k / self.n
         # The gradient is taken at once: a graph that kept the bank would forbid its update before backward.
-        grad, (loss, z_now) = torch.func.grad_and_value(value, has_aux=True)(v.detach())
+        with torch.no_grad():
+            score = matmul(v / self.nce_t, bank.T)  # (B, N)
+            own = score.gather(1, idx[:, None])
+            x = score.exp_().mul_(drawn) if self.factors else score.exp().where(drawn > 0, 0.0)
+            z_now = torch.where(z < 0, (own.exp().sum() + x.sum()) / (b * (1 + k)) * self.n, z)
+            shift = z_now.log() + math.log(c + EPS)
+            negatives, slope = unmatched(x, score, shift, drawn, self.factors)
+            loss = F.softplus(shift - own).mean() + negatives.mean() + k * math.log1p(EPS / c)
+            slope.scatter_(1, idx[:, None], -(shift - own).sigmoid())
+            grad = matmul(slope, bank) / (b * self.nce_t)
         z.copy_(z_now)
         attached: Tensor = loss + ((v - v.detach()) * grad).sum()  # that value, and that gradient for v
         return attached

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Distiller, Outputs, Pair, kl, register
+from kdbench.methods._layers import meet, mse
 
 
 class Branch(nn.Module):
@@ -102,9 +103,8 @@ class DSKD(Distiller):
         logit, feature, label = [], [], []
         for branch, shallow in zip(self.branches, student.feats[1:-1], strict=True):
             g, z = branch(shallow)
-            side = (min(g.shape[2], teacher.last.shape[2]), min(g.shape[3], teacher.last.shape[3]))
             logit.append(kl(z, teacher.logits, self.tau))
-            feature.append(F.mse_loss(F.adaptive_avg_pool2d(g, side), F.adaptive_avg_pool2d(teacher.last, side)))
+            feature.append(mse(*meet(g, teacher.last)))
             label.append(F.cross_entropy(z, batch.truth))
         parts = {"shallow_kd": torch.stack(logit), "shallow_feature": self.gamma * torch.stack(feature)}
         if self.aux_ce:

@@ -4,10 +4,10 @@ Romero, Ballas, Kahou, Chassang, Gatta, Bengio. FitNets: Hints for Thin Deep Net
 ICLR 2015. https://arxiv.org/abs/1412.6550
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
+from kdbench.methods._layers import mse, pool
 
 
 def regressor(student: tuple[int, int, int], teacher: tuple[int, int, int], *, relu: bool = True) -> nn.Sequential:
@@ -68,5 +68,5 @@ class FitNet(Distiller):
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         guided = self.regressor(student.feats[self.tap])  # (B, C_T, H, W)
         # A student map under half the teacher's side: the hint is pooled down to it.
-        hint = F.adaptive_avg_pool2d(teacher.feats[self.teacher_tap], guided.shape[2:])
-        return {"hint": self.beta * F.mse_loss(guided, hint)}
+        hint = pool(teacher.feats[self.teacher_tap], (guided.shape[2], guided.shape[3]))
+        return {"hint": self.beta * mse(guided, hint)}

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
+from kdbench.methods._layers import mean_square, mse, pool
 
 _SLOPE = 0.1  # of every leaky ReLU
 
@@ -35,7 +36,7 @@ def decoder(factors: int, channels: int) -> nn.Sequential:
 
 def attention(factor: Tensor) -> Tensor:
     """(B, M, H, W) -> (B, H W) of unit length: where the factor is large."""
-    return F.normalize(factor.pow(2).mean(dim=1).flatten(1))
+    return F.normalize(mean_square(factor, (3,)).flatten(1))
 
 
 @register
@@ -85,9 +86,9 @@ class FT(Distiller):
     def pretrain_terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         hint = teacher.feats[-1]
         rebuilt = self.paraphraser["decoder"](self.paraphraser["encoder"](hint))
-        return {"reconstruction": F.mse_loss(rebuilt, hint)}
+        return {"reconstruction": mse(rebuilt, hint)}
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         factors = (self.translator(student.feats[-1]), self.paraphraser["encoder"](teacher.feats[-1]))
-        ours, theirs = (attention(F.adaptive_avg_pool2d(factor, self.side)) for factor in factors)
+        ours, theirs = (attention(pool(factor, self.side)) for factor in factors)
         return {"factor": self.beta * F.l1_loss(ours, theirs)}

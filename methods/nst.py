@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
 from kdbench.methods._layers import full_precision, meet
+from kdbench.methods._products import matmul
 
 EPS = 1e-24  # of squared lengths: a channel that is 0 everywhere has no direction
 
@@ -17,7 +18,7 @@ EPS = 1e-24  # of squared lengths: a channel that is 0 everywhere has no directi
 def products(x: Tensor) -> Tensor:
     """(B, C, HW) -> (B, C, C), inner products of the channels."""
     # By one side alone and doubled, the gradient of a symmetric function of them takes half the work.
-    half = torch.bmm(x, x.detach().transpose(1, 2))
+    half = matmul(x, x.detach().mT)
     return 2 * half - half.detach()
 
 
@@ -34,14 +35,14 @@ def by_channels(s: Tensor, t: Tensor) -> Tensor:
     def mean(product: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         return (product * rows[:, :, None] * columns[:, None]).square().mean()
 
-    between = torch.bmm(s, t.transpose(1, 2))
+    between = matmul(s, t.mT)
     return mean(own_t, len_t, len_t) + mean(own_s, len_s, len_s) - 2 * mean(between, len_s, len_t)
 
 
 def by_positions(s: Tensor, t: Tensor) -> Tensor:
     """The same from (B, HW, HW), because sum over c, c' of <x_c, y_c'>^2 = <X'X, Y'Y>."""
     units = (F.normalize(maps, dim=2) for maps in (s, t))
-    gram_s, gram_t = (torch.bmm(unit.transpose(1, 2), unit) / unit.shape[1] for unit in units)
+    gram_s, gram_t = (matmul(unit.mT, unit) / unit.shape[1] for unit in units)
     return (gram_s - gram_t).square().sum(dim=(1, 2)).mean()
 
 

@@ -7,10 +7,10 @@ ICCV 2019. https://arxiv.org/abs/1904.01866
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
+from kdbench.methods._layers import pool
 from kdbench.methods.ab import signed
 
 
@@ -80,7 +80,7 @@ class OFD(Distiller):
         maps = zip(self.connector, signed(student)[-self.depth :], signed(teacher)[-self.depth :], strict=True)
         for stage, (connect, ours, theirs) in enumerate(maps):
             connected = connect(ours)
-            target = F.adaptive_avg_pool2d(theirs, connected.shape[2:])
+            target = pool(theirs, (connected.shape[2], connected.shape[3]))
             distance = partial(connected, target, getattr(self, f"margin{stage}"))
             total = total + 2.0 ** (stage + 1 - self.depth) * distance
         return {"overhaul": self.beta * total}

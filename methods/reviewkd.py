@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
+from kdbench.methods._layers import mse
 from kdbench.methods.ab import signed
 
 Side = tuple[int, int]
@@ -47,13 +48,13 @@ class ABF(nn.Module):
 
 def hcl(student: Tensor, teacher: Tensor) -> Tensor:
     """Hierarchical context loss: mean squared error at full side and of 4x4, 2x2 and 1x1 means."""
-    loss, share, shares = F.mse_loss(student, teacher), 1.0, 1.0
+    loss, share, shares = mse(student, teacher), 1.0, 1.0
     for side in (4, 2, 1):
         if side < student.shape[2]:
             share /= 2
             shares += share
             ours, theirs = (F.adaptive_avg_pool2d(feat, side) for feat in (student, teacher))
-            loss = loss + share * F.mse_loss(ours, theirs)
+            loss = loss + share * mse(ours, theirs)
     return loss / shares
 
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
-from kdbench.methods._layers import full_precision, meet
+from kdbench.methods._layers import full_precision, gram, mean_square, meet, rows
 
 
 def mlp(width: int, dim: int) -> nn.Sequential:
@@ -45,14 +45,13 @@ def projector(c_s: int, c_t: int) -> nn.Sequential:
 @full_precision  # sums of C H W squares overflow float16
 def describe(feat: Tensor, embed: nn.Module) -> Tensor:
     """(B, C, H, W) -> (B, E), one unit vector per image, from its similarities to the batch."""
-    flat = feat.flatten(1)
-    return F.normalize(embed(flat @ flat.T), dim=1)
+    return F.normalize(embed(gram(rows(feat))), dim=1)
 
 
 @full_precision
 def distance(ours: Tensor, theirs: Tensor) -> Tensor:
     """(B, C, H, W) each -> (B,), mean squared difference."""
-    return (ours - theirs).square().mean(dim=(1, 2, 3))
+    return mean_square(ours, (1, 2, 3), theirs)
 
 
 @register

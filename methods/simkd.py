@@ -7,10 +7,10 @@ No label and no logit is used. What is evaluated is the student's body, the proj
 teacher's head, so the network is larger than the plain student.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
+from kdbench.methods._layers import mse, pool
 
 
 def projector(c_s: int, c_t: int, factor: int) -> nn.Sequential:
@@ -73,12 +73,12 @@ class SimKD(Distiller):
 
     def projected(self, student: Outputs) -> Tensor:
         """P(F_S), (B, C_T, H, W) at the smaller side."""
-        mapped: Tensor = self.projector(F.adaptive_avg_pool2d(student.feats[-1], self.side))
+        mapped: Tensor = self.projector(pool(student.feats[-1], self.side))
         return mapped
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        target = F.adaptive_avg_pool2d(teacher.last, self.side)
-        return {"feature": self.beta * F.mse_loss(self.projected(student), target)}
+        target = pool(teacher.last, self.side)
+        return {"feature": self.beta * mse(self.projected(student), target)}
 
     def predict(self, student: Outputs) -> Tensor:
         return self.head(self.projected(student))

@@ -10,14 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
-from kdbench.methods._layers import full_precision
+from kdbench.methods._layers import full_precision, gram, rows
 
 
 @full_precision
 def similarity(feat: Tensor) -> Tensor:
     """(B, C, H, W) -> (B, B), inner products between the images of the batch, rows of length one."""
-    flat = feat.flatten(1)
-    return F.normalize(flat @ flat.T, dim=1)
+    return F.normalize(gram(rows(feat)), dim=1)
 
 
 @register

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
-from kdbench.methods._layers import full_precision, meet
+from kdbench.methods._layers import full_precision, mean_square, meet
 
 INITIAL_VARIANCE = 5.0
 LEAST_VARIANCE = 1e-5
@@ -35,7 +35,7 @@ def mean(c_s: int, c_t: int) -> nn.Sequential:
 def surprise(mu: Tensor, target: Tensor, rho: Tensor) -> Tensor:
     """mu, target (B, C, H, W), rho (C,) -> (), negative log density of the target, constant left out."""
     variance = F.softplus(rho) + LEAST_VARIANCE
-    squares = (mu - target).movedim(1, -1).flatten(0, -2).square().mean(dim=0)  # (C,)
+    squares = mean_square(mu, (0, 1, 2), target)  # (C,)
     return (squares / variance + variance.log()).mean() / 2
 
 

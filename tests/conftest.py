@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,10 +17,22 @@ from toys import Plugin
 
 from kdbench import registry
 from kdbench.registry import discovery
+from kdbench.run import clock
 
 #: Every test process measures the machine for itself: nothing of the user's own cache is read or written.
 _cache = tempfile.TemporaryDirectory(prefix="kdbench-cache-", ignore_cleanup_errors=True)
 os.environ["KDBENCH_CACHE"] = _cache.name
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Thousands of tests are made, and all of them stay: there is no garbage to look for meanwhile."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,17 +42,32 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _how_busy_the_machine_is_is_seen_at_a_glance() -> Iterator[None]:
+    """Every run looks for a quarter of a second, for its estimate; hundreds of them do."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(clock, "LOOK", 0.005)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _ctrl_c_is_heard() -> None:
     """A shell's background jobs start with it ignored, and so would the runs that the tests interrupt."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _what_stays_is_not_looked_through() -> None:
+    """Captures and compilers collect garbage each time, and look through thousands of tests and all that is imported."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test registers into copies of the registry's tables, and its plug-ins are forgotten."""
     registry.names()  # discovered before, not inside
-    for table in ("_classes", "_broken"):
+    for table in ("_classes", "_broken", "_refused"):
         monkeypatch.setattr(discovery, table, dict(getattr(discovery, table)))
     for name in list(sys.modules):
         if name.startswith("kdbench_plugin_"):
@@ -49,6 +78,14 @@ def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
 def plugin(own_registry: None) -> Plugin:
     """Gives the class that a plug-in file registers."""
     return lambda file: registry.get(registry.load_plugin(file))
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of reports are put together and not drawn, for tests of what stands around them."""
+    from kdbench.report import style
+
+    monkeypatch.setattr(style, "render", lambda figure, kind: f"<svg><!-- {kind} --></svg>".encode())
 
 
 @pytest.fixture(scope="session")

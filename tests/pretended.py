@@ -6,6 +6,7 @@ There is one stream, and a graph is what was drawn while it was captured, so nei
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
@@ -98,7 +99,7 @@ class Device:
 
 def pretend(monkeypatch: pytest.MonkeyPatch, seed: int) -> Device:
     """torch.cuda stands for a device with these random numbers."""
-    device, stream = Device(seed), SimpleNamespace(wait_stream=lambda other: None)
+    device, stream, pools = Device(seed), SimpleNamespace(wait_stream=lambda other: None), itertools.count(1)
     stand_ins: dict[str, Any] = {
         "Stream": lambda device: stream,
         "stream": lambda stream: nullcontext(),
@@ -107,7 +108,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, seed: int) -> Device:
         "default_generators": [device],
         "current_device": lambda: 0,
         "set_stream": lambda stream: None,
-        "graph_pool_handle": object,
+        "graph_pool_handle": lambda: (0, next(pools)),  # a pair of numbers, as torch's
         "get_sync_debug_mode": lambda: 0,
         "graph": device.capture,
     }

@@ -61,7 +61,7 @@ def train(data: Path, out: Path, pair: str, *, epochs: int, images: int) -> dict
         "cpu",
     )
     assert "3 of 3 cells are there" in said
-    said = fine("report", "--out", out)
+    said = fine("report", "--formats", "csv,md", "--out", out)
     assert "quick run" in said
     assert f"{images} training images" in said
     found, damaged = record.read_all(out / "runs")

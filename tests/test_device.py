@@ -21,7 +21,7 @@ import pytest
 import torch
 from costumes import HOSTED, INSIDE, RIGHT, backward
 from narrow import there
-from ondevice import BATCH, CUDA, META, Watch, lane_of, move, place, settle, steps, walk, watched
+from ondevice import BATCH, CUDA, META, TAIL, Watch, lane_of, move, place, settle, steps, walk, watched
 from tabled import lane, loader, open_table, setting
 from torch import Tensor, nn
 from training import CPU
@@ -86,8 +86,9 @@ def unexpected(watch: Watch, name: str) -> list[str]:
 
 @pytest.mark.parametrize(("name", "hyper"), CASES)
 def test_no_step_reads_a_value_or_leaves_its_device(name: str, hyper: dict[str, Any]) -> None:
+    """On a whole batch; on a short one below."""
     cls = registry.get(name)
-    watch = watched(cls, first(cls, UNLIKE, ALIKE, TWIN), META, "fp32", **hyper)
+    watch = watched(cls, first(cls, UNLIKE, ALIKE, TWIN), META, "fp32", sizes=(BATCH,), **hyper)
     assert unexpected(watch, name) == []
     assert {"convolution_backward", "native_batch_norm_backward"} <= watch.names
 
@@ -95,7 +96,7 @@ def test_no_step_reads_a_value_or_leaves_its_device(name: str, hyper: dict[str, 
 @pytest.mark.parametrize(("name", "hyper"), CASES)
 def test_no_fp16_step_on_cuda_mixes_dtypes_or_reads_a_value(name: str, hyper: dict[str, Any]) -> None:
     cls = registry.get(name)
-    watch = watched(cls, first(cls, ALIKE, TWIN), CUDA, "amp", sizes=(BATCH,), **hyper)
+    watch = watched(cls, first(cls, ALIKE, TWIN), CUDA, "amp", sizes=(TAIL,), **hyper)
     assert unexpected(watch, name) == []
     assert {"convolution_backward", "_amp_update_scale_", "_fused_sgd_"} <= watch.names
     assert set(watch.terms.values()) == {torch.float32}

@@ -20,6 +20,7 @@ KINDS = {
     "no classifier": WHOLE._replace(classifier=None),
     "no taps before the ReLUs": WHOLE._replace(preacts=None),
     "tokens": WHOLE._replace(tokens=(torch.full((2, 12, 3), 12.0), torch.full((2, 13, 5), 13.0))),
+    "heads": WHOLE._replace(heads=(torch.full((2, 7), 14.0), torch.full((2, 7), 15.0))),
     "no stage": WHOLE._replace(feats=(), preacts=()),
     "bare": Outputs(FEATS, *WHOLE[1:4]),
 }

@@ -19,7 +19,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from test_layers import PACKAGE, files
+from test_layers import PACKAGE, files, parsed
 
 import kdbench
 
@@ -35,6 +35,8 @@ WITHOUT = {
     "kdbench.engine.graph.backend.Graphs": "CUDA graphs are recorded on a CUDA device",
     "kdbench.engine.graph.capture.strict": "only a CUDA device makes the host wait",
 }
+#: Examples that start processes; what they show, tests/test_data_bench.py tests too.
+LONG = {"kdbench.bench.data_sources"}
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -54,7 +56,7 @@ def wing(module: str) -> str:
 
 def uses(file: Path) -> Iterator[str]:
     """Dotted names of kdbench that a file takes: what it imports, and what it reads of that (``a`` and ``a.b``)."""
-    tree, known = ast.parse(file.read_text()), dict[str, str]()
+    tree, known = parsed(file.read_text()), dict[str, str]()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "kdbench":
             known |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
@@ -99,7 +101,9 @@ def bare(name: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("own_registry")  # an example may register a method
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in MODULES]
+)
 def test_the_examples_of(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = import_module(name)
     monkeypatch.chdir(tmp_path)  # an example may write into the current folder
@@ -110,10 +114,10 @@ def test_the_examples_of(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not failed, "the captured output says which and how"
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if wing(name) not in SPOKEN])
-def test_every_public_name_has_an_example(name: str) -> None:
-    missing = [what for what in bare(name) if f"{name}.{what}" not in WITHOUT]
-    assert not missing, f"{name}: {', '.join(missing)} without an example"
+def test_every_public_name_has_an_example() -> None:
+    every = [f"{name}.{what}" for name in MODULES if wing(name) not in SPOKEN for what in bare(name)]
+    missing = [full for full in every if full not in WITHOUT]
+    assert not missing, f"without an example: {', '.join(missing)}"
 
 
 def test_what_has_no_example_is_public_and_cannot_be_shown() -> None:

@@ -180,3 +180,25 @@ def test_its_options_go_with_it() -> None:
     done = CliRunner().invoke(main, ["doctor", "--json", "a.json"])
     assert done.exit_code == 2
     assert "--json goes with --gpu" in flat(done.output)
+
+
+@pytest.mark.parametrize(
+    ("script", "wanted"),
+    [
+        (
+            'case "$*" in *compute-apps*) printf "$PPID\\n17\\n18\\n";; *GPU-1*) echo "570.86.15, Default";; esac',
+            ["driver 570.86.15, compute mode Default, 2 other processes"],
+        ),
+        ("exit 9", []),
+        ("echo something else", []),
+        ("true", []),
+    ],
+)
+def test_the_driver_is_asked_where_its_tool_is(
+    script: str, wanted: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\n{script}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert primitives.driver("GPU-1") == wanted

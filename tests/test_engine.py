@@ -7,22 +7,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from training import COMBINATIONS, EPOCHS, assert_same, lane, result, supported, train
+from training import COMBINATIONS, EPOCHS, assert_same, lane, loader, result, setting, supported, train
 
 from kdbench import registry
 from kdbench.engine import checkpoint
-from kdbench.engine.lane import NothingToTrain
+from kdbench.engine.lane import Lane, NothingToTrain
 from kdbench.engine.schedule import Plan
 
 pytestmark = pytest.mark.core
+
+FEW = 24  # images: a whole batch and a short one
 
 
 @pytest.mark.parametrize("name", [*registry.names(), *COMBINATIONS])
 def test_alone_in_company_and_resumed_are_the_same(name: str, tmp_path: Path) -> None:
     alone = supported(name, tmp_path / "alone")
-    train([alone])
-
     views = alone.method.views
+
+    def trained(*lanes: Lane, **stop: int) -> None:
+        train(lanes, setting(loader(FEW, views=views)), **stop)
+
+    trained(alone)
     others = (
         []
         if views
@@ -30,18 +35,18 @@ def test_alone_in_company_and_resumed_are_the_same(name: str, tmp_path: Path) ->
     )
     company = [*others[:1], lane(name, tmp_path / "company" / "own"), *others[1:]]
     torch.manual_seed(99)  # whatever the process drew before must not matter
-    train(company)
+    trained(*company)
     assert_same(result(company[1 if others else 0]), result(alone))
 
     total = EPOCHS + alone.pretrain_total
     for stop in {1, total - 2}:  # one falls into the first stage of those that have one
         folder = tmp_path / f"resumed{stop}"
         with pytest.raises(KeyboardInterrupt):
-            train([lane(name, folder)], stop_after=stop)
+            trained(lane(name, folder), stop_after=stop)
         resumed = lane(name, folder)
         torch.manual_seed(7)
         assert resumed.resume()
-        train([resumed])
+        trained(resumed)
         assert_same(result(resumed), result(alone))
 
 

@@ -160,6 +160,17 @@ def test_a_combination_takes_what_its_parts_take(tmp_path: Path, cache: Path, mo
         assert parts(made)["methods"] == pytest.approx(1000 * 40 * 2e-3 * share)
 
 
+@pytest.mark.parametrize(("rule", "more"), [("sum", 0), ("dot", 1), ("deepkd:0.05", 1), ("dot-scaled", 0)])
+def test_gradients_of_two_parts_go_back_twice(rule: str, more: int, tmp_path: Path, cache: Path) -> None:
+    made = job(tmp_path, "student,kd,ft", overrides=(f"recipe.gradients={rule}",))
+    known(made, **USUAL)
+    # Not the plain student, which has one part; nor before the main stage, which ft's pre-training is.
+    learnt = 3 * 2e-3 + 2 * more * (2e-3 - 5e-4)
+    before = sum(lanes.epochs(cell) - cell.epochs for cell in made.cells)
+    assert before > 0
+    assert parts(made)["students"] == pytest.approx(1000 * (40 * learnt + before * 5e-4))
+
+
 def test_validation_images_are_looked_at_and_not_learnt(tmp_path: Path, cache: Path) -> None:
     made = job(tmp_path, "student", overrides=("recipe.validation=0.2",))
     known(made, **USUAL)

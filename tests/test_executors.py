@@ -154,7 +154,7 @@ def test_a_sentence_of_two_workers_is_said_once() -> None:
     [
         (["--workers", "0"], "--workers takes auto or a number from 1 to 1,024, not '0'"),
         (["--workers", "two"], "--workers takes auto or a number"),
-        (["--executor", "ray8"], "--executor takes auto, here or processes, not 'ray8'"),
+        (["--executor", "ray8"], "--executor takes auto, here, processes or ray, not 'ray8'"),
         (["--executor", "here", "--workers", "2"], "--executor here trains in one process, and --workers asks for 2"),
         (["--device", "cuda:0;1"], "no device 'cuda:0;1'"),
         (["--device", "cuda:0,x"], "write cpu, cuda, cuda:N or cuda:N,M"),

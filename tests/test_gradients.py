@@ -23,7 +23,7 @@ from kdbench.distiller import Batch, Distiller, kl, kl_of_label
 from kdbench.engine import gradients, memory
 from kdbench.engine.compiled import Compiler
 from kdbench.engine.errors import Failed
-from kdbench.engine.fit import fit
+from kdbench.engine.fit import Setting, fit
 from kdbench.engine.gradients import TwoMomenta
 from kdbench.engine.graph.backend import Eager
 from kdbench.engine.lane import Lane
@@ -133,21 +133,25 @@ def test_alone_is_in_company_is_resumed_is_captured(rule: str, method: str, tmp_
         return lane(tmp_path / folder, method, rule, plan=replace(PLAN, lr=0.01), **hyper)
 
     hyper = {"base": "dkd"} if method == "ctkd" else {}
+
+    def shared(**changes: Any) -> Setting:
+        return setting(loader(24), **changes)  # a whole batch and a short one
+
     alone = made("alone")
-    train_lanes([alone])
+    train_lanes([alone], shared())
     wanted = result(alone)
     company = [lane(tmp_path / "company", "at", "dot"), made("company"), lane(tmp_path / "company", "student", "sum")]
-    train_lanes(company)
+    train_lanes(company, shared())
     assert_same(result(company[1]), wanted)
     with pytest.raises(KeyboardInterrupt):
-        fit(setting(), [made("stopped")], Silent(1), nothing)
+        fit(shared(), [made("stopped")], Silent(1), nothing)
     again = made("stopped")
     assert again.resume()
     assert again.curve or again.stage == "train"
-    train_lanes([again])
+    train_lanes([again], shared())
     assert_same(result(again), wanted)
     whole, notes = made("whole"), list[str]()
-    train_lanes([whole], setting(machine=Eager(), note=notes.append))
+    train_lanes([whole], shared(machine=Eager(), note=notes.append))
     assert notes == []
     assert_same(result(whole), wanted)
 

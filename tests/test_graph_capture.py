@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -130,7 +131,7 @@ class Cuda:
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cuda]:
-    made = Cuda()
+    made, pools = Cuda(), itertools.count(1)
     default = SimpleNamespace(graphsafe_get_state=lambda: None, graphsafe_set_state=lambda state: None)
     for name in ("get_sync_debug_mode", "set_sync_debug_mode", "empty_cache", "stream", "set_stream", "graph"):
         monkeypatch.setattr(torch.cuda, name, getattr(made, name))
@@ -138,7 +139,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cuda]:
         "current_stream": lambda device=None: made.current,
         "Stream": lambda device=None: Stream(made),
         "CUDAGraph": Graph,
-        "graph_pool_handle": object,
+        "graph_pool_handle": lambda: (0, next(pools)),  # a pair of numbers, as torch's
         "default_generators": [default],
         "current_device": lambda: 0,
     }

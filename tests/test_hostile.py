@@ -280,6 +280,7 @@ def test_importing_in_a_call_is_no_fault(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(warnings.filters) == filters
 
 
+@pytest.mark.slow  # a lane in a process of its own is trained in test_kill, too
 def test_the_first_lane_of_a_process_is_no_fault(tmp_path: Path) -> None:
     """What torch replaces of itself at first use is not the method's doing."""
     words = ["run", "--suite", "digits", "--methods", "student", "--pairs", "resnet14:resnet8", "--seeds", "1"]

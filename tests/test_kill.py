@@ -25,8 +25,6 @@ from kdbench.run import runner, session
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork, which this system has not")
 
 WORDS = {
-    "methods": "kd,fitnet,mag",
-    "pairs": "resnet14:resnet8,resnet14:wrn_16_1",
     "suite": "digits",
     "seeds": "1",
     "epochs": 3,
@@ -34,6 +32,10 @@ WORDS = {
     "device": "cpu",
 }
 KILLS = 2, pytest.param(30, marks=pytest.mark.slow)
+GRIDS = {
+    2: {"methods": "fitnet,mag", "pairs": "resnet14:resnet8"},
+    30: {"methods": "kd,fitnet,mag", "pairs": "resnet14:resnet8,resnet14:wrn_16_1"},
+}
 
 
 class Silent:
@@ -41,19 +43,21 @@ class Silent:
         return lambda *args: None
 
 
-def grid(out: Path) -> int:
+def grid(out: Path, kills: int) -> int:
     torch.set_num_threads(1)
-    outcome = runner.run(session.resolve(session.Request(out=out, **WORDS, checkpoint_minutes=0.0)), Silent())  # type: ignore[arg-type]
+    outcome = runner.run(
+        session.resolve(session.Request(out=out, **WORDS, **GRIDS[kills], checkpoint_minutes=0.0)), Silent()
+    )  # type: ignore[arg-type]
     (out / "why.txt").write_text("\n".join(outcome.failed.values()))
     return outcome.exit_code
 
 
-def child(out: Path, prepare: Callable[[], None]) -> int:
+def child(out: Path, kills: int, prepare: Callable[[], None]) -> int:
     """Go on with the grid in a forked child; returns its wait status."""
 
     def work() -> int:
         prepare()
-        return grid(out)
+        return grid(out, kills)
 
     return os.waitpid(forked(work), 0)[1]
 
@@ -105,7 +109,7 @@ def test_a_grid_that_is_killed_again_and_again_ends_with_the_same_records(kills:
 
 def kill_again_and_again(kills: int, tmp_path: Path) -> None:
     started = time.monotonic()
-    assert grid(tmp_path / "whole") == 0
+    assert grid(tmp_path / "whole", kills) == 0
     whole = time.monotonic() - started
     draw = random.Random(0)
     kinds = [("random", draw.uniform(0, 0.35 * whole)) for _ in range(kills // 2)]
@@ -114,7 +118,7 @@ def kill_again_and_again(kills: int, tmp_path: Path) -> None:
     killed, rounds = 0, 0
     out = tmp_path / "killed0"
     for kind, at in kinds:
-        status = child(out, die_in(at) if kind == "random" else die_at(int(at)))
+        status = child(out, kills, die_in(at) if kind == "random" else die_at(int(at)))
         if os.WIFSIGNALED(status):
             killed += 1
             assert os.WTERMSIG(status) == signal.SIGKILL
@@ -124,11 +128,11 @@ def kill_again_and_again(kills: int, tmp_path: Path) -> None:
             rounds += 1
             out = tmp_path / f"killed{rounds}"
     while killed < kills:
-        status = child(out, die_at(draw.randint(1, 12)))
+        status = child(out, kills, die_at(draw.randint(1, 12)))
         if os.WIFSIGNALED(status):
             killed += 1
         else:
             rounds += 1
             out = tmp_path / f"killed{rounds}"
-    assert os.waitstatus_to_exitcode(child(out, lambda: None)) == 0
+    assert os.waitstatus_to_exitcode(child(out, kills, lambda: None)) == 0
     assert measured(out) == measured(tmp_path / "whole")

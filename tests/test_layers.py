@@ -5,6 +5,7 @@ import doctest
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -50,11 +51,23 @@ ARROWS: dict[str, set[str]] = {
 HEAVY = {"pandas": {"report"}, "matplotlib": {"report"}, "rich": {"terminal"}}
 
 
-def imports(file: Path) -> Iterator[tuple[int, str, bool]]:
+def imports(file: Path) -> tuple[tuple[int, str, bool], ...]:
     """Line, dotted name and whether it is done when the file is imported, of every import in a file."""
-    tree = ast.parse(file.read_text())
-    late = {id(node) for body in ast.walk(tree) if _is_late(body) for node in ast.walk(body)}
     package = ".".join(("kdbench", *file.relative_to(PACKAGE).with_suffix("").parts[:-1]))
+    return tuple(_imports(parsed(file.read_text()), package))
+
+
+#: Of a text; each file is asked for by several tests.
+parsed = cache(ast.parse)
+
+
+@cache
+def _late(tree: ast.Module) -> set[int]:
+    return {id(node) for body in ast.walk(tree) if _is_late(body) for node in ast.walk(body)}
+
+
+def _imports(tree: ast.Module, package: str) -> Iterator[tuple[int, str, bool]]:
+    late = _late(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -140,7 +153,7 @@ def graph() -> dict[str, set[str]]:
 
 def named(file: Path) -> Iterator[str]:
     """As ``imports``, down to the names: ``from a import b`` gives ``a.b``; ``kdbench.Pair`` is its home."""
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(parsed(file.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level:
@@ -197,7 +210,7 @@ def test_methods_import_the_contract_torch_and_each_other() -> None:
 def test_methods_take_only_public_functions_of_each_other() -> None:
     wrong = []
     for file in sorted((PACKAGE / "methods").glob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in ast.walk(parsed(file.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kdbench.methods."):
                 wrong += [
                     f"methods/{file.name} line {node.lineno}: {alias.name} is private to {node.module}"
@@ -248,7 +261,7 @@ def test_a_run_begins_without_what_it_does_not_need(tmp_path: Path) -> None:
 def length(text: str) -> int:
     """Lines of a file; those of examples in docstrings are left out, for no file shall lack one to stay short."""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
-    docs = [ast.get_docstring(node) or "" for node in ast.walk(ast.parse(text)) if isinstance(node, documented)]
+    docs = [ast.get_docstring(node) or "" for node in ast.walk(parsed(text)) if isinstance(node, documented)]
     examples = [one for doc in docs for one in doctest.DocTestParser().get_examples(doc)]
     return len(text.splitlines()) - sum(len((one.source + one.want).splitlines()) for one in examples)
 

@@ -10,6 +10,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -118,12 +119,77 @@ def test_sentences_are_the_command_lines(given: dict[str, Any], line: list[str],
         ({"suite": 3}, "--suite takes a text, not 3"),
         ({"suite": Path("nowhere.toml")}, "nowhere.toml"),
         ({"device": torch.device("meta")}, "device 'meta' is not supported"),
+        ({"force": "no"}, "--force takes True or False, not 'no'"),
+        ({"retry_failed": None}, "--retry-failed takes True or False, not None"),
+        ({"fail_fast": 1}, "--fail-fast takes True or False, not 1"),
+        ({"dry_run": "no"}, "--dry-run takes True or False, not 'no'"),
+        ({"compile": "yes"}, "--compile takes True or False, not 'yes'"),
+        ({"say": 5}, "say is a function of one sentence, such as print, not 5"),
+        ({"shard": (1, 2)}, r"--shard takes a text, not \(1, 2\)"),
+        ({"seeds": b"3"}, "--seeds takes a count such as 3 or a list such as 0,1,2, not b'3'"),
+        ({"seeds": {"a": 1}}, "--seeds takes a count"),
+        ({"methods": b"kd"}, "are texts, or lists of them, not b'kd'"),
+        ({"methods": {"kd": 1}}, "are texts, or lists of them, not {'kd': 1}"),
+        ({"pairs": [("resnet20", "resnet8")]}, r"are texts, or lists of them, not \[\('resnet20', 'resnet8'\)\]"),
+        ({"track": [None]}, r"are texts, or lists of them, not \[None\]"),
+        ({"set": 5}, "--set takes KEY=VALUE, a list of such or a mapping, not 5"),
+        ({"set": [1]}, r"--set takes KEY=VALUE, a list of such or a mapping, not \[1\]"),
+        ({"set": b"recipe.lr=1"}, "--set takes KEY=VALUE"),
+        ({"plugin": 5}, "--plugin takes a path or a list of paths, not 5"),
+        ({"plugin": [None]}, "--plugin takes a path or a list of paths"),
+        ({"out": 5}, "a path is a text or a pathlib.Path, not 5"),
+        ({"out": "a\0b"}, "a path is a text or a pathlib.Path, not"),
+        ({"data_dir": b"x"}, "a path is a text or a pathlib.Path, not b'x'"),
+        ({"notify": " "}, "--notify takes a command for the shell, not ''"),
+        ({"notify": "a\0b"}, "--notify takes a command for the shell, not"),
     ],
 )
 def test_what_only_python_can_say_is_a_sentence_too(words: dict[str, Any], sentence: str, tmp_path: Path) -> None:
     given: dict[str, Any] = {"suite": "digits", "methods": "kd", "out": tmp_path, **words}
     with pytest.raises(ValueError, match=sentence):
         kdbench.run(**given)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda out: kdbench.report(out=5),
+        lambda out: kdbench.report(out=out, say=5),
+        lambda out: kdbench.load_records(5),
+        lambda out: kdbench.load_records(out, suite=5),
+        lambda out: kdbench.load_student("kd", out=5),
+        lambda out: kdbench.load_teacher(5, out=out),
+        lambda out: kdbench.load_teacher("resnet20", 5, out=out),
+        lambda out: kdbench.tune("kd", trials=None, out=out),
+        lambda out: kdbench.tune("kd", seeds=None, out=out),
+        lambda out: kdbench.tune("kd", say="x", out=out),
+    ],
+)
+def test_other_functions_know_wrong_types_too(call: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"takes a|is a text or|is a function"):
+        call(tmp_path)
+
+
+def test_numbers_of_numpy_and_torch_are_numbers(tmp_path: Path) -> None:
+    plain: dict[str, Any] = {"pairs": "all", "plugin": (), "data_dir": None, "out": tmp_path, "methods": "kd"}
+    numbers: dict[str, Any] = {
+        "epochs": np.int64(3),
+        "lanes": np.int32(2),
+        "force": np.bool_(True),
+        "checkpoint_minutes": np.float32(2),
+    }
+    given = {"recipe.lr": np.float64(0.1), "recipe.flip": np.bool_(False), "recipe.milestones": np.array([1, 2])}
+    asked = words.request(**plain, **numbers, set=given | {"recipe.weight_decay": torch.tensor(0.5)})
+    assert (asked.epochs, asked.lanes, asked.force, asked.checkpoint_minutes) == (3, 2, True, 2.0)
+    assert [type(one) for one in (asked.epochs, asked.force, asked.checkpoint_minutes)] == [int, bool, float]
+    wanted = ("recipe.lr=0.1", "recipe.flip=false", "recipe.milestones=1,2", "recipe.weight_decay=0.5")
+    assert asked.overrides == wanted
+    assert [words.seeds(one) for one in (np.int64(2), np.array(3), np.arange(2), torch.arange(2))] == [
+        "2",
+        "3",
+        "0,1,",
+        "0,1,",
+    ]
 
 
 def test_words_may_be_pythons_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

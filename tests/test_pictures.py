@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import resource
 import struct
-import subprocess
 import sys
 import threading
 import zlib
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from forking import ended
 from PIL import Image, ImageFile
 
 from kdbench.data import decode, pictures
@@ -516,12 +517,14 @@ def test_room_is_asked_for_before_pixels_are_decoded(tmp_path: Path, monkeypatch
 @pytest.mark.skipif(sys.platform != "linux", reason="where /proc tells what a process has")
 def test_free_memory_is_what_limits_of_the_process_leave() -> None:
     """Pictures of which more would fit into the machine are read from a pack where ``ulimit`` says so."""
-    code = (
-        "import resource; from kdbench.data import decode; _, most = resource.getrlimit(resource.RLIMIT_DATA);"
-        " resource.setrlimit(resource.RLIMIT_DATA, (3 * 2**30, most)); print(decode.free_memory())"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 3 * 2**30
+
+    def less() -> int:
+        _, most = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
+        return 0 if decode.free_memory() < limit else 1
+
+    limit = 3 * 2**30
+    assert ended(less) == 0
 
 
 def test_free_memory_is_told() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -460,3 +461,27 @@ def test_switches_that_were_set_by_torchs_newer_name_are_read_and_put_back() -> 
     """In a process of its own: torch has no way back from the newer names."""
     done = subprocess.run([sys.executable, "-c", NEWER], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_warning_of_torch_at_a_switch_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Owner:
+        """As torch 2.9 has it."""
+
+        @property
+        def allow_tf32(self) -> bool:
+            return self.on
+
+        @allow_tf32.setter
+        def allow_tf32(self, value: bool) -> None:
+            warnings.warn("please use the new name", UserWarning, stacklevel=2)
+            self.on = value
+
+        on = False
+
+    owner = Owner()
+    monkeypatch.setattr(torch.backends.cuda, "matmul", owner)
+    monkeypatch.setattr(torch.backends, "cudnn", Owner())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Precision("tf32").prepare(torch.device("cuda"))
+    assert owner.on

@@ -173,6 +173,7 @@ def test_refused_and_failed_cells_keep_their_sentences(full: Full) -> None:
     assert [row[2] for row in failures if row[0] == "at"] == ["0, 1, 2"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_method_that_failed_everywhere_is_still_a_row(tmp_path: Path) -> None:
     save(tmp_path, make("kd", PAIRS[0], 0), refused("crd", PAIRS[0], 0, "killed", "failed"))
     (made,) = report(tmp_path)
@@ -201,6 +202,7 @@ def test_ranks_rest_on_the_methods_that_have_every_pair(full: Full) -> None:
     assert "not ranked, because they lack a result on some pair: at" in " ".join(made.notes)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_ranks_rest_on_common_pairs_where_no_two_methods_have_all(tmp_path: Path) -> None:
     for method, pairs in (("kd", PAIRS[:2]), ("fitnet", PAIRS[1:3])):
         for pair in pairs:
@@ -278,6 +280,7 @@ def test_rows_can_be_chosen_and_the_baseline_stays(full: Full, tmp_path: Path) -
     assert table(made, "leaderboard").header[2] == "gain over kd"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_figure_of_older_records_does_not_stay(tmp_path: Path) -> None:
     synthetic.grid(tmp_path, pairs=2, methods=("student", "kd", "crd", "at"))
     report(tmp_path, formats=("png",))

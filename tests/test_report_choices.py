@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import os
+import resource
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import synthetic
+from forking import ended
 from synthetic import PAIRS, make, save
 
 from kdbench.report import SuiteReport, report
@@ -109,40 +109,42 @@ def test_a_choice_that_one_suite_lacks_leaves_the_others(tmp_path: Path) -> None
     assert not (tmp_path / "crd").exists()
 
 
-PROGRAM = """
-import os, resource, signal, sys, pathlib
-from kdbench.report import report
-limit, out = sys.argv[1], pathlib.Path(sys.argv[2])
-if limit == "kill":  # when half of the files are written beside the old ones
-    flushed, real = [], os.fsync
-    def fsync(handle):
-        flushed.append(handle)
-        if len(flushed) == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
-        real(handle)
-    os.fsync = fsync
-else:
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
-try:
-    report(out, formats=("csv", "md", "tex"))
-except OSError:
-    sys.exit(7)
-"""
+def stopped(limit: int | None, out: Path, formats: tuple[str, ...]) -> int:
+    """How a report ends that may write files of so many bytes, 7 where it raises; None: it is killed half-way."""
+
+    def work() -> int:
+        flushed, real = list[int](), os.fsync
+
+        def fsync(handle: int) -> None:
+            flushed.append(handle)
+            if len(flushed) == 3:  # half of the files are written beside the old ones
+                os.kill(os.getpid(), signal.SIGKILL)
+            real(handle)
+
+        if limit is None:
+            os.fsync = fsync  # type: ignore[assignment]
+        else:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        try:
+            report(out, formats=formats)
+        except OSError:
+            return 7
+        return 0
+
+    return ended(work)
 
 
-@pytest.mark.parametrize("limit", ["3000", "kill"])
-def test_a_full_disk_or_a_kill_leaves_every_old_file_whole(tmp_path: Path, limit: str) -> None:
+@pytest.mark.parametrize("limit", [3000, None], ids=["3000", "kill"])
+def test_a_full_disk_or_a_kill_leaves_every_old_file_whole(tmp_path: Path, limit: int | None) -> None:
     save(tmp_path, *(make(method, PAIRS[0], 0, epochs=20) for method in ("student", "kd", "crd")))
     (made,) = report(tmp_path, formats=("csv", "md", "tex"))
     before = {path: path.read_bytes() for path in made.files}
     assert max(map(len, before.values())) > 3000 > min(map(len, before.values()))
     save(tmp_path, make("at", PAIRS[0], 0, epochs=20))
-    command = [sys.executable, "-c", PROGRAM, limit, str(tmp_path)]
-    ended = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert ended.returncode == (-signal.SIGKILL if limit == "kill" else 7), ended.stderr
+    assert stopped(limit, tmp_path, ("csv", "md", "tex")) == (-signal.SIGKILL if limit is None else 7)
     after = {path: path.read_bytes() for path in before}
-    if limit == "kill":
+    if limit is None:
         (again,) = report(tmp_path, formats=("csv", "md", "tex"))
         new = {path: path.read_bytes() for path in again.files}
         assert all(after[path] in (before[path], new[path]) for path in before)
@@ -161,6 +163,5 @@ def test_no_file_is_new_where_one_cannot_be_written(tmp_path: Path) -> None:
     assert sizes[-1] < 8192
     for path in made.files:
         path.write_bytes(b"old")
-    command = [sys.executable, "-c", PROGRAM.replace(', "md", "tex"', ","), str(sizes[-1] - 1), str(tmp_path)]
-    assert subprocess.run(command, check=False).returncode == 7
+    assert stopped(sizes[-1] - 1, tmp_path, ("csv",)) == 7
     assert {path.read_bytes() for path in made.files} == {b"old"}

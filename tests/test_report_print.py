@@ -149,6 +149,7 @@ def test_nothing_is_said_about_costs_that_nobody_measured(tmp_path: Path) -> Non
             assert not re.search("second|mem_mb", path.read_text())
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_group_of_runs_has_its_seconds_in_the_table_of_runs_alone(tmp_path: Path) -> None:
     save(tmp_path, make("kd", PAIRS[0], 0, epochs=3, group_seconds=98765.5, group_lanes=12))
     report(tmp_path, formats=("csv", "md", "html"))

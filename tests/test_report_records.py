@@ -17,6 +17,7 @@ def standing(mean: float, departs: str = "", rule: str = "best_test") -> Standin
     return Standing("DKD+LS", Published(mean, None, None, "somebody, 2025", rule), departs)  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_bar_is_of_the_same_recipe_and_the_same_epoch(tmp_path: Path) -> None:
     save(
         tmp_path,
@@ -35,12 +36,14 @@ def test_the_bar_is_of_the_same_recipe_and_the_same_epoch(tmp_path: Path) -> Non
     assert [item.text for item in table(made, "records").rows[0].items[3:6]] == ["72.20 (1)", "crd", "-0.80"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_record_of_another_recipe_is_no_bar(tmp_path: Path) -> None:
     save(tmp_path, make("kd", PAIRS[0], 0, top1_last=72.0))
     (made,) = report(tmp_path, standing={"semckd": {PAIRS[0]: [standing(75.0, "lr .1")]}}, formats=("md",))
     assert not [one for one in made.tables if one.name == "records"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_quick_runs_meet_no_record(tmp_path: Path) -> None:
     save(tmp_path, make("kd", PAIRS[0], 0, epochs=3, quick=True, setting={"limit_train": 500}))
     (made,) = report(tmp_path, standing={"semckd": {PAIRS[0]: [standing(75.0)]}}, formats=("md",))
@@ -60,6 +63,7 @@ def test_every_pair_of_a_published_suite_has_one(name: str) -> None:
         assert bar.number.mean >= own, f"{pair}: the suite's own table has {own}"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_damaged_file_is_one_sentence(tmp_path: Path) -> None:
     suite = suites.load("crd")
     for content in (

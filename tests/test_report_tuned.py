@@ -168,6 +168,7 @@ def test_the_sentence_stands_in_the_report_and_on_the_terminal(tmp_path: Path) -
     assert "1 of 2 tunings" in (tmp_path / "semckd" / "leaderboard.md").read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_without_tuned_rows_a_note_says_what_to_run(tmp_path: Path) -> None:
     save(tmp_path, row(FIRST, 0, 74.0), row(FIRST, 0, 70.0, "student"))
     keep(tmp_path, choice(FIRST, RISING))
@@ -265,6 +266,7 @@ def test_damaged_files_are_sentences(tmp_path: Path) -> None:
     assert sum("not JSON" in note for note in made.notes) == 1
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_older_reports_files_go(tmp_path: Path) -> None:
     import shutil
 

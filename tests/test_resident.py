@@ -14,6 +14,7 @@ import torch
 from narrow import there
 from tabled import (
     BELOW_MAPS,
+    FEW,
     VIEWS,
     Sized,
     lane,
@@ -81,7 +82,7 @@ def captured(folder: Path, shared: engine.Setting, *lanes: Lane, reads: str = "p
 
 @pytest.mark.parametrize("name", [*BELOW_MAPS, "crd+mag"])
 def test_a_captured_step_on_the_table_gives_the_bits_of_the_live_teacher(name: str, tmp_path: Path) -> None:
-    feed = loader()
+    feed = loader(FEW)
     filling, reading = (supported(name, tmp_path / which, feed) for which in ("filling", "reading"))
     captured(tmp_path, setting(feed), filling)
     captured(tmp_path, setting(feed), reading)

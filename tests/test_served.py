@@ -24,7 +24,7 @@ def test_the_table_has_every_method_and_no_crash() -> None:
     assert "crash" not in TABLE.read_text(encoding="utf-8").partition("| method")[2]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [NETWORKS[0], pytest.param(NETWORKS[1], marks=pytest.mark.slow)])
 def test_the_table_is_true(name: str) -> None:
     found = served.survey(METHODS, name)
     at = list(served.NETWORKS.values()).index(name)

@@ -13,6 +13,7 @@ import synthetic
 from commands import fine, refused
 
 from kdbench import record
+from kdbench.report import style
 from kdbench.report.linked import anchor
 from kdbench.report.page import number
 from kdbench.report.site import MANIFEST, site
@@ -28,11 +29,21 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two methods on a pair, for what does not depend on their number; do not change it."""
+    out = tmp_path_factory.mktemp("few")
+    synthetic.grid(out, pairs=1, seeds=2, methods=("student", "kd"))
+    return out
+
+
+@pytest.fixture(scope="module")
 def made(results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The pages of these; tests must not change them."""
     folder = tmp_path_factory.mktemp("pages") / "site"
     before = sorted(results.rglob("*"))
-    text = fine("site", "--results", results, "--out", folder)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(style, "render", lambda figure, kind: b"<svg></svg>")  # drawn is what the report's tests draw
+        text = fine("site", "--results", results, "--out", folder)
     assert f"{folder}/index.html: semckd, with " in "".join(text.splitlines())
     assert "left out" in text
     assert sorted(results.rglob("*")) == before
@@ -97,8 +108,9 @@ def test_the_runs_hold_the_failed_and_the_refused_too(results: Path, made: Path)
     assert body.count(f'id="{anchor("kd")}"') == 1
 
 
-def test_a_report_has_no_links_to_records(results: Path, tmp_path: Path) -> None:
-    shutil.copytree(results, tmp_path / "copy")
+@pytest.mark.usefixtures("undrawn")
+def test_a_report_has_no_links_to_records(few: Path, tmp_path: Path) -> None:
+    shutil.copytree(few, tmp_path / "copy")
     fine("report", "--out", tmp_path / "copy", "--formats", "html")
     assert "runs/" not in table(page(tmp_path / "copy"), "leaderboard")
     assert 'id="runs"' not in page(tmp_path / "copy")
@@ -131,11 +143,12 @@ def test_what_no_site_wrote_is_left_alone(results: Path, tmp_path: Path) -> None
     assert f"{MANIFEST} is not as" in refused("site", "--results", results, "--out", tmp_path)
 
 
-def test_no_copy_is_put_among_the_runs_of_another_folder(results: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("undrawn")
+def test_no_copy_is_put_among_the_runs_of_another_folder(few: Path, tmp_path: Path) -> None:
     other = tmp_path / "runs" / "digits" / "resnet8" / "student-s7-0123abcd.json"
     other.parent.mkdir(parents=True)
     other.write_text("{}")
-    assert "holds runs of its own, such as" in refused("site", "--results", results, "--out", tmp_path)
+    assert "holds runs of its own, such as" in refused("site", "--results", few, "--out", tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [other]
 
 
@@ -164,8 +177,9 @@ def test_names_that_would_be_html_are_text() -> None:
     assert re.fullmatch(r"[a-z0-9-]+", anchor('<a href="x">'))
 
 
-def test_names_of_files_that_an_address_must_spell(results: Path, tmp_path: Path) -> None:
-    shutil.copytree(results, tmp_path / "copy")
+@pytest.mark.usefixtures("undrawn")
+def test_names_of_files_that_an_address_must_spell(few: Path, tmp_path: Path) -> None:
+    shutil.copytree(few, tmp_path / "copy")
     odd = next((tmp_path / "copy" / "runs").rglob("kd-s0-*.json"))
     odd.rename(odd.with_name('a b#c%20?"<.json'))
     site(tmp_path / "copy", tmp_path / "site")

@@ -21,6 +21,7 @@ from forking import forked
 from narrow import there
 from tabled import (
     BELOW_MAPS,
+    FEW,
     IMAGES,
     VIEWS,
     Sized,
@@ -97,7 +98,7 @@ def test_an_epoch_asks_for_what_is_missing_only_and_in_whole_batches(tmp_path: P
 
 @pytest.mark.parametrize("name", [*BELOW_MAPS, "crd+mag"])
 def test_a_method_ends_the_same_with_a_table_and_without(name: str, tmp_path: Path) -> None:
-    feed = loader()
+    feed = loader(FEW)
     kept, again = (supported(name, tmp_path / which, feed) for which in ("kept", "again"))
     for one in (kept, again):  # the first fills it, the second reads it
         shared = setting(feed)

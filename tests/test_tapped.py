@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 import pytest
@@ -152,6 +153,8 @@ def test_compiles_as_one_graph(name: str) -> None:
 
 def test_models_without_intermediates_are_hooked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Older timm has no ``forward_intermediates`` for VGG, and its ReLUs work in place."""
+    narrow = partial(timm.create_model, mlp_ratio=1 / 128)  # as published its head has 100 million weights
+    monkeypatch.setattr(timm, "create_model", narrow)
     torch.manual_seed(0)
     net: Any = timm.create_model("vgg11", num_classes=10).eval()
     image = torch.randn(2, 3, 32, 32)
@@ -450,6 +453,14 @@ def test_a_distilled_head_is_one_linear_layer_on_both_vectors(name: str, size: i
     assert seen.classifier[0].shape == (10, seen.pooled.shape[1])
     assert seen.tokens is not None
     assert seen.tokens[-1].shape[1] - seen.feats[-1].shape[2:].numel() == before
+    assert seen.heads is not None
+    torch.testing.assert_close(torch.stack(seen.heads).mean(dim=0), seen.logits)
+    tapped.net.set_distilled_training(True)  # type: ignore[operator]
+    theirs = tapped.net.train()(image)
+    tapped.net.set_distilled_training(False)  # type: ignore[operator]
+    assert isinstance(theirs, tuple)
     tapped.train()
+    for ours, own in zip(tapped(image).heads, theirs, strict=True):
+        torch.testing.assert_close(ours, own, rtol=1e-3, atol=1e-3)
     tapped(image).logits.sum().backward()
     assert all(p.grad is not None for head in tapped.net.get_classifier() for p in head.parameters())  # type: ignore[operator]

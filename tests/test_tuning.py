@@ -247,3 +247,25 @@ def test_a_method_that_refuses_the_pair_holds_up_nobody(tmp_path: Path, monkeypa
     result = kdbench("run", *WORDS, *words)
     assert result.exit_code == 0, result.output
     assert records(tmp_path)["resnet14:resnet8 fitnet@tuned 0"].status == "unsupported"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"student": "resnet20"}, {"teacher": "resnet20"}, {"suite": "semckd"}, {"method": "fitnet"}, {"teacher": ""}],
+)
+def test_a_choice_in_the_place_of_another_is_refused(changes: dict[str, Any], finished: Path, tmp_path: Path) -> None:
+    """A file that was copied from another pair's folder is whole and sealed, and its weights are another's."""
+    file = next(iter((finished / "tuned" / "digits").rglob("kd.json")))
+    copied = tmp_path / file.relative_to(finished)
+    tuned.write(tuned.read(file).model_copy(update=changes), copied)
+    result = kdbench("run", *WORDS, "--methods", "kd", "--weights", "tuned", "--out", tmp_path, "--dry-run")
+    assert result.exit_code == 2
+    assert "put in the place of another; tune again: kdbench tune --methods kd" in " ".join(result.output.split())
+
+
+def test_a_choice_of_a_later_format_is_not_believed(finished: Path, tmp_path: Path) -> None:
+    file = next(iter((finished / "tuned" / "digits").rglob("kd.json")))
+    copied = tmp_path / file.relative_to(finished)
+    tuned.write(tuned.read(file).model_copy(update={"format": 2}), copied)
+    with pytest.raises(ValueError, match="has weights of format 2, and this kdbench reads 1: a later one wrote it"):
+        tuned.read(copied)

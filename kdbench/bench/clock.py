@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from kdbench.utils import environment
+from kdbench.utils.memory import trim
 
 
 class Span(NamedTuple):
@@ -87,6 +88,7 @@ def forget_peak(device: torch.device) -> bool:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return True
+    trim()  # what was freed before is none of it
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

@@ -86,12 +86,15 @@ def measure(
     from kdbench.bench import flops, held
     from kdbench.bench.clock import timed
     from kdbench.utils import environment
+    from kdbench.utils.memory import keep_freed
 
     if n < 1:
         raise ValueError(f"a cost is the median of 1 or more measurements, not of {n}")
     threads, rng, where = torch.get_num_threads(), torch.get_rng_state(), torch.device(device)
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    if where.type == "cpu":
+        keep_freed()  # as in a run
     try:
         steps = prepare(method, pair, where, batch)
         lane = steps.lane

@@ -29,6 +29,7 @@ from kdbench.record import Point, Record, Settings
 from kdbench.run.session import choose_device, choose_pairs
 from kdbench.suites import load as load_suite
 from kdbench.utils import environment
+from kdbench.utils.memory import keep_freed
 
 #: Seconds that the alternations of one pair may take when --steps does not say.
 BUDGET = 60.0
@@ -111,6 +112,8 @@ def bench(request: Request, say: Say = lambda sentence: None) -> Result:
         for work in works:
             work.check()
         first = works[0]
+        if first.device.type == "cpu":
+            keep_freed()  # as the engine does in a run; the loop, in the same process, gains by it, too
         warning = first.precision.warning(first.device)
         if warning:
             say(warning)

@@ -241,10 +241,11 @@ def _doubles(home: Path, train: Pictures, test: Pictures, digests: Sequence[byte
     seen = set(digests[:n])
     if both := [path for (path, _), digest in zip(test, digests[n:], strict=True) if digest in seen]:
         found.append(f"{count(len(both))} of {second} lie in train, too, byte for byte ({below(both[0], home)})")
-    labels: dict[bytes, set[int]] = {}
+    labels: dict[bytes, int] = {}  # of the first file of its bytes; -1: they lie in several classes
     for (_, label), digest in zip([*train, *test], digests, strict=True):
-        labels.setdefault(digest, set()).add(label)
-    if torn := [path for (path, _), digest in zip([*train, *test], digests, strict=True) if len(labels[digest]) > 1]:
+        if labels.setdefault(digest, label) != label:
+            labels[digest] = -1
+    if torn := [path for (path, _), digest in zip([*train, *test], digests, strict=True) if labels[digest] < 0]:
         found.append(f"{count(len(torn))} lie in more than one class, byte for byte ({below(torn[0], home)})")
     if copies := n - len(seen):
         found.append(f"{count(copies)} of train are copies of another one there, byte for byte")

@@ -29,7 +29,6 @@ from kdbench.engine.saving import EVERY, EVERY_ON_CPU, Saver
 from kdbench.engine.shared import Lasting, Shown, tensors_of
 from kdbench.engine.teacher_cache.cache import TeacherTable
 from kdbench.engine.teacher_cache.reader import Lesson, widest
-from kdbench.utils import memory as main_memory
 from kdbench.utils.wording import count
 
 
@@ -91,6 +90,7 @@ class Setting:
     fold: Fold | None = None  # makes the copy of a student that is evaluated; None: the student itself
     every: float | None = None  # seconds between two checkpoints, 0: one after every epoch; None: as usual
     lasting: Lasting | None = None  # what else methods can reach, such as the training labels
+    verify: bool = False  # ``machine``'s first epoch is compared with the same epoch, called, for one lane
 
     def guard(self) -> Guard:
         """A guard around the methods of lanes in this setting."""
@@ -115,12 +115,11 @@ def fit(setting: Setting, lanes: Sequence[Lane], watch: Watcher, finish: Callabl
     fitnet 1 None
     """
     rng = rng_state(setting.device)
-    main_memory.trim()  # what the lanes before these have freed
     try:
         usual = EVERY if setting.device.type == "cuda" else EVERY_ON_CPU
         saver = Saver(usual if setting.every is None else setting.every, note=setting.note)
         training = holds(f"the training of {count(len(lanes), 'lane')}", setting.device)
-        with training, saver, setting.guard() as guard:
+        with memory.kept(setting.device), training, saver, setting.guard() as guard:
             _fit(setting, lanes, watch, finish, guard, saver)
     finally:
         set_rng_state(rng, setting.device)
@@ -140,7 +139,7 @@ def _fit(
         with holds("the teacher's evaluation", setting.device):
             teacher_says = predictions(judge, setting.test(), setting.precision)[0].argmax(dim=1)
     machine = setting.machine
-    captures = None if machine is None else Captures(machine, setting.note, setting.resident, guard)
+    captures = None if machine is None else Captures(machine, setting.note, setting.resident, guard, setting.verify)
     exams, mocks = (None if machine is None else Exams(machine, setting.note, setting.fold, guard) for _ in range(2))
     for stage in STAGES:
         for epoch in range(max(lane.pretrain_total if stage == "pretrain" else lane.plan.epochs for lane in lanes)):
@@ -153,9 +152,7 @@ def _fit(
                 _evaluate(setting, due, teacher_says, exams, guard)
                 _validate(setting, [lane for lane in due if not lane.failure], mocks, guard)
                 _average(setting, [lane for lane in due if not lane.failure and lane.average], guard)
-            for lane in due:
-                if lane.failure:
-                    continue
+            for lane in [lane for lane in due if not lane.failure]:
                 lane.curve[-1]["top1"] = lane.report["top1"]
                 if not math.isfinite(lane.report["nll"]):
                     lane.failure = f"the logits were not finite after epoch {epoch + 1}; try {lane.remedy()}"

@@ -210,7 +210,11 @@ def sentence(changed: Sequence[str], where: str) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first of them, and how many more there are."""
+    """The first of them, and how many more there are.
+
+    >>> listed(["the images", "the labels"]), listed("abcde")
+    ('the images and the labels', 'a, b, c and 2 more')
+    """
     return " and ".join(names) if len(names) < 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
 
 

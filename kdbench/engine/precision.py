@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -135,8 +136,8 @@ class Precision:
         Losses under autocast take such products too: Gram matrices, scores against a bank.
         """
         if device.type == "cuda":
-            torch.backends.cuda.matmul.allow_tf32 = self.name == "tf32"
-            torch.backends.cudnn.allow_tf32 = self.name == "tf32"
+            for owner in (torch.backends.cuda.matmul, torch.backends.cudnn):
+                _set(owner, "allow_tf32", self.name == "tf32")
 
     @contextmanager
     def switched(self, device: torch.device) -> Iterator[None]:
@@ -193,6 +194,13 @@ def _read(owner: Any, name: str) -> Switch:
         return tuple(one.fp32_precision for one in _formats(owner))
 
 
+def _set(owner: Any, name: str, value: bool) -> None:
+    """Without the word that torch 2.9 and 2.10 have, once, on a newer name of it: where warnings are errors it ends."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        setattr(owner, name, value)
+
+
 def _formats(owner: Any) -> list[Any]:
     """Who has the newer name: the general before the special."""
     return [owner, *(getattr(owner, part) for part in ("conv", "rnn") if hasattr(owner, part))]
@@ -210,7 +218,7 @@ def put_switches(before: tuple[Switch, ...]) -> bool:
         return False
     for (owner, name), value in zip(_SWITCHES, before, strict=True):
         if isinstance(value, bool):
-            setattr(owner, name, value)
+            _set(owner, name, value)
             continue
         for one, newer in zip(_formats(owner), value, strict=True):
             one.fp32_precision = newer

@@ -34,6 +34,14 @@ class Process:
     """The state of the process as it was when ``note`` was last called.
 
     torch's random numbers are not in it: a method may draw them, and each lane has its own.
+
+    >>> process = Process()
+    >>> process.note()
+    >>> import torch
+    >>> torch.set_default_dtype(torch.float64)
+    >>> process.put_back(), torch.get_default_dtype()
+    (['the default dtype'], torch.float32)
+    >>> process.close()
     """
 
     def __init__(self) -> None:
@@ -49,10 +57,13 @@ class Process:
         self._thorough, self._modules = thorough, len(sys.modules)
         self._before = [fact.look() for fact in self._facts[thorough]]
 
-    def put_back(self) -> list[str]:
-        """Make it what it was; the names of what was not, and may not be changed."""
+    def put_back(self, *, own: int = 0) -> list[str]:
+        """Make it what it was; the names of what was not, and may not be changed.
+
+        ``own``: so many modules were imported by who asks, so that they excuse nothing.
+        """
         changed, again = [], False
-        imported = len(sys.modules) != self._modules
+        imported = len(sys.modules) - own > self._modules
         for fact, before in zip(self._facts[self._thorough], self._before, strict=True):
             if _is_as(fact, before):
                 continue

@@ -43,7 +43,7 @@ class Shown(NamedTuple):
         if self.target is not None:
             yield "the targets of the batch", self.target
         if self.teacher is not None:
-            for name in ("feats", "preacts"):
+            for name in ("feats", "preacts", "tokens", "heads"):
                 yield from ((f"the teacher's {name}", one) for one in getattr(self.teacher, name) or ())
             for name in ("last", "pooled", "logits"):
                 yield f"the teacher's {name}", getattr(self.teacher, name)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import builtins
 import importlib
-import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 from torch.backends import cuda, cudnn, mkldnn, opt_einsum
 
-from kdbench import distiller
-from kdbench.engine import torch_private
+from kdbench.engine import called, torch_private
 from kdbench.engine.fact import Fact, identical
 
 _MATMUL = cuda.matmul
@@ -37,20 +33,6 @@ _FORMATS: list[Any] = [
     *(cudnn, _MATMUL, getattr(cudnn, "conv", None), getattr(cudnn, "rnn", None)),
     *(mkldnn, *(getattr(mkldnn, name, None) for name in ("matmul", "conv", "rnn"))),
 ]
-
-#: Owners of what all code calls.
-_OWNERS: tuple[Any, ...] = (
-    torch,
-    torch.nn.functional,
-    Tensor,
-    nn.Module,
-    torch.optim.SGD,
-    torch.optim.Optimizer,
-    torch.autograd,
-    builtins,
-    distiller,
-    distiller.Distiller,
-)
 
 
 def _get(switches: Sequence[tuple[Any, str]]) -> list[Any]:
@@ -215,44 +197,5 @@ def dear() -> list[Fact]:
     einsum = [(opt_einsum, "enabled"), (opt_einsum, "strategy")]
     return [
         Fact("the order of sums in einsum", partial(_get, einsum), partial(_put, einsum)),
-        Fact("what torch, Python or kdbench calls by a name", _names, _put_names, _same_names),
+        called.fact(),
     ]
-
-
-# torch wraps the step of an optimizer's class when the first one is made; that is nobody's doing.
-torch.optim.SGD([torch.zeros(1)], lr=1.0)
-
-
-class _Names(NamedTuple):
-    modules: int  # loaded
-    owners: list[dict[str, Any]]
-
-
-def _names() -> _Names:
-    return _Names(len(sys.modules), [dict(vars(owner)) for owner in _OWNERS])
-
-
-def _same_names(before: _Names, now: _Names) -> bool:
-    return not any(True for _ in _replaced(before, now))
-
-
-def _replaced(before: _Names, now: _Names) -> Iterator[tuple[Any, str, Any]]:
-    """Owner, name and value of what was replaced, but for what torch replaces when it loads a part of itself."""
-    loaded = before.modules != now.modules
-    for owner, old, new in zip(_OWNERS, before.owners, now.owners, strict=True):
-        for name, value in old.items():
-            other = new.get(name, _GONE)
-            if other is not value and not (loaded and _of_torch(other)):
-                yield owner, name, value
-
-
-_GONE = object()
-
-
-def _of_torch(value: object) -> bool:
-    return str(getattr(value, "__module__", "")).partition(".")[0] == "torch"
-
-
-def _put_names(before: _Names) -> None:
-    for owner, name, value in list(_replaced(before, _names())):
-        setattr(owner, name, value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from kdbench.library.words import Place, folder, out_folder
+from kdbench.library.words import Place, folder, out_folder, texts
 
 if TYPE_CHECKING:
     from kdbench.export.deployed import Deployed
@@ -31,6 +31,8 @@ def load_records(out: Place = None, *, suite: str | None = None) -> DataFrame:
     from kdbench.report.gather import gather
     from kdbench.report.runs_csv import long_form
 
+    if suite is not None:
+        texts(suite=suite)
     where = out_folder(out) / "runs"
     found, problems = gather(where)
     for problem in problems:
@@ -92,7 +94,8 @@ def load_teacher(name: str, suite: str = "digits", *, out: Place = None) -> Tapp
     from kdbench import models, suites
     from kdbench.models import teachers
 
-    chosen, name = suites.load(suite), models.resolve(name)
+    texts(name=name, suite=suite)
+    chosen, name = suites.load(str(suite)), models.resolve(str(name))
     try:
         return teachers.load(
             out_folder(out) / "teachers",

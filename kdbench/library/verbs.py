@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kdbench import record
-from kdbench.library.words import Place, Several, joined, out_folder, request, whole
+from kdbench.library.words import Place, Several, heard, joined, needed, out_folder, request, switches, whole
 from kdbench.library.words import seeds as written_seeds
 from kdbench.record import Record
 from kdbench.run import grid, session
@@ -35,11 +35,13 @@ def run(
     precision: str = "fp32",
     lanes: int | None = None,
     graphs: str = "auto",
+    verify: bool = False,
     table: str = "auto",
     compile: bool | None = None,
     weights: str = "published",
     workers: int | str = 1,
     executor: str = "auto",
+    ray_address: str | None = None,
     shard: str | None = None,
     force: bool = False,
     retry_failed: bool = False,
@@ -64,6 +66,7 @@ def run(
     Args:
         methods: "a,b" or ["a", "b"]; see ``kdbench run --help`` for this and all others.
         workers: processes that train side by side; "auto": one for each core or named device.
+        executor: "here", "processes" or "ray"; ``ray_address`` is the cluster's, see docs/scale.md.
         say: told every sentence that the command line would print, such as ``print``.
 
     Returns:
@@ -86,12 +89,14 @@ def run(
     ValueError: no method 'studnet'; did you mean student...?
     """
     words: dict[str, Any] = {"suite": suite, "epochs": epochs, "limit_train": limit_train, "lanes": lanes}
-    words |= {"precision": precision}
+    words |= {"precision": precision, "verify": verify}
     words |= {"graphs": graphs, "table": table, "compile": compile, "weights": weights, "shard": shard}
-    words |= {"workers": str(workers), "executor": executor}
+    words |= {"workers": str(workers), "executor": executor, "ray_address": ray_address}
     words |= {"data_source": data_source, "data_workers": data_workers, "track": joined(track)}
     words |= {"notify": notify, "checkpoint_minutes": checkpoint_minutes}
     words |= {"force": force, "retry_failed": retry_failed, "fail_fast": fail_fast, "device": device}
+    dry_run = switches(dry_run=dry_run)["dry_run"]
+    heard(say)
     asked = request(
         methods=methods,
         pairs=pairs,
@@ -141,6 +146,7 @@ def tune(
     table: str = "auto",
     workers: int | str = 1,
     executor: str = "auto",
+    ray_address: str | None = None,
     retry_failed: bool = False,
     precision: str = "fp32",
     checkpoint_minutes: float | None = None,
@@ -197,6 +203,7 @@ def tune(
         table=table,
         workers=str(workers),
         executor=executor,
+        ray_address=ray_address,
         retry_failed=retry_failed,
         precision=precision,
         track=joined(track),
@@ -204,8 +211,9 @@ def tune(
         checkpoint_minutes=checkpoint_minutes,
         device=device,
     )
-    whole(trials=trials, seeds=seeds)
-    plan, told = planning.resolve(asked, trials=trials, seeds=seeds), _Told(say)
+    needed(trials=trials, seeds=seeds)
+    heard(say)
+    plan, told = planning.resolve(asked, trials=int(trials), seeds=int(seeds)), _Told(say)
     plan = replace(plan, job=replace(plan.job, hands=plan.job.hands.decided))
     for sentence in plan.notes:
         told.note(sentence)
@@ -262,6 +270,7 @@ def report(
     from kdbench.library.boards import boards
 
     whole(top=top)
+    heard(say)
     told = _Told(say)
     made = boards(
         out_folder(out),

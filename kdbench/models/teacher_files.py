@@ -26,6 +26,9 @@ def named_weights(card: Path) -> Path | None:
     """The weights that the card in this place names; None when there is no card or it cannot be read.
 
     Those of kdbench 0.1.0 had no hash in their name.
+
+    >>> named_weights(Path("nowhere/resnet20.json")) is None
+    True
     """
     try:
         new = weights_path(card, teacher_card.read(card).sha256)

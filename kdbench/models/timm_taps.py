@@ -71,7 +71,7 @@ class TimmReader:
     hands them out.
 
     A distilled head is two linear layers, each on a token of its own, whose logits are averaged: that is one linear
-    layer on both vectors, and is shown so.
+    layer on both vectors, and is shown so; ``heads`` are the logits of each.
 
     Args:
         net: the model; hooks are added to it where timm gives no tap.
@@ -183,7 +183,7 @@ class TimmReader:
             image = image.clone().requires_grad_()
             shown = self.tap(image)
             last = shown.last.detach().requires_grad_()
-            seen = (*shown.feats, shown.last, shown.pooled, shown.logits, *(shown.tokens or ()))
+            seen = (*shown.feats, shown.last, shown.pooled, shown.logits, *(shown.tokens or ()), *(shown.heads or ()))
             torch.autograd.grad([tap.float().square().mean() for tap in seen], image)
             torch.autograd.grad(self.head(last).sum(), last)
 
@@ -243,7 +243,8 @@ class TimmReader:
         pooled = self._pool(raw)
         weight, bias = self._classifier()
         logits = F.linear(pooled, weight, bias)
-        return Outputs(feats, last, pooled, logits, None, (weight, bias), self._rows(feats, prefixes))
+        rows, heads = self._rows(feats, prefixes), self._heads(pooled)
+        return Outputs(feats, last, pooled, logits, None, (weight, bias), rows, heads)
 
     def _rows(self, feats: tuple[Tensor, ...], prefixes: list[Tensor]) -> tuple[Tensor, ...] | None:
         """Tokens of every tap; a stem has none beside those of its map."""
@@ -269,6 +270,17 @@ class TimmReader:
             return taken[0] if len(taken) == 1 else torch.cat(taken, dim=1)
         pooled: Tensor = self.net.forward_head(raw, pre_logits=True)
         return pooled.flatten(1)
+
+    def _heads(self, pooled: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Logits of each of two heads, each of its part of the vectors; None where there is one."""
+        if len(self.linears) != 2:
+            return None
+        parts = pooled.tensor_split([self.linears[0].weight.shape[1]], dim=1)
+        first, second = (
+            F.linear(part, linear.weight.flatten(1), linear.bias)
+            for part, linear in zip(parts, self.linears, strict=True)
+        )
+        return first, second
 
     def _classifier(self) -> tuple[Tensor, Tensor | None]:
         if len(self.linears) == 1:

@@ -12,6 +12,7 @@ from kdbench.registry.discovery import (
     register,
     source_sha256,
     strangers,
+    unload,
 )
 from kdbench.registry.hyper import convert
 from kdbench.registry.specs import Spec, parse
@@ -31,4 +32,5 @@ __all__ = [
     "register",
     "source_sha256",
     "strangers",
+    "unload",
 ]

@@ -44,6 +44,7 @@ ABSENT = {
 
 _classes: dict[str, type[Distiller]] = {}
 _broken: dict[str, str] = {}
+_refused: dict[str, str] = {}  # plug-ins that were asked for and could not be loaded
 
 
 def register(cls: type[Distiller]) -> type[Distiller]:
@@ -137,6 +138,8 @@ def _look_up(name: str) -> type[Distiller]:
         return _classes[name]
     if name in _broken:
         raise ValueError(f"method {name!r} is there but broken: {_broken[name]}")
+    if name in _refused:
+        raise ValueError(_refused[name])
     if name in ABSENT:
         raise ValueError(f"method {name!r} is left out: {ABSENT[name]}")
     near = get_close_matches(name[:100], _classes, n=3, cutoff=0.5)
@@ -161,7 +164,17 @@ def load_plugin(path: str | Path) -> str:
     except (OSError, RuntimeError, ValueError):  # no such user; a name that no file can have
         there = False
     if not there:
-        raise ValueError(f"no plug-in file {quoted(path, 200)}")
+        _refused[Path(path).stem] = f"no plug-in file {quoted(path, 200)}"
+        raise ValueError(_refused[Path(path).stem])
+    _refused.pop(file.stem, None)
+    try:
+        return _loaded(file, path)
+    except ValueError as error:
+        _refused[file.stem] = str(error)
+        raise
+
+
+def _loaded(file: Path, path: str | Path) -> str:
     name = file.stem
     if not re.fullmatch(r"[\w-]+", name):
         raise ValueError(f"plug-in {file.name}: the file's name is the method's; use letters, digits, - and _ only")
@@ -178,6 +191,7 @@ def load_plugin(path: str | Path) -> str:
         raise ValueError(f"plug-in {str(path)!r} is not a Python file")
     module = util.module_from_spec(spec)
     sys.modules[module_name] = module
+    others = _classes.copy()
     try:
         spec.loader.exec_module(module)
     except BaseException as error:
@@ -185,11 +199,29 @@ def load_plugin(path: str | Path) -> str:
         if isinstance(error, KeyboardInterrupt):
             raise
         raise ValueError(f"plug-in {file.name} cannot be imported: {_sentence(error)}") from error
+    finally:
+        taken = sorted(one for one, cls in others.items() if _classes.get(one) is not cls)
+        _classes.update(others)
+    if taken:
+        _forget(module_name)
+        raise ValueError(f"plug-in {file.name} puts something else in the place of {', '.join(taken[:3])}; rename it")
     own = name in _classes and _classes[name].__module__ == module_name
     if not own and not any(hasattr(one, "__kdbench_model__") for one in vars(module).values()):
         _forget(module_name)
         raise ValueError(f"plug-in {file.name} registers no method; put @register above its class")
     return name
+
+
+def unload(name: str, why: str) -> None:
+    """Forget a plug-in again; who asks for its method is told why.
+
+    >>> unload("nothing", "plug-in nothing.py registers no method")
+    >>> get("nothing")
+    Traceback (most recent call last):
+    ValueError: plug-in nothing.py registers no method
+    """
+    _forget(_PLUGIN + name)
+    _refused[name] = why
 
 
 def strangers() -> list[str]:

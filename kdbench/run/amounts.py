@@ -6,11 +6,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from kdbench import registry
 from kdbench.engine import checkpoint
 from kdbench.run import grid
 from kdbench.run.grid import Cell
 from kdbench.run.lanes import epochs
 from kdbench.run.session import Job
+from kdbench.utils.gradient_rules import SUM, parse
 
 #: Training and test images of the data sets that everybody has alike; the first is taken where nothing is known.
 KNOWN = {
@@ -105,3 +107,15 @@ def share_left(out: Path, cell: Cell) -> float:
         behind = epoch + (whole - cell.epochs if stage == "train" else 0)
         return max(0.0, 1 - behind / whole)
     return 1.0
+
+
+def passes(cell: Cell) -> int:
+    """Backward passes of a step of the main stage: two where the recipe's gradients have momenta of their own.
+
+    >>> from kdbench.run.session import Request, resolve
+    >>> words = {"suite": "digits", "seeds": "1", "device": "cpu", "overrides": ("recipe.gradients=dot",)}
+    >>> {cell.method: passes(cell) for cell in resolve(Request("kd,student", "resnet20:resnet8", **words)).cells}
+    {'kd': 2, 'student': 1}
+    """
+    rule = parse(cell.recipe.get("gradients", SUM))
+    return 2 if rule and not rule.scaled and registry.get(cell.method).needs_teacher else 1

@@ -10,7 +10,7 @@ from kdbench.utils import cores, environment
 from kdbench.utils.wording import count, quoted
 
 AUTO = "auto"
-EXECUTORS = ("here", "processes")
+EXECUTORS = ("here", "processes", "ray")
 #: Processes that one machine is asked for at most.
 MOST = 1024
 #: Seconds of work below which `auto` stays in one process: to start others takes as long as it spares.
@@ -29,6 +29,7 @@ class Hands:
     workers: int = 1
     devices: tuple[str, ...] = ("cpu",)
     auto: bool = False  # nobody has said how many: one process where more do not pay
+    address: str | None = None  # of a Ray cluster; None: there is none yet, or none is asked
 
     def after(self, seconds: float) -> Hands:
         """These, once it is known that one process would take so many seconds.
@@ -88,14 +89,13 @@ def hands(executor: str, workers: str, devices: Sequence[str]) -> Hands:
         ValueError: one of them is none, or they contradict each other.
 
     >>> hands("auto", "2", ["cpu"])
-    Hands(executor='processes', workers=2, devices=('cpu',), auto=False)
+    Hands(executor='processes', workers=2, devices=('cpu',), auto=False, address=None)
     >>> hands("here", "2", ["cpu"])
     Traceback (most recent call last):
     ValueError: --executor here trains in one process, and --workers asks for 2; leave one of them out
     """
-    if executor not in (AUTO, *EXECUTORS):
-        raise ValueError(f"--executor takes auto, {' or '.join(EXECUTORS)}, not {quoted(executor)}")
-    asked = _number(workers)
+    known(executor)
+    asked = number(workers)
     if executor == "here" and asked not in (None, 1):
         raise ValueError(
             f"--executor here trains in one process, and --workers asks for {asked}; leave one of them out"
@@ -112,7 +112,18 @@ def hands(executor: str, workers: str, devices: Sequence[str]) -> Hands:
     return Hands("processes", many, tuple(devices), auto=executor == AUTO)
 
 
-def _number(text: str) -> int | None:
+def known(executor: str) -> None:
+    """Raises: ValueError: there is no such executor.
+
+    >>> known("ray")
+    """
+    if executor not in (AUTO, *EXECUTORS):
+        raise ValueError(
+            f"--executor takes auto, {', '.join(EXECUTORS[:-1])} or {EXECUTORS[-1]}, not {quoted(executor)}"
+        )
+
+
+def number(text: str) -> int | None:
     """``--workers``; None: auto."""
     if text.strip() == AUTO:
         return None
@@ -127,5 +138,5 @@ def named(made: Hands) -> str:
     >>> named(Hands()), named(Hands("processes", 2))
     ('cpu', 'cpu with 2 workers')
     """
-    where = ", ".join(made.devices)
+    where = "Ray" if made.executor == "ray" else ", ".join(made.devices)
     return f"{where} with {count(made.workers, 'worker')}" if made.workers > 1 else where

@@ -231,6 +231,8 @@ class Estimator:
             before, length = (epochs(cell) - cell.epochs) * left, cell.epochs * left
             plain = self._learns(cell.student) * length
             plain += before * (self._learns if method.pretrain_student else self._looks)(cell.student)
+            back = max(0.0, self._learns(cell.student) - self._looks(cell.student))
+            plain += (amounts.passes(cell) - 1) * back * length
             if tutor:
                 yield Part(KINDS[1], pair, "", share)
             yield Part(KINDS[2], pair, "", trained * plain)

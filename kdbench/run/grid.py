@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from kdbench import record, registry
-from kdbench.record import Record, Settings
+from kdbench.record import OfSettings, Record, Settings
 
 
 @dataclass(frozen=True, eq=False)
-class Cell:
+class Cell(OfSettings):
     """One run that was asked for: the settings that set its numbers, and what it is called.
 
     Two cells are equal when their settings are: ``kd`` and ``kd[tau=4]`` are one.
@@ -36,39 +36,9 @@ class Cell:
         return cls(one.settings, one.method, one.quick)
 
     @property
-    def suite(self) -> str:
-        """Name of the suite."""
-        return self.settings.suite
-
-    @property
     def method(self) -> str:
         """Registered name."""
         return self.settings.method
-
-    @property
-    def teacher(self) -> str:
-        """The teacher's network; empty where the method needs none."""
-        return self.settings.teacher
-
-    @property
-    def student(self) -> str:
-        """The student's network."""
-        return self.settings.student
-
-    @property
-    def pair(self) -> str:
-        """``teacher:student``, or the student alone where the method needs no teacher."""
-        return self.settings.pair
-
-    @property
-    def seed(self) -> int:
-        """Of all random numbers."""
-        return self.settings.seed
-
-    @property
-    def epochs(self) -> int:
-        """Length of the main stage."""
-        return self.settings.epochs
 
     @property
     def recipe(self) -> dict[str, Any]:

@@ -60,6 +60,7 @@ class Work:
     limit_train: int | None = None
     lanes: int | None = None
     graphs: str = "auto"
+    verify: bool = False  # see ``engine.graph.canary``
     table: str = "auto"  # the teacher's kept outputs
     compile: bool = False
     checkpoint_minutes: float | None = None  # between two checkpoints; 0: one after every epoch; None: as usual
@@ -304,6 +305,7 @@ class _Group:
             validation=None if held_out is None else lambda: held_out,
             fold=fold,
             every=work.checkpoint_seconds,
+            verify=work.verify,
         )
         self.maker.compile(lanes, loader)
         ahead = sum((epochs(cell) - behind(lane)) * len(loader) - lane.begun for lane, cell in lanes.items())

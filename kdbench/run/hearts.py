@@ -99,7 +99,7 @@ def beating(out: Path, work: Literal["run", "group"], tell: Callable[[], dict[st
 
     def beat() -> None:
         with suppress(Exception):
-            one = Heart(**me, beat=time.time(), **tell())
+            one = Heart(**(me | {"beat": time.time()} | tell()))  # who works elsewhere says where
             with atomic_write(path, "w") as file:
                 file.write(one.model_dump_json())
 

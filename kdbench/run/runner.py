@@ -99,6 +99,7 @@ def _common(job: Job) -> Work:
         limit_train=request.limit_train,
         lanes=request.lanes,
         graphs=request.graphs,
+        verify=request.verify,
         table=request.table,
         compile=bool(request.compile),
         checkpoint_minutes=request.checkpoint_minutes,

@@ -47,6 +47,7 @@ class Request:
     precision: str = "fp32"
     lanes: int | None = None
     graphs: str = AUTO
+    verify: bool = False  # an epoch of one lane of each group is trained by its graph and by the loop, and compared
     table: str = AUTO
     compile: bool | None = None  # None: where it pays, see ``compiles``
     force: bool = False
@@ -55,6 +56,7 @@ class Request:
     shard: str | None = None
     workers: str = AUTO
     executor: str = AUTO
+    ray_address: str | None = None  # of the cluster for executor "ray"; None: RAY_ADDRESS, else one of this machine
     weights: str = "published"
     track: str | None = None  # trackers that hear of every epoch, see ``kdbench.run.tracked``
     checkpoint_minutes: float | None = None  # between two checkpoints; 0: one after every epoch; None: as usual
@@ -104,13 +106,10 @@ def resolve(request: Request, find: Callable[[str], str] | None = None) -> Job:
     Traceback (most recent call last):
     ValueError: no method 'semkd'; did you mean semckd ...?
     """
-    devices = choose(request.device, find or choose_device)
-    device, hands = devices[0], choose_hands(request.executor, request.workers, devices)
-    if "," in request.device and len(hands.devices) < len(devices):
-        raise ValueError(
-            f"--device names {len(devices)} devices, and each needs a worker; --workers {len(devices)} has them"
-        )
+    hands, said = _hands(request, find or choose_device)
+    device = hands.devices[0]
     suite, notes = choose_suite(request.suite, device)
+    notes += said
     for setting in request.overrides:
         key, found, value = setting.partition("=")
         if not found:
@@ -121,9 +120,13 @@ def resolve(request: Request, find: Callable[[str], str] | None = None) -> Job:
     epochs = suite.recipe.epochs if request.epochs is None else request.epochs
     if request.graphs not in (AUTO, "off"):
         raise ValueError(f"--graphs takes auto or off, not {quoted(request.graphs)}")
+    if request.verify and (device == "cpu" or request.graphs == "off"):
+        why = "on the CPU the loop itself trains" if device == "cpu" else "--graphs off has the loop itself train"
+        notes.append(f"--verify has nothing to compare: {why}, step by step, and no graph")
     if request.table not in (AUTO, "off"):
         raise ValueError(f"--table takes auto or off, not {quoted(request.table)}")
     words.minutes(request.checkpoint_minutes)
+    words.command(request.notify)
     trackers(request.track)
     if request.weights not in ("published", "tuned"):
         raise ValueError(f"--weights takes published or tuned, not {quoted(request.weights)}")
@@ -168,6 +171,25 @@ def resolve(request: Request, find: Callable[[str], str] | None = None) -> Job:
     if part is not None:
         cells = grid.shard(cells, *part)
     return Job(request, suite, device, cells, notes, hands)
+
+
+def _hands(request: Request, find: Callable[[str], str]) -> tuple[Hands, list[str]]:
+    """Who does it, and what is to be said of that.
+
+    Raises:
+        ValueError: there is no such device or executor, or what they have is not enough.
+    """
+    from kdbench.run.executors.cluster import hands as on_ray
+
+    if on_ray.check(request.executor, request.ray_address):
+        return on_ray.hands(request.ray_address, request.workers, request.device)
+    devices = choose(request.device, find)
+    hands = choose_hands(request.executor, request.workers, devices)
+    if "," in request.device and len(hands.devices) < len(devices):
+        raise ValueError(
+            f"--device names {len(devices)} devices, and each needs a worker; --workers {len(devices)} has them"
+        )
+    return hands, []
 
 
 def make_cell(

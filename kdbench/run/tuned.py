@@ -88,6 +88,11 @@ def choice(
         raise ValueError(f"no tuned weights of {method} on {pair}; find them first: {again}") from None
     except ValueError as error:
         raise ValueError(f"{error}; tune again: {again}") from error
+    if (found.suite, found.teacher, found.student, found.method) != (suite, teacher, student, method):
+        raise ValueError(
+            f"{file} is the choice of {found.method} on {found.pair} of suite {found.suite}, put in the place of"
+            f" another; tune again: {again}"
+        )
     if (found.dataset, found.convention, found.published) != (dataset, convention, dict(published)):
         raise ValueError(f"{file} was tuned with another data set, convention or published weight; tune again: {again}")
     if found.plugin_sha256 != registry.source_sha256(bare(method)):

@@ -37,6 +37,18 @@ def minutes(between: float | None) -> None:
         raise ValueError(f"--checkpoint-minutes takes 0 (after every epoch) to 1440 minutes, not {between!r}")
 
 
+def command(notify: str | None) -> None:
+    """Raises: ValueError: there is nothing in it that a shell could run; said before a run, not after it.
+
+    >>> command("echo done")
+    >>> command(" ")
+    Traceback (most recent call last):
+    ValueError: --notify takes a command for the shell, not ''
+    """
+    if notify is not None and (not notify.strip() or "\0" in notify):
+        raise ValueError(f"--notify takes a command for the shell, not {quoted(notify)}")
+
+
 def length(epochs: int | None, limit_train: int | None, lanes: int | None) -> None:
     """Raises: ValueError: a number of the command line is not within its bounds.
 

@@ -58,6 +58,9 @@ class Ahead:
         seconds, worked = time.monotonic() - self.started[0], self._worked() - self.started[1]
         if self.made is None or self.estimator is None or not self.made.cells:
             return
+        if self.job.hands.executor == "ray":  # other machines: their times say nothing of this one
+            screen.print(taken.sentence(self.made, seconds, seconds), markup=False)
+            return
         alone = self.made.workers == 1  # else work and time on the wall are not to be compared
         screen.print(taken.sentence(self.made, seconds, worked if alone else seconds), markup=False)
         if set(self.todo) <= set(done):

@@ -156,8 +156,7 @@ class Progress:
 
     def skip(self, lane_steps: int) -> None:
         """So many were trained in an earlier run or will not be trained."""
-        self.pace.resumed += lane_steps
-        self.pace.behind += lane_steps
+        self.pace.skip(lane_steps)
         self._advance(lane_steps)
 
     def step(self, lanes: int) -> None:

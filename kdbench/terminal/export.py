@@ -34,12 +34,12 @@ def export(*, plugins: tuple[str, ...], cell: tuple[str, ...], **words: Any) -> 
     CELL is the path of a record, or words that one run alone has: method, student or TEACHER:STUDENT, suite, seed.
     The student is written as it is deployed, and the file's logits are compared with its own.
     """
-    from kdbench import registry
     from kdbench.export.make import export as make
+    from kdbench.run.plugins import load
     from kdbench.terminal import console
 
     for plugin in plugins:
-        registry.load_plugin(plugin)
+        load(plugin)
     screen, made = console.out(), make(cell, **words)
     for sentence in made.notes:
         screen.print(sentence, markup=False)

@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 
+from kdbench.terminal.leaving import unhindered
 from kdbench.terminal.signals import Asked, orderly
 from kdbench.terminal.streams import ReaderGone, Stream, standard, unbreakable
 from kdbench.utils.files import trouble
@@ -56,7 +57,7 @@ class Interrupted(Failure):
             self.code, said = why.exit_code, f"ended by {why}"
         elif isinstance(why, ReaderGone):
             self.code, said = 141, "ended, because nobody reads the output any more"
-        done = "measured" if verb == "probe" else "trained up to the last full epoch"
+        done = "measured" if verb == "probe" else "trained up to the last checkpoint"
         kept = f"; what was {done} is kept, repeat the command to go on"
         # A list that nobody reads to its end is no news, and every other program says nothing of it.
         self.silent = isinstance(why, ReaderGone) and verb not in _LONG
@@ -120,7 +121,7 @@ class Interruptible(click.Group):
         with unbreakable() as (out, error):
             code = self._ended(*args, **kwargs)
             code = _told(out, error, code)
-        sys.exit(code)
+        sys.exit(unhindered(code))
 
     def _ended(self, *args: Any, **kwargs: Any) -> int:
         """The exit code, everything said."""

@@ -22,7 +22,13 @@ _HANDS = (
         "--executor",
         default="auto",
         show_default=True,
-        help="here (this process) or processes; auto: as --workers says.",
+        help="here (this process), processes, or ray (tasks of a Ray cluster: docs/scale.md); auto: as --workers says.",
+    ),
+    option(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="With --executor ray, the cluster: auto (this machine is one of it) or HOST:PORT. Default: RAY_ADDRESS,"
+        " else a cluster of this machine alone that ends with the run.",
     ),
     option(
         "--device",

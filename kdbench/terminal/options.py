@@ -160,6 +160,13 @@ GRAPHS = option(
 )
 
 
+VERIFY = option(
+    "--verify",
+    is_flag=True,
+    help="On CUDA: train an epoch of one student of each group step by step, too, and compare the curves.",
+)
+
+
 TABLE = option(
     "--table",
     default="auto",
@@ -234,6 +241,11 @@ WATCH = option(
     help="Show what is being trained, where, how fast and how long still, every 5 or so many seconds; where there is no"
     " terminal, a line a minute. Ends when nothing is missing and nobody works.",
 )
+
+
+def PLACES(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Where data come from and results go, for verbs that train."""
+    return reduce(lambda made, option: option(made), (OUT, DATA_WORKERS, DATA_SOURCE, DATA), command)
 
 
 _TUNING = (

@@ -36,6 +36,13 @@ class Pace:
         if not self.total:  # a teacher alone: the group is the whole run
             self.total, self.started = lane_steps, self.clock()
 
+    def skip(self, lane_steps: int) -> None:
+        """So many were trained in an earlier run or will not be trained."""
+        self.resumed += lane_steps
+        self.behind += lane_steps
+        if self.at and not self._images:  # before the group's first batch: it is not in its first epoch
+            self.at = "going on"
+
     def step(self, lanes: int) -> None:
         """A batch has been through ``lanes`` lanes."""
         self.behind += lanes

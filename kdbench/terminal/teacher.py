@@ -73,10 +73,10 @@ def teacher_finetune(*, plugins: tuple[str, ...], **words: Any) -> int:
 
 def load_plugins(plugins: tuple[str, ...]) -> None:
     """Raises: ValueError: one cannot be imported."""
-    from kdbench import registry
+    from kdbench.run.plugins import load
 
     for path in plugins:
-        registry.load_plugin(path)
+        load(path)
 
 
 @teacher.command("import")

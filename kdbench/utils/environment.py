@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
 import resource
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -35,6 +37,11 @@ def code() -> dict[str, str]:
         changed = _git(root, "status", "--porcelain", "--", "kdbench", "methods")
         if commit:
             found["git"] = commit + ("+" if changed else "")
+    elif told := os.environ.get("KDBENCH_CODE"):  # a copy that was sent to another machine: its sender knows
+        with suppress(ValueError):
+            said = json.loads(told)
+            if isinstance(said, dict) and said.get("kdbench") == __version__ and isinstance(said.get("git"), str):
+                found["git"] = said["git"]
     return found
 
 

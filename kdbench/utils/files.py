@@ -119,6 +119,8 @@ def expanded(path: str | Path) -> Path:
     >>> expanded("~/results").is_absolute()
     True
     """
+    if not isinstance(path, str | Path) or "\0" in str(path):
+        raise ValueError(f"a path is a text or a pathlib.Path, not {path!r}")
     try:
         return Path(path).expanduser()
     except RuntimeError:

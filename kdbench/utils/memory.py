@@ -6,10 +6,13 @@ import ctypes
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 _PROC, _CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
+#: Names of malloc.h, for ``mallopt``.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 
 class Promised(NamedTuple):
@@ -89,6 +92,24 @@ def highest(work: Callable[[], object]) -> int | None:
     work()
     most = _status("VmHWM")
     return None if before is None or most is None else max(0, most - before)
+
+
+@cache
+def keep_freed() -> bool:
+    """Let the C library keep what this process frees, from now on; whether it can (glibc).
+
+    Left to itself it gives the memory of a step's large tensors back to the system, and the next step pays for every
+    page again. What is kept goes back by ``trim``. It changes no number, and cannot be undone in the process.
+
+    >>> keep_freed() in (True, False)
+    True
+    """
+    with suppress(OSError, AttributeError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        if mallopt(_TRIM_THRESHOLD, 2**31 - 1):
+            # Blocks below the threshold come from the heap; some releases take 32 MiB at most.
+            return bool(mallopt(_MMAP_THRESHOLD, 2**30) or mallopt(_MMAP_THRESHOLD, 2**25))
+    return False
 
 
 def trim() -> None:

@@ -155,6 +155,10 @@ def read(file: Path) -> Tuned:
     if "checksum" not in values:
         raise ValueError(f"{file} has no tuned weights: it has no checksum")
     sealed.check(file, values)
+    if (written := values.get("format")) != FORMAT:
+        raise ValueError(
+            f"{file} has weights of format {written!r}, and this kdbench reads {FORMAT}: a later one wrote it"
+        )
     try:
         return Tuned.model_validate(values)
     except ValidationError as error:

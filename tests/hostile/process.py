@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import gc
+import hashlib
 import io
 import os
 import random
@@ -19,11 +20,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kdbench import Batch, Distiller, Outputs, Pair
+from kdbench import Batch, Distiller, Outputs, Pair, kl
+from kdbench.engine import evaluate
+from kdbench.engine.evaluate import predictions
+from kdbench.methods import kd
+from kdbench.registry import discovery
 
 _kept: list[Any] = []
 
@@ -71,6 +76,11 @@ def _warn(*_: object, **__: object) -> None:
     raise OSError
 
 
+def _other(student: Tensor, teacher: Tensor, tau: Any) -> Tensor:
+    return student.sum()
+
+
+NAMES = "what torch, Python or kdbench calls by a name"
 KINDS: dict[str, tuple[Callable[[], object], str]] = {
     "threads": (lambda: torch.set_num_threads(2), "the number of threads"),
     "dtype": (lambda: torch.set_default_dtype(torch.float64), "the default dtype"),
@@ -103,6 +113,18 @@ KINDS: dict[str, tuple[Callable[[], object], str]] = {
         lambda: setattr(Distiller, "loss", lambda *_: {}),
         "what torch, Python or kdbench calls by a name",
     ),
+    "a layer": (lambda: setattr(nn.Conv2d, "forward", nn.Linear.forward), NAMES),
+    "a layer's inherited forward": (lambda: setattr(nn.BatchNorm2d, "forward", lambda self, x: 2 * x), NAMES),
+    "another method": (lambda: setattr(kd.KD, "terms", lambda *_: {}), NAMES),
+    "another method's base": (lambda: setattr(kd.KD, "loss", lambda *_: {}), NAMES),
+    "the defaults of a function": (lambda: setattr(predictions, "__defaults__", (None,)), NAMES),
+    "defaults by keyword": (lambda: Distiller.__init__.__kwdefaults__.update(tau=1.0), NAMES),
+    "the body of a function": (lambda: setattr(kl, "__code__", _other.__code__), NAMES),
+    "how layers begin": (lambda: setattr(nn.init, "kaiming_normal_", lambda tensor, **_: tensor), NAMES),
+    "a digest": (lambda: setattr(hashlib, "sha256", hashlib.md5), NAMES),
+    "a name before Python's own": (lambda: setattr(evaluate, "len", lambda _: 1), NAMES),
+    "how all methods are compared": (lambda: setattr(Distiller, "__eq__", lambda *_: 1 / 0), NAMES),
+    "the registry": (lambda: discovery._classes.pop("kd"), NAMES),
     "print": (lambda: setattr(builtins, "print", None), "what torch, Python or kdbench calls by a name"),
     "folder": (lambda: os.chdir("/"), "the current folder"),
     "stdout replaced": (lambda: setattr(sys, "stdout", io.StringIO()), "standard output or error"),

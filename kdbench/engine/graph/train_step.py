@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
 from torch import Tensor
 
 from kdbench.distiller import Outputs
 from kdbench.engine.graph.backend import Machine
 from kdbench.engine.graph.cached_teacher import Resident
+from kdbench.engine.graph.canary import Canary
 from kdbench.engine.graph.capturable import CannotCapture as CannotCapture
 from kdbench.engine.graph.capturable import capturable
 from kdbench.engine.graph.proof import COMPILED, Moment, difference, due
@@ -34,6 +37,15 @@ class Captured(Steps):
     >>> len(list(step.epoch(0)))
     2
     """
+
+    canary: Callable[[], None] | None = None  # compares the next epoch with the same epoch, called
+
+    def epoch(self, epoch: int) -> Iterator[Shown]:
+        """As ``Steps``."""
+        yield from super().epoch(epoch)
+        judge, self.canary = self.canary, None
+        if judge is not None:
+            judge()
 
     def prove(self, epoch: int, note: Callable[[str], None]) -> None:
         """Compare a repeat of every size with the step, called; a lane that differs leaves, the others are proven anew.
@@ -130,6 +142,7 @@ class Captures:
         note: told in a sentence what is not captured, and why.
         kept: what the teacher says in the main stage, where it is kept on the device.
         guard: that of the group; None: the methods are trusted.
+        verify: whether the first epoch of the main stage is compared, of the first lane, with the same epoch, called.
 
     >>> import torch
     >>> from kdbench.data import Loader
@@ -148,8 +161,10 @@ class Captures:
         note: Callable[[str], None],
         kept: Resident | None = None,
         guard: Guard | None = None,
+        verify: bool = False,
     ) -> None:
         self._machine, self._note, self._kept, self._guard = machine, note, kept, guard
+        self._verify = verify and machine.captures
         self._key: tuple[object, ...] = ()
         self._now: Captured | None = None
         self._epochs = 0  # that were trained with it
@@ -176,6 +191,9 @@ class Captures:
                 if due(self._epochs):
                     self._now.prove(lanes[0].epoch, self._told(lanes))
                     self._now = self._now if self._now.lanes else None
+                if self._now is not None and self._verify and stage == "train":
+                    self._verify = False
+                    self._now.canary = self._sing(self._now, loader, show)
         except CannotCapture as error:
             self._now = None
             self._note(f"this group runs without a CUDA graph: {error}")
@@ -212,6 +230,27 @@ class Captures:
         tracks = made.tracks()
         self._known = {lane: (lane.optimizer, tracks.get(lane)) for lane in lanes}
         return made if made.lanes else None
+
+    def _sing(self, made: Captured, loader: Any, show: Callable[[Tensor], Outputs] | None) -> Callable[[], None]:
+        """Train the first lane for an epoch, called, and take it back; what is asked after the graph's epoch."""
+        lane = made.lanes[0]
+
+        def seen() -> Iterator[Shown]:
+            for image, label, idx, *_ in loader.epoch(lane.epoch, stage="train"):
+                yield Shown(image, label, idx, None if show is None else show(image))
+
+        canary = Canary(lane, seen(), len(loader), self._guard)
+
+        def judge() -> None:
+            if said := canary.judge(partial(self._leave, lane)):
+                self._note(said)
+
+        return judge
+
+    def _leave(self, lane: Lane, why: str) -> None:
+        """From the next epoch on a lane runs beside the graph, which is captured anew."""
+        self._note(f"{lane.key} runs beside the graph, step by step: {why}")
+        self._known[lane], self._key = (lane.optimizer, None), ()
 
     def _is_known(self, lane: Lane) -> bool:
         return lane in self._known and self._known[lane][0] is lane.optimizer

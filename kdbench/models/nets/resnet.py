@@ -35,9 +35,10 @@ class BasicBlock(Block):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H', W'), the sum before its ReLU."""
-        residual = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        total: Tensor = residual + (x if self.downsample is None else self.downsample(x))
-        return total
+        # In place, as no backward pass reads what a batch norm gave: less memory is written and found anew.
+        inner = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        residual: Tensor = self.bn2(self.conv2(inner))
+        return residual.add_(x if self.downsample is None else self.downsample(x))
 
 
 def stage(block: type[BasicBlock], c_in: int, c_out: int, blocks: int, stride: int) -> nn.Sequential:
@@ -66,12 +67,14 @@ class ResNet(Net):
 
     def taps(self, image: Tensor) -> Taps:
         """Maps of the stem and the stages after, preacts before their last ReLU."""
-        x = F.relu(self.bn1(self.conv1(image)))
+        x = F.relu(self.bn1(self.conv1(image)), inplace=True)
         feats, preacts = [x], [x]
         for layer in (self.layer1, self.layer2, self.layer3):
-            for block in layer:
-                before = block(x)
-                x = F.relu(before)
+            *inner, last = layer
+            for block in inner:
+                x = F.relu(block(x), inplace=True)
+            before = last(x)
+            x = F.relu(before)  # not in place: both are shown
             feats.append(x)
             preacts.append(before)
         return Taps(tuple(feats), x, tuple(preacts))

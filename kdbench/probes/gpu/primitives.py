@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable
 
 import torch
@@ -28,6 +29,7 @@ def versions(device: torch.device) -> str:
         free, whole = torch.cuda.mem_get_info(device)
         name = "{} ({}.{})".format(torch.cuda.get_device_name(device), *torch.cuda.get_device_capability(device))
         found.append(f"{name}, {free / 2**30:.1f} of {whole / 2**30:.1f} GiB free")
+        found += driver(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
     else:
         found.append(environment.cpu_name())
     found += [f"{word}={os.environ[word]}" for word in _WORDS if word in os.environ]
@@ -39,6 +41,26 @@ def versions(device: torch.device) -> str:
     }
     wrong = [f"unset {word}" for word, is_odd in odd.items() if is_odd]
     return demand(not wrong, "; ".join([*wrong, *found]))
+
+
+def driver(uuid: str) -> list[str]:
+    """What NVIDIA's own tool says of a GPU: its driver and compute mode, and who else computes on it; [] without it.
+
+    >>> driver("GPU-of-nobody")
+    []
+    """
+
+    def ask(what: str) -> list[str]:
+        line = ["nvidia-smi", f"--id={uuid}", what, "--format=csv,noheader"]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=20, check=True)
+        return [one.strip() for one in done.stdout.splitlines() if one.strip()]
+
+    try:
+        version, mode = ask("--query-gpu=driver_version,compute_mode")[0].split(", ")
+        others = [one for one in ask("--query-compute-apps=pid") if one != str(os.getpid())]
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return []
+    return [f"driver {version}, compute mode {mode}, {len(others)} other processes"]
 
 
 def sync_mode(device: torch.device) -> str:

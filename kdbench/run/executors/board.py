@@ -90,7 +90,7 @@ class Board:
             self._left[self._of[other.number]] -= 1
             yield other, self._failed(other.work, other.work.cells, done.untaught)
 
-    def lost(self, unit: Unit, ended: Mapping[Cell, CellEnded], why: str) -> Iterator[Ended]:
+    def lost(self, unit: Unit, ended: Mapping[Cell, CellEnded], why: str, *, counts: bool = True) -> Iterator[Ended]:
         """A worker is gone: the unit goes back without what had ended, in the end cell by cell, and then fails.
 
         Gives what of it has ended for good.
@@ -99,16 +99,17 @@ class Board:
             unit: that was under way.
             ended: what the worker had told of its cells.
             why: how it went.
+            counts: whether the unit may be what ended it; a machine that is gone is nobody's fault here.
         """
         self._under_way.pop(unit.number, None)
         known = _known(unit.work, ended)
         left = tuple(cell for cell in unit.work.cells if not known.ended(cell))
-        again = replace(unit, work=replace(unit.work, cells=left), load=_load(unit, left), tries=unit.tries + 1)
+        again = replace(unit, work=replace(unit.work, cells=left), load=_load(unit, left), tries=unit.tries + counts)
         if unit.work.teacher_only:
             again, known = replace(again, work=unit.work), Done()
         if (left or unit.work.teacher_only) and again.tries < self._tries:
             # A cell that ends its process is to end no other cell: the last try is each one's own.
-            last = again.tries == self._tries - 1 and len(left) > 1
+            last = counts and again.tries == self._tries - 1 and len(left) > 1
             self._waiting += self._cut(again, len(left)) if last else [again]
             if ended:
                 yield unit, known

@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 from kdbench import registry
+from kdbench.run import plugins
 
 _MODULE = "module:"
 
@@ -78,7 +79,7 @@ def load(strangers: tuple[Stranger, ...], folder: Path | None = None) -> None:
                 path.write_bytes(one.text)
             if hashlib.sha256(path.read_bytes()).hexdigest() != one.sha256:
                 raise Unlike(f"the plug-in {one.name} was changed while the run went on; repeat the command")
-            registry.load_plugin(path)
+            plugins.load(path)
         except Unlike:
             raise
         except Exception as error:  # whatever a stranger's file does

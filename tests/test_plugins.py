@@ -1,0 +1,101 @@
+"""A plug-in's first lines may not change what all others see: put back, and the file is refused with a sentence."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from commands import run
+
+import kdbench
+from kdbench import registry
+from kdbench.run.executors import strangers
+from kdbench.run.plugins import load
+
+HEAD = "import os, random, sys, warnings\nimport torch\nimport torch.nn.functional as F\nfrom torch import nn\nimport kdbench\n"
+TAIL = """
+from kdbench import Distiller, register
+
+@register
+class Mine(Distiller):
+    reference, provenance = "none", "formula"
+"""
+CHANGES = {
+    "torch.set_default_dtype(torch.float64)": "the default dtype",
+    "F.cross_entropy = F.nll_loss": "what torch, Python or kdbench calls by a name",
+    "nn.BatchNorm2d.forward = lambda self, x: x": "what torch, Python or kdbench calls by a name",
+    "torch.backends.cuda.matmul.allow_tf32 = True": "the precision of fp32 products",
+    "os.chdir('/')": "the current folder",
+    "random.seed(0)": "Python's random numbers",
+    "sys.stdout = None": "standard output or error",
+    "import kdbench.methods.kd as m; m.KD.terms = lambda *_: {}": "what torch, Python or kdbench calls by a name",
+}
+TAKES = {
+    "import kdbench.registry.discovery as d; d._classes.clear()": "puts something else in the place of ab, abkd, afd",
+    "class K(kdbench.Distiller): pass\nK.__module__, K.__qualname__ = 'kdbench.methods.kd', 'KD'\nkdbench.register(K)": (
+        "puts something else in the place of kd"
+    ),
+}
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Path:
+    return tmp_path / "first_lines.py"
+
+
+@pytest.mark.usefixtures("own_registry")
+@pytest.mark.parametrize("line", [*CHANGES, *TAKES])
+def test_what_first_lines_change_is_put_back_and_said(line: str, write: Path) -> None:
+    write.write_text(HEAD + line + TAIL)
+    known = {name: registry.get(name) for name in registry.names()}
+    before = F.cross_entropy, os.getcwd(), torch.get_default_dtype()
+    with pytest.raises(ValueError, match=CHANGES.get(line) or TAKES[line]) as error:
+        load(write)
+    assert "first_lines.py" in str(error.value)
+    assert (F.cross_entropy, os.getcwd(), torch.get_default_dtype()) == before
+    assert {name: registry.get(name) for name in registry.names()} == known
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_filters_of_warnings_are_put_back_without_a_word(write: Path) -> None:
+    write.write_text(HEAD + "warnings.simplefilter('ignore')" + TAIL)
+    before = list(warnings.filters)
+    assert load(write) == "first_lines"
+    assert list(warnings.filters) == before
+
+
+@pytest.mark.usefixtures("own_registry")
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("def (", "cannot be imported: SyntaxError"), ("x = 1", "registers no method"), (None, "no plug-in file")],
+)
+def test_who_asks_for_the_method_of_a_broken_file_hears_why(text: str | None, words: str, write: Path) -> None:
+    """Not that there is no such method: 'did you mean fitnet?' helps nobody."""
+    if text is not None:
+        write.write_text(text)
+    for methods in ("first_lines", "kd,first_lines+at"):
+        done = run(write.parent / "out", "--plugin", write, methods=methods)
+        assert done.exit_code == 2
+        assert words in " ".join(done.output.split())
+    write.write_text(HEAD + TAIL)
+    assert load(write) == "first_lines"
+    assert registry.get("first_lines")
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_every_way_to_load_one_refuses_it(write: Path, tmp_path: Path) -> None:
+    write.write_text(HEAD + "torch.set_default_dtype(torch.float64)" + TAIL)
+    done = run(tmp_path / "out", "--plugin", write, methods="first_lines")
+    assert done.exit_code == 2
+    assert "first_lines.py changes the default dtype when it is imported" in " ".join(done.output.split())
+    with pytest.raises(ValueError, match=r"first_lines.py changes the default dtype"):
+        registry.get("first_lines")
+    with pytest.raises(ValueError, match="the default dtype"):
+        kdbench.run("first_lines", plugin=write, out=tmp_path)
+    stranger = strangers.Stranger(str(write), write.read_bytes())
+    with pytest.raises(strangers.Unlike):
+        strangers.load((stranger,))
