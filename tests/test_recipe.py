@@ -1,8 +1,10 @@
 """Every setting of a recipe: off it changes nothing; on, a lane ends the same alone, in company and after a stop."""
 
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -306,6 +308,11 @@ def test_a_run_says_and_uses_the_recipe(tmp_path: Path) -> None:
     [
         ("recipe.augment", "rrd", "neither crop nor rrc nor a policy"),
         ("recipe.augment", "rrc+", "ends in a plus"),
+        ("recipe.augment", "rrc+rand-m9-mstdnan", "'mstdnan' is no setting with its number"),
+        ("recipe.augment", "rrc+original-mstdx", "'mstdx' is no setting with its number"),
+        ("recipe.augment", "rand-mx", "'mx' is no setting with its number"),
+        ("recipe.mixup", "1e-320", "mixup is 0, which is none, or 0.01 or more, not 9.99989e-321"),
+        ("recipe.cutmix", "0.001", "cutmix is 0, which is none, or 0.01 or more, not 0.001"),
         ("recipe.optimizer", "adamwe", "did you mean"),
         ("recipe.label_smoothing", "1.0", "less than 1"),
         ("recipe.accumulate", "0", "greater than or equal to 1"),
@@ -316,3 +323,20 @@ def test_what_will_not_do_is_a_sentence(key: str, value: str, why: str, tmp_path
     done = CliRunner().invoke(main, ["run", *WORDS, "--set", f"{key}={value}", "--out", str(tmp_path), "--dry-run"])
     assert done.exit_code == 2
     assert why in done.output.replace("\n", " ")
+
+
+@pytest.mark.parametrize("word", ["rand-m9-mstd0.5-inc1", "rand-m10-inc1", "rand-mstd101-inc1"])
+def test_a_policy_at_its_highest_level_is_no_error(word: str) -> None:
+    """timm then posterizes to 0 bits, which Pillow refuses from 13 on: one picture of 500 of the usual policy."""
+    from PIL import Image
+
+    from kdbench.data.augment import policy
+
+    posterize = next(op for op in policy(word, 8).ops if op.name.startswith("Posterize"))  # type: ignore[attr-defined]
+    picture = Image.new("RGB", (8, 8), (255, 128, 3))
+    assert not np.array(posterize.aug_fn(picture, 0)).any()
+    assert np.array(posterize.aug_fn(picture, 4))[0, 0].tolist() == [240, 128, 0]
+    for seed in range(600):
+        random.seed(seed)
+        np.random.seed(seed)
+        policy(word, 8)(picture)

@@ -6,9 +6,10 @@ The word is that of ``recipe.augment``: the geometry, then a policy, joined by a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,15 @@ import torch
 from torch import Tensor
 
 from kdbench.data.errors import why
+from kdbench.utils.wording import quoted
 
 GEOMETRIES = ("crop", "rrc")
 #: Share of a picture's area, and ratio of the sides, that a random resized crop takes (Szegedy et al. 2015).
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 #: What timm fills with where a policy moves a picture: the grey of ImageNet.
 FILL = (124, 116, 104)
+#: A setting of a policy: what timm finds no number in, it passes over in silence.
+_SECTION = re.compile(r"[a-z]+[0-9]+(\.[0-9]+)?|t[a-z]+")
 
 
 @dataclass(frozen=True)
@@ -71,13 +75,28 @@ def policy(word: str, size: int) -> Callable[[Any], Any]:
     kinds = {"rand": rand_augment_transform, "augmix": augment_and_mix_transform}
     kind = kinds.get(word.split("-")[0], auto_augment_transform)
     try:
+        if silent := [part for part in word.split("-")[1:] if not _SECTION.fullmatch(part)]:
+            raise ValueError(f"{quoted(silent[0])} is no setting with its number, such as m9")
         made: Callable[[Any], Any] = kind(word, hparams)
     except Exception as error:  # asserts, and whatever a wrong number makes of them
         raise ValueError(
             f"augment={word!r} is neither crop nor rrc nor a policy of timm's ({why(error)}); write crop, rrc,"
             " rrc+rand-m9-mstd0.5-inc1, rrc+original or rrc+augmix-m3"
         ) from None
+    for op in _ops(made):
+        op.aug_fn = partial(_keeping, op.aug_fn) if op.name.startswith("Posterize") else op.aug_fn
     return made
+
+
+def _ops(made: Any) -> Iterator[Any]:
+    """The operations of a policy: a list of them, or a list of lists."""
+    for one in getattr(made, "ops", None) or getattr(made, "policy", ()):
+        yield from one if isinstance(one, list | tuple) else (one,)
+
+
+def _keeping(posterize: Callable[..., Any], picture: Any, bits: int, **words: Any) -> Any:
+    """Posterize to 0 bits, which timm draws at its highest level, is black: Pillow refuses it from 13 on."""
+    return posterize(picture, bits, **words) if bits > 0 else picture.point(lambda _: 0)
 
 
 def resized_crop(image: Tensor, size: int) -> Tensor:

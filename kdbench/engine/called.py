@@ -37,9 +37,6 @@ _LAZY = ("__pydantic_", "_abc_", "__signature__", "__doc__", "__weakref__", "__a
 _GONE = object()
 _last: list[Any] = []  # the last look
 
-# torch wraps the step of an optimizer's class when the first one is made; that is nobody's doing.
-torch.optim.SGD([torch.zeros(1)], lr=1.0)
-
 
 class _Places(NamedTuple):
     """Where names stand, and whose bodies and defaults are looked at."""
@@ -155,7 +152,7 @@ def _replaced(before: _Names) -> Iterator[Callable[[], object]]:
     for owner, table, old in zip(before.places.owners, before.places.tables, before.values, strict=True):
         for name, value in old.items():
             other = table.get(name, _GONE)
-            if other is value or not _counts(name, value) or (loaded and _of_torch(other)):
+            if other is value or not _counts(name, value) or (loaded and _of_torch(other)) or _hooked(value, other):
                 continue
             yield partial(owner.__setitem__ if isinstance(owner, dict) else partial(setattr, owner), name, value)
         for name in [name for name in table if name not in old] if len(table) > len(old) else ():
@@ -194,6 +191,11 @@ def _rewritten(before: _Names) -> Iterator[Callable[[], object]]:
 def _refill(now: dict[str, Any], old: dict[str, Any]) -> None:
     now.clear()
     now.update(old)
+
+
+def _hooked(value: object, other: object) -> bool:
+    """Whether the second is an optimizer's step as torch wraps it when the first of its class is made."""
+    return getattr(other, "hooked", False) is True and getattr(other, "__wrapped__", None) is value
 
 
 def _of_torch(value: object) -> bool:

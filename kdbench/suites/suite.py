@@ -36,6 +36,8 @@ from kdbench.utils.gradient_rules import SUM, checked, parse
 from kdbench.utils.wording import printable, quoted
 
 Rule = Literal["last", "best_test"]
+#: Least parameter of a Beta distribution that fp32 can draw from: its draws lie at 0 and 1, which round to 0 / 0.
+LEAST_ALPHA = 0.01
 Schedule = Literal["step", "cosine", "onecycle"]
 #: Settings of a recipe that came later: at their default a run is what it was before there were any.
 LATER = (
@@ -148,6 +150,9 @@ class Recipe(BaseModel):
         # Two may fall on one epoch: that is how a short run in proportion looks.
         if list(self.milestones) != sorted(self.milestones) or any(m > self.epochs for m in self.milestones):
             raise ValueError(f"milestones must rise and lie within {self.epochs} epochs, not {list(self.milestones)}")
+        for name in ("mixup", "cutmix"):
+            if 0 < (alpha := getattr(self, name)) < LEAST_ALPHA:  # below it, torch draws shares of one half
+                raise ValueError(f"{name} is 0, which is none, or {LEAST_ALPHA} or more, not {alpha:g}")
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum above 0")
         if self.warmup_epochs and self.warmup_epochs >= self.epochs:

@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 
+from kdbench.terminal.leaving import unhindered
 from kdbench.terminal.signals import Asked, orderly
 from kdbench.terminal.streams import ReaderGone, Stream, standard, unbreakable
 from kdbench.utils.files import trouble
@@ -120,7 +121,7 @@ class Interruptible(click.Group):
         with unbreakable() as (out, error):
             code = self._ended(*args, **kwargs)
             code = _told(out, error, code)
-        sys.exit(code)
+        sys.exit(unhindered(code))
 
     def _ended(self, *args: Any, **kwargs: Any) -> int:
         """The exit code, everything said."""

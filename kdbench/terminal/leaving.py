@@ -1,0 +1,40 @@
+"""The end of the process: what a stranger's method has left running keeps nobody waiting for an exit code."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+import time
+
+#: Seconds that threads which are not daemons have to end by themselves.
+GRACE = 5.0
+
+
+def unhindered(code: int) -> int:
+    """The exit code to end with; where something would hold up the end, the process ends in here.
+
+    Python waits for every thread and every process of ``multiprocessing`` that is no daemon, however long they last,
+    so that a run would stand still after its last sentence. Such processes are ended; of threads that last, a sentence
+    says so and the process ends without them.
+    """
+    children = sys.modules.get("multiprocessing")
+    for child in children.active_children() if children is not None else ():
+        if not child.daemon:
+            child.kill()  # forked from us, it would hear another signal as we do
+    until = time.monotonic() + GRACE
+    for thread in _left():
+        thread.join(max(0.0, until - time.monotonic()))
+    if names := [thread.name for thread in _left()]:
+        print(f"ended without a thread that a plug-in has left running ({names[0]!r:.80})", file=sys.stderr)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        getattr(atexit, "_run_exitfuncs", lambda: None)()
+        os._exit(code)
+    return code
+
+
+def _left() -> list[threading.Thread]:
+    ours = (threading.main_thread(), threading.current_thread())
+    return [one for one in threading.enumerate() if one not in ours and not one.daemon]
