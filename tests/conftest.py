@@ -16,6 +16,7 @@ from commands import run
 from toys import Plugin
 
 from kdbench import registry
+from kdbench.models.entered import ENTERED
 from kdbench.registry import discovery
 from kdbench.run import clock
 
@@ -64,14 +65,18 @@ def _what_stays_is_not_looked_through() -> None:
 
 
 @pytest.fixture
-def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The test registers into copies of the registry's tables, and its plug-ins are forgotten."""
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Methods and networks that the test registers are forgotten, as are its plug-ins."""
     registry.names()  # discovered before, not inside
     for table in ("_classes", "_broken", "_refused"):
         monkeypatch.setattr(discovery, table, dict(getattr(discovery, table)))
     for name in list(sys.modules):
         if name.startswith("kdbench_plugin_"):
             monkeypatch.delitem(sys.modules, name)
+    networks = dict(ENTERED)
+    yield
+    ENTERED.clear()
+    ENTERED.update(networks)
 
 
 @pytest.fixture
