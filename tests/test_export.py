@@ -333,3 +333,14 @@ def test_no_text_of_a_record_gives_orders_to_the_card(results: Path) -> None:
     header = card.split("---\n")[1]
     assert pytest.importorskip("yaml").safe_load(header)["license"] == "x](y)\n---"
     assert "onnxruntime is not installed" in card
+
+
+def test_an_export_takes_no_place_of_what_is_read_again(results: Path) -> None:
+    (kept,) = (results / "students").rglob("kd-s0-*.safetensors")
+    before = kept.read_bytes()
+    with pytest.raises(ValueError, match="lies among the files of the output folder"):
+        kdbench.export(one(results), results=results, out=kept)
+    with pytest.raises(ValueError, match="lies among the files of the output folder"):
+        kdbench.export(one(results), to="hub", results=results, out=results / "runs" / "hub")
+    assert kept.read_bytes() == before
+    assert not (results / "runs" / "hub").exists()

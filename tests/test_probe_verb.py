@@ -305,6 +305,7 @@ def test_cifar_c_where_its_files_lie(copied: Path, tmp_path: Path) -> None:
         (["cost", "--set", "transfer.data=stl10"], "'transfer', which is not asked for; asked for: cost"),
         (["transfer", "--set", "transfer.protocol=svm"], "transfer.protocol='svm' will not do"),
         (["transfer", "--set", "transfer.data="], "transfer.data='' will not do: name a data set"),
+        (["transfer", "--set", "transfer.protocol="], "transfer.protocol='' will not do: protocol is empty"),
         (["robustness", "--set", "robustness.corruptions=fog"], "no corruption 'fog'; there are gaussian_noise"),
         (["robustness", "--set", "robustness.corruptions=cifar-c"], "whose folder --cifar-c names"),
         (["cost", "--methods", "kdd"], "no finished runs of method 'kdd'; did you mean kd"),

@@ -13,10 +13,12 @@ import synthetic
 from commands import fine, refused
 
 from kdbench import record
+from kdbench.library.boards import pages
 from kdbench.report import style
 from kdbench.report.linked import anchor
 from kdbench.report.page import number
 from kdbench.report.site import MANIFEST, site
+from kdbench.utils.files import apart
 
 
 @pytest.fixture(scope="module")
@@ -195,3 +197,19 @@ def test_the_output_folder_of_runs_is_no_place_for_a_site(results: Path, tmp_pat
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "copy").rglob("*") if path.is_file()} == before
     (tmp_path / "file").write_text("")
     assert "file" in refused("site", "--results", results, "--out", tmp_path / "file")
+
+
+@pytest.mark.parametrize("place", ["runs", "runs/site", "students/a/b", "tuned", ".locks/x", "teachers"])
+def test_nothing_for_others_is_written_among_what_is_read_again(place: str, few: Path, tmp_path: Path) -> None:
+    """A copy of a record there is a second record, and any other JSON file a damaged one, for every later command."""
+    other = tmp_path / "other"
+    (other / ".locks").mkdir(parents=True)
+    before = sorted(few.rglob("*"))
+    for folder in (few, other):
+        with pytest.raises(ValueError, match=r"lies among the files of the output folder .*; write to a place outside"):
+            pages(few, folder / place, print)
+        with pytest.raises(ValueError, match="lies among the files of the output folder"):
+            apart(folder / place / "kd.safetensors", few)
+    assert sorted(few.rglob("*")) == before
+    for other in (few / "site", tmp_path / "runs" / "site", few.parent / "runs.html"):
+        apart(other, few)

@@ -21,6 +21,7 @@ from kdbench.run import runner, session
 from kdbench.run.outcome import Standing
 from kdbench.tracking import channel
 from kdbench.tracking.channel import Channel
+from kdbench.tracking.csv_files import CsvFiles
 from kdbench.tracking.tracker import Point
 
 WORDS = {"pairs": "resnet14:resnet8", "suite": "digits", "seeds": "1", "limit_train": 64, "device": "cpu"}
@@ -92,6 +93,13 @@ def test_a_csv_file_has_the_records_curve_and_no_epoch_twice(out: Path) -> None:
         assert float(row["images_per_second"]) > 0
         assert float(row["memory_mib"]) > 10
     assert len(list((out / "track/csv/teachers/digits").glob("*.csv"))) == 1
+
+
+@pytest.mark.parametrize("epoch", ["9" * 5000, "\u0663", "\u00b2", "-1", "1.0", ""])
+def test_a_row_of_no_epoch_is_left_out(epoch: str, tmp_path: Path) -> None:
+    (tmp_path / "kd.csv").write_text(f"epoch,lr\n1,0.5\n{epoch},1\n", encoding="utf-8")
+    CsvFiles(tmp_path).point(Point("kd", "kd", 2, {"lr": 0.25}))
+    assert (tmp_path / "kd.csv").read_text(encoding="utf-8") == "epoch,lr\n1,0.5\n2,0.25\n"
 
 
 def test_tensorboard_reads_every_epoch_once_over_both_runs(out: Path) -> None:

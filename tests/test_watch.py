@@ -119,7 +119,14 @@ def test_another_machines_clock_makes_nobody_dead(tmp_path: Path) -> None:
     assert looks.dead
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"work": "group"}', '{"since": 1e999}', "\x00"])
+_SIGN = '{"work": "run", "host": "h", "space": "", "pid": 1, "born": "", "since": 0, "beat": 9e9, %s}'
+ODD = [
+    _SIGN % one
+    for one in ('"cells": -3', '"ended": -1', '"speed": -1', '"lanes": [{"name": "kd", "epoch": -5, "total": 1}]')
+]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"work": "group"}', '{"since": 1e999}', "\x00", *ODD])
 def test_what_is_no_sign_of_life_is_left_out(text: str, tmp_path: Path) -> None:
     written(tmp_path).write_text(text)
     (hearts.folder(tmp_path) / "folder.heart").mkdir()

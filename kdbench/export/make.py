@@ -13,7 +13,7 @@ from kdbench.export.cells import find, title
 from kdbench.export.deployed import load
 from kdbench.export.facts import compared
 from kdbench.record import Record
-from kdbench.utils.files import check_writable, expanded
+from kdbench.utils.files import apart, check_writable, expanded
 
 #: Kinds, and the endings of their files; "": a folder.
 KINDS = {"torch": ".safetensors", "timm": "", "torch-export": ".pt2", "onnx": ".onnx", "hub": ""}
@@ -82,6 +82,7 @@ def export(
     one, home = find(cell, expanded(results or os.environ.get("KDBENCH_OUT") or "results"))
     target = expanded(out) if out is not None else Path(_stem(one) + (KINDS[to] or f"-{to}"))
     _fits(target, to)
+    apart(target, home)
     data = data_dir or os.environ.get("KDBENCH_DATA")
     licence = licence or ""
     deployed = load(one, home, None if data is None else expanded(data))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from kdbench.utils.findings import Matrix, Value
 from kdbench.utils.wording import quoted
@@ -24,6 +24,13 @@ class Settings(BaseModel):
     """Settings of a probe: lists are written with commas in ``--set probe.key=a,b``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="after")
+    def _none_is_empty(self) -> Self:
+        for name, known in type(self).model_fields.items():
+            if known.default and getattr(self, name) == ():
+                raise ValueError(f"{name} is empty, so nothing would be measured")
+        return self
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from kdbench.report.escape import plain
 from kdbench.report.gather import locate
 from kdbench.report.make import SuiteReport, report
 from kdbench.report.templates import template
-from kdbench.utils.files import atomic_write
+from kdbench.utils.files import apart, atomic_write
 
 #: Which files of a folder are the site's: what a later site may replace or take away.
 MANIFEST = "kdbench-site.json"
@@ -68,6 +68,7 @@ def site(results: Path, into: Path, *, suites: Sequence[str] | None = None, writ
     Traceback (most recent call last):
     ValueError: no run records under nowhere/runs; `kdbench run` makes some, --out names another folder
     """
+    apart(into, results)
     into.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=into.parent, prefix=f".{into.name}-", suffix=".part") as scratch:
         aside = Path(scratch)

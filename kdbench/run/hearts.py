@@ -14,15 +14,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdbench.utils.files import atomic_write, content
 from kdbench.utils.wording import printable
 
 #: Seconds between two signs of life, after which one is taken for dead, and after which its file is taken away.
 EVERY, DEAD, GONE = 5.0, 90.0, 7 * 86400.0
+#: Seconds that another machine's clock may be ahead: a sign from later would keep a dead process alive for ever.
+AHEAD = 86400.0
 _SUFFIX = ".heart"
 
 
@@ -34,8 +36,8 @@ class Training(BaseModel):
     """
 
     name: str
-    epoch: int  # behind it, of the present stage
-    total: int
+    epoch: Annotated[int, Field(ge=0)]  # behind it, of the present stage
+    total: Annotated[int, Field(ge=0)]
     stage: str = "train"
 
 
@@ -58,10 +60,10 @@ class Heart(BaseModel):
     since: float  # when this work began, seconds since 1970 by the writer's clock
     beat: float  # when this was written, likewise
     title: str = ""
-    cells: int = 0  # of a run: asked for and not there when it began
-    ended: int = 0  # of these, whatever became of them
+    cells: Annotated[int, Field(ge=0)] = 0  # of a run: asked for and not there when it began
+    ended: Annotated[int, Field(ge=0)] = 0  # of these, whatever became of them
     lanes: list[Training] = []
-    speed: float = 0.0  # images per second through all lanes; 0: none passed yet
+    speed: Annotated[float, Field(ge=0)] = 0.0  # images per second through all lanes; 0: none passed yet
     seconds_left: float | None = None
 
     @property
@@ -141,10 +143,13 @@ def is_dead(one: Heart, now: float | None = None) -> bool:
     >>> far = Heart(work="run", host="far", space="", pid=1, born="", since=0.0, beat=1000.0)
     >>> is_dead(far, now=1010.0), is_dead(far, now=2000.0)
     (False, True)
+    >>> is_dead(far.model_copy(update={"beat": 1e300}), now=1010.0)
+    True
     """
     if one.space and one.space == space():
         return is_gone(one.space, one.pid, one.born)
-    return (time.time() if now is None else now) - one.beat > DEAD
+    silent = (time.time() if now is None else now) - one.beat
+    return silent > DEAD or silent < -AHEAD
 
 
 def sweep(out: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from kdbench.utils.files import atomic_write
 
 #: The first column; the others are the values, in the order in which they are seen.
 EPOCH = "epoch"
+_EPOCH = re.compile("[0-9]{1,9}")
 
 
 class CsvFiles:
@@ -63,7 +65,7 @@ def read(path: Path) -> tuple[list[dict[str, str]], list[str]]:
     reader = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
     columns = [name for name in reader.fieldnames or [] if name]
     rows = [{name: one[name] or "" for name in columns} for one in reader if set(columns) <= set(one)]
-    return [one for one in rows if one.get(EPOCH, "").isdecimal()], columns
+    return [one for one in rows if _EPOCH.fullmatch(one.get(EPOCH, ""))], columns
 
 
 def _write(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> None:

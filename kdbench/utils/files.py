@@ -127,6 +127,35 @@ def expanded(path: str | Path) -> Path:
         raise ValueError(f"{quoted(path)} begins with the home folder of a user that is not known here") from None
 
 
+#: Folders of an output folder whose files are read again: what else lies in them is taken for such a file.
+READ_AGAIN = ("runs", "students", "teachers", "assistants", "tuned", "probes", "checkpoints", "tables", ".locks")
+
+
+def apart(target: Path, results: Path) -> None:
+    """What is written for others does not go among the files that kdbench reads again, nor in their place.
+
+    Args:
+        target: where to write.
+        results: an output folder; others are known by the locks in them.
+
+    Raises:
+        ValueError: it lies among them.
+
+    >>> apart(Path("site"), Path("results"))
+    >>> apart(Path("results/runs/site"), Path("results"))
+    Traceback (most recent call last):
+    ValueError: results/runs/site lies among the files of the output folder results; write to a place outside of it
+    """
+    whole, own = Path(os.path.realpath(target)), Path(os.path.realpath(results))
+    for parent in whole.parents:
+        inside = whole.relative_to(parent).parts[0] in READ_AGAIN
+        if inside and (parent == own or (parent / ".locks").is_dir()):
+            place = results if parent == own else parent
+            raise ValueError(
+                f"{target} lies among the files of the output folder {place}; write to a place outside of it"
+            )
+
+
 def is_file(path: Path) -> bool:
     """Whether a file lies there that can be read to its end: no folder, no pipe. Never raises.
 
