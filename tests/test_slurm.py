@@ -35,6 +35,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 import json, os, sys
 with open(os.environ["HEARD"], "a") as file:
     file.write(json.dumps([{name!r}, os.getcwd(), *sys.argv[1:]]) + "\\n")
+    if "start" in sys.argv or "run" in sys.argv and "ray" in sys.argv:
+        assert (os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"]) == ("token", "a secret")
+if "secrets" in str(sys.argv):
+    print("a secret")
 if {name!r} == "scontrol":
     print("node1\\nnode2\\nnode3")
 if "hostname" in sys.argv:
@@ -85,7 +89,7 @@ def test_under_ray_the_first_node_has_the_head_and_the_others_workers(folder: Pa
     )
     assert {"--nodelist=node1", "--nodes=1", "--node-ip-address=10.0.0.7", "--port=20001", "--num-cpus=4"} < set(head)
     assert {"--nodes=2", "--address=10.0.0.7:20001", "--gpus-per-node=a100:2", "--cpus-per-task=4"} < set(worker)
-    waits = [call[-3:] for call in calls if call[0] == "python" and call[2] == "-c"]
+    waits = [call[-3:] for call in calls if call[0] == "python" and call[2] == "-c" and call[-1] == "300"]
     assert waits == [["10.0.0.7:20001", "1", "300"], ["10.0.0.7:20001", "3", "300"]]
     assert calls[-1][-4:] == ["--executor", "ray", "--ray-address", "10.0.0.7:20001"]
     assert "#SBATCH --nodes=3\n#SBATCH --ntasks-per-node=1\n" in text

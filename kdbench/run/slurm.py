@@ -194,6 +194,9 @@ def _ray(asked: Slurm) -> list[str]:
         "ip=${ip%% *}",
         "port=$((20000 + SLURM_JOB_ID % 10000))",
         'address="$ip:$port"',
+        # A secret of this job's own, which srun hands on: a cluster without one is open to all who reach the port.
+        f"RAY_AUTH_TOKEN=$({python} -c 'import secrets; print(secrets.token_hex(32))')",
+        "export RAY_AUTH_TOKEN RAY_AUTH_MODE=token",
         f"wait_for={shlex.quote(_WAIT)}",
         f'{step} --nodes=1 --nodelist="$head" {ray} --head --node-ip-address="$ip" --port="$port" &',
         f'{python} -c "$wait_for" "$address" 1 300',
