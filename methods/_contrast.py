@@ -43,14 +43,14 @@ def unmatched(x: Tensor, score: Tensor, shift: Tensor, drawn: Tensor, factors: i
 
     Args:
         x: (B, N), exp(score), 0 where ``drawn`` is; overwritten.
-        score: (B, N), which alone is read where ``factors`` is 0: its exponential does not fit into fp32 then.
+        score: (B, N), read where ``factors`` is 0: its exponential does not fit into fp32 then.
         shift: ().
         drawn: (B, N) of 0 and 1.
         factors: see ``factors_for``.
     """
     if factors:
         x *= (-shift).exp()
-        return sum_log1p(x, factors), x / (1 + x)
+        return sum_log1p(x, factors), x.div_(1 + x)
     logit = score - shift
     return (F.softplus(logit) * drawn).sum(dim=1), logit.sigmoid() * drawn
 

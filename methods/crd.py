@@ -137,7 +137,7 @@ class CRD(Distiller):
         with torch.no_grad():
             score = matmul(v / self.nce_t, bank.T)  # (B, N)
             own = score.gather(1, idx[:, None])
-            x = score.exp() * drawn if self.factors else score.exp().where(drawn > 0, 0.0)
+            x = score.exp_().mul_(drawn) if self.factors else score.exp().where(drawn > 0, 0.0)
             z_now = torch.where(z < 0, (own.exp().sum() + x.sum()) / (b * (1 + k)) * self.n, z)
             shift = z_now.log() + math.log(c + EPS)
             negatives, slope = unmatched(x, score, shift, drawn, self.factors)

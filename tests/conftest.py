@@ -16,12 +16,24 @@ from commands import run
 from toys import Plugin
 
 from kdbench import registry
+from kdbench.models.entered import ENTERED
 from kdbench.registry import discovery
 from kdbench.run import clock
 
 #: Every test process measures the machine for itself: nothing of the user's own cache is read or written.
 _cache = tempfile.TemporaryDirectory(prefix="kdbench-cache-", ignore_cleanup_errors=True)
 os.environ["KDBENCH_CACHE"] = _cache.name
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Thousands of tests are made, and all of them stay: there is no garbage to look for meanwhile."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -53,14 +65,18 @@ def _what_stays_is_not_looked_through() -> None:
 
 
 @pytest.fixture
-def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The test registers into copies of the registry's tables, and its plug-ins are forgotten."""
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Methods and networks that the test registers are forgotten, as are its plug-ins."""
     registry.names()  # discovered before, not inside
     for table in ("_classes", "_broken", "_refused"):
         monkeypatch.setattr(discovery, table, dict(getattr(discovery, table)))
     for name in list(sys.modules):
         if name.startswith("kdbench_plugin_"):
             monkeypatch.delitem(sys.modules, name)
+    networks = dict(ENTERED)
+    yield
+    ENTERED.clear()
+    ENTERED.update(networks)
 
 
 @pytest.fixture

@@ -60,7 +60,8 @@ def test_the_reference_computes_the_losses_of_the_public_classes(spec: str) -> N
     contrast = None
     if name == "crd":
         torch.manual_seed(5)
-        contrast = method.contrast(batch)  # type: ignore[operator]
+        drawn = method.negatives(batch).nonzero()[:, 1]  # type: ignore[operator]
+        contrast = torch.cat([batch.idx[:, None], drawn.view(len(batch.idx), -1)], dim=1)
     before = {k: v.clone() for k, v in method.state_dict().items()}
     theirs = reference.loss(name, method, leaves, teacher, batch, contrast)
     wanted = [leaves.pooled, leaves.feats[1], leaves.logits, *weights]

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from kdbench.run import runner, session
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork, which this system has not")
 
-WORDS = {
+WORDS: dict[str, Any] = {
     "suite": "digits",
     "seeds": "1",
     "epochs": 3,
@@ -32,7 +33,7 @@ WORDS = {
     "device": "cpu",
 }
 KILLS = 2, pytest.param(30, marks=pytest.mark.slow)
-GRIDS = {
+GRIDS: dict[int, dict[str, Any]] = {
     2: {"methods": "fitnet,mag", "pairs": "resnet14:resnet8"},
     30: {"methods": "kd,fitnet,mag", "pairs": "resnet14:resnet8,resnet14:wrn_16_1"},
 }
@@ -45,9 +46,8 @@ class Silent:
 
 def grid(out: Path, kills: int) -> int:
     torch.set_num_threads(1)
-    outcome = runner.run(
-        session.resolve(session.Request(out=out, **WORDS, **GRIDS[kills], checkpoint_minutes=0.0)), Silent()
-    )  # type: ignore[arg-type]
+    request = session.Request(out=out, **WORDS, **GRIDS[kills], checkpoint_minutes=0.0)
+    outcome = runner.run(session.resolve(request), Silent())
     (out / "why.txt").write_text("\n".join(outcome.failed.values()))
     return outcome.exit_code
 

@@ -44,10 +44,8 @@ QUICK = ["--suite", "digits", "--seeds", "1", "--epochs", "2", "--limit-train", 
 
 
 @pytest.fixture
-def plugin(tmp_path: Path) -> Path:
+def plugin(own_registry: None, tmp_path: Path) -> Path:
     file = tmp_path / f"nets_{tmp_path.name.replace('-', '_')}.py"
-    for name in ("my_small", "my_wide"):
-        entered.ENTERED.pop(name, None)
     file.write_text(PLUGIN)
     return file
 

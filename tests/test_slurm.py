@@ -198,6 +198,11 @@ def test_no_line_of_a_script_is_broken(option: str, sign: str, folder: Path) -> 
         (["--sbatch", "qos=long"], "--sbatch takes one option of sbatch"),
         (["--sbatch", "--qos=a b"], "--sbatch takes one option of sbatch"),
         (["--ray", "--executor", "here"], "--ray says --executor itself; leave it out"),
+        (["--ray", "--ray-address", "auto"], "--ray says --ray-address itself; leave it out"),
+        (
+            ["--ray", "--gpus", "2", "--device", "cuda:0,1"],
+            "under Ray --device takes auto, cpu or cuda, not 'cuda:0,1'",
+        ),
         (["-m", "semkd"], "no method 'semkd'; did you mean semckd"),
         (["-p", "resnet20:resnet9000"], "resnet9000"),
         (["--set", "recipe.lrr=1"], "lrr"),

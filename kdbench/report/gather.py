@@ -7,15 +7,14 @@ so that it ends nothing further down.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from kdbench import record
 from kdbench.record import Record
 from kdbench.report.escape import plain
+from kdbench.utils.collecting import no_collecting
 
 LONGEST_NAME = 300
 DEEPEST = 12
@@ -49,7 +48,7 @@ def locate(folder: Path) -> tuple[list[tuple[Path, Record]], list[str]]:
     """
     paths, problems = record.files(folder)
     kept = []
-    with _without_collector():
+    with no_collecting():
         for path in paths:
             try:
                 one = record.read(path)
@@ -64,18 +63,6 @@ def locate(folder: Path) -> tuple[list[tuple[Path, Record]], list[str]]:
                 else:
                     kept.append((path, one))
     return kept, [plain(problem, 600) for problem in problems]
-
-
-@contextmanager
-def _without_collector() -> Iterator[None]:
-    """Records make no circles; looking for some among a million points takes as long as reading them."""
-    on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if on:
-            gc.enable()
 
 
 def odd(one: Record) -> str:

@@ -37,6 +37,7 @@ from kdbench.report.gather import gather
 from kdbench.report.items import Table
 from kdbench.report.records import Records, to_beat
 from kdbench.report.sensitivity_figure import sensitivity
+from kdbench.utils.collecting import set_aside
 from kdbench.utils.files import atomic_write
 from kdbench.utils.tuning_file import Tuned
 
@@ -167,6 +168,13 @@ def report(
     _check_labels(rows or [], by_suite, "method")
     keep = None if rows is None else [*rows, baseline, STUDENT]
     asked = _Asked(baseline, keep, columns, select, top, published, standing or {}, costs or (), kinds, addresses)
+    with set_aside():  # a million points, which make no circles
+        return _written(out, by_suite, rows, asked, problems)
+
+
+def _written(
+    out: Path, by_suite: dict[str, list[Record]], rows: list[str] | None, asked: _Asked, problems: list[str]
+) -> list[SuiteReport]:
     names, made, misses = _names(by_suite), [], []
     for suite in sorted(by_suite):
         own = [one for one in by_suite[suite] if rows is None or one.method in rows]
@@ -181,7 +189,7 @@ def report(
         found = probes.part(out, one.suite, one.board.selection.finished)
         one.tables += found.tables
         problems += found.problems
-        one.tables += [linked.runs(one.board)] if addresses is not None else []
+        one.tables += [linked.runs(one.board)] if asked.addresses is not None else []
         _write(one, by_suite[one.suite], out, names[one.suite], asked, found)
     made[0].problems = problems + [plain(miss, 600) for miss in misses]
     return made

@@ -8,6 +8,7 @@ is read anew.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pydantic import BaseModel
 
 from kdbench import record
 from kdbench.utils import sealed
+from kdbench.utils.collecting import no_collecting
 
 Sign = tuple[int, int, int, int]
 
@@ -77,6 +79,18 @@ def load(out: Path) -> None:
         sealed.check(_file(out), values)
         for name, (sign, known) in _Kept.model_validate(values).records.items():
             _seen.setdefault(out / name, (sign, known))
+
+
+def learn(out: Path, paths: Iterable[Path]) -> None:
+    """Read what a run has written, once, and write down what is known of it, so that the next plan reads nothing.
+
+    >>> learn(Path("nowhere"), [])
+    """
+    with no_collecting():
+        for path in paths:
+            with suppress(OSError, record.RecordDamaged):
+                of(path)
+    keep(out)
 
 
 def keep(out: Path) -> None:

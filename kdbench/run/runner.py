@@ -21,6 +21,7 @@ from kdbench.run.pulse import run_alive
 from kdbench.run.session import Job
 from kdbench.run.tracked import attended
 from kdbench.utils import environment
+from kdbench.utils.collecting import no_collecting
 from kdbench.utils.files import check_writable
 
 
@@ -76,6 +77,8 @@ def run(job: Job, watch: Watcher, images: Dataset | None = None) -> Outcome:
                     raise Stop(done.stopped)
     except OSError as error:
         raise Stop(disk_trouble(request.out, error)) from error
+    finally:
+        known.learn(request.out, [grid.files(request.out, cell).record for cell in outcome.done])
     return outcome
 
 
@@ -130,8 +133,16 @@ def _ahead(job: Job, images: Dataset, cells: list[Cell]) -> int:
 
 def _todo(job: Job, watch: Watcher, outcome: Outcome) -> list[Cell]:
     """Cells still to train; the others go to the outcome."""
-    todo = []
+    todo: list[Cell] = []
     known.load(job.request.out)
+    with no_collecting():
+        _sort(job, watch, outcome, todo)
+    if outcome.done:
+        known.keep(job.request.out)
+    return todo
+
+
+def _sort(job: Job, watch: Watcher, outcome: Outcome, todo: list[Cell]) -> None:
     for cell, state in job.states().items():
         where = grid.files(job.request.out, cell)
         if job.request.force:  # the old record stays until the new one takes its place
@@ -155,9 +166,6 @@ def _todo(job: Job, watch: Watcher, outcome: Outcome) -> list[Cell]:
             watch.cell(cell, "failed", f"{reason} (in an earlier run; --retry-failed tries again)")
         else:
             todo.append(cell)
-    if outcome.done:
-        known.keep(job.request.out)
-    return todo
 
 
 def _is_as_asked(path: Path, cell: Cell) -> bool:

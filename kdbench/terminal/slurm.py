@@ -136,6 +136,8 @@ def _job(asked: Slurm, words: dict[str, Any]) -> tuple[Job, list[str], list[str]
     wanted = request.device
     if wanted.startswith("cuda") and not asked.cuda:
         raise ValueError(f"--device {wanted} needs GPUs of Slurm; --gpus N asks for them")
+    if asked.nodes is not None and wanted not in (session.AUTO, "cpu", "cuda"):
+        raise ValueError(f"under Ray --device takes auto, cpu or cuda, not {quoted(wanted)}: Ray chooses the GPUs")
     if request.suite == session.AUTO:
         request = replace(request, suite="semckd" if asked.cuda else "digits")
         more += ["--suite", request.suite]

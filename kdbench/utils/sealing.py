@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -45,20 +45,41 @@ def canonical(value: Any) -> str:
     >>> canonical({"b": (1.0, 2), "a": float("inf")})
     '{"a":"inf","b":[1,2]}'
     """
-    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    try:
+        return _dumped(_plain(value, _whole))
+    except ValueError:  # one of millions of numbers is not finite, and they are looked at one by one
+        return _dumped(_plain(value, _written))
 
 
-def _plain(value: Any) -> Any:
+def _dumped(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _whole(value: float) -> float:
+    return int(value) if value.is_integer() else value
+
+
+def _written(value: float) -> float | str:
+    return _whole(value) if math.isfinite(value) else str(value)
+
+
+def _plain(value: Any, number: Callable[[float], float | str]) -> Any:
     """Numbers that are equal become the same text."""
     kind = type(value)
-    if kind is float:  # the plain kinds first: a report reads millions of them
-        if not math.isfinite(value):
-            return str(value)
-        return int(value) if value.is_integer() else value
+    if kind is float:
+        return number(value)
     if kind is str or kind is int or value is None:
         return value
     if kind is dict or isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        # The plain kinds without a call of their own: a report reads millions of them.
+        return {
+            str(key): number(inner)
+            if (kind := type(inner)) is float
+            else inner
+            if kind is str or kind is int or inner is None
+            else _plain(inner, number)
+            for key, inner in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return _plain(float(value)) if isinstance(value, float) else value
+        return [_plain(inner, number) for inner in value]
+    return number(float(value)) if isinstance(value, float) else value

@@ -40,9 +40,9 @@ def choose(job: Job, works: Sequence[Work], images: Dataset, note: Say) -> tuple
         note(f"one process does it all: {error}")
         return Here(images), plan.in_a_row(works)
     if hands.executor == "ray":
-        from kdbench.run.executors.cluster.crew import OnRay
+        from kdbench.run.executors.cluster.driven import Driven
 
-        return OnRay(images, hands.address, hands.workers, hands.devices[0]), plan.abreast(works, hands.workers)
+        return Driven(images, hands.address, hands.workers, hands.devices[0]), plan.abreast(works, hands.workers)
     places = slots(hands.devices, hands.workers)
     units = plan.abreast(works, len(places))
     lanes = sum(len(unit.work.cells) for unit in units if not unit.work.teacher_only)

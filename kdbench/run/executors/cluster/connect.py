@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import logging
 import os
 import re
+import secrets
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cache
 from typing import Any
 
@@ -26,12 +31,21 @@ ANSWER, PORTS = 5.0, 65535
 STORE = 256 * 2**20
 #: Characters of a temporary folder in which Ray's sockets still have names that the system takes.
 LONG = 30
+#: What a process that speaks with Ray is told, and how its answer begins.
+CHILD = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[2]); from kdbench.run.executors.cluster.driver import main;"
+    " main(sys.argv[1], sys.argv[3])"
+)
+MARK = "kdbench: "
+#: How Ray's processes trust each other.
+_AUTH = "RAY_AUTH_MODE"
 #: What Ray is told where the user has not said otherwise: it sends no statistics, and sets no device to nothing.
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_COLOR_PREFIX": "0",
+    "RAY_BACKEND_LOG_LEVEL": "error",
 }
 
 
@@ -49,6 +63,16 @@ class Node:
         """Workers that it has room for."""
         by_cpu = int(self.cpus // threads)
         return min(by_cpu, int(self.gpus)) if device.startswith("cuda") else by_cpu
+
+
+def installed() -> None:
+    """Raises: ValueError: there is no Ray."""
+    try:
+        there = importlib.util.find_spec("ray") is not None
+    except ValueError:  # somebody has put something else in its place
+        there = False
+    if not there:
+        raise ValueError("--executor ray needs Ray, which is not installed; pip install 'kdbench[ray]'")
 
 
 def library() -> Any:
@@ -131,8 +155,34 @@ def nodes_of(address: str | None) -> tuple[Node, ...]:
 
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
         return (Node("", socket.gethostname(), max(cores.usable(), gpus) * environment.threads(), gpus, 0.0),)
-    with connected(address) as ray:
-        return nodes(ray)
+    if ":" in address and (why := answers(address)):
+        raise ValueError(f"no Ray cluster answers at {address}: {why}; `ray start --head` starts one")
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, "nodes", json.dumps(sys.path), address],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        check=False,
+    )
+    told = next((line.removeprefix(MARK) for line in done.stdout.splitlines() if line.startswith(MARK)), None)
+    if told is None:
+        raise ValueError(f"no Ray cluster answers at {address}: Ray has ended the process that asked")
+    found = json.loads(told)
+    if isinstance(found, str):
+        raise ValueError(found)
+    return tuple(Node(*one) for one in found)
+
+
+def tell_nodes(address: str) -> None:
+    """The same, on standard output, in a process of its own: where Ray does not like what it finds, it ends it."""
+    found: Any
+    try:
+        with connected(address) as ray:
+            found = [astuple(one) for one in nodes(ray)]
+    except ValueError as error:
+        found = str(error)
+    print(f"\n{MARK}{json.dumps(found)}", flush=True)
 
 
 def nodes(ray: Any) -> tuple[Node, ...]:
@@ -162,6 +212,10 @@ def connected(
     Raises:
         ValueError: no cluster answers, or this process is connected to one.
     """
+    if (
+        address is None and _AUTH not in os.environ
+    ):  # a token for this run alone; Ray would leave one in ~/.ray for good
+        os.environ |= {_AUTH: "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     ray = library()
     if ray.is_initialized():
         raise ValueError(
@@ -191,9 +245,12 @@ def connected(
                 raise ValueError(
                     "--ray-address auto finds no Ray on this machine; `ray start --head` starts it"
                 ) from error
-            raise ValueError(f"no Ray cluster answers at {where}: {how}; `ray start --head` starts one") from error
+            hint = "a cluster with tokens wants RAY_AUTH_MODE=token" if _AUTH not in os.environ else "see its logs"
+            raise ValueError(
+                f"no Ray cluster answers at {where}: {how}; `ray start --head` starts one, {hint}"
+            ) from error
         finally:
-            _put_back(handlers)  # Ray has set its own; ours are what ends an interrupted run in order
+            _put_back(handlers)  # Ray has set its own
         try:
             yield ray
         finally:
@@ -203,9 +260,11 @@ def connected(
 
 
 def _handlers() -> dict[int, Any]:
+    """Of the signals that end a run."""
     if threading.current_thread() is not threading.main_thread():
         return {}
-    return {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+    return {number: handler for number in numbers if callable(handler := signal.getsignal(number))}
 
 
 def _put_back(handlers: Mapping[int, Any]) -> None:

@@ -333,7 +333,10 @@ class _Crew:
         ended |= {cell: CellEnded(cell, "elsewhere", "") for cell in one.known.elsewhere}
         ended |= {cell: CellEnded(cell, "done", "") for cell in one.known.found}
         self.emit(Note(sentence))
-        yield from board.lost(one.unit, ended, why, counts=not gone)
+        unit = one.unit
+        if one.began is not None and not gone:  # memory, as like as not: the next one trains fewer lanes at once
+            unit = replace(unit, work=replace(unit.work, killed=True))
+        yield from board.lost(unit, ended, why, counts=not gone)
 
     def _forget(self, one: Try, work: Work, files: parcel.Files) -> None:
         """What is written here by now need not stay on the node."""

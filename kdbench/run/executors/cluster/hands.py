@@ -39,7 +39,7 @@ def hands(address: str | None, workers: str, device: str) -> tuple[Hands, list[s
         raise ValueError(
             f"with --executor ray --device takes auto, cpu or cuda, not {quoted(device)}: Ray chooses the GPUs"
         )
-    connect.library()
+    connect.installed()
     where = connect.chosen(address)
     nodes = connect.nodes_of(where)
     named = f"the Ray cluster at {where}" if where else "this machine"
