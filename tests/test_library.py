@@ -151,23 +151,25 @@ def test_what_only_python_can_say_is_a_sentence_too(words: dict[str, Any], sente
 
 
 @pytest.mark.parametrize(
-    "call",
+    ("verb", "args", "words"),
     [
-        lambda out: kdbench.report(out=5),
-        lambda out: kdbench.report(out=out, say=5),
-        lambda out: kdbench.load_records(5),
-        lambda out: kdbench.load_records(out, suite=5),
-        lambda out: kdbench.load_student("kd", out=5),
-        lambda out: kdbench.load_teacher(5, out=out),
-        lambda out: kdbench.load_teacher("resnet20", 5, out=out),
-        lambda out: kdbench.tune("kd", trials=None, out=out),
-        lambda out: kdbench.tune("kd", seeds=None, out=out),
-        lambda out: kdbench.tune("kd", say="x", out=out),
+        ("report", (), {"out": 5}),
+        ("report", (), {"say": 5}),
+        ("load_records", (), {"out": 5}),
+        ("load_records", (), {"suite": 5}),
+        ("load_student", ("kd",), {"out": 5}),
+        ("load_teacher", (5,), {}),
+        ("load_teacher", ("resnet20", 5), {}),
+        ("tune", ("kd",), {"trials": None}),
+        ("tune", ("kd",), {"seeds": None}),
+        ("tune", ("kd",), {"say": "x"}),
     ],
 )
-def test_other_functions_know_wrong_types_too(call: Any, tmp_path: Path) -> None:
+def test_other_functions_know_wrong_types_too(
+    verb: str, args: tuple[Any, ...], words: dict[str, Any], tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match=r"takes a|is a text or|is a function"):
-        call(tmp_path)
+        getattr(kdbench, verb)(*args, **({"out": tmp_path} | words))
 
 
 def test_numbers_of_numpy_and_torch_are_numbers(tmp_path: Path) -> None:
@@ -184,7 +186,8 @@ def test_numbers_of_numpy_and_torch_are_numbers(tmp_path: Path) -> None:
     assert [type(one) for one in (asked.epochs, asked.force, asked.checkpoint_minutes)] == [int, bool, float]
     wanted = ("recipe.lr=0.1", "recipe.flip=false", "recipe.milestones=1,2", "recipe.weight_decay=0.5")
     assert asked.overrides == wanted
-    assert [words.seeds(one) for one in (np.int64(2), np.array(3), np.arange(2), torch.arange(2))] == [
+    counts: list[Any] = [np.int64(2), np.array(3), np.arange(2), torch.arange(2)]
+    assert [words.seeds(one) for one in counts] == [
         "2",
         "3",
         "0,1,",

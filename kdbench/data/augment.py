@@ -90,7 +90,8 @@ def policy(word: str, size: int) -> Callable[[Any], Any]:
 
 def _ops(made: Any) -> Iterator[Any]:
     """The operations of a policy: a list of them, or a list of lists."""
-    for one in getattr(made, "ops", None) or getattr(made, "policy", ()):
+    found: Any = getattr(made, "ops", None) or getattr(made, "policy", None) or ()
+    for one in found:
         yield from one if isinstance(one, list | tuple) else (one,)
 
 

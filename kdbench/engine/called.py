@@ -35,7 +35,6 @@ _CLASSES: tuple[Any, ...] = (Tensor, nn.Module, nn.Parameter, torch.optim.Optimi
 #: What pydantic, abc and dataclasses replace in a class of their own accord when it is first used.
 _LAZY = ("__pydantic_", "_abc_", "__signature__", "__doc__", "__weakref__", "__annotations__")
 _GONE = object()
-_last: list[Any] = []  # the last look
 
 
 class _Places(NamedTuple):
@@ -55,6 +54,9 @@ class _Names(NamedTuple):
     bodies: list[Any]
     positional: list[Any]
     by_keyword: list[dict[str, Any]]
+
+
+_last: list[_Names] = []  # the last look
 
 
 def fact() -> Fact:

@@ -83,9 +83,9 @@ def settings(given: Several | Mapping[str, Any]) -> tuple[str, ...]:
     """
     if isinstance(given, Mapping):
         return tuple(f"{key}={_value(value)}" for key, value in given.items())
-    found = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
     if given is None:
         return ()
+    found: list[Any] = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
     if isinstance(given, bytes) or not all(isinstance(one, str) for one in found):
         raise ValueError(f"--set takes KEY=VALUE, a list of such or a mapping, not {given!r}")
     return tuple(found)
@@ -164,7 +164,7 @@ def plugins(given: Place | Iterable[str | Path]) -> None:
     Raises:
         ValueError: one of them cannot be.
     """
-    found = [given] if isinstance(given, str | Path) or not isinstance(given, Iterable) else list(given)
+    found: list[Any] = [given] if isinstance(given, str | Path) or not isinstance(given, Iterable) else list(given)
     if given is not None and (isinstance(given, bytes) or not all(isinstance(one, str | Path) for one in found)):
         raise ValueError(f"--plugin takes a path or a list of paths, not {given!r}")
     for path in found if given is not None else ():

@@ -118,7 +118,7 @@ KINDS: dict[str, tuple[Callable[[], object], str]] = {
     "another method": (lambda: setattr(kd.KD, "terms", lambda *_: {}), NAMES),
     "another method's base": (lambda: setattr(kd.KD, "loss", lambda *_: {}), NAMES),
     "the defaults of a function": (lambda: setattr(predictions, "__defaults__", (None,)), NAMES),
-    "defaults by keyword": (lambda: Distiller.__init__.__kwdefaults__.update(tau=1.0), NAMES),
+    "defaults by keyword": (lambda: vars(Distiller)["__init__"].__kwdefaults__.update(tau=1.0), NAMES),
     "the body of a function": (lambda: setattr(kl, "__code__", _other.__code__), NAMES),
     "how layers begin": (lambda: setattr(nn.init, "kaiming_normal_", lambda tensor, **_: tensor), NAMES),
     "a digest": (lambda: setattr(hashlib, "sha256", hashlib.md5), NAMES),
