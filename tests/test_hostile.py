@@ -19,13 +19,15 @@ import torch
 from strangers import alone, bad, data, good, pair, strangers, teacher, train
 from training import assert_same, result
 
-from kdbench import Distiller
+from kdbench import Distiller, registry
+from kdbench.engine import called
 from kdbench.engine.errors import OutOfMemory
 from kdbench.engine.graph.backend import Eager
 from kdbench.engine.guard import NotBuilt, built
 from kdbench.engine.lane import Lane
 from kdbench.engine.process import Process
 from kdbench.engine.shared import Lasting, tensors_of
+from kdbench.registry import discovery
 
 
 @contextmanager
@@ -287,3 +289,16 @@ def test_the_first_lane_of_a_process_is_no_fault(tmp_path: Path) -> None:
     words += ["--epochs", "1", "--limit-train", "48", "--out", str(tmp_path)]
     done = subprocess.run([sys.executable, "-m", "kdbench", *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_table_that_was_replaced_is_looked_at_where_it_stands_now(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The first look of a process may have met another registry, as in a test that registers into a copy."""
+    test_the_process("threads", tmp_path)  # loads all that the next one needs
+    with monkeypatch.context() as patched:
+        patched.setattr(discovery, "_classes", dict(discovery._classes))
+        called._found.cache_clear()
+        called.fact().look()
+    test_the_process("the registry", tmp_path)
+    assert "kd" in registry.names()

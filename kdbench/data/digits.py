@@ -16,7 +16,7 @@ def read_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     The file is read where it lies: to import scikit-learn takes longer than all else that a small run loads.
 
     >>> images, labels = read_digits()
-    >>> images.shape, images.max(), labels[:3].tolist()
+    >>> images.shape, int(images.max()), labels[:3].tolist()
     ((1797, 8, 8), 255, [0, 1, 2])
     """
     rows = _rows()

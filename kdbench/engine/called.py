@@ -44,6 +44,7 @@ class _Places(NamedTuple):
     tables: list[Any]  # of each of them the names and values
     functions: list[FunctionType]
     defaults: list[dict[str, Any]]  # by keyword, of those functions that have such
+    named: list[tuple[dict[str, Any], str, Any]]  # of each table among the owners: where it stands, under what name
 
 
 class _Names(NamedTuple):
@@ -84,26 +85,32 @@ def _fixed() -> list[Any]:
 
 def _places() -> _Places:
     loaded = [name for name in list(sys.modules) if name == "kdbench" or name.startswith("kdbench.")]
-    return _found(tuple((name, id(sys.modules[name])) for name in loaded))
+    key = tuple((name, id(sys.modules[name])) for name in loaded)
+    if any(module.get(name) is not table for module, name, table in _found(key).named):
+        _found.cache_clear()  # another table stands there: it is the one whose names count from now on
+    return _found(key)
 
 
 @cache
 def _found(loaded: tuple[tuple[str, int], ...]) -> _Places:
     owners, functions = _fixed().copy(), []
+    named: list[tuple[dict[str, Any], str, Any]] = []
     for name, _ in loaded:
         module = sys.modules.get(name)
         if not isinstance(module, ModuleType):
             continue
         owners.append(module)
-        for value in list(vars(module).values()):
+        for key, value in list(vars(module).items()):
             table = isinstance(value, dict) and bool(value) and all(map(callable, value.values()))
+            if table:
+                named.append((vars(module), key, value))
             if table or (isinstance(value, type) and value.__module__ == name):
                 owners.append(value)
     for owner in owners[len(_fixed()) :]:
         functions += [one for value in _values(owner) for one in _functions(value)]
     functions = list({id(one): one for one in functions if str(one.__module__).startswith("kdbench.")}.values())
     tables = [owner if isinstance(owner, dict) else vars(owner) for owner in owners]
-    return _Places(owners, tables, functions, [one.__kwdefaults__ for one in functions if one.__kwdefaults__])
+    return _Places(owners, tables, functions, [one.__kwdefaults__ for one in functions if one.__kwdefaults__], named)
 
 
 def _values(owner: Any) -> list[Any]:

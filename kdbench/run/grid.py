@@ -113,7 +113,13 @@ def state(out: Path, cell: Cell) -> str:
 
 
 def groups(cells: Iterable[Cell]) -> list[list[Cell]]:
-    """Cells that can share a teacher pass: same teacher, or assistant, seed and views of the images."""
+    """Cells that can share a teacher pass: same teacher, or assistant, seed and views of the images.
+
+    >>> from kdbench.run.session import Request, resolve
+    >>> cells = resolve(Request("kd,crd", "resnet20:resnet8", "digits", seeds="3")).cells
+    >>> [len(group) for group in groups(cells)]
+    [2, 2, 2]
+    """
     found: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in cells:
         method, own = registry.get(cell.method), cell.settings
