@@ -17,7 +17,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import cache, partial
-from operator import is_
+from itertools import chain
+from operator import attrgetter, is_, methodcaller
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
@@ -50,14 +51,24 @@ class _Places(NamedTuple):
 class _Names(NamedTuple):
     modules: frozenset[str]  # loaded
     places: _Places
-    ids: list[int]  # of all values; ``values`` keeps them, so that no other object can have them
+    each: list[Any]  # value of all tables, one after the other
     values: list[dict[str, Any]]
     bodies: list[Any]
     positional: list[Any]
     by_keyword: list[dict[str, Any]]
 
 
+class _Known(NamedTuple):
+    """What was loaded when it was last looked for."""
+
+    names: list[str]
+    modules: list[Any]
+    ours: tuple[tuple[str, int], ...]
+
+
+_known: list[_Known] = []
 _last: list[_Names] = []  # the last look
+_body, _defaults = attrgetter("__code__"), attrgetter("__defaults__")
 
 
 def fact() -> Fact:
@@ -84,8 +95,13 @@ def _fixed() -> list[Any]:
 
 
 def _places() -> _Places:
-    loaded = [name for name in list(sys.modules) if name == "kdbench" or name.startswith("kdbench.")]
-    key = tuple((name, id(sys.modules[name])) for name in loaded)
+    """Looked for anew where modules have come or gone, or where another table stands; else those of the last time."""
+    modules = sys.modules
+    if not _known or list(modules) != _known[0].names or not all(map(is_, list(modules.values()), _known[0].modules)):
+        names = list(modules)
+        ours = tuple((name, id(modules[name])) for name in names if name == "kdbench" or name.startswith("kdbench."))
+        _known[:] = [_Known(names, [modules[name] for name in names], ours)]
+    key = _known[0].ours
     if any(module.get(name) is not table for module, name, table in _found(key).named):
         _found.cache_clear()  # another table stands there: it is the one whose names count from now on
     return _found(key)
@@ -131,16 +147,20 @@ def _look() -> _Names:
     """Where nothing has changed since the last look it is that one, so that comparing the two costs nothing."""
     places, last = _places(), _last[-1] if _last else None
     known = last is not None and last.places is places
-    ids = [id(value) for table in places.tables for value in table.values()]
-    bodies = [one.__code__ for one in places.functions]
-    positional = [one.__defaults__ for one in places.functions]
-    if last is not None and known and ids == last.ids and _unwritten(last, bodies, positional):
+    each = list(chain.from_iterable(map(methodcaller("values"), places.tables)))
+    bodies = list(map(_body, places.functions))
+    positional = list(map(_defaults, places.functions))
+    if last is not None and known and _the_same(each, last.each) and _unwritten(last, bodies, positional):
         return last if len(last.modules) == len(sys.modules) else last._replace(modules=frozenset(sys.modules))
     values = [table.copy() for table in places.tables]
     by_keyword = [table.copy() for table in places.defaults]
-    found = _Names(frozenset(sys.modules), places, ids, values, bodies, positional, by_keyword)
+    found = _Names(frozenset(sys.modules), places, each, values, bodies, positional, by_keyword)
     _last[:] = [found]
     return found
+
+
+def _the_same(now: list[Any], last: list[Any]) -> bool:
+    return len(now) == len(last) and all(map(is_, now, last))
 
 
 def _unwritten(last: _Names, bodies: list[Any], positional: list[Any]) -> bool:
