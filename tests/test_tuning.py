@@ -203,7 +203,9 @@ def test_another_teacher_is_a_failure_of_the_cell(tmp_path: Path, finished: Path
     tuned.write(one, tuned.path(tmp_path, "digits", "resnet14", "resnet8", "kd"))
     result = kdbench("run", *WORDS, "--methods", "kd", "--seeds", "1", "--weights", "tuned", "--out", tmp_path)
     assert result.exit_code == 1
-    assert "tuned under another teacher" in " ".join(result.output.split())
+    said = " ".join(result.output.split())
+    assert "tuned under another teacher" in said
+    assert "leave out --epochs, which shortens the teacher as no trial does" in said  # to tune again would not help
 
 
 @pytest.mark.parametrize(

@@ -164,8 +164,9 @@ def strange(out: Path, cell: Cell, data: Mapping[str, Any], teacher_sha256: str)
     if cell.settings.limit_train == found.limit_train and found.data.get("fingerprint") != data.get("fingerprint"):
         return f"the weights of {cell} were tuned on other data; tune again, or choose another --out"
     if found.teacher_sha256 != teacher_sha256:
+        whole = "leave out --epochs, which shortens the teacher as no trial does" if cell.quick else "tune again"
         return (
             f"the weights of {cell} were tuned under another teacher ({found.teacher_sha256[:8] or 'none'}, here"
-            f" {teacher_sha256[:8] or 'none'}); restore it, or tune again"
+            f" {teacher_sha256[:8] or 'none'}); restore it, or {whole}"
         )
     return ""
