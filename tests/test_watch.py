@@ -177,7 +177,7 @@ def test_any_screen_shows_it(width: int, encoding: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_ctrl_c_ends_it(number: int, code: int, tmp_path: Path) -> None:
-    written(tmp_path, beat=time.time() + 1e5)
+    written(tmp_path, beat=time.time() + 1e4)
     words = [sys.executable, "-m", "kdbench", "status", "--watch", "1", "--out", str(tmp_path)]
     going = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert going.stdout is not None
