@@ -20,13 +20,11 @@ from types import FrameType
 import torch
 
 from kdbench.data import Dataset
-from kdbench.run import batches
 from kdbench.run.executors import strangers
 from kdbench.run.executors.examine import fault
-from kdbench.run.executors.lend import borrow
-from kdbench.run.executors.messages import Begin, Interrupted, Raised, Ready, Unfit
+from kdbench.run.executors.lend import borrow, read
+from kdbench.run.executors.messages import Begin, Gathered, Interrupted, Raised, Ready, Unfit
 from kdbench.run.group import Work, run_group
-from kdbench.run.outcome import Event, Stepped, one_line
 from kdbench.utils import environment
 
 #: Seconds for which steps are gathered before they are told, and those that a lonely worker has to end in.
@@ -69,7 +67,7 @@ def _raise(number: int, frame: FrameType | None) -> None:
 class _Worker:
     def __init__(self, pipe: Connection, begin: Begin) -> None:
         self.pipe, self.begin = pipe, begin
-        self._steps, self._told = 0, 0.0
+        self._emit = Gathered(self._say, OFTEN)
 
     def run(self, heard: Heard) -> None:
         """Say that it is ready, and do unit after unit."""
@@ -89,12 +87,12 @@ class _Worker:
         self._say(Ready())
         while isinstance(asked := heard.get(), Work):
             try:
-                images = images or _read(asked)
+                images = images or read(asked)
                 done = run_group(asked, self._emit, images)
-                self._flush()
+                self._emit.flush()
                 pickle.dumps(done)
             except Exception as error:
-                self._say(Raised(type(error).__name__ if not isinstance(error, ValueError) else "", one_line(error)))
+                self._say(Raised.of(error))
             else:
                 self._say(done)
 
@@ -104,26 +102,6 @@ class _Worker:
             self.pipe.send(message)
         except (BrokenPipeError, ConnectionResetError) as error:
             raise KeyboardInterrupt from error
-
-    def _emit(self, event: Event) -> None:
-        if isinstance(event, Stepped):
-            self._steps += event.lanes
-            if time.monotonic() - self._told >= OFTEN:
-                self._flush()
-            return
-        self._flush()
-        self._say(event)
-
-    def _flush(self) -> None:
-        steps, self._steps, self._told = self._steps, 0, time.monotonic()
-        if steps:
-            self._say(Stepped(steps))
-
-
-def _read(asked: Work) -> Dataset:
-    return batches.images(
-        asked.suite, asked.data_dir, asked.limit_train, source=asked.data_source, workers=asked.data_workers
-    )
 
 
 def main(handle: int) -> None:

@@ -16,12 +16,13 @@ from kdbench.run.executors.board import Board, Ended
 from kdbench.run.executors.cluster import connect, luggage, parcel, task
 from kdbench.run.executors.cluster.apart import pack
 from kdbench.run.executors.cluster.needs import Needs
-from kdbench.run.executors.cluster.orders import Apart, Began, Came, Finished, Order, Raised, Unfit
+from kdbench.run.executors.cluster.orders import Apart, Began, Came, Finished, Order, Unfit
 from kdbench.run.executors.cluster.parcel import Parcel, Roots
 from kdbench.run.executors.cluster.post import Post
 from kdbench.run.executors.cluster.token import Token, token
 from kdbench.run.executors.cluster.tries import Try, first, joined, last, named, size, way
 from kdbench.run.executors.merge import Merged
+from kdbench.run.executors.messages import Raised
 from kdbench.run.executors.processes import Lost
 from kdbench.run.executors.unit import Unit
 from kdbench.run.group import Work
@@ -346,7 +347,7 @@ class _Crew:
             from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
             there = NodeAffinitySchedulingStrategy(one.began.node, soft=False)
-            self.ray.remote(task.forget).options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(
+            self.ray.remote(parcel.forget).options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(
                 work, list(files)
             )
 

@@ -18,8 +18,8 @@ from kdbench.run.executors.board import Ended
 from kdbench.run.executors.cluster.connect import CHILD
 from kdbench.run.executors.cluster.crew import PATIENCE
 from kdbench.run.executors.cluster.driver import Asked, Came, Over
-from kdbench.run.executors.cluster.orders import Raised
 from kdbench.run.executors.lend import Lent
+from kdbench.run.executors.messages import Raised
 from kdbench.run.executors.processes import Lost
 from kdbench.run.executors.unit import Unit
 from kdbench.run.outcome import Emit, Stop

@@ -16,15 +16,14 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import FrameType
 
-from kdbench.run import batches
 from kdbench.run.executors import strangers
 from kdbench.run.executors.cluster import connect
 from kdbench.run.executors.cluster.crew import PATIENCE, OnRay
-from kdbench.run.executors.cluster.orders import Raised
-from kdbench.run.executors.lend import borrow
+from kdbench.run.executors.lend import borrow, read
+from kdbench.run.executors.messages import Raised
 from kdbench.run.executors.strangers import Stranger
 from kdbench.run.executors.unit import Unit
-from kdbench.run.outcome import Done, Stop, one_line
+from kdbench.run.outcome import Done
 
 
 @dataclass(frozen=True)
@@ -58,14 +57,7 @@ def serve(pipe: Connection) -> None:
         asked: Asked = pipe.recv()
         threading.Thread(target=_listen, args=(pipe,), daemon=True, name="kdbench driver").start()
         strangers.load(asked.strangers)
-        work = asked.units[0].work
-        images = (
-            borrow(asked.images)
-            if asked.images is not None
-            else batches.images(
-                work.suite, work.data_dir, work.limit_train, source=work.data_source, workers=work.data_workers
-            )
-        )
+        images = borrow(asked.images) if asked.images is not None else read(asked.units[0].work)
         for unit, done in OnRay(images, asked.address, asked.workers, asked.device).run(asked.units, pipe.send):
             pipe.send(Came(unit, done))
         pipe.send(Over())
@@ -74,11 +66,8 @@ def serve(pipe: Connection) -> None:
     except (BrokenPipeError, ConnectionResetError):
         return
     except Exception as error:
-        plain = isinstance(error, ValueError | strangers.Unlike)
         with suppress(OSError):
-            pipe.send(
-                Raised("" if plain else "Stop" if isinstance(error, Stop) else type(error).__name__, one_line(error))
-            )
+            pipe.send(Raised("", str(error)) if isinstance(error, strangers.Unlike) else Raised.of(error))
 
 
 def _listen(pipe: Connection) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from kdbench.run.executors.cluster.luggage import Plugin
 from kdbench.run.executors.cluster.parcel import Files, Parcel, Roots
 from kdbench.run.executors.cluster.token import Token
+from kdbench.run.executors.messages import Raised
 from kdbench.run.group import Work
 from kdbench.run.outcome import Done
 
@@ -68,14 +69,6 @@ class Unfit:
 
     node: str
     host: str
-    sentence: str
-
-
-@dataclass(frozen=True)
-class Raised:
-    """A unit has ended with an error; nothing of the error itself is sent, which might not survive it."""
-
-    kind: str  # name of its class; empty: the sentence says it all
     sentence: str
 
 

@@ -14,14 +14,16 @@ from typing import Any
 import torch
 
 from kdbench.data import Dataset
-from kdbench.run import batches, grid
+from kdbench.run import grid
 from kdbench.run.executors import strangers
 from kdbench.run.executors.cluster import connect, parcel
-from kdbench.run.executors.cluster.orders import Answer, Apart, Began, Came, Finished, Order, Raised, Unfit
+from kdbench.run.executors.cluster.orders import Answer, Apart, Began, Came, Finished, Order, Unfit
 from kdbench.run.executors.cluster.parcel import Roots
 from kdbench.run.executors.examine import fault
+from kdbench.run.executors.lend import read
+from kdbench.run.executors.messages import Gathered, Raised
 from kdbench.run.group import Work, run_group
-from kdbench.run.outcome import CellEnded, Emit, Event, Note, Stepped, one_line
+from kdbench.run.outcome import CellEnded, Emit, Event, Note, one_line
 from kdbench.utils import environment
 
 #: Seconds for which steps are gathered before they are told, and those after which a driver that takes nothing is gone.
@@ -60,7 +62,7 @@ def do(order: Order, post: Any) -> Answer:
     except strangers.Unlike as error:
         return Raised("", str(error))
     except Exception as error:
-        return Raised(type(error).__name__ if not isinstance(error, ValueError) else "", one_line(error))
+        return Raised.of(error)
 
 
 def _fault(order: Order) -> str:
@@ -81,9 +83,7 @@ def _images(order: Order, work: Work) -> Dataset:
         with suppress(Exception):  # what cannot be had from the driver is read here
             found = connect.got(order.images[0]) if order.images else None
         if found is None:
-            found = batches.images(
-                work.suite, work.data_dir, work.limit_train, source=work.data_source, workers=work.data_workers
-            )
+            found = read(work)
         _kept["images"], _kept["data"] = found, order.key
     images: Dataset = _kept["images"]
     return images
@@ -116,7 +116,7 @@ class _Voice:
 
     def __init__(self, post: Any, ticket: int) -> None:
         self._post, self._ticket = post, ticket
-        self._steps, self._told = 0, 0.0
+        self.emit = Gathered(self.say, OFTEN)
         self._last: Any = None
         self._heard = time.monotonic()
 
@@ -132,24 +132,9 @@ class _Voice:
             raise KeyboardInterrupt("nobody listens")
         self._last = self._post.put.remote(self._ticket, [message])
 
-    def emit(self, event: Event) -> None:
-        """An event of the unit."""
-        if isinstance(event, Stepped):
-            self._steps += event.lanes
-            if time.monotonic() - self._told >= OFTEN:
-                self._flush()
-            return
-        self._flush()
-        self.say(event)
-
-    def _flush(self) -> None:
-        steps, self._steps, self._told = self._steps, 0, time.monotonic()
-        if steps:
-            self.say(Stepped(steps))
-
     def end(self) -> None:
         """Wait until all of it has been heard."""
-        self._flush()
+        self.emit.flush()
         with suppress(Exception):  # the answer comes all the same
             connect.got(self._last, seconds=LONELY)
 
@@ -192,8 +177,3 @@ class _Lines(io.TextIOBase):
 
     def close(self) -> None:
         """It stays open: who closes a stream that all share is a plug-in."""
-
-
-def forget(work: Work, names: list[str]) -> None:
-    """See ``parcel.forget``."""
-    parcel.forget(work, names)
