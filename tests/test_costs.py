@@ -197,15 +197,11 @@ def test_macs_of_a_known_convolution(method: type[Distiller], shown: int, monkey
 rows = cache(kept.load)
 
 
-#: Came after the table, which is only ever measured as a whole (``make costs``); they are shown without a cost.
-UNMEASURED = {"deit", "mkl", "skd"}
+def test_all_are_measured() -> None:
+    assert rows().keys() == set(registry.names())
 
 
-def test_all_others_are_measured() -> None:
-    assert rows().keys() == set(registry.names()) - UNMEASURED
-
-
-@pytest.mark.parametrize("name", sorted(set(registry.names()) - UNMEASURED))
+@pytest.mark.parametrize("name", sorted(set(registry.names())))
 def test_a_row_is_whole_and_of_the_same_condition_as_all(name: str) -> None:
     one, student = rows()[name], rows()["student"]
     assert (one.pair, one.condition) == (student.pair, student.condition), "measure all together: make costs"

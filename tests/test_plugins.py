@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from commands import run
 
 import kdbench
 from kdbench import registry
+from kdbench.registry import discovery
 from kdbench.run.executors import strangers
 from kdbench.run.plugins import load
 
@@ -99,3 +102,23 @@ def test_every_way_to_load_one_refuses_it(write: Path, tmp_path: Path) -> None:
     stranger = strangers.Stranger(str(write), write.read_bytes())
     with pytest.raises(strangers.Unlike):
         strangers.load((stranger,))
+
+
+def test_an_installed_package_may_not_change_them_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (good := "point_good", bad := "point_bad"):
+        line = "torch.set_default_dtype(torch.float64)" if name == bad else ""
+        (tmp_path / f"{name}.py").write_text(HEAD + line + TAIL)
+    monkeypatch.syspath_prepend(tmp_path)
+    points = [metadata.EntryPoint(name, f"{name}:Mine", "kdbench.methods") for name in (bad, good)]
+    monkeypatch.setattr(metadata, "entry_points", lambda group: points)
+    for table in ("_classes", "_broken"):
+        monkeypatch.setattr(discovery, table, dict(getattr(discovery, table)))
+    monkeypatch.setattr(discovery, "_discover", discovery._discover.__wrapped__)
+    registry.names()
+    assert torch.get_default_dtype() == torch.float32
+    assert "package of entry point 'point_bad' changes the default dtype when it is imported" in registry.broken()[bad]
+    assert registry.get(good).__name__ == "Mine"
+    with pytest.raises(ValueError, match="'point_bad' is there but broken"):
+        registry.get(bad)
+    for name in (good, bad):
+        sys.modules.pop(name, None)

@@ -3,6 +3,7 @@
 from kdbench.distiller import Hyper
 from kdbench.registry.discovery import (
     ABSENT,
+    attend,
     broken,
     get,
     idea,
@@ -21,6 +22,7 @@ __all__ = [
     "ABSENT",
     "Hyper",
     "Spec",
+    "attend",
     "broken",
     "convert",
     "get",

@@ -45,6 +45,7 @@ ABSENT = {
 _classes: dict[str, type[Distiller]] = {}
 _broken: dict[str, str] = {}
 _refused: dict[str, str] = {}  # plug-ins that were asked for and could not be loaded
+_attending: list[Callable[[str, Callable[[], object]], object]] = []
 
 
 def register(cls: type[Distiller]) -> type[Distiller]:
@@ -280,7 +281,19 @@ def _discover() -> None:
         module_name = f"kdbench.methods.{file.stem}"
         _try(file.stem, module_name, partial(import_module, module_name))
     for point in metadata.entry_points(group=_GROUP):
-        _try(point.name, point.module, point.load)
+        load: Callable[[], object] = point.load
+        for around in _attending:
+            load = partial(around, f"the package of entry point {point.name!r}", load)
+        _try(point.name, point.module, load)
+
+
+def attend(around: Callable[[str, Callable[[], object]], object]) -> None:
+    """Let entry points be loaded by ``around``, which is given what is loaded, for a sentence, and how.
+
+    >>> attend(lambda what, load: load())
+    >>> _attending.clear()
+    """
+    _attending[:] = [around]
 
 
 def _try(name: str, module_name: str, load: Callable[[], object]) -> None:

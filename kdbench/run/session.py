@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+import kdbench.run.plugins  # noqa: F401 - from here on entry points are loaded under its eyes
 from kdbench import registry, suites
 from kdbench.record import Assistant, Settings
 from kdbench.run import assistants, grid, tuned, words

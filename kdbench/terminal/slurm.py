@@ -127,11 +127,10 @@ def _words(context: click.Context, run: click.Command) -> list[str]:
 
 def _job(asked: Slurm, words: dict[str, Any]) -> tuple[Job, list[str], list[str]]:
     """The grid as the nodes will have it, the words that they need beside those that were said, and sentences."""
-    from kdbench import registry
-    from kdbench.run import session
+    from kdbench.run import plugins, session
 
     for plugin in words.pop("plugins"):
-        registry.load_plugin(plugin)
+        plugins.load(plugin)
     request, more, notes = session.Request(**words), [], []
     wanted = request.device
     if wanted.startswith("cuda") and not asked.cuda:

@@ -85,6 +85,7 @@ def answered(question: Question, retry_failed: bool, watch: Watcher) -> Tuned | 
     scores = [score for trial in one.trials for score in trial.scores]
     same = [score.settings for score in scores] == [cell.hash for cell in question.all]
     if not same or one.plugin_sha256 != registry.source_sha256(tuned.bare(question.method)):
+        watch.note(f"{question} was tuned otherwise before ({one.budget}); {question.file} will hold the new choice")
         return None
     return None if retry_failed and any(score.val_top1 is None for score in scores) else one
 

@@ -39,6 +39,7 @@ SUBJECTS = {
     "record": Subject(_PAIR.format("runs") + "/fitnet-*.json", ("run", "report", "status", "eval")),
     "failure": Subject(_PAIR.format("runs") + "/*.failed.json", ("failed", "report", "status")),
     "checkpoint": Subject(_PAIR.format("runs") + "/vid-*.ckpt", ("resume", "status")),
+    "midway": Subject(_PAIR.format("runs") + "/crd-*.ckpt", ("midway", "status")),
     "student": Subject(_PAIR.format("students") + "/fitnet-*", ("eval", "report", "run"), strict=("eval",)),
     "weights": Subject("out/teachers/digits/resnet14-quick-*.safetensors", ("more", "eval", "run")),
     "card": Subject("out/teachers/digits/resnet14-quick-*.json", ("more", "eval", "status")),
@@ -64,6 +65,7 @@ SUBJECTS = {
     "costs": Subject("cost.csv", ("report",)),
     "picture": Subject("pictures/train/bee/*", ("pictures",), first="pictures-first"),
     "test-picture": Subject("pictures/val/cow/*", ("pictures",), first="pictures-first"),
+    "pack": Subject("pack/**/*", ("packed", "pack"), first="pictures-first"),
     "cifar": Subject("data/cifar-100-python/*", ("cifar",), strict=("cifar",)),
     "import": Subject("net.safetensors", ("import",)),
     "import-pth": Subject("net.pth", ("import-pth",)),
@@ -134,7 +136,7 @@ def _numbers(here: Path, good: Path, subject: Subject, verb: str, ended: Ended, 
         facts.same({name: ours}, {name: theirs})
     if len({str(one["data"]) for name, one in found.items() if " pictures " in name}) > 1:
         raise Fault("records of two data sets lie in one table")
-    started = verb in ("run", "more", "filled", "resume", "tuned", "own", "cifar")
+    started = verb in ("run", "more", "filled", "resume", "midway", "tuned", "own", "cifar")
     if started and ended.code == 0 and not subject.meant and (lost := wanted.keys() - found.keys()):
         raise Fault(f"exit code 0, and {min(lost)} is not there")
     if verb == "report" and ended.code == 0:

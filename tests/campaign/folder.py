@@ -7,17 +7,19 @@ import os
 import pickle
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from campaign import odd_files
 from campaign.child import command
 from campaign.judging import sound
+from kdbench.distiller import Batch, Outputs
+from kdbench.engine import checkpoint, saving
 from kdbench.engine.lane import Lane
 
 SMALL = ("--pairs", "resnet14:resnet8", "--seeds", "1", "--device", "cpu", "--epochs", "2")
@@ -65,6 +67,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "more": ("run", *DIGITS, "--methods", "at,kd", *OUT),
     "filled": ("run", *DIGITS, "--methods", "sp,kd", "--set", "recipe.crop_padding=0", *OUT),
     "resume": ("run", *DIGITS, "--methods", "vid", *OUT),
+    "midway": ("run", *DIGITS, "--methods", "crd,pkt", "--set", "recipe.batch_size=8", "--checkpoint-minutes", "1e-5", *OUT),
     "failed": ("run", *DIGITS, "--methods", "broken,kd", "--plugin", "broken.py", *OUT),
     "tune": ("tune", *DIGITS[:4], *DIGITS[6:], "--methods", "fitnet", "--trials", "2", *OUT),
     "tuned": ("run", *DIGITS, "--methods", "fitnet", "--weights", "tuned", *OUT),
@@ -78,6 +81,8 @@ VERBS: dict[str, tuple[str, ...]] = {
     "own": ("run", "--suite", "own.toml", *SMALL, "--limit-train", "64", "--methods", "kd", *OUT),
     "plugin": ("run", *DIGITS, "--methods", "plugin,kd", "--plugin", "plugin.py", *OUT),
     "pictures-first": ("run", "--suite", "pictures.toml", *SMALL, "--methods", "student,kd", *OUT),
+    "packed": ("run", "--suite", "pictures.toml", *SMALL, "--methods", "kd,fitnet", "--data-source", "packed:pack", *OUT),
+    "pack": ("data", "pack", "imagefolder:pictures@8", "--out", "pack"),
     "pictures": ("run", "--suite", "pictures.toml", *SMALL, "--methods", "kd,fitnet", *OUT),
     "cifar": ("run", "--suite", "cifar.toml", *SMALL, "--limit-train", "128", "--methods", "student", "--data-dir", "data", *OUT),
 }  # fmt: skip
@@ -90,7 +95,7 @@ def make(home: Path) -> Path:
     (here / "plugin.py").write_text(PLUGIN)
     (here / "broken.py").write_text(BROKEN)
     _suites(here)
-    _pictures(here / "pictures")
+    odd_files.pictures(here / "pictures")
     _cifar(here / "data" / "cifar-100-python")
     shutil.copy(Path(__file__).parents[2] / "kdbench" / "suites" / "cost.csv", here / "cost.csv")
     before = reading(here)
@@ -101,7 +106,7 @@ def make(home: Path) -> Path:
     shutil.copy(student, here / "net.safetensors")
     weights = {key.removeprefix("student.net."): value for key, value in load_file(student).items()}
     torch.save({"model": weights, "epoch": 240, "best_acc": torch.tensor(70.0)}, here / "net.pth")
-    for verb in ("import", "table", "report", "dry"):
+    for verb in ("import", "table", "report", "dry", "pack"):
         sound(command(VERBS[verb], here, before=before), {0})
     _halfway(here)
     return here
@@ -131,9 +136,9 @@ def reading(here: Path) -> Callable[[], None]:
 
 
 def _halfway(here: Path) -> None:
-    """Kill a run after its first epoch, so that a checkpoint lies there."""
+    """Kill runs after the first epoch, and in the midst of the second, so that checkpoints lie there."""
 
-    def before() -> None:
+    def after_one() -> None:
         start = Lane.start_epoch
 
         def dying(lane: Lane) -> None:
@@ -143,8 +148,22 @@ def _halfway(here: Path) -> None:
 
         Lane.start_epoch = dying  # type: ignore[method-assign, assignment]
 
-    ended = command(VERBS["resume"], here, before=before)
-    assert ended.code == -signal.SIGKILL, ended.said
+    def within() -> None:
+        step, saving.RAREST = Lane.step, 0.0
+
+        def dying(lane: Lane, teacher: Outputs | None, batch: Batch) -> None:
+            if lane.epoch and lane.meter.steps == 6:
+                time.sleep(1)  # what was handed over is written
+                os.kill(os.getpid(), signal.SIGKILL)
+            step(lane, teacher, batch)
+
+        Lane.step = dying  # type: ignore[method-assign, assignment]
+
+    for verb, before in (("resume", after_one), ("midway", within)):
+        ended = command(VERBS[verb], here, before=before)
+        assert ended.code == -signal.SIGKILL, ended.said
+    halves = [path for path in here.glob("out/runs/**/*.ckpt") if "partial" in checkpoint.peek(path)]
+    assert halves, "no checkpoint was written in mid-epoch"
 
 
 def _suites(here: Path) -> None:
@@ -164,17 +183,6 @@ def _suites(here: Path) -> None:
         "pairs": ["resnet14:resnet8"],
     }
     (here / "cifar.toml").write_text(odd_files.suite({**other, "recipe.batch_size": 64}))
-
-
-def _pictures(folder: Path) -> None:
-    rng = np.random.default_rng(0)
-    for part in ("train", "val"):
-        for kind in ("ant", "bee", "cow"):
-            home = folder / part / kind
-            home.mkdir(parents=True)
-            for number in range(8):
-                pixels = rng.integers(0, 256, (10, 10, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(home / f"{number}.{('png', 'jpg', 'bmp', 'gif')[number % 4]}")
 
 
 def _cifar(folder: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from campaign import facts
+from campaign import facts, odd_files
 from campaign.area import Area, Fault, Try
 from campaign.child import Ended, command, copied
 from campaign.deaths import SIGNALS, Counter, Death, after, at_byte, at_change
@@ -48,6 +48,12 @@ def report_files(out: Path) -> facts.Facts:
     """What a report has written."""
     files = [*out.glob("*.csv"), *(path for path in (out / "digits").rglob("*") if path.is_file())]
     return {path.relative_to(out).as_posix(): _hash(path) for path in files if not path.name.startswith(".")}
+
+
+def pack_files(out: Path) -> facts.Facts:
+    """What a pack of pictures holds."""
+    files = [path for path in out.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    return {path.relative_to(out).as_posix(): _hash(path) for path in files if path.suffix != ".lock"}
 
 
 def _hash(path: Path) -> str:
@@ -85,6 +91,20 @@ SCENARIOS = {
     ),
     "force": Scenario(("run", *SMALL, "--methods", "kd", "--epochs", "2", "--force"), "whole-fresh", 1, thrifty=False),
     "report": Scenario(("report",), "reported", 2, look=report_files, between=_old_or_new),
+    # A checkpoint after nearly every step, in mid-epoch.
+    "midway": Scenario(
+        ("run", *SMALL, "--methods", "kd,crd,ft", "--epochs", "2", "--set", "recipe.batch_size=8",
+         "--checkpoint-minutes", "1e-5"), "taught", 5,
+    ),
+    "finetune": Scenario(
+        ("teacher", "finetune", "resnet8", "--suite", "digits", "--weights", "{home}/other.safetensors", "--epochs", "2",
+         "--set", "teacher.lr=0.01"), "empty", 2,
+    ),
+    "fetch": Scenario(
+        ("teacher", "fetch", "resnet8", "--suite", "digits", "--from", "{home}/other.safetensors", "--table",
+         "{home}/teachers.toml", "--replace"), "imported", 2, between=_verified,
+    ),
+    "pack": Scenario(("data", "pack", "imagefolder:{home}/pictures@8"), "empty", 2, look=pack_files),
 }  # fmt: skip
 
 
@@ -98,6 +118,8 @@ def prepare(home: Path) -> None:
         shutil.copytree(made / "teachers", taught / "teachers")
     students = sorted((made / "students" / "digits" / "resnet8").glob("*.safetensors"))
     shutil.copy(students[1], home / "other.safetensors")
+    _published(home / "other.safetensors", home / "teachers.toml")
+    odd_files.pictures(home / "pictures")
     words: list[str | Path] = [
         "teacher",
         "import",
@@ -114,6 +136,17 @@ def prepare(home: Path) -> None:
         if scenario.base == "reported":
             _report_before(home)
         _undisturbed(home, name, scenario)
+
+
+def _published(file: Path, table: Path) -> None:
+    """A table of published teachers with one, whose file this is."""
+    values = {
+        **{"name": "theirs", "network": "resnet8", "dataset": "digits", "sha256": _hash(file), "licence": "MIT"},
+        **{"bytes": file.stat().st_size, "top1": 50.0, "address": "https://example.org/other.safetensors"},
+        **{"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
+    }
+    lines = [f"{name} = {odd_files.toml(value)}" for name, value in values.items()]
+    table.write_text("\n".join(["[[teacher]]", *lines]) + "\n")
 
 
 def _report_before(home: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from campaign.area import Fault
+from kdbench.engine import saving
 from kdbench.engine.lane import Lane
 from kdbench.engine.teacher_cache.rows import Rows
 
@@ -46,6 +47,7 @@ class Ledger:
                 write(rows, which, values)  # type: ignore[arg-type]
                 note("rows", *which, rows._paths[0].name)  # type: ignore[misc]
 
+            saving.RAREST = 0.0  # however long a checkpoint takes, the next may come
             Lane.start_epoch, Lane.save, Rows.write = started, saved, written  # type: ignore[assignment, method-assign]
             if then is not None:
                 then()

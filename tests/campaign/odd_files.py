@@ -7,6 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 GOOD: dict[str, Any] = {
     "name": "own",
     "title": "Own",
@@ -189,3 +192,15 @@ def checkpoints(folder: Path) -> list[Path]:
         path.write_bytes(content)
         made.append(path)
     return [*made, folder, folder / "none.pth", folder / f"{'x' * 300}.pth"]
+
+
+def pictures(folder: Path) -> None:
+    """Three kinds of small pictures, in four formats."""
+    rng = np.random.default_rng(0)
+    for part in ("train", "val"):
+        for kind in ("ant", "bee", "cow"):
+            home = folder / part / kind
+            home.mkdir(parents=True)
+            for number in range(8):
+                pixels = rng.integers(0, 256, (10, 10, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(home / f"{number}.{('png', 'jpg', 'bmp', 'gif')[number % 4]}")
