@@ -65,7 +65,7 @@ SUBJECTS = {
     "costs": Subject("cost.csv", ("report",)),
     "picture": Subject("pictures/train/bee/*", ("pictures",), first="pictures-first"),
     "test-picture": Subject("pictures/val/cow/*", ("pictures",), first="pictures-first"),
-    "pack": Subject("pack/**/*", ("packed", "pack"), first="pictures-first"),
+    "pack": Subject("pack/*", ("packed", "pack"), first="pack"),
     "cifar": Subject("data/cifar-100-python/*", ("cifar",), strict=("cifar",)),
     "import": Subject("net.safetensors", ("import",)),
     "import-pth": Subject("net.pth", ("import-pth",)),
@@ -79,6 +79,8 @@ def prepare(home: Path) -> None:
     good = folder.make(home)
     for verb, words in folder.VERBS.items():
         here = copied(good, home / f"after-{verb}")
+        if first := folder.BEFORE.get(verb):
+            sound(command(folder.VERBS[first], here, before=folder.reading(here)), {0})
         ended = sound(command(words, here, before=folder.reading(here)), {0, 1})
         (home / f"after-{verb}.json").write_text(json.dumps(ended.code))
 

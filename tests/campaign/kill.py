@@ -102,7 +102,7 @@ SCENARIOS = {
     ),
     "fetch": Scenario(
         ("teacher", "fetch", "resnet8", "--suite", "digits", "--from", "{home}/other.safetensors", "--table",
-         "{home}/teachers.toml", "--replace"), "imported", 2, between=_verified,
+         "{home}/teachers.toml", "--replace", "--no-verify"), "imported", 2, between=_verified,
     ),
     "pack": Scenario(("data", "pack", "imagefolder:{home}/pictures@8"), "empty", 2, look=pack_files),
 }  # fmt: skip
