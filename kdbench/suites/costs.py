@@ -20,17 +20,12 @@ TABLE = Path(__file__).parent / "cost.csv"
 
 #: Methods whose loss costs more than ``LIMIT`` of the student's step, and why that stays.
 EXPENSIVE: dict[str, str] = {
-    "afd": "every pair of a student's and a teacher's stage reads and rescales whole maps, bound by memory",
     "afd_se": "every map of student and teacher is normalised channel by channel, bound by memory",
-    "crd": "thousands of negatives of every image are gathered from two memory banks, bound by memory",
     "dskd": "auxiliary branches of 3x3 convolutions on every shallow stage are a third of the student's arithmetic",
     "ft": "translator and paraphraser are three 3x3 convolutions each, half as much arithmetic as the student's",
-    "hkd": "two kernels between all images of a batch on the whole flattened maps of every stage",
-    "hkd_port": "two kernels between all images of a batch on the whole flattened maps of every stage",
     "kdsvd": "singular vectors of every image's maps",
     "mgd": "two 3x3 convolutions of the teacher's width generate its last map",
     "mlkd": "a second view of every image goes through the student",
-    "nst": "products between all channels of student and teacher at every stage, of normalised whole maps",
     "reviewkd": "3x3 convolutions to the teacher's width at every stage",
     "semckd": "a projector with a 3x3 convolution for each pair of a student's and a teacher's stage",
     "sskd": "three further views of every image go through the student",
