@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from kdbench.data.errors import DataMissing
 from kdbench.data.packed import opened
 from kdbench.data.selection import choose, listed, pack_folder
 from kdbench.data.source import DataSource, Memory
+from kdbench.utils.wording import size
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
 SIZE = 16
@@ -213,6 +215,7 @@ def test_a_killed_pack_goes_on(folder: Path, tmp_path: Path, monkeypatch: pytest
     script = f"""
 import os, signal
 from pathlib import Path
+from types import SimpleNamespace
 from kdbench.data import names, pack
 from kdbench.data.selection import listed
 pack.BLOCK = 4
@@ -267,6 +270,17 @@ def test_what_does_not_fit_is_not_held_in_memory(folder: Path, tmp_path: Path, m
     said.clear()
     assert "Packed" in type(choose(word(folder), tmp_path, say=said.append).train_images).__name__
     assert "read from their pack" in said[0]
+
+
+def test_a_disk_without_room_for_the_pack_is_told_in_sizes_that_can_be_compared(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = listed(word(folder), None)
+    assert found is not None
+    monkeypatch.setattr(pack.shutil, "disk_usage", lambda where: SimpleNamespace(free=33))
+    needed = 21 * (3 * SIZE * SIZE + 4)
+    with pytest.raises(ValueError, match=f"takes {size(needed)} more, and 33 bytes are free in"):
+        pack.pack(found[0], names.canonical(word(folder)), SIZE, tmp_path / "pack")
 
 
 @pytest.mark.parametrize("source", ["disk", "packed:", "packed: ", "Resident"])

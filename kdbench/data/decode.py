@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kdbench.data import pictures
 from kdbench.data.errors import DataMissing, shown
-from kdbench.utils import memory
+from kdbench.utils import memory, wording
 
 #: After so many pictures that cannot be used the rest is not looked at.
 ENOUGH = 20
@@ -156,8 +156,8 @@ def fits(home: Path, count: int, size: int) -> None:
     need, free = count * 3 * size * size, free_memory()
     if need > free / 2:
         raise ValueError(
-            f"{shown(home)}: {count} pictures of {size} x {size} take {need / 2**30:.1f} GiB, more than half of the "
-            f"{free / 2**30:.1f} GiB of free memory; ask for a smaller size with @SIZE, or take --data-source packed"
+            f"{shown(home)}: {count} pictures of {size} x {size} take {wording.size(need)}, more than half of the "
+            f"{wording.size(free)} of free memory; ask for a smaller size with @SIZE, or take --data-source packed"
             " (after `kdbench data pack`) or streamed"
         )
 

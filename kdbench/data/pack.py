@@ -24,6 +24,7 @@ from kdbench.data.packed import FORMAT, HEADER, PARTS, Packed, header, is_pack, 
 from kdbench.data.pictures import REMARKS
 from kdbench.data.sets import Dataset
 from kdbench.data.source import head, stamp
+from kdbench.utils import wording
 from kdbench.utils.files import atomic_write
 from kdbench.utils.sealing import checksum
 
@@ -146,7 +147,7 @@ class _Making:
         free = shutil.disk_usage(self.folder).free
         if need > free:
             raise ValueError(
-                f"the pack takes {need / 2**30:.1f} GiB more, and {free / 2**30:.1f} GiB are free in"
+                f"the pack takes {wording.size(need)} more, and {wording.size(free)} are free in"
                 f" {shown(self.folder)}; choose another --out, or a smaller size with @SIZE"
             )
 

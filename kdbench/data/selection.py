@@ -22,6 +22,7 @@ from kdbench.data.folder import Listed, list_folder
 from kdbench.data.packed import is_pack, opened
 from kdbench.data.sets import Dataset
 from kdbench.data.source import Files, Memory, cache_folder, head
+from kdbench.utils import wording
 from kdbench.utils.files import atomic_write, expanded
 
 SOURCES = ("auto", "resident", "packed", "streamed")
@@ -146,7 +147,7 @@ def _auto(word: str, root: Path | None, say: Say) -> str:
     if need <= room:
         return "resident"
     packed = is_pack(pack_folder(word, root))
-    why = f"the pictures take {need / 2**30:.1f} GiB, and {room / 2**30:.1f} GiB of memory may be theirs"
+    why = f"the pictures take {wording.size(need)}, and {wording.size(room)} of memory may be theirs"
     way = "they are read from their pack" if packed else "they are decoded whenever they are needed"
     more = "" if packed else f"; `kdbench data pack {word}` makes a pack, which is faster"
     say(f"{why}: {way}{more}")

@@ -33,6 +33,18 @@ def duration(seconds: float) -> str:
     return f"{round(whole / 86400):,} days"
 
 
+def size(amount: float) -> str:
+    """Of memory or a file, in the unit that fits: 640 bytes, 1.2 KiB, 80.0 MiB, 3.4 GiB.
+
+    >>> size(640), size(1229), size(3.4 * 2**30)
+    ('640 bytes', '1.2 KiB', '3.4 GiB')
+    """
+    for power, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if amount >= 2**power:
+            return f"{amount / 2**power:,.1f} {unit}"
+    return count(round(amount), "byte")
+
+
 def printable(found: str, length: int = LENGTH) -> str:
     r"""A string on one line: control and unpaired signs escaped, cut at ``length`` letters.
 

@@ -21,7 +21,7 @@ _MB = 2**20
 #: Bytes that standard error, a file too, must be able to hold.
 _SENTENCE = 1000
 #: What the system says of a disk that takes no more, or of a file that may not grow.
-_FULL = ("No space left on device", "File too large", "MB are free in")
+_FULL = ("No space left on device", "File too large", "are free in")
 
 
 def prepare(home: Path) -> None:
