@@ -109,9 +109,9 @@ def hold(one: Try) -> int:
     name, kind, verb, _ = one.name.split("/")
     subject = SUBJECTS[name]
     here = copied(one.home / "good", one.folder / "here")
-    path = one.draw.choice(sorted(here.glob(subject.where)))
     if subject.first:
         sound(command(folder.VERBS[subject.first], here, before=folder.reading(here)), {0})
+    path = one.draw.choice(sorted(here.glob(subject.where)))
     old = path.read_bytes()
     done = spoil(path, kind, one.draw)
     same = path.is_file() and path.read_bytes() == old
