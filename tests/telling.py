@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import product
 from typing import Any
 
 import pytest
@@ -101,3 +102,14 @@ def fast(names: Sequence[str]) -> list[Any]:
     """Parameters of a test of the engine: the telling methods, the plainest and combinations; others are slow."""
     quick = {"student", "kd", *telling()} | {name for name in names if "+" in name}
     return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in names]
+
+
+def thinned(*values: Sequence[Any]) -> list[Any]:
+    """All products of these values as parameters, of which the fast suite tries every value once at least.
+
+    >>> [one.values for one in thinned("abc", "xy") if not one.marks]
+    [('a', 'x'), ('b', 'y'), ('c', 'x')]
+    """
+    longest = max(map(len, values))
+    quick = [tuple(one[at % len(one)] for one in values) for at in range(longest)]
+    return [pytest.param(*row, marks=() if row in quick else pytest.mark.slow) for row in product(*values)]

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from telling import cover, fast, kinds, telling
+from telling import cover, fast, kinds, telling, thinned
 from torch import Tensor
 
 from kdbench import registry
@@ -73,6 +73,14 @@ def test_a_method_of_a_new_kind_comes_in_by_itself() -> None:
 def test_others_are_slow() -> None:
     slow = {one.values[0] for one in fast([*registry.names(), "crd+mag"]) if one.marks}
     assert slow == set(registry.names()) - telling() - {"student", "kd"}
+
+
+def test_a_product_is_whole_and_every_value_is_in_the_fast_part() -> None:
+    rows = thinned("abcd", "xyz", [1, 2])
+    quick = [one.values for one in rows if not one.marks]
+    assert len({one.values for one in rows}) == len(rows) == 24
+    assert [{*column} for column in zip(*quick, strict=True)] == [{*"abcd"}, {*"xyz"}, {1, 2}]
+    assert len(quick) == 4
 
 
 def test_the_random_numbers_of_the_caller_are_left_alone() -> None:
