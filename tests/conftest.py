@@ -70,6 +70,7 @@ def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     registry.names()  # discovered before, not inside
     for table in ("_classes", "_broken", "_refused"):
         monkeypatch.setattr(discovery, table, dict(getattr(discovery, table)))
+    monkeypatch.setattr(discovery, "_attending", [*discovery._attending])  # an example shows how it is filled
     for name in list(sys.modules):
         if name.startswith("kdbench_plugin_"):
             monkeypatch.delitem(sys.modules, name)
