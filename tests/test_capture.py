@@ -162,8 +162,9 @@ def test_a_method_that_raises_fails_in_the_usual_words(tmp_path: Path) -> None:
 # -- nothing asks the host: what CUDA would refuse in a capture, found without CUDA -----------------
 
 
-@pytest.mark.parametrize("name", [*registry.names(), *COMBINATIONS])
+@pytest.mark.parametrize("name", fast([*registry.names(), *COMBINATIONS]))
 def test_no_step_asks_the_host(name: str, tmp_path: Path) -> None:
+    """As the captures of lanes are made; by themselves the steps of all methods are watched in tests/test_device.py."""
     found, notes = asked(supported(name, tmp_path))
     if name == "kdsvd":  # torch looks whether its singular values converged
         assert "_linalg_svd" in found
