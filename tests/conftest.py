@@ -64,12 +64,21 @@ def _what_stays_is_not_looked_through() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _that_something_is_frozen_is_known() -> Iterator[None]:
+    """Python counts it object by object, of which there are millions here, and every report asks."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(gc, "get_freeze_count", lambda: 1)
+        yield
+
+
 @pytest.fixture
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Methods and networks that the test registers are forgotten, as are its plug-ins."""
     registry.names()  # discovered before, not inside
     for table in ("_classes", "_broken", "_refused"):
         monkeypatch.setattr(discovery, table, dict(getattr(discovery, table)))
+    monkeypatch.setattr(discovery, "_attending", [*discovery._attending])  # an example shows how it is filled
     for name in list(sys.modules):
         if name.startswith("kdbench_plugin_"):
             monkeypatch.delitem(sys.modules, name)

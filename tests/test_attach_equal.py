@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from telling import fast
 from torch import Tensor, nn
 
 import kdbench
@@ -122,7 +123,7 @@ def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:
     return [name for name in ours if not torch.equal(ours[name], theirs[name])]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", fast(METHODS))
 def test_a_plain_loop_gives_the_bits_of_the_engine(name: str) -> None:
     cls = registry.get(name)
     batches = loader(cls.views)

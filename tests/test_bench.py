@@ -14,6 +14,7 @@ import pytest
 import torch
 from commands import flat, refused
 from rich.console import Console
+from telling import fast
 from torch import Tensor, nn
 from training import CPU, TINY
 
@@ -505,7 +506,7 @@ def test_a_wrong_word_is_one_sentence(words: list[str], sentence: str) -> None:
     assert sentence in refused("bench", *words)
 
 
-@pytest.mark.parametrize("name", [n for n in registry.names() if not registry.get(n).views])
+@pytest.mark.parametrize("name", fast([n for n in registry.names() if not registry.get(n).views]))
 def test_both_sides_run_every_method_of_one_view(name: str) -> None:
     made = work(name)
     try:

@@ -14,6 +14,7 @@ import pretended
 import pytest
 import torch
 from asking import asked
+from telling import fast
 from torch import Tensor
 from training import COMBINATIONS, CPU, assert_same, lane, loader, pair_of, result, setting, supported, train
 
@@ -55,7 +56,7 @@ def captured(lanes: list[Lane], notes: list[str] | None = None, *, stop_after: i
     train(lanes, shared, stop_after=stop_after)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", fast(METHODS))
 def test_the_captured_step_gives_the_bits_of_the_loop(name: str, tmp_path: Path) -> None:
     plain, ours = supported(name, tmp_path / "plain"), supported(name, tmp_path / "ours")
     few = loader(24, views=plain.method.views)  # a whole batch and a short one
@@ -161,8 +162,9 @@ def test_a_method_that_raises_fails_in_the_usual_words(tmp_path: Path) -> None:
 # -- nothing asks the host: what CUDA would refuse in a capture, found without CUDA -----------------
 
 
-@pytest.mark.parametrize("name", [*registry.names(), *COMBINATIONS])
+@pytest.mark.parametrize("name", fast([*registry.names(), *COMBINATIONS]))
 def test_no_step_asks_the_host(name: str, tmp_path: Path) -> None:
+    """As the captures of lanes are made; by themselves the steps of all methods are watched in tests/test_device.py."""
     found, notes = asked(supported(name, tmp_path))
     if name == "kdsvd":  # torch looks whether its singular values converged
         assert "_linalg_svd" in found

@@ -23,6 +23,7 @@ from costumes import HOSTED, INSIDE, RIGHT, backward
 from narrow import there
 from ondevice import BATCH, CUDA, META, TAIL, Watch, lane_of, move, place, settle, steps, walk, watched
 from tabled import lane, loader, open_table, setting
+from telling import fast
 from torch import Tensor, nn
 from training import CPU
 
@@ -69,6 +70,10 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 CASES = [pytest.param(name, {}, id=name) for name in METHODS] + [
     pytest.param(name, hyper, id=f"{name}-{'-'.join(hyper)}") for name, hyper in VARIANTS
 ]
+#: What shows on "meta" shows on "cuda" without values too, where all are tried; the kinds of methods on both.
+QUICK = [pytest.param(one, {}, id=one, marks=marks) for (one,), marks, _ in fast(METHODS)] + [
+    pytest.param(name, hyper, id=f"{name}-{'-'.join(hyper)}", marks=pytest.mark.slow) for name, hyper in VARIANTS
+]
 #: Findings that stand, and why a lane of such a method runs beside the CUDA graph.
 STAND = {"kdsvd": "_linalg_svd waits for the device"}  # the host looks whether the singular values converged
 
@@ -84,7 +89,7 @@ def unexpected(watch: Watch, name: str) -> list[str]:
     return [found for found in watch.found if not (stands and found.startswith(stands))]
 
 
-@pytest.mark.parametrize(("name", "hyper"), CASES)
+@pytest.mark.parametrize(("name", "hyper"), QUICK)
 def test_no_step_reads_a_value_or_leaves_its_device(name: str, hyper: dict[str, Any]) -> None:
     """On a whole batch; on a short one below."""
     cls = registry.get(name)

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from strangers import alone, bad, data, good, pair, strangers, teacher, train
+from telling import thinned
 from training import assert_same, result
 
 from kdbench import Distiller, registry
@@ -79,7 +80,9 @@ def company(stranger: Lane, folder: Path, machine: Any = None) -> str:
     return sentence
 
 
-PATHS = [pytest.param(None, id="loop"), pytest.param(Eager(), id="captured")]
+MACHINES: dict[str, Any] = {"loop": None, "captured": Eager()}
+PATHS = [pytest.param(machine, id=name) for name, machine in MACHINES.items()]
+CHANGED = ["threads", "dtype", "stdout closed", "warnings", "no grad", "files closed", "exit"]
 
 
 @pytest.mark.parametrize("machine", PATHS)
@@ -100,16 +103,14 @@ def test_the_process(kind: str, tmp_path: Path) -> None:
     assert bool(wanted) == bool(sentence)
 
 
-@pytest.mark.parametrize("kind", ["threads", "dtype", "stdout closed", "warnings", "no grad", "files closed", "exit"])
-@pytest.mark.parametrize("when", ["on_stage", "predict", "terms"])
-@pytest.mark.parametrize("machine", PATHS)
-def test_the_process_wherever_it_is_changed(kind: str, when: str, machine: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "when", "machine"), thinned(CHANGED, ["on_stage", "predict", "terms"], [*MACHINES]))
+def test_the_process_wherever_it_is_changed(kind: str, when: str, machine: str, tmp_path: Path) -> None:
     if kind == "exit":
         stranger, wanted = bad("raising", tmp_path, kind=kind, place=when), "SystemExit"
     else:
         stranger = bad("process", tmp_path, kind=kind, when=when)
         wanted = strangers("process").KINDS[kind][1]
-    sentence = company(stranger, tmp_path, machine)
+    sentence = company(stranger, tmp_path, MACHINES[machine])
     if kind != "no grad" or when == "terms":  # elsewhere the gradient mode is the engine's, which puts it back
         assert sentence
         assert wanted in sentence

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from commands import measured
+from telling import fast
 from training import COMBINATIONS, PLAN, Silent, assert_same, lane, lane_of, loader, nothing, pair_of, result, setting
 
 from kdbench import models, registry
@@ -82,17 +83,7 @@ def cut_and_resumed(
     assert_same(result(rest), result(whole))
 
 
-#: Banks, stages, views, random draws and a combination; the others run with the slow tests.
-QUICK = {"student", "kd", "crd", "semckd", "sskd", "ft", "cc", "crd+mag"}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
-        for name in [*registry.names(), *COMBINATIONS]
-    ],
-)
+@pytest.mark.parametrize("name", fast([*registry.names(), *COMBINATIONS]))
 def test_every_method_goes_on_in_mid_epoch(name: str, tmp_path: Path) -> None:
     try:
         one = made(name, tmp_path)

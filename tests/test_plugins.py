@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -104,6 +105,14 @@ def test_every_way_to_load_one_refuses_it(write: Path, tmp_path: Path) -> None:
         strangers.load((stranger,))
 
 
+@pytest.fixture
+def plain_dtype() -> Iterator[None]:
+    """If what is refused were let in, the tests that follow would still be of fp32."""
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("plain_dtype")
 def test_an_installed_package_may_not_change_them_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (good := "point_good", bad := "point_bad"):
         line = "torch.set_default_dtype(torch.float64)" if name == bad else ""

@@ -27,6 +27,7 @@ from tabled import (
     supported,
     train,
 )
+from telling import fast
 from torch import Tensor, nn
 from training import BATCH, EPOCHS, assert_same, images, nothing, result, teacher
 
@@ -80,7 +81,7 @@ def captured(folder: Path, shared: engine.Setting, *lanes: Lane, reads: str = "p
         table.close()
 
 
-@pytest.mark.parametrize("name", [*BELOW_MAPS, "crd+mag"])
+@pytest.mark.parametrize("name", fast([*BELOW_MAPS, "crd+mag"]))
 def test_a_captured_step_on_the_table_gives_the_bits_of_the_live_teacher(name: str, tmp_path: Path) -> None:
     feed = loader(FEW)
     filling, reading = (supported(name, tmp_path / which, feed) for which in ("filling", "reading"))

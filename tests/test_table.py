@@ -35,6 +35,7 @@ from tabled import (
     supported,
     train,
 )
+from telling import fast
 from torch import Tensor, nn
 from training import BATCH, assert_same, result, teacher
 
@@ -96,7 +97,7 @@ def test_an_epoch_asks_for_what_is_missing_only_and_in_whole_batches(tmp_path: P
     table.close()
 
 
-@pytest.mark.parametrize("name", [*BELOW_MAPS, "crd+mag"])
+@pytest.mark.parametrize("name", fast([*BELOW_MAPS, "crd+mag"]))
 def test_a_method_ends_the_same_with_a_table_and_without(name: str, tmp_path: Path) -> None:
     feed = loader(FEW)
     kept, again = (supported(name, tmp_path / which, feed) for which in ("kept", "again"))

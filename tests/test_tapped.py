@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from telling import thinned
 from timm.models.vgg import VGG
 from torch import Tensor, nn
 
@@ -142,7 +143,15 @@ def test_copies_do_not_share_hooks(name: str) -> None:
     torch.testing.assert_close(twin.net(image), theirs.logits)
 
 
-@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "ShuffleV2", "timm/test_convnext", "timm/test_vit"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet8",
+        "ShuffleV2",
+        "timm/test_vit",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("wrn_16_1", "timm/test_convnext")),
+    ],
+)
 def test_compiles_as_one_graph(name: str) -> None:
     torch.compiler.reset()
     tapped, image = create(name, 10).eval(), torch.randn(2, 3, 32, 32)
@@ -395,8 +404,9 @@ def flat(tapped: Tapped, image: Tensor) -> tuple[Tensor, ...]:
     return tuple(tapped(image)._replace(classifier=None).tensors().values())
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", [*ZOO, "resnet110", "timm/test_convnext"])
+@pytest.mark.parametrize(
+    ("name", "dtype"), thinned([*ZOO, "resnet110", "timm/test_convnext"], [torch.float32, torch.float64])
+)
 def test_fold(name: str, dtype: torch.dtype) -> None:
     tapped = scramble(create(name, 10)).to(dtype)
     modes = [m.training for m in tapped.modules()]

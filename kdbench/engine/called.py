@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.engine.fact import Fact
+from kdbench.engine.written import numbers
 
 _MODULES: tuple[Any, ...] = (
     *(torch, torch.nn, torch.nn.functional, torch.nn.init, torch.autograd, torch.optim, torch.linalg, torch.fft),
@@ -46,6 +47,7 @@ class _Places(NamedTuple):
     functions: list[FunctionType]
     defaults: list[dict[str, Any]]  # by keyword, of those functions that have such
     named: list[tuple[dict[str, Any], str, Any]]  # of each table among the owners: where it stands, under what name
+    written: Callable[[], list[int]] | None  # when tables and defaults were last written to, where that can be read
 
 
 class _Names(NamedTuple):
@@ -56,6 +58,7 @@ class _Names(NamedTuple):
     bodies: list[Any]
     positional: list[Any]
     by_keyword: list[dict[str, Any]]
+    written: list[int] | None
 
 
 class _Known(NamedTuple):
@@ -63,6 +66,9 @@ class _Known(NamedTuple):
 
     names: list[str]
     modules: list[Any]
+    table: dict[str, Any]  # in which they stood
+    written: Callable[[], list[int]] | None
+    when: list[int] | None
     ours: tuple[tuple[str, int], ...]
 
 
@@ -97,14 +103,21 @@ def _fixed() -> list[Any]:
 def _places() -> _Places:
     """Looked for anew where modules have come or gone, or where another table stands; else those of the last time."""
     modules = sys.modules
-    if not _known or list(modules) != _known[0].names or not all(map(is_, list(modules.values()), _known[0].modules)):
-        names = list(modules)
+    if not _known or not _as_known(_known[0], modules):
+        written = numbers([modules])
+        when, names = written and written(), list(modules)
         ours = tuple((name, id(modules[name])) for name in names if name == "kdbench" or name.startswith("kdbench."))
-        _known[:] = [_Known(names, [modules[name] for name in names], ours)]
+        _known[:] = [_Known(names, [modules[name] for name in names], modules, written, when, ours)]
     key = _known[0].ours
     if any(module.get(name) is not table for module, name, table in _found(key).named):
         _found.cache_clear()  # another table stands there: it is the one whose names count from now on
     return _found(key)
+
+
+def _as_known(known: _Known, modules: dict[str, Any]) -> bool:
+    if known.written is not None and known.table is modules and known.written() == known.when:
+        return True
+    return list(modules) == known.names and all(map(is_, list(modules.values()), known.modules))
 
 
 @cache
@@ -126,7 +139,8 @@ def _found(loaded: tuple[tuple[str, int], ...]) -> _Places:
         functions += [one for value in _values(owner) for one in _functions(value)]
     functions = list({id(one): one for one in functions if str(one.__module__).startswith("kdbench.")}.values())
     tables = [owner if isinstance(owner, dict) else vars(owner) for owner in owners]
-    return _Places(owners, tables, functions, [one.__kwdefaults__ for one in functions if one.__kwdefaults__], named)
+    defaults = [one.__kwdefaults__ for one in functions if one.__kwdefaults__]
+    return _Places(owners, tables, functions, defaults, named, numbers([*tables, *defaults]))
 
 
 def _values(owner: Any) -> list[Any]:
@@ -147,26 +161,35 @@ def _look() -> _Names:
     """Where nothing has changed since the last look it is that one, so that comparing the two costs nothing."""
     places, last = _places(), _last[-1] if _last else None
     known = last is not None and last.places is places
-    each = list(chain.from_iterable(map(methodcaller("values"), places.tables)))
+    written = places.written and places.written()
     bodies = list(map(_body, places.functions))
     positional = list(map(_defaults, places.functions))
-    if last is not None and known and _the_same(each, last.each) and _unwritten(last, bodies, positional):
-        return last if len(last.modules) == len(sys.modules) else last._replace(modules=frozenset(sys.modules))
+    if last is not None and known and _the_same(bodies, last.bodies) and _the_same(positional, last.positional):
+        unwritten = written is not None and written == last.written
+        if unwritten or (_the_same(_each(places), last.each) and _unwritten(last)):
+            if len(last.modules) != len(sys.modules):
+                last = last._replace(modules=frozenset(sys.modules))
+            _last[:] = [last if unwritten else last._replace(written=written)]
+            return _last[0]
     values = [table.copy() for table in places.tables]
     by_keyword = [table.copy() for table in places.defaults]
-    found = _Names(frozenset(sys.modules), places, each, values, bodies, positional, by_keyword)
+    found = _Names(frozenset(sys.modules), places, _each(places), values, bodies, positional, by_keyword, written)
     _last[:] = [found]
     return found
+
+
+def _each(places: _Places) -> list[Any]:
+    return list(chain.from_iterable(map(methodcaller("values"), places.tables)))
 
 
 def _the_same(now: list[Any], last: list[Any]) -> bool:
     return len(now) == len(last) and all(map(is_, now, last))
 
 
-def _unwritten(last: _Names, bodies: list[Any], positional: list[Any]) -> bool:
-    same = all(map(is_, bodies, last.bodies)) and all(map(is_, positional, last.positional))
+def _unwritten(last: _Names) -> bool:
+    """Whether no default by keyword is another one."""
     keywords = zip(last.places.defaults, last.by_keyword, strict=True)
-    return same and all(len(now) == len(old) and all(map(is_, now.values(), old.values())) for now, old in keywords)
+    return all(len(now) == len(old) and all(map(is_, now.values(), old.values())) for now, old in keywords)
 
 
 def _same(before: _Names, now: _Names) -> bool:
