@@ -342,7 +342,8 @@ def sentences(made: Estimate) -> list[str]:
     ['about 1 min on cpu for 1 cell', '  of it: students 1 min']
     """
     by = f" with {made.workers} workers" if made.workers > 1 else ""
-    said = [f"about {duration(made.seconds)} on {made.device}{by} for {count(made.cells, 'cell')}"]
+    long = duration(made.seconds)
+    said = [f"{'' if long.startswith('less') else 'about '}{long} on {made.device}{by} for {count(made.cells, 'cell')}"]
     notes = [made.basis] if made.basis else []
     notes += [f"others use the machine, too: {made.busy:.1f} s for each second of work"] if made.busy > 1.2 else []
     said[0] += f" ({'; '.join(notes)})" if notes else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -94,7 +95,7 @@ def show_outcome(job: Job, outcome: Outcome, screen: Console) -> None:
         words.append(f"{len(outcome.elsewhere)} left to the other kdbench run on this folder")
     screen.print(", ".join(words) + f" ({job.request.out / 'runs' / job.suite.name}).", markup=False)
     if outcome.done:
-        flag = "" if str(job.request.out) == "results" else f" --out {job.request.out}"
+        flag = "" if str(job.request.out) == "results" else f" --out {quote(str(job.request.out))}"
         screen.print(f"Next: kdbench report{flag}", markup=False)
 
 
