@@ -421,7 +421,9 @@ def test_doctor_leaves_nothing_behind_and_names_what_is_in_the_way(
 def test_the_output_folder_may_be_an_environment_variable(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KDBENCH_OUT", str(finished))
     assert "resnet14-resnet8" in fine("status")
-    assert "1 of 1 cells are there" in fine("run", *SMALL, "--methods", "kd")
+    again = fine("run", *SMALL, "--methods", "kd")
+    assert "1 of 1 cells are there" in again
+    assert "nothing was trained; --force trains them again" in again
 
 
 def test_nobody_reads_on() -> None:

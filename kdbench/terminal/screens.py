@@ -84,8 +84,8 @@ def _abreast(pairs: Sequence[tuple[str, str]], room: int, seeds: int) -> Iterato
     yield part
 
 
-def show_outcome(job: Job, outcome: Outcome, screen: Console) -> None:
-    """The closing lines of a run."""
+def show_outcome(job: Job, outcome: Outcome, screen: Console, *, trained: bool = True) -> None:
+    """The closing lines of a run; ``trained``: whether there was anything left to train."""
     words = [f"{len(outcome.done)} of {len(job.cells)} cells are there"]
     if outcome.unsupported:
         words.append(f"{len(outcome.unsupported)} refused by their method")
@@ -94,6 +94,8 @@ def show_outcome(job: Job, outcome: Outcome, screen: Console) -> None:
     if outcome.elsewhere:
         words.append(f"{len(outcome.elsewhere)} left to the other kdbench run on this folder")
     screen.print(", ".join(words) + f" ({job.request.out / 'runs' / job.suite.name}).", markup=False)
+    if not trained and not outcome.failed:
+        screen.print("They were there before, so nothing was trained; --force trains them again.", markup=False)
     if outcome.done:
         flag = "" if str(job.request.out) == "results" else f" --out {quote(str(job.request.out))}"
         screen.print(f"Next: kdbench report{flag}", markup=False)
