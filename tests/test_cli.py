@@ -90,7 +90,7 @@ def test_the_suite_of_the_page_on_data_trains_on_pictures(tmp_path: Path, monkey
     random = np.random.default_rng(0)
     for part, count in (("train", 8), ("val", 3)):
         for channel, name in enumerate(("cat", "dog", "fish")):
-            folder = tmp_path / "pics" / part / name
+            folder = tmp_path / "pets" / part / name
             folder.mkdir(parents=True)
             for i in range(count):
                 picture = random.integers(0, 120, (40, 48, 3), dtype=np.uint8)
@@ -99,7 +99,7 @@ def test_the_suite_of_the_page_on_data_trains_on_pictures(tmp_path: Path, monkey
     found = re.search(r"```toml\n(.*?)```", (ROOT / "docs" / "data.md").read_text(), re.DOTALL)
     assert found
     suite = tmp_path / "pets.toml"
-    suite.write_text(found.group(1).replace("PATH", "pics"))  # beside the suite, not where the command is started
+    suite.write_text(found.group(1))  # beside the suite, not where the command is started
     words: list[str | Path] = [
         "--suite",
         suite,

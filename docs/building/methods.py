@@ -43,8 +43,8 @@ def _families() -> dict[str, list[str]]:
 
 def _index() -> str:
     evidence = (
-        "The last column says what each was proven against (the [glossary](../glossary.md) explains the words), its page says it"
-        " in full."
+        "The last column says what each was proven against (the [glossary](../glossary.md) explains the words), its"
+        " page says it in full."
     )
     network = "Formulas are set by MathJax where your browser can fetch it; elsewhere their TeX source is shown."
     lines = ["# Methods", "", f"{len(registry.names())} methods, each in one file. {evidence} {network}", ""]

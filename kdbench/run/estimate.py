@@ -342,11 +342,10 @@ def sentences(made: Estimate) -> list[str]:
     ['about 1 min on cpu for 1 cell', '  of it: students 1 min']
     """
     by = f" with {made.workers} workers" if made.workers > 1 else ""
-    long = duration(made.seconds)
-    said = [f"{'' if long.startswith('less') else 'about '}{long} on {made.device}{by} for {count(made.cells, 'cell')}"]
+    said = [f"about {duration(made.seconds)} on {made.device}{by} for {count(made.cells, 'cell')}"]
     notes = [made.basis] if made.basis else []
     notes += [f"others use the machine, too: {made.busy:.1f} s for each second of work"] if made.busy > 1.2 else []
-    said[0] += f" ({'; '.join(notes)})" if notes else ""
+    said[0] = said[0].replace("about less", "less") + (f" ({'; '.join(notes)})" if notes else "")
     whole = "of it" if made.workers == 1 else "work that they share"
     for words, key in (
         (whole, lambda part: part.kind),
