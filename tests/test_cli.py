@@ -157,6 +157,22 @@ def test_lists_are_tables_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> N
     assert "broken mine.py cannot be read" in output
 
 
+@pytest.mark.parametrize("width", [60, 80, 200])
+@pytest.mark.parametrize("what", ["methods", "suites", "teachers"])
+def test_a_list_can_be_read_at_any_width(what: str, width: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """No word is broken, but for an address that is wider than the screen, and ideas do not become threads."""
+    screen = Console(width=width, force_terminal=True, color_system=None)
+    screens.show_list(what, "auto", False, [], screen, Console(width=width))
+    output = capsys.readouterr().out
+    assert max(map(len, output.splitlines())) <= width
+    said = [line.split("\t") for line in kdbench("list", what, "--plain").stdout.splitlines()]
+    shown = output.split()
+    assert {word for row in said for word in " ".join(row).split() if len(word) < width - 4} - set(shown) <= {
+        word for word in " ".join(" ".join(row) for row in said).split() if f"{word}," in shown
+    }
+    assert len(output.splitlines()) < 5 * len(said) + 40
+
+
 def test_a_broken_plugin_is_told_by_list_and_by_a_dry_run(tmp_path: Path) -> None:
     assert "no plug-in file 'no.py'" in refused("list", "--plugin", "no.py", code=1)
     dry = refused("run", *SMALL, "-m", "kd", "--out", tmp_path, "--plugin", "no.py", "--dry-run", code=1)

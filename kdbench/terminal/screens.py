@@ -9,6 +9,7 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 
 from kdbench.terminal.console import COLOURS, escape, head, seen
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from kdbench.run.outcome import Outcome
     from kdbench.run.session import Job
 
+#: Signs that the last column of a list has at least; else it is no table.
+LAST = 30
 _LETTERS = {"done": "D", "running": "r", "failed": "F", "unsupported": "n", "missing": "."}
 
 
@@ -114,6 +117,11 @@ def show_list(what: str, suite: str, plain: bool, broken: list[str], screen: Con
     if plain or not seen(screen) or len(heads) == 1:
         for row in rows:
             print("\t".join(map(without_orders, row)), file=screen.file)
+    elif screen.width < LAST + sum(max(map(len, column)) + 3 for column in [*zip(*rows, strict=True)][:-1]):
+        for row in rows:  # the last column, the long one, would be a thread: it has lines of its own
+            facts = ", ".join(f"{name} {word}" for name, word in zip(heads[1:-1], row[1:-1], strict=True))
+            screen.print(f"[bold]{escape(row[0])}[/]  {escape(facts)}")
+            screen.print(Padding(escape(row[-1]), (0, 0, 0, 4)))
     else:
         table = _table(screen, *heads)
         table.columns[0].no_wrap = True
