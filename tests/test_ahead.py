@@ -36,6 +36,13 @@ def takes(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     monkeypatch.setattr(estimate.Estimator, "of", of)
 
 
+def test_an_estimate_says_what_workers_share_and_nothing_is_about_less() -> None:
+    part = Part("students", "resnet20:resnet8", "kd", 60.0)
+    assert estimate.sentences(Estimate(1, (part,), "cpu"))[1] == "  of it: students 1 min"
+    assert estimate.sentences(Estimate(1, (part,), "cpu", workers=2))[1] == "  work that they share: students 1 min"
+    assert estimate.sentences(Estimate(1, (part._replace(seconds=0.2),), "cpu"))[0].startswith("less than a second on")
+
+
 def at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ahead, "_asks", lambda screen: True)
 
@@ -44,9 +51,8 @@ def test_a_run_says_what_it_may_take_and_what_it_took(tmp_path: Path) -> None:
     done = asked("run", *SMALL, "--methods", "student", "--out", tmp_path)
     assert done.exit_code == 0, done.output
     lines = done.output.splitlines()
-    said = next(
-        number for number, line in enumerate(lines) if line.startswith("about ") and " on cpu for 1 cell" in line
-    )
+    said = next(number for number, line in enumerate(lines) if " on cpu for 1 cell" in line)
+    assert lines[said].startswith(("about ", "less than a second "))
     assert said < next(number for number, line in enumerate(lines) if line.startswith("data digits"))
     assert lines[-1].startswith("estimated ")
     assert ", taken " in lines[-1]

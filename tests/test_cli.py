@@ -90,7 +90,7 @@ def test_the_suite_of_the_page_on_data_trains_on_pictures(tmp_path: Path, monkey
     random = np.random.default_rng(0)
     for part, count in (("train", 8), ("val", 3)):
         for channel, name in enumerate(("cat", "dog", "fish")):
-            folder = tmp_path / "pics" / part / name
+            folder = tmp_path / "pets" / part / name
             folder.mkdir(parents=True)
             for i in range(count):
                 picture = random.integers(0, 120, (40, 48, 3), dtype=np.uint8)
@@ -99,7 +99,7 @@ def test_the_suite_of_the_page_on_data_trains_on_pictures(tmp_path: Path, monkey
     found = re.search(r"```toml\n(.*?)```", (ROOT / "docs" / "data.md").read_text(), re.DOTALL)
     assert found
     suite = tmp_path / "pets.toml"
-    suite.write_text(found.group(1).replace("PATH", "pics"))  # beside the suite, not where the command is started
+    suite.write_text(found.group(1))  # beside the suite, not where the command is started
     words: list[str | Path] = [
         "--suite",
         suite,
@@ -155,6 +155,22 @@ def test_lists_are_tables_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> N
     assert max(map(len, output.splitlines())) <= 90
     assert "confidence_penalty" in output
     assert "broken mine.py cannot be read" in output
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+@pytest.mark.parametrize("what", ["methods", "suites", "teachers"])
+def test_a_list_can_be_read_at_any_width(what: str, width: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """No word is broken, but for an address that is wider than the screen, and ideas do not become threads."""
+    screen = Console(width=width, force_terminal=True, color_system=None)
+    screens.show_list(what, "auto", False, [], screen, Console(width=width))
+    output = capsys.readouterr().out
+    assert max(map(len, output.splitlines())) <= width
+    said = [line.split("\t") for line in kdbench("list", what, "--plain").stdout.splitlines()]
+    shown = output.split()
+    assert {word for row in said for word in " ".join(row).split() if len(word) < width - 4} - set(shown) <= {
+        word for word in " ".join(" ".join(row) for row in said).split() if f"{word}," in shown
+    }
+    assert len(output.splitlines()) < 5 * len(said) + 40
 
 
 def test_a_broken_plugin_is_told_by_list_and_by_a_dry_run(tmp_path: Path) -> None:
@@ -421,7 +437,9 @@ def test_doctor_leaves_nothing_behind_and_names_what_is_in_the_way(
 def test_the_output_folder_may_be_an_environment_variable(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KDBENCH_OUT", str(finished))
     assert "resnet14-resnet8" in fine("status")
-    assert "1 of 1 cells are there" in fine("run", *SMALL, "--methods", "kd")
+    again = fine("run", *SMALL, "--methods", "kd")
+    assert "1 of 1 cells are there" in again
+    assert "nothing was trained; --force trains them again" in again
 
 
 def test_nobody_reads_on() -> None:

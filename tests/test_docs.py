@@ -68,6 +68,21 @@ def test_pages_name_every_verb_and_no_option_that_is_not_there() -> None:
     assert set(re.findall(r"`(--[a-z][a-z-]*)", text)) - written.options() == set()
 
 
+@pytest.mark.parametrize("page", written.PAGES, ids=of_page)
+def test_tuned_weights_that_a_page_runs_were_tuned_on_it(page: Path) -> None:
+    """`run --weights tuned` refuses a method that was not tuned; the plain student has nothing to tune."""
+    tuned: set[tuple[str, str]] = set()
+    for line in written.shown(page.read_text()):
+        context = written.parsed(written.words(line)) if re.match(r"kdbench (tune|run) .*--methods", line) else None
+        if context is None:
+            continue
+        found = {(context.params["suite"], name) for name in context.params["methods"].split(",")}
+        if context.info_name == "tune":
+            tuned |= found
+        elif context.params["weights"] == "tuned":
+            assert {pair for pair in found if pair[1] != "student"} - tuned == set(), line
+
+
 def test_every_target_of_make_that_a_page_names_is_one() -> None:
     text = "\n".join(page.read_text() for page in written.PAGES)
     there = set(re.findall(r"^([a-z-]+):", (written.ROOT / "Makefile").read_text(), re.MULTILINE))

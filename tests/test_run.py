@@ -124,7 +124,7 @@ def test_shards_make_the_whole(tmp_path: Path) -> None:
         (["--pairs", "resnet14"], "a pair is written teacher:student, not 'resnet14'"),
         (["--pairs", "resnet14:resnet9"], "no model 'resnet9'"),
         (["--pairs", "foo*:bar"], "no pair of suite digits matches"),
-        (["--suite", "digit"], "no suite 'digit'; did you mean digits"),
+        (["--suite", "digit"], "no suite 'digit' (a file of yours ends in .toml); did you mean digits"),
         (["--epochs", "0"], "--epochs must be 1 or more, not 0"),
         (["--epochs", "-3"], "--epochs must be 1 or more, not -3"),
         (["--epochs", "many"], "'many' is no whole number"),

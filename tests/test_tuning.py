@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import written
 from click.testing import Result
 from commands import kdbench, records
 from narrow import there
@@ -41,6 +43,26 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert result.exit_code == 0, result.output
     assert "no teacher resnet14" in result.output
     return out
+
+
+def test_the_next_command_is_whole(tmp_path: Path) -> None:
+    """It names the plug-in, and words with blanks are quoted; so does the sentence about weights that are missing."""
+    page = (written.ROOT / "README.md").read_text()
+    (code,) = (block.code for block in written.blocks(page) if block.kind == "python")
+    file = tmp_path / "my files" / "next_mine.py"
+    file.parent.mkdir()
+    file.write_text(code)
+    out = tmp_path / "my results"
+    words = ["--epochs", "1", "--plugin", str(file)]
+    said = tune(out, *words, methods="next_mine").output
+    (line,) = (line for line in said.replace("\n", " ").split("Next: ")[1:])
+    asked = shlex.split(line.split(" estimated ")[0])
+    assert asked[:3] == ["kdbench", "run", "--weights"]
+    assert asked[asked.index("--plugin") + 1] == str(file)
+    assert asked[asked.index("--out") + 1] == str(out)
+    missing = kdbench("run", *SHORT, "--plugin", file, "--weights", "tuned", "--methods", "at", "--out", out)
+    assert f"--plugin '{file}'" in missing.output.replace("\n", " ")
+    assert f"--out '{out}'" in missing.output.replace("\n", " ")
 
 
 def trial(value: float, *scores: float | None) -> Trial:

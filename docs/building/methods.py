@@ -42,8 +42,11 @@ def _families() -> dict[str, list[str]]:
 
 
 def _index() -> str:
-    evidence = "Of each row of a table you can ask what it was proven against: the column below, and in full its page."
-    network = "MathJax sets the formulas, if a browser can fetch it; else their TeX source and plain signs stand."
+    evidence = (
+        "The last column says what each was proven against (the [glossary](../glossary.md) explains the words), its"
+        " page says it in full."
+    )
+    network = "Formulas are set by MathJax where your browser can fetch it; elsewhere their TeX source is shown."
     lines = ["# Methods", "", f"{len(registry.names())} methods, each in one file. {evidence} {network}", ""]
     for family, names in _families().items():
         lines += [f"## {family.capitalize()}", "", "| method | idea | proven against |", "|---|---|---|"]

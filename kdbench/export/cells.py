@@ -42,6 +42,7 @@ def find(cell: Any, out: Path) -> tuple[Record, Path]:
         raise ValueError("no cell was named; give the path of a record, or words such as: semckd resnet20:resnet8 0")
     if len(words) == 1 and words[0].endswith((".json", ".safetensors")):
         return _at(expanded(words[0]))
+    words = [part for word in words for part in word.split()]  # "kd resnet8 0" quoted as one is three of them
     found, _ = record.read_all(out / "runs")
     done = [one for one in found if one.status == "done"]
     if not done:
@@ -105,7 +106,7 @@ def _names(one: Record) -> set[str]:
 
 def _only(done: Sequence[Record], asked: Iterable[str]) -> Record:
     left = list(done)
-    for word in asked:
+    for place, word in enumerate(asked):
         kept = [one for one in left if word.removeprefix("seed=") in _names(one)]
         # ``semckd`` alone is the row of that name, where there are others with other values.
         if any(one.method == word for one in kept):
@@ -113,7 +114,8 @@ def _only(done: Sequence[Record], asked: Iterable[str]) -> Record:
         if not kept:
             words = {name for one in left for name in _names(one) - {one.settings_hash} if name}
             known = sorted(name for name in words if not re.fullmatch("s?[0-9]+", name))
-            raise ValueError(f"no finished run has {quoted(word)} beside the words before it; there are {_some(known)}")
+            beside = " beside the words before it" if place else ""
+            raise ValueError(f"no finished run has {quoted(word)}{beside}; there are {_some(known)}")
         left = kept
     if len(left) > 1:
         raise ValueError(

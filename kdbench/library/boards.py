@@ -22,7 +22,7 @@ def boards(out: Path, note: Callable[[str], object], **words: Any) -> list[Suite
 
     >>> boards(Path("nowhere"), print)
     Traceback (most recent call last):
-    ValueError: no run records under nowhere/runs; `kdbench run` makes some, --out names another folder
+    ValueError: no run records under nowhere/runs; `kdbench run` makes some; is it the right folder?
     """
     from kdbench.library.costs import rows
     from kdbench.report import report
@@ -48,7 +48,7 @@ def pages(results: Path, into: Path, note: Callable[[str], object], *, suites: l
 
     >>> pages(Path("nowhere"), Path("site"), print)
     Traceback (most recent call last):
-    ValueError: no run records under nowhere/runs; `kdbench run` makes some, --out names another folder
+    ValueError: no run records under nowhere/runs; `kdbench run` makes some; is it the right folder?
     """
     from kdbench.report.site import site
 

@@ -265,7 +265,7 @@ def report(
     >>> import kdbench
     >>> kdbench.report(out="nowhere")
     Traceback (most recent call last):
-    ValueError: no run records under nowhere/runs; `kdbench run` makes some, --out names another folder
+    ValueError: no run records under nowhere/runs; `kdbench run` makes some; is it the right folder?
     """
     from kdbench.library.boards import boards
 

@@ -233,15 +233,23 @@ def strangers() -> list[str]:
     >>> "module:kdbench.methods.kd" in strangers()
     False
     """
-    files = [
+    points = {point.module for point in metadata.entry_points(group=_GROUP)}
+    own = [cls.__module__ for cls in _classes.values()]
+    others = [name for name in own if not name.startswith((_PLUGIN, "kdbench.methods.")) and name not in points]
+    return [*plugin_files(), *(f"module:{name}" for name in dict.fromkeys(others))]
+
+
+def plugin_files() -> list[str]:
+    """The plug-in files that are loaded, in their order, as paths.
+
+    >>> [file for file in plugin_files() if file.endswith("methods/kd.py")]
+    []
+    """
+    return [
         str(module.__file__)
         for name, module in list(sys.modules.items())
         if name.startswith(_PLUGIN) and getattr(module, "__file__", None)
     ]
-    points = {point.module for point in metadata.entry_points(group=_GROUP)}
-    own = [cls.__module__ for cls in _classes.values()]
-    others = [name for name in own if not name.startswith((_PLUGIN, "kdbench.methods.")) and name not in points]
-    return [*files, *(f"module:{name}" for name in dict.fromkeys(others))]
 
 
 def source_sha256(name: str) -> str:

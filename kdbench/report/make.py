@@ -296,7 +296,7 @@ def _by_suite(
     if not found:
         damaged = f" ({len(problems)} left out: {problems[0]})" if problems else ""
         raise ValueError(
-            f"no run records under {out / 'runs'}{damaged}; `kdbench run` makes some, --out names another folder"
+            f"no run records under {out / 'runs'}{damaged}; `kdbench run` makes some; is it the right folder?"
         )
     if wanted is None:
         return found

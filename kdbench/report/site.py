@@ -66,7 +66,7 @@ def site(results: Path, into: Path, *, suites: Sequence[str] | None = None, writ
 
     >>> site(Path("nowhere"), Path("site"))
     Traceback (most recent call last):
-    ValueError: no run records under nowhere/runs; `kdbench run` makes some, --out names another folder
+    ValueError: no run records under nowhere/runs; `kdbench run` makes some; is it the right folder?
     """
     apart(into, results)
     into.parent.mkdir(parents=True, exist_ok=True)

@@ -345,14 +345,15 @@ def sentences(made: Estimate) -> list[str]:
     said = [f"about {duration(made.seconds)} on {made.device}{by} for {count(made.cells, 'cell')}"]
     notes = [made.basis] if made.basis else []
     notes += [f"others use the machine, too: {made.busy:.1f} s for each second of work"] if made.busy > 1.2 else []
-    said[0] += f" ({'; '.join(notes)})" if notes else ""
+    said[0] = said[0].replace("about less", "less") + (f" ({'; '.join(notes)})" if notes else "")
+    whole = "of it" if made.workers == 1 else "work that they share"
     for words, key in (
-        ("of it", lambda part: part.kind),
+        (whole, lambda part: part.kind),
         ("methods' own cost", lambda part: part.method),
         ("by pair", lambda part: part.pair if part.kind != KINDS[0] else ""),
     ):
         found = {name: seconds for name, seconds in made.by(key).items() if round(seconds)}
-        if len(found) > (words != "of it"):
+        if len(found) > (words != whole):
             shown = [f"{name} {duration(seconds)}" for name, seconds in list(found.items())[:MOST]]
             rest = sum(list(found.values())[MOST:])
             more = [f"{len(found) - MOST} others {duration(rest)}"] if rest else []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from kdbench import registry
@@ -79,8 +80,9 @@ def choice(
         ValueError: there are none, or they were tuned for something else, or on this very seed.
     """
     pair = f"{teacher}:{student}" if teacher else student
-    asked = f"--methods {method} --pairs {pair if teacher else f'TEACHER:{student}'} --suite {suite} --out {out}"
-    again = f"kdbench tune {asked}"
+    pairs = pair if teacher else f"TEACHER:{student}"
+    asked = f"--methods {quote(method)} --pairs {pairs} --suite {suite} --out {quote(str(out))}"
+    again = f"kdbench tune {asked}" + "".join(f" --plugin {quote(one)}" for one in registry.plugin_files())
     file = path(out, suite, teacher, student, method)
     try:
         found = read(file)

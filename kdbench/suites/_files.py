@@ -34,7 +34,7 @@ def find(kind: str, name: str, known: Iterable[str], prefix: str = "") -> tuple[
         return path, path.resolve().parent
     known = list(known)
     if name not in known:
-        raise ValueError(f"no {kind} {quoted(name)}; {nearest(name, known)}, or give the path of a .toml file")
+        raise ValueError(f"no {kind} {quoted(name)} (a file of yours ends in .toml); {nearest(name, known)}")
     return HOME / f"{prefix}{name}.toml", HOME
 
 

@@ -89,7 +89,7 @@ def convention(name: str) -> Convention:
     (0.0, 1.0)
     >>> convention("semkd")
     Traceback (most recent call last):
-    ValueError: no convention 'semkd'; did you mean semckd?, or give the path of a .toml file
+    ValueError: no convention 'semkd' (a file of yours ends in .toml); did you mean semckd?
     """
     file, _ = find("convention", name, convention_names(), _PREFIX)
     try:

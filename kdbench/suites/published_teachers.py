@@ -118,7 +118,8 @@ def choose(found: Sequence[PublishedTeacher], name: str, network: str | None, da
     if not named:
         if not here:
             raise ValueError(
-                f"no teacher for {dataset} is in the table of published ones; `kdbench list teachers` shows them,"
+                f"no teacher for {dataset} is in the table of published ones, {quoted(name)} or other; --suite says"
+                " for what data one is wanted, `kdbench list teachers` shows them,"
                 " `kdbench teacher import` takes over any file"
             )
         raise ValueError(

@@ -335,7 +335,7 @@ def load(name: str) -> Suite:
     10
     >>> load("digit")
     Traceback (most recent call last):
-    ValueError: no suite 'digit'; did you mean digits?, or give the path of a .toml file
+    ValueError: no suite 'digit' (a file of yours ends in .toml); did you mean digits?
     """
     file, home = find("suite", name, names())
     raw = read(file)

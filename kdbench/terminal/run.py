@@ -72,7 +72,7 @@ def run(
                 outcome = runner.run(found.decided, watch)
             except Stop as stop:
                 raise Ended(str(stop)) from stop
-        screens.show_outcome(job, outcome, screen)
+        screens.show_outcome(job, outcome, screen, trained=bool(found.todo))
         found.end("run", outcome.done, screen)
         ending.of(outcome, len(job.cells))
     return outcome.exit_code or (1 if broken else 0)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 
 from kdbench.terminal.console import COLOURS, escape, head, seen
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from kdbench.run.outcome import Outcome
     from kdbench.run.session import Job
 
+#: Signs that the last column of a list has at least; else it is no table.
+LAST = 30
 _LETTERS = {"done": "D", "running": "r", "failed": "F", "unsupported": "n", "missing": "."}
 
 
@@ -83,8 +87,8 @@ def _abreast(pairs: Sequence[tuple[str, str]], room: int, seeds: int) -> Iterato
     yield part
 
 
-def show_outcome(job: Job, outcome: Outcome, screen: Console) -> None:
-    """The closing lines of a run."""
+def show_outcome(job: Job, outcome: Outcome, screen: Console, *, trained: bool = True) -> None:
+    """The closing lines of a run; ``trained``: whether there was anything left to train."""
     words = [f"{len(outcome.done)} of {len(job.cells)} cells are there"]
     if outcome.unsupported:
         words.append(f"{len(outcome.unsupported)} refused by their method")
@@ -93,8 +97,10 @@ def show_outcome(job: Job, outcome: Outcome, screen: Console) -> None:
     if outcome.elsewhere:
         words.append(f"{len(outcome.elsewhere)} left to the other kdbench run on this folder")
     screen.print(", ".join(words) + f" ({job.request.out / 'runs' / job.suite.name}).", markup=False)
+    if not trained and not outcome.failed:
+        screen.print("They were there before, so nothing was trained; --force trains them again.", markup=False)
     if outcome.done:
-        flag = "" if str(job.request.out) == "results" else f" --out {job.request.out}"
+        flag = "" if str(job.request.out) == "results" else f" --out {quote(str(job.request.out))}"
         screen.print(f"Next: kdbench report{flag}", markup=False)
 
 
@@ -111,6 +117,11 @@ def show_list(what: str, suite: str, plain: bool, broken: list[str], screen: Con
     if plain or not seen(screen) or len(heads) == 1:
         for row in rows:
             print("\t".join(map(without_orders, row)), file=screen.file)
+    elif screen.width < LAST + sum(max(map(len, column)) + 3 for column in [*zip(*rows, strict=True)][:-1]):
+        for row in rows:  # the last column, the long one, would be a thread: it has lines of its own
+            facts = ", ".join(f"{name} {word}" for name, word in zip(heads[1:-1], row[1:-1], strict=True))
+            screen.print(f"[bold]{escape(row[0])}[/]  {escape(facts)}")
+            screen.print(Padding(escape(row[-1]), (0, 0, 0, 4)))
     else:
         table = _table(screen, *heads)
         table.columns[0].no_wrap = True

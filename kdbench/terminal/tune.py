@@ -92,10 +92,11 @@ def tune(
         if answers.found:
             pairs, methods = (dict.fromkeys(getattr(one, name) for one in answers.found) for name in ("pair", "method"))
             taught = [pair for pair in pairs if ":" in pair]
-            where = f" --pairs {','.join(taught)}" if taught else ""
-            changed = "".join(f" --set {setting}" for setting in words["overrides"])
-            known = f"--suite {plan.job.request.suite} --methods {quote(','.join(methods))}"
-            asked = f"{known}{where}{changed} --out {plan.out}"
+            where = f" --pairs {quote(','.join(taught))}" if taught else ""
+            changed = "".join(f" --set {quote(setting)}" for setting in words["overrides"])
+            known = f"--suite {quote(plan.job.request.suite)} --methods {quote(','.join(methods))}"
+            files = "".join(f" --plugin {quote(file)}" for file in plugins)
+            asked = f"{known}{where}{changed}{files} --out {quote(str(plan.out))}"
             screen.print(f"Next: kdbench run --weights tuned {asked}", markup=False)
         found.end("tune", ended, screen)
         ending.chosen(len(plan.questions), len(answers.found), len(answers.missing))
