@@ -33,6 +33,8 @@ def find(kind: str, name: str, known: Iterable[str], prefix: str = "") -> tuple[
             raise ValueError(f"no {kind} file {quoted(name, SHOWN)}")
         return path, path.resolve().parent
     known = list(known)
+    if not known:
+        raise ValueError(f"no {kind} file {quoted(name, SHOWN)}; give the path of a .toml file")
     if name not in known:
         raise ValueError(f"no {kind} {quoted(name)}; {nearest(name, known)}, or give the path of a .toml file")
     return HOME / f"{prefix}{name}.toml", HOME
