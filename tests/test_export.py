@@ -297,6 +297,23 @@ def test_an_upload_needs_a_name_a_login_and_the_hub(
     assert made.notes[-1] == "uploaded to https://hub/a/b"
 
 
+def test_an_export_takes_the_place_of_an_export_alone(results: Path, tmp_path: Path) -> None:
+    for to, name, victim in (
+        ("torch", "mine.pth", "mine.pth"),
+        ("torch", "x", "x.md"),
+        ("hub", "hub", "hub/README.md"),
+    ):
+        theirs = tmp_path / victim
+        theirs.parent.mkdir(exist_ok=True)
+        theirs.write_text("weeks of work")
+        with pytest.raises(ValueError, match="is there and no export of kdbench; name another --out, or move it away"):
+            kdbench.export("student", to, results=results, out=tmp_path / name)
+        assert theirs.read_text() == "weeks of work"
+        theirs.unlink()
+        for _ in range(2):  # its own it writes anew
+            kdbench.export("student", to, results=results, out=tmp_path / name)
+
+
 # -- on a terminal -----------------------------------------------------------------------
 
 

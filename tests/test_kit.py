@@ -16,10 +16,22 @@ from kdbench.testing.toys import ALIKE, Problem
 pytestmark = pytest.mark.core
 
 FOLDER = Path(__file__).parent / "mutants"
-RIGHT = {"right", "plain"}  # plain is what the mutants spoil
+RIGHT = {"right", "right_average", "plain"}  # plain is what the mutants spoil
 
 #: Every mutant, the check that must catch it, and words of the sentence that the author reads.
 CAUGHT = {
+    "drops_cross_entropy": ("hyperparameters_do_something", "does not change with ce_weight, kd_weight"),
+    "exits": ("terms_are_finite_scalars", "SystemExit (line"),
+    "ignores_its_weight": ("hyperparameters_do_something", "changes with beta, which tuning scales"),
+    "knows_the_sizes": ("other_sizes_work", "in batches of 12"),
+    "leaves_a_keyword_unread": ("hyperparameters_do_something", "takes gamma and never reads it"),
+    "leaves_a_switch": ("process_is_left_alone", "other methods run in the same process"),
+    "names_with_orders": ("terms_are_finite_scalars", "is no name for a term"),
+    "predicts_by_chance": ("predict_gives_logits", "when it is asked again"),
+    "seeds_itself": ("it_never_seeds", "every seed goes on alike"),
+    "weight_in_the_module": ("alone_as_in_company", "both share"),
+    "writes_a_value": ("tensors_follow_the_device", "waits for the device to read a value"),
+    "writes_what_is_there": ("teacher_is_left_alone", "teacher.pooled in place"),
     "assumes_float32": ("bf16_stays_finite", "under bf16 autocast"),
     "assumes_many_classes": ("two_classes_work", "with two classes"),
     "assumes_whole_batches": ("tail_batch_works", "a last batch of 3 images"),
@@ -101,8 +113,9 @@ def test_a_loss_that_is_compiled_again_is_told_of(plugin: Plugin) -> None:
     assert "fail_on_recompile" not in found["loss_compiles_whole"]
 
 
-def test_what_is_right_passes(plugin: Plugin) -> None:
-    findings = check_distiller(plugin(FOLDER / "right.py"))
+@pytest.mark.parametrize("name", ["right", "right_average"])
+def test_what_is_right_passes(name: str, plugin: Plugin) -> None:
+    findings = check_distiller(plugin(FOLDER / f"{name}.py"))
     assert failures(findings) == {}
     assert [f.check for f in findings] == [check.__name__.removeprefix("check_") for check in CHECKS]
     assert all(f.sentence.endswith((".", '").')) for f in findings), "a kept rule is told as its sentence"

@@ -40,6 +40,18 @@ def versions(tensors: Iterable[Tensor]) -> list[int]:
     return [tensor._version for tensor in tensors]
 
 
+def compiled(module: Any) -> bool:
+    """Whether ``module.compile()`` was called: its forward pass is then torch's, and what is inside is not called.
+
+    >>> net = torch.nn.Linear(2, 2)
+    >>> before = compiled(net)
+    >>> net.compile(backend="eager")
+    >>> before, compiled(net)
+    (False, True)
+    """
+    return getattr(module, "_compiled_call_impl", None) is not None
+
+
 def forward_hooks(module: nn.Module) -> dict[int, Any]:
     """A module's forward hooks by key, as the module keeps them.
 

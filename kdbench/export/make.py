@@ -13,10 +13,13 @@ from kdbench.export.cells import find, title
 from kdbench.export.deployed import load
 from kdbench.export.facts import compared
 from kdbench.record import Record
-from kdbench.utils.files import apart, check_writable, expanded
+from kdbench.utils.files import apart, check_writable, expanded, is_file
+from kdbench.utils.wording import quoted
 
 #: Kinds, and the endings of their files; "": a folder.
 KINDS = {"torch": ".safetensors", "timm": "", "torch-export": ".pt2", "onnx": ".onnx", "hub": ""}
+
+_LETTERS = 100  # of a licence's name
 
 
 @dataclass
@@ -78,11 +81,16 @@ def export(
         raise ValueError(f"no export to {to!r}; there are {', '.join(KINDS)}")
     if upload and to != "hub":
         raise ValueError(f"--upload goes with --to hub, not with --to {to}")
-    where = repo if not upload else hub.check(repo)
+    if repo is not None and not upload:
+        raise ValueError("--repo says where --upload sends the folder; leave it out, or say --upload, too")
+    if licence and not (licence.isprintable() and len(licence) <= _LETTERS):
+        raise ValueError(f"--licence is a name such as apache-2.0, on one line, not {quoted(licence)}")
+    where = hub.check(repo) if upload else None
     one, home = find(cell, expanded(results or os.environ.get("KDBENCH_OUT") or "results"))
     target = expanded(out) if out is not None else Path(_stem(one) + (KINDS[to] or f"-{to}"))
     _fits(target, to)
     apart(target, home)
+    _free(target, to)
     data = data_dir or os.environ.get("KDBENCH_DATA")
     licence = licence or ""
     deployed = load(one, home, None if data is None else expanded(data))
@@ -124,6 +132,21 @@ def export(
 def _stem(one: Record) -> str:
     pair = record.safe_name(one.pair.replace(":", "-").replace("/", "-"))
     return f"{pair}-{record.cell_stem(one.method, one.seed, one.settings_hash)}"
+
+
+def _free(target: Path, to: str) -> None:
+    """Raises: ValueError: what lies in the place of the files was written by somebody else."""
+    card = target.with_name(f"{target.name}.md") if KINDS[to] else target / "README.md"
+    files = [target] if KINDS[to] else [target / "model.safetensors", target / "config.json"]
+    there = [file for file in (*files, card) if os.path.lexists(file)]
+    if not there:
+        return
+    try:
+        ours = all(map(is_file, there)) and "kdbench" in card.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        ours = False
+    if not ours:
+        raise ValueError(f"{there[0]} is there and no export of kdbench; name another --out, or move it away")
 
 
 def _fits(target: Path, to: str) -> None:

@@ -10,13 +10,20 @@ import torch
 from torch import nn
 
 from kdbench.distiller import Distiller
-from kdbench.library.attached import Attached, Networks
-from kdbench.library.create import choose, create
+from kdbench.library.attached import Attached
+from kdbench.library.create import choose, hyper
 from kdbench.library.facts import Facts, labels_of
+from kdbench.library.networks import Networks
+from kdbench.library.numbers import whole_number
+from kdbench.library.preparing import steps_of
 from kdbench.library.sides import Side, Taps, dtype_of, taps_of
-from kdbench.models import double, fold, make_pair
+from kdbench.library.untouched import plain_torch, untouched
+from kdbench.models import double, make_pair
 from kdbench.models.tapped import measure
-from kdbench.utils.wording import quoted
+from kdbench.utils.wording import printable, quoted
+
+_LARGEST = 2**14  # px
+_MOST = 10**10  # training images
 
 
 def attach(
@@ -78,43 +85,59 @@ def attach(
     name, cls, said = choose(method)
     if teacher is None and cls.needs_teacher:
         raise ValueError(f"{name} needs a teacher, and none was given")
-    if teacher is student and cls.needs_teacher:
+    if teacher is student:
         raise ValueError(f"{name} was given one network as student and teacher; nobody learns from themselves")
     shape = _shape(image_size)
-    if not isinstance(batch_size, int) or batch_size < 2:
+    size, steps = whole_number(batch_size), steps_of(steps)
+    if size is None or size < 2:
         raise ValueError(f"batch_size is a whole number of images, 2 or more, not {batch_size!r}")
-    if steps is not None and (not isinstance(steps, int) or steps < 1):
-        raise ValueError(f"steps is the number of calls of the main stage, 1 or more, not {steps!r}")
-    sides = [Side(student, "student", shape, taps_of(taps, "student"))]
-    try:
-        if teacher is not None:
-            sides.append(Side(teacher, "teacher", shape, taps_of(taps, "teacher")))
-        _readable(name, cls, sides)
-        facts = _facts(sides, shape, labels, num_train, batch_size, name)
-        _settle(device, sides)
-        networks = f"{sides[-1].tapped.name}:{sides[0].tapped.name}"
-        values = {**said, **weights}
-        built = create(
-            cls if isinstance(method, type) else name, facts, convention=convention, networks=networks, **values
+    _apart(student, teacher)
+    nets = [net for net in (student, teacher) if isinstance(net, nn.Module)]
+    sides: list[Side] = []
+    with plain_torch():
+        try:
+            with untouched(nets):
+                sides.append(Side(student, "student", shape, taps_of(taps, "student")))
+                if teacher is not None:
+                    sides.append(Side(teacher, "teacher", shape, taps_of(taps, "teacher")))
+                _readable(name, cls, sides)
+                facts = _facts(sides, shape, labels, num_train, size, name)
+            _settle(device, sides)
+            networks = f"{sides[-1].tapped.name}:{sides[0].tapped.name}"
+            values = hyper(name, cls, convention, networks, {**said, **weights})
+            built = cls.build(facts, **values)
+            _assisted(name, cls, sides)
+            if dtype_of(student) is not torch.float32:
+                built.to(dtype_of(student))
+            held = Networks(sides[0], sides[1] if teacher is not None else None)
+            held.follow(built)
+            return Attached(built, name, held, facts, shape, steps)
+        except BaseException:
+            for side in sides:
+                side.detach()
+            raise
+
+
+def _apart(student: nn.Module, teacher: nn.Module | None) -> None:
+    """Raises: ValueError: a weight is the student's and the teacher's; one would train it, the other freeze it."""
+    if not isinstance(student, nn.Module) or not isinstance(teacher, nn.Module):
+        return
+    theirs = {id(p): name for name, p in teacher.named_parameters()}
+    shared = next(((name, theirs[id(p)]) for name, p in student.named_parameters() if id(p) in theirs), None)
+    if shared is not None:
+        raise ValueError(
+            f"the student's {shared[0]} is the teacher's {shared[1]}; give the teacher weights of its own, such as"
+            " copy.deepcopy(teacher)"
         )
-        _assisted(name, cls, sides)
-        answering = None if teacher is None else (fold(sides[1].tapped) if sides[1].ours else sides[1].tapped)
-        if dtype_of(student) is torch.float64:
-            built.double()
-        held = Networks(sides[0], sides[1] if teacher is not None else None, answering)
-        held.follow(built)
-        return Attached(built, name, held, facts, shape, steps)
-    except BaseException:
-        for side in sides:
-            side.detach()
-        raise
 
 
 def _shape(image_size: int | tuple[int, ...]) -> tuple[int, int, int]:
     """(C, H, W); three channels where nobody says."""
-    sizes: Sequence[Any] = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if len(sizes) not in (2, 3) or not all(isinstance(size, int) and size > 0 for size in sizes):
-        raise ValueError(f"image_size is a side in px, (H, W) or (C, H, W), not {image_size!r}")
+    listed = image_size if isinstance(image_size, list | tuple) else (image_size, image_size)
+    sizes = [size for size in map(whole_number, listed) if size is not None and 0 < size <= _LARGEST]
+    if len(sizes) not in (2, 3) or len(sizes) != len(listed):
+        given = printable(repr(image_size), 60)
+        raise ValueError(f"image_size is a side in px, (H, W) or (C, H, W), not {given}; {_LARGEST:,} px at most")
     c, h, w = sizes if len(sizes) == 3 else (3, *sizes)
     return c, h, w
 
@@ -145,11 +168,12 @@ def _facts(
     if labels is not None:
         found = labels_of(labels, num_classes)
         if num_train not in (None, len(found)):
-            raise ValueError(f"labels are those of {len(found):,} images, and num_train says {num_train}")
+            raise ValueError(f"labels are those of {len(found):,} images, and num_train says {num_train!r}")
     else:
-        if num_train is not None and (not isinstance(num_train, int) or num_train < 1):
-            raise ValueError(f"num_train is the number of training images, 1 or more, not {num_train!r}")
-        found = torch.zeros(num_train or 0, dtype=torch.int64)
+        number = None if num_train is None else whole_number(num_train)
+        if num_train is not None and (number is None or not 1 <= number <= _MOST):
+            raise ValueError(f"num_train is the number of training images, 1 to {_MOST:,}, not {num_train!r}")
+        found = torch.zeros((), dtype=torch.int64).expand(number or 0)
     pair = make_pair(
         sides[0].tapped,
         sides[-1].tapped,
@@ -174,8 +198,12 @@ def _settle(device: str | torch.device | None, sides: Sequence[Side]) -> None:
         return
     try:
         where = torch.device(device)
+        if where.type == "meta":
+            raise ValueError("it holds no values")
         for side in sides:
             side.given.to(where)
+    except TypeError:
+        raise ValueError(f"device is a name such as 'cpu' or 'cuda:0', not {quoted(device)}") from None
     except (RuntimeError, AssertionError, ValueError) as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"device {quoted(device)} cannot be used: {said}") from error

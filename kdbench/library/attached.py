@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import math
+from collections.abc import Iterable
+from numbers import Real
 from typing import Any, Self
 
 import torch
@@ -12,38 +14,18 @@ from kdbench.distiller import Batch, Distiller, Outputs
 from kdbench.engine.rng import rng_state, set_rng_state
 from kdbench.engine.schedule import Plan, set_rate
 from kdbench.engine.terms import check_terms
-from kdbench.library.checks import Checks
+from kdbench.engine.torch_private import versions
+from kdbench.library.checks import Checks, gives_logits, pictures, refuse_one_image
 from kdbench.library.facts import Facts, batch_class
-from kdbench.library.sides import Side
-from kdbench.models import Tapped
+from kdbench.library.networks import Networks
+from kdbench.library.numbers import whole_number
+from kdbench.library.preparing import counted, kind, parts, rate, steps_of
 from kdbench.models.tapped import evaluating
+from kdbench.utils.wording import printable
 
 #: Names of views that are made of any image here; the others belong to whoever augments.
 _TURNS = {"rot90": 1, "rot180": 2, "rot270": 3}
 _LATEST = 1 - 2**-24  # progress lies below 1, in float32, too
-
-
-class Networks:
-    """The two networks of an attached method; no module, so that neither is one of its parts."""
-
-    def __init__(self, student: Side, teacher: Side | None, answering: Tapped | None) -> None:
-        self.student, self.teacher, self.answering = student, teacher, answering
-
-    @property
-    def device(self) -> torch.device:
-        """Where the student lies."""
-        return next(self.student.given.parameters()).device
-
-    def follow(self, method: nn.Module) -> None:
-        """Teacher and method go where the student is; the teacher is in eval mode, whoever has switched it."""
-        device = self.device
-        parts = [method, *(() if self.teacher is None else (self.teacher.given, self.answering))]
-        for part in parts:
-            assert part is not None
-            if any(tensor.device != device for tensor in (*part.parameters(), *part.buffers())):
-                part.to(device)
-        if self.teacher is not None and any(module.training for module in self.teacher.given.modules()):
-            self.teacher.given.eval()
 
 
 class Attached(nn.Module):
@@ -94,6 +76,8 @@ class Attached(nn.Module):
 
     # -- the loss ------------------------------------------------------------------------
 
+    # Its checks are Python's; a student that was compiled in place runs compiled all the same.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, images: Tensor, labels: Tensor, idx: Tensor | None = None) -> Tensor:
         """The loss of the present stage, a scalar; its parts are in ``terms``.
 
@@ -112,11 +96,19 @@ class Attached(nn.Module):
                 f"{self.name} has a stage before the main one: call d.prepare(loader), or d.on_stage('pretrain'),"
                 " train d.parameters() and then d.on_stage('train')"
             )
+        images, labels, idx = self._checks(images, labels, idx, training=self._counts)
+        networks.check(images, self.method)
         networks.follow(self.method)
-        batch = self._batch(*self._checks(images, labels, idx, training=self._counts))
-        seen, teacher = self._look(networks, batch.image)
-        terms = (self.method.loss if self.stage == "train" else self.method.pretrain_terms)(seen, teacher, batch)
+        batch = self._batch(images, labels, idx)
+        try:
+            seen, teacher = self._look(networks, batch.image)
+            terms = (self.method.loss if self.stage == "train" else self.method.pretrain_terms)(seen, teacher, batch)
+        except ValueError as error:
+            refuse_one_image(error, self.name, len(labels))
+            raise
         check_terms(terms)
+        if not terms:
+            raise ValueError(f"{self.name} has no term to minimise: with these weights nothing of its loss is left")
         total = torch.stack([term.to(torch.promote_types(term.dtype, torch.float32)) for term in terms.values()]).sum()
         self.terms = {name: term.detach() for name, term in terms.items()}
         self.logits = seen.logits.detach()
@@ -146,18 +138,25 @@ class Attached(nn.Module):
 
     def _look(self, networks: Networks, images: Tensor) -> tuple[Outputs, Outputs]:
         """What the present stage's loss is told: the student's outputs, and the teacher's."""
-        student = networks.student.tapped
+        student, k = networks.student.tapped, vars(self.pair)["num_classes"]
+        written = versions([] if images.is_inference() else [images])
         if self.stage == "train" or self.method.pretrain_student:
             seen: Outputs = student(images)
         else:
             with evaluating(student):
                 seen = student(images)
         seen = _wide(seen)
-        if not self.method.needs_teacher or networks.answering is None:
+        gives_logits(seen, len(images), k, f"the student {student.name}")
+        if written and versions([images]) != written:
+            raise ValueError(f"the student {student.name} writes into its images, which others see, too; clone them")
+        answering = networks.answering if self.method.needs_teacher else None
+        if answering is None:
             return seen, seen.map(Tensor.detach)
         with torch.no_grad():
             # Its classifier is its own parameter, whatever the mode: without a detach it would be given a gradient.
-            return seen, _wide(networks.answering(images)).map(Tensor.detach)
+            shown = _wide(answering(images)).map(Tensor.detach)
+        gives_logits(shown, len(images), k, f"the teacher {answering.name}")
+        return seen, shown
 
     def _attached(self) -> Networks:
         if self._networks is None:
@@ -183,10 +182,17 @@ class Attached(nn.Module):
         return self._progress if self._progress is not None or steps is None else min(self.calls / steps, _LATEST)
 
     @progress.setter
-    def progress(self, share: float) -> None:
-        if not 0 <= float(share) < 1:
-            raise ValueError(f"progress is the share of the stage that is done, 0 or more and below 1, not {share}")
-        self._progress = float(share)
+    def progress(self, share: float | None) -> None:
+        try:
+            number = None if share is None or isinstance(share, str | bool) else float(share)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            number = math.nan
+        if (number is None and share is not None) or (number is not None and not 0 <= number < 1):
+            raise ValueError(
+                "progress is the share of the stage that is done, 0 or more and below 1, not"
+                f" {printable(repr(share) if isinstance(share, str) else str(share), 60)}"
+            )
+        self._progress = None if number is None else min(number, _LATEST)
 
     def on_stage(self, stage: str, *, steps: int | None = None) -> Self:
         """Begin a stage: what the method freezes is frozen, what the stage trains can be trained.
@@ -208,8 +214,7 @@ class Attached(nn.Module):
                 f"{self.name} has not been pre-trained: call d.prepare(loader), or d.on_stage('pretrain') and train"
                 " d.parameters() first"
             )
-        if steps is not None and steps < 1:
-            raise ValueError(f"a stage has 1 step or more, not {steps}")
+        steps = steps_of(steps)
         self.stage, self.calls, self._progress = stage, 0, None
         if steps is not None:
             self._steps[stage] = steps
@@ -263,34 +268,63 @@ class Attached(nn.Module):
         if len(self.stages) == 1:
             self.on_stage("train", steps=steps)
             return 0
-        plan = Plan(total_epochs, lr, momentum, weight_decay=weight_decay)
-        total = plan.pretrain_epochs(self.method) if epochs is None else epochs
+        steps, length = steps_of(steps), whole_number(total_epochs)
+        if length is None or length < 1:
+            raise ValueError(f"total_epochs is the length of your run, 1 or more, not {total_epochs!r}")
+        for name, value in (("lr", lr), ("momentum", momentum), ("weight_decay", weight_decay)):
+            if isinstance(value, bool | str) or not isinstance(value, Real) or not 0 <= value < math.inf:
+                raise ValueError(f"{name} is a number, 0 or more, not {printable(repr(value), 60)}")
+        plan = Plan(length, float(lr), float(momentum), weight_decay=float(weight_decay))
+        total = plan.pretrain_epochs(self.method) if epochs is None else whole_number(epochs)
+        if total is None or total < 1:
+            raise ValueError(f"epochs is the length of the stage, 1 or more, not {epochs!r}")
+        if isinstance(loader, str | bytes) or not isinstance(loader, Iterable):
+            raise ValueError(f"the loader gives (images, labels) again for every epoch, and is no {kind(loader)}")
         self.on_stage("pretrain")
         networks, mode = self._attached(), self.training
         student = networks.student.given
         networks.follow(self.method)
         self.train()
-        parts = [student, self.method] if self.method.pretrain_student else [self.method]
-        optimizer = plan.optimizer([p for part in parts for p in part.parameters() if p.requires_grad], networks.device)
-        was = student.training
+        trained = [student, self.method] if self.method.pretrain_student else [self.method]
+        optimizer = plan.optimizer(
+            [p for part in trained for p in part.parameters() if p.requires_grad], networks.device
+        )
+        was = {module: module.training for module in student.modules()}
         student.train(self.method.pretrain_student)
         try:
-            for epoch in range(total):
-                set_rate(optimizer, _rate(plan, self.method, epoch, total))
-                batches = _counted(loader)
-                for number, batch in enumerate(batches):
-                    self.progress = min((epoch + number / len(batches)) / total, _LATEST)
-                    optimizer.zero_grad(set_to_none=True)
-                    self(*tuple(batch)[:3]).backward()
-                    optimizer.step()
-                if not len(batches):
-                    raise ValueError("the loader gives no batch to pre-train with; it is gone through once an epoch")
+            with torch.enable_grad():
+                for epoch in range(total):
+                    set_rate(optimizer, rate(plan, self.method, epoch, total))
+                    batches = counted(loader)
+                    loss = torch.tensor(math.nan)
+                    for number, batch in enumerate(batches):
+                        self.progress = min((epoch + number / len(batches)) / total, _LATEST)
+                        optimizer.zero_grad(set_to_none=True)
+                        loss = self(*parts(batch))
+                        if loss.device.type == "cpu":
+                            self._finite(loss, epoch)
+                        loss.backward()
+                        optimizer.step()
+                    if not len(batches):
+                        raise ValueError(
+                            "the loader gives no batch to pre-train with; it is gone through once an epoch"
+                        )
+                    self._finite(loss, epoch)  # once an epoch, for a device must be waited for
         finally:
-            student.train(was)
+            for module, training in was.items():
+                module.training = training
             optimizer.zero_grad(set_to_none=True)
+            super().train(mode)
         self.on_stage("train", steps=steps)
         self.train(mode)
         return total
+
+    def _finite(self, loss: Tensor, epoch: int) -> None:
+        if not loss.isfinite():
+            raise ValueError(
+                f"in epoch {epoch + 1} of pre-training the loss of {self.name} is {loss.item()}; look at the images,"
+                " or take a smaller lr"
+            )
 
     # -- what is deployed ----------------------------------------------------------------
 
@@ -301,6 +335,8 @@ class Attached(nn.Module):
         The student's own, save for methods that change the network, such as simkd.
         """
         networks = self._attached()
+        pictures(images)
+        networks.check(images, self.method)
         networks.follow(self.method)
         with evaluating(networks.student.tapped), evaluating(self.method):
             return self.method.predict(_wide(networks.student.tapped(images.to(networks.device))))
@@ -321,31 +357,23 @@ class Attached(nn.Module):
         self.clock.copy_(torch.tensor([stage, len(self._begun), self.calls]))
 
     def _read_clock(self, *_: Any) -> None:
-        stage, begun, calls = map(int, self.clock)
+        try:
+            stage, begun, calls = map(int, self.clock)
+        except (ValueError, OverflowError):
+            stage = begun = calls = -1
+        if not (0 <= stage <= len(self.stages) and 0 <= begun <= len(self.stages) and calls >= 0):
+            raise ValueError(
+                f"this state is not one of {self.name}, or it was changed: its clock says {self.clock.tolist()}"
+            )
         self._begun = set(self.stages[:begun])
         self.stage, self.calls = (self.stages[stage - 1] if stage else ""), calls
         if self.stage:
             self._settle()
 
 
-def _counted(loader: Iterable[Any]) -> Collection[Any]:
-    """An epoch's batches, whose number is known: a stream's are collected."""
-    try:
-        len(loader)  # type: ignore[arg-type]
-    except TypeError:
-        return list(loader)
-    return loader  # type: ignore[return-value]
-
-
 def _wide(seen: Outputs) -> Outputs:
     """Logits in fp32 at least."""
     return seen._replace(logits=seen.logits.to(torch.promote_types(seen.logits.dtype, torch.float32)))
-
-
-def _rate(plan: Plan, method: Distiller, epoch: int, total: int) -> float:
-    """As ``Plan.pretrain_rate``, for a stage of ``total`` epochs."""
-    start = plan.lr if method.pretrain_lr is None else method.pretrain_lr
-    return start * 0.1 ** sum(epoch / total >= drop for drop in method.pretrain_drops)
 
 
 def _names(stages: tuple[str, ...]) -> str:

@@ -43,6 +43,8 @@ def create(
     ValueError: fitnet has no hyper-parameter 'taps'; did you mean tap?
     """
     name, cls, said = choose(method)
+    if not isinstance(pair, Pair):
+        raise ValueError(f"a pair is a kdbench.Pair, shapes and facts of two networks, not {type(pair).__name__}")
     return cls.build(pair, **hyper(name, cls, convention, networks, said | weights))
 
 
@@ -92,5 +94,9 @@ def hyper(
         check(cls, key, value, f"{name}[{key}]")
     values = {key: found.default for key, found in known.items()}
     if convention is not None:
+        if not isinstance(networks, str):
+            raise ValueError(f"networks are written teacher:student, such as resnet20:resnet8, not {networks!r}")
+        if not isinstance(convention, str):
+            raise ValueError(f"a convention is a name or the path of a .toml file, not {convention!r}")
         values |= suites.convention(convention).hyper(name, networks, known)
     return values | said

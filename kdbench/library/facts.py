@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from kdbench.distiller import Batch, Pair
+from kdbench.library.numbers import row_of_numbers
 
 
 class Facts(Pair):
     """A pair that remembers which of its facts a method has read.
 
+    >>> import torch
     >>> from kdbench import Shapes
     >>> sizes = Shapes(((4, 8, 8),), (4, 8, 8), 4)
     >>> facts = Facts(sizes, sizes, lambda last: last, 4, torch.arange(5), batch_size=2)
@@ -53,23 +54,16 @@ def labels_of(labels: Any, num_classes: int) -> Tensor:
     tensor([0, 2, 1])
     """
     try:
-        found = torch.as_tensor(labels).detach().cpu()
-    except (TypeError, ValueError, RuntimeError):
-        raise ValueError(
-            f"labels are the classes of the training images, one whole number each, not {type(labels).__name__}"
-        ) from None
-    if found.dim() != 1 or found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
-        raise ValueError(
-            f"labels are the classes of the training images, one whole number each, not {found.dtype} of shape"
-            f" {tuple(found.shape)}"
-        )
+        found = row_of_numbers(labels).detach().cpu()
+    except ValueError as error:
+        raise ValueError(f"labels are the classes of the training images, one whole number each, not {error}") from None
     if len(found) < 1:
         raise ValueError("labels are empty: there is no training image")
     if (low := int(found.min())) < 0 or (high := int(found.max())) >= num_classes:
         raise ValueError(
             f"labels lie between 0 and {num_classes - 1}, the student's last class; one is {low if low < 0 else high}"
         )
-    return found.long()
+    return found
 
 
 def _silent(name: str) -> property:

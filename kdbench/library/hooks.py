@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from kdbench.library import trial
 from kdbench.library.trial import Call
 from kdbench.models.shaken import shaken
 from kdbench.models.tapped import evaluating, picture
+from kdbench.utils.wording import printable
 
 
 class Hook:
@@ -24,22 +26,40 @@ class Hook:
     def __init__(
         self, path: str, module: nn.Module, *, given: bool = False, clone: bool = False, nhwc: bool = False
     ) -> None:
-        self.path, self.given, self.clone, self.nhwc, self.looking = path, given, clone, nhwc, False
-        self.shown: Tensor | None = None
+        self.path, self.given, self.clone, self.nhwc = path, given, clone, nhwc
+        #: By thread that looks: what was shown since, once for each call.
+        self.shown: dict[int, list[Tensor | None]] = {}
         self.handle = module.register_forward_hook(self)
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], shown: Any) -> None:
         """What torch calls after the module's forward."""
-        if self.looking:
+        shown_here = self.shown.get(get_ident())
+        if shown_here is not None:
             tensor = trial.first_tensor(args if self.given else shown)
-            self.shown = tensor.clone() if self.clone and tensor is not None else tensor
+            shown_here.append(tensor.clone() if self.clone and tensor is not None else tensor)
+
+    def look(self) -> None:
+        """Keep what is shown to this thread from here on."""
+        self.shown[get_ident()] = []
+
+    def forget(self) -> list[Tensor | None]:
+        """What was shown since; nothing of it is kept, so that no graph stays alive."""
+        return self.shown.pop(get_ident(), [])
 
     def take(self) -> Tensor:
-        """What the last pass showed; forgets it, so that no graph is kept alive."""
-        shown, self.shown, self.looking = self.shown, None, False
-        if shown is None:
-            raise ValueError(f"the tap {self.path} was not reached in this forward pass; name others in taps")
-        return shown
+        """What the last pass showed; forgets it."""
+        shown = self.forget()
+        if len(shown) > 1:
+            raise ValueError(
+                f"the tap {self.path} was called {len(shown)} times in this forward pass, so none of its outputs is"
+                " the output; name others in taps"
+            )
+        if not shown or shown[0] is None:
+            raise ValueError(
+                f"the tap {self.path} was not reached in this forward pass; name others in taps, or attach again if it"
+                " was replaced"
+            )
+        return shown[0]
 
 
 class HookReader:
@@ -118,8 +138,10 @@ class HookReader:
         return [*found, *found] if len(found) == 1 else found
 
     def _named(self, calls: Sequence[Call], taps: Sequence[str]) -> list[Call]:
-        if isinstance(taps, str) or len(taps) < 2 or not all(isinstance(path, str) for path in taps):
-            raise ValueError(f"taps of {self.name} are two paths of modules at least, the stem first, not {taps!r}")
+        listed = isinstance(taps, list | tuple)
+        if not listed or len(taps) < 2 or not all(isinstance(path, str) for path in taps):
+            given = printable(repr(taps), 60)
+            raise ValueError(f"taps of {self.name} are two paths of modules at least, the stem first, not {given}")
         by_path = {call.path: call for call in calls}
         known = dict(self.net.named_modules())
         for path in taps:
@@ -131,13 +153,21 @@ class HookReader:
                 raise ValueError(f"{self.name} does not call {path!r} once in a forward pass, so it is no tap")
             if (shape := by_path[path].shown.shape)[2:] == () or len(shape) > 4:
                 raise ValueError(f"{path!r} of {self.name} gives a tensor of shape {tuple(shape)}, which is no map")
-        return [by_path[path] for path in taps]
+        found = [by_path[path] for path in taps]
+        ends = {call.path: at for at, call in enumerate(calls)}
+        order = [ends[path] for path in taps]
+        if order != sorted(order):
+            first = next(at for at in range(1, len(order)) if order[at] < order[at - 1])
+            raise ValueError(
+                f"taps of {self.name} go from shallow to deep, and {taps[first - 1]!r} is deeper than {taps[first]!r}"
+            )
+        return found
 
     def _try(self, image: Tensor) -> None:
         """Taps are maps, their gradients are not spoilt by what comes after, and the head gives the logits."""
         with evaluating(self.net), torch.enable_grad():
             image = image.clone().requires_grad_()
-            shown = self.tap(image)
+            shown = self.tap(image * 1)  # no leaf: a network may write into its images
             taps = [tap for tap in (*shown.feats, shown.last, shown.pooled, shown.logits) if tap.requires_grad]
             try:
                 torch.autograd.grad([tap.float().square().mean() for tap in taps], image, allow_unused=True)
@@ -152,13 +182,13 @@ class HookReader:
         """(B, C, H, W) -> all that a method may see."""
         hooks = [hook for hook in (*self.feats, self.last, self.given) if hook is not None]
         for hook in hooks:
-            hook.looking = True
+            hook.look()
         try:
             logits = trial.logits_of(self.net(image), self.name)
             seen = {id(hook): hook.take() for hook in hooks}
         finally:
             for hook in hooks:
-                hook.looking, hook.shown = False, None
+                hook.forget()
         pooled = logits if self.given is None else seen[id(self.given)].flatten(1)
         last = pooled[..., None, None]
         if self.last is not None:

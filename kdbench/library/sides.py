@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from kdbench.distiller import Outputs
+from kdbench.engine.torch_private import compiled
 from kdbench.library.hooks import HookReader, hooks_of, unhook
 from kdbench.models import Tapped
 from kdbench.models.tapped import evaluating, picture
@@ -73,7 +74,7 @@ class Side:
     def _read(self, given: nn.Module, image_shape: tuple[int, int, int], taps: Sequence[str] | None) -> Tapped:
         net = given.net if isinstance(given, Tapped) else given
         name = given.name if isinstance(given, Tapped) else type(net).__name__
-        if hasattr(net, "_orig_mod"):
+        if hasattr(net, "_orig_mod") or compiled(net):
             raise ValueError(
                 f"{name} was compiled, and hooks do not reach inside; attach the network that torch.compile was given"
             )
@@ -104,6 +105,14 @@ def _have_values(net: nn.Module, role: str) -> None:
     if any(isinstance(p, UninitializedParameter) or p.is_meta for p in weights):
         raise ValueError(
             f"the {role} {type(net).__name__} has weights without values; call it once, or load them, then attach it"
+        )
+    formats = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+    if strange := [p.dtype for p in weights if p.is_floating_point() and p.dtype not in formats]:
+        raise ValueError(f"the {role} {type(net).__name__} has weights of {strange[0]}, which no loss computes with")
+    if any(tensor.is_inference() for tensor in (*weights, *net.buffers())):
+        raise ValueError(
+            f"the {role} {type(net).__name__} was made in torch.inference_mode, so nothing of it can be trained; make"
+            " it outside"
         )
 
 

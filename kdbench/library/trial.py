@@ -58,6 +58,8 @@ def first_tensor(shown: Any) -> Tensor | None:
 def logits_of(shown: Any, name: str) -> Tensor:
     """(B, K) logits in what a network returns: the tensor, its ``logits``, or the first tensor of several.
 
+    Of several under names it is ``logits``, else ``out``, else the only one of two dimensions.
+
     Raises:
         ValueError: there are none.
 
@@ -65,11 +67,25 @@ def logits_of(shown: Any, name: str) -> Tensor:
     torch.Size([2, 5])
     """
     found = getattr(shown, "logits", None)
+    if isinstance(shown, Mapping):
+        found = _named(shown, name)
     found = found if isinstance(found, Tensor) else first_tensor(shown)
     if found is None or found.dim() != 2:
         what = type(shown).__name__ if found is None else f"a tensor of shape {tuple(found.shape)}"
         raise ValueError(f"{name} returns {what}, and not one row of logits for each image")
     return found
+
+
+def _named(shown: Mapping[Any, Any], name: str) -> Tensor | None:
+    """Raises: ValueError: several of what is returned could be the logits."""
+    for key in ("logits", "out"):
+        if isinstance(shown.get(key), Tensor):
+            found: Tensor = shown[key]
+            return found
+    rows = {key: one for key, one in shown.items() if isinstance(one, Tensor) and one.dim() == 2}
+    if len(rows) > 1:
+        raise ValueError(f"{name} returns {', '.join(map(str, rows))}, and none of them is called logits; name it so")
+    return next(iter(rows.values()), None)
 
 
 def watch(net: nn.Module, image: Tensor, name: str) -> tuple[list[Call], Tensor]:

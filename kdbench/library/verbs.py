@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kdbench import record
-from kdbench.library.words import Place, Several, heard, joined, needed, out_folder, request, switches, whole
+from kdbench.library.words import Place, Several, heard, joined, needed, out_folder, request, switches, texts, whole
 from kdbench.library.words import seeds as written_seeds
 from kdbench.record import Record
 from kdbench.run import grid, session
@@ -270,6 +270,7 @@ def report(
     from kdbench.library.boards import boards
 
     whole(top=top)
+    texts(select=select, baseline=baseline)
     heard(say)
     told = _Told(say)
     made = boards(

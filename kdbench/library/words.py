@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
@@ -47,10 +48,18 @@ def joined(words: Several) -> str | None:
 
 def _listed(given: Any, whole: Any) -> list[str | Path]:
     """Raises: ValueError: what was given for methods and the like is no list of texts."""
-    found = list(given) if isinstance(given, Iterable) and not isinstance(given, bytes | Mapping) else [given]
+    found: list[Any] = [given] if isinstance(given, bytes | Mapping) else _spread(given)
     if not all(isinstance(one, str | Path) for one in found):
         raise ValueError(f"methods, pairs, suites, trackers and formats are texts, or lists of them, not {whole!r}")
     return found
+
+
+def _spread(given: Any) -> list[Any]:
+    """What a list holds; anything else, a single number of torch's too, is one."""
+    try:
+        return [given] if isinstance(given, str) else list(given)
+    except TypeError:
+        return [given]
 
 
 def seeds(given: int | str | Iterable[int] | None) -> str | None:
@@ -85,7 +94,7 @@ def settings(given: Several | Mapping[str, Any]) -> tuple[str, ...]:
         return tuple(f"{key}={_value(value)}" for key, value in given.items())
     if given is None:
         return ()
-    found: list[Any] = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+    found = _spread(given)
     if isinstance(given, bytes) or not all(isinstance(one, str) for one in found):
         raise ValueError(f"--set takes KEY=VALUE, a list of such or a mapping, not {given!r}")
     return tuple(found)
@@ -164,7 +173,7 @@ def plugins(given: Place | Iterable[str | Path]) -> None:
     Raises:
         ValueError: one of them cannot be.
     """
-    found: list[Any] = [given] if isinstance(given, str | Path) or not isinstance(given, Iterable) else list(given)
+    found = _spread(given)
     if given is not None and (isinstance(given, bytes) or not all(isinstance(one, str | Path) for one in found)):
         raise ValueError(f"--plugin takes a path or a list of paths, not {given!r}")
     for path in found if given is not None else ():
@@ -195,7 +204,10 @@ def request(
     if words.get("shard") is not None:
         texts(shard=words["shard"])
     if isinstance(words.get("checkpoint_minutes"), Real) and not isinstance(words["checkpoint_minutes"], bool):
-        words["checkpoint_minutes"] = float(words["checkpoint_minutes"])
+        try:
+            words["checkpoint_minutes"] = float(words["checkpoint_minutes"])
+        except OverflowError:
+            words["checkpoint_minutes"] = math.inf
     texts(
         **{
             name: words[name]

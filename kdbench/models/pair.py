@@ -18,17 +18,31 @@ def frozen_head(teacher: Tapped) -> Callable[[Tensor], Tensor]:
     they are when it is called, so it follows ``teacher.to(device)``; and as a function, not a
     module, it stays out of the ``state_dict()`` of the method that keeps it.
     """
-
     if not any(p.requires_grad for p in teacher.parameters()):
-        return lambda last: teacher.head(last)
-    called = _Head(teacher)
+        return _Frozen(teacher)
+    return _Detached(_Head(teacher))
 
-    def head(last: Tensor) -> Tensor:
-        detached = {name: p.detach() for name, p in called.named_parameters()}
-        logits: Tensor = functional_call(called, detached, (last,))
+
+class _Frozen:
+    """A class and no lambda, so that a method which keeps it can be pickled."""
+
+    def __init__(self, teacher: Tapped) -> None:
+        self.teacher = teacher
+
+    def __call__(self, last: Tensor) -> Tensor:
+        return self.teacher.head(last)
+
+
+class _Detached:
+    """The same where the weights could be trained."""
+
+    def __init__(self, called: _Head) -> None:
+        self.called = called
+
+    def __call__(self, last: Tensor) -> Tensor:
+        detached = {name: p.detach() for name, p in self.called.named_parameters()}
+        logits: Tensor = functional_call(self.called, detached, (last,))
         return logits
-
-    return head
 
 
 class _Head(nn.Module):

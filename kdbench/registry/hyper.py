@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Iterable
 
 from kdbench.distiller import Distiller
@@ -72,6 +73,8 @@ def check(cls: type[Distiller], key: str, value: object, where: str) -> None:
         return
     if not isinstance(default, int | float):
         return
+    if abs(value) > sys.float_info.max:  # of a whole number, which can be larger than any other
+        raise ValueError(f"{where} is a finite number, {default!r} by default, not {'-' * (value < 0)}inf")
     if not math.isfinite(value) or (isinstance(default, int) and abs(value) >= _LARGEST):
         raise ValueError(f"{where} is a finite number, {default!r} by default, not {value:g}")
     short = key.rpartition(".")[2]

@@ -33,6 +33,8 @@ def find(kind: str, name: str, known: Iterable[str], prefix: str = "") -> tuple[
             raise ValueError(f"no {kind} file {quoted(name, SHOWN)}")
         return path, path.resolve().parent
     known = list(known)
+    if not known:
+        raise ValueError(f"no {kind} file {quoted(name, SHOWN)}; give the path of a .toml file")
     if name not in known:
         raise ValueError(f"no {kind} {quoted(name)} (a file of yours ends in .toml); {nearest(name, known)}")
     return HOME / f"{prefix}{name}.toml", HOME

@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 
 from kdbench import models
+from kdbench.data.selection import check as check_source
 from kdbench.engine.optimizers import prove
 from kdbench.models import fresh_head, teachers
 from kdbench.run import batches, session, words
@@ -43,6 +44,8 @@ def finetune(
         key, _, value = setting.partition("=")
         chosen = chosen.set(key.strip(), value.strip())
     words.length(epochs, None, None)
+    check_source(data_source)
+    words.number("--data-workers", data_workers, 0, 256)
     if epochs is not None:
         chosen = chosen.set("teacher.epochs", str(epochs))
     prove(chosen.teacher.optimizer)

@@ -24,7 +24,7 @@ from kdbench.terminal import console
 from kdbench.terminal.taught import taught
 from kdbench.utils import environment
 from kdbench.utils.files import check_writable
-from kdbench.utils.wording import count
+from kdbench.utils.wording import count, printable
 
 #: A kept teacher whose accuracy moves by more than this (in points) is not what its card says.
 TOLERANCE = 0.05
@@ -111,7 +111,7 @@ def take_over(
         image_size=chosen.image_size,
         top1=top1,
         source="imported",
-        origin=origin or file.name,
+        origin=origin or printable(file.name),
         half=False,
         recipe={},
         data=None if images is None else teaching.identity(images),

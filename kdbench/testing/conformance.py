@@ -8,11 +8,15 @@ what was found and what would do; the first line of its docstring is the rule.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 from kdbench.distiller import FACTORS, Distiller, Hyper, Pair
+from kdbench.engine.guard import Signals
+from kdbench.engine.process import Process
 from kdbench.testing.hard_labels import check_hard_labels_are_declared
+from kdbench.testing.hyper_effects import check_hyperparameters_do_something
 from kdbench.testing.one_batch import (
     check_bf16_stays_finite,
     check_loss_compiles_whole,
@@ -26,6 +30,8 @@ from kdbench.testing.one_batch import (
     check_time_is_read_from_progress,
     check_two_classes_work,
 )
+from kdbench.testing.other_problems import check_it_never_seeds, check_other_sizes_work
+from kdbench.testing.process_left import check_process_is_left_alone
 from kdbench.testing.toys import TOYS, Broken, Problem, Toy, refusal, require, said, seeded, served
 from kdbench.testing.training import (
     check_alone_as_in_company,
@@ -88,18 +94,23 @@ def check_distiller(
     """
     toys, checks = tuple(pairs or TOYS), tuple(checks or CHECKS)
     findings: list[Finding] = []
-    with seeded(0):
+    with seeded(0), _surviving() as (signals, process):
         for done, check in enumerate(checks, start=1):
+            process.note()
             name = check.__name__.removeprefix("check_")
             rule = (inspect.getdoc(check) or "").partition("\n")[0].replace("``", "`")
             try:
                 check(cls, toys)
                 findings.append(Finding(name, True, rule))
-            except Exception as error:  # a stranger's method may raise anything
+            except BaseException as error:  # a stranger's method may raise anything
+                if signals.meant(error):
+                    raise
                 findings.append(Finding(name, False, said(error, cls)))
+                process.put_back()
                 if check in _GATES and done < len(checks):
                     left = f"{len(checks) - done} more checks were not tried, because {name} fails"
                     return [*findings, Finding("the_rest", False, left, skipped=True)]
+            process.put_back()  # what is changed is told by the check that is about it, and spoils no other
             if check is check_a_toy_pair_is_served:
                 findings += [
                     Finding(name, True, f"refuses the toy pair {toy.name!r}: {refusal(cls, toy)}", skipped=True)
@@ -107,6 +118,17 @@ def check_distiller(
                     if refusal(cls, toy)
                 ]
     return findings
+
+
+@contextmanager
+def _surviving() -> Iterator[tuple[Signals, Process]]:
+    """Who knows Ctrl-C from a method that raises the like, and who puts the process back."""
+    process = Process()
+    try:
+        with Signals() as signals:
+            yield signals, process
+    finally:
+        process.close()
 
 
 def variant(cls: type[Distiller], **hyper: Any) -> type[Distiller]:
@@ -295,7 +317,11 @@ CHECKS: tuple[Check, ...] = (
     check_tuning_has_its_candidates,
     check_terms_are_finite_scalars,
     check_tail_batch_works,
+    check_hyperparameters_do_something,
+    check_process_is_left_alone,
     check_two_classes_work,
+    check_other_sizes_work,
+    check_it_never_seeds,
     check_bf16_stays_finite,
     check_sure_logits_stay_finite,
     check_predict_gives_logits,

@@ -33,6 +33,11 @@ _NAMES = {"data", "obj", "values", "indices"} | {
 }
 #: Ways of a tensor to numpy, which lies on the host.
 _TO_NUMPY: set[Callable[..., Any]] = {torch.Tensor.numpy, torch.Tensor.__array__}
+#: Ways of a tensor to a number or a text of Python's.
+_TO_PYTHON = {
+    getattr(torch.Tensor, name)
+    for name in ("item", "tolist", "__bool__", "__int__", "__float__", "__index__", "__complex__", "__format__")
+} | {torch.Tensor.__repr__}
 
 
 class HostConstants(TorchFunctionMode):
@@ -80,6 +85,8 @@ def copied(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
         index = args[1] if isinstance(args[1], tuple) else (args[1],)
         if any(map(_listed, index)):
             return "an index that is a list or an array copies from the host"
+    elif func in _TO_PYTHON:
+        return f"Tensor.{func.__name__} waits for the device to read a value"
     elif func in _TO_NUMPY:
         return f"Tensor.{func.__name__} takes values to the host"
     return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -15,6 +16,8 @@ from kdbench.engine.torch_private import depends_on_values
 from kdbench.testing.strays import Strays, on_meta
 from kdbench.testing.toys import TOYS, B, Broken, Problem, Toy, differing, require, said, served
 from kdbench.testing.trainee import Trainee
+
+_NAME = re.compile(r"[\w.+-]{1,60}")
 
 
 def check_terms_are_finite_scalars(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
@@ -46,6 +49,11 @@ def _sound(terms: Mapping[str, Tensor], where: str) -> Tensor:
     require(terms, f"there is no term to minimise {where}; with the default weights something must be left")
     for name, term in terms.items():
         require(isinstance(name, str), f"the name {name!r} of a term is not a string")
+        require(
+            _NAME.fullmatch(name) and name != "total",
+            f"{name[:60]!r} is no name for a term; it heads a column: letters, digits and _ . + -, at most 60, and not"
+            " 'total', which is the sum",
+        )
         kind = type(term).__name__
         require(isinstance(term, Tensor), f"term {name!r} is a {kind}, not a tensor; leave out .item() and float()")
         require(term.dim() == 0, f"term {name!r} has shape {tuple(term.shape)}, not (); reduce it, as by .mean()")
@@ -56,8 +64,16 @@ def _sound(terms: Mapping[str, Tensor], where: str) -> Tensor:
     return total
 
 
-def _step(trainee: Trainee, batch: Batch, where: str) -> None:
-    """Terms and gradients of one batch, which must be finite."""
+def step(trainee: Trainee, batch: Batch, where: str) -> None:
+    """Terms and gradients of one batch, which must be finite.
+
+    Raises:
+        Broken: they are not, or the loss fails; ``where`` begins or ends the sentence.
+
+    >>> from kdbench import registry
+    >>> trainee = Trainee(Problem(TOYS[0]), registry.get("kd"))
+    >>> step(trainee, trainee.some_batch(), "on a batch")
+    """
     for parameter in (*trainee.student.parameters(), *trainee.method.parameters()):
         parameter.grad = None
     try:
@@ -76,7 +92,7 @@ def _each_stage(cls: type[Distiller], problem: Problem, where: str, precision: s
     trainee = Trainee(problem, cls, precision=precision)
     for stage in trainee.stages:
         trainee.enter(stage)
-        _step(trainee, trainee.some_batch(), where)
+        step(trainee, trainee.some_batch(), where)
 
 
 def check_tail_batch_works(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
@@ -90,7 +106,7 @@ def check_tail_batch_works(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> 
         for stage in trainee.stages:
             trainee.enter(stage)
             whole, *_, tail = trainee.batches()
-            _step(trainee, tail, f"on a last batch of {len(tail.label)} images instead of {B}")
+            step(trainee, tail, f"on a last batch of {len(tail.label)} images instead of {B}")
             names = [set(trainee.terms(batch)) for batch in (whole, tail)]
             require(names[0] == names[1], f"a shorter batch changes the names of the terms: {names[0]} and {names[1]}")
 
@@ -128,7 +144,7 @@ def check_sure_logits_stay_finite(cls: type[Distiller], toys: Sequence[Toy] = TO
     for stage in trainee.stages:
         trainee.enter(stage)
         where = "for logits some hundreds apart (log_softmax(z) is safe there, log(softmax(z)) is not)"
-        _step(trainee, trainee.some_batch(), where)
+        step(trainee, trainee.some_batch(), where)
 
 
 def check_predict_gives_logits(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
@@ -144,11 +160,16 @@ def check_predict_gives_logits(cls: type[Distiller], toys: Sequence[Toy] = TOYS)
         trainee.student.eval()
         trainee.method.eval()
         with torch.no_grad():
-            many, one = (trainee.method.predict(trainee.student(problem.image[:b])) for b in (B, 1))
+            many, again, one = (trainee.method.predict(trainee.student(problem.image[:b])) for b in (B, B, 1))
+        require(isinstance(many, Tensor), f"predict gives {type(many).__name__}, not the (B, K) logits")
         for logits, b in ((many, B), (one, 1)):
             wanted = (b, problem.num_classes)
             require(logits.shape == wanted, f"predict gives shape {tuple(logits.shape)} for {b} images, not {wanted}")
         require(torch.isfinite(many).all(), "predict gives logits that are not finite")
+        require(
+            torch.equal(many, again),
+            "predict answers differently when it is asked again; in eval mode nothing is drawn, counted or changed",
+        )
         require(
             torch.allclose(many[:1], one, rtol=1e-3, atol=1e-4),
             "predict answers differently for an image alone and among others; does something ignore eval()?",

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.distiller import Batch, Distiller, Outputs, Pair
+from kdbench.engine.errors import text as words
 
 N, B, SIDE = 27, 8, 16  # three whole batches and one of three images; px
 EPOCHS = {"pretrain": 2, "train": 2}
@@ -167,13 +168,13 @@ def require(kept: object, sentence: str) -> None:
         raise Broken(sentence)
 
 
-def said(error: Exception, cls: type[Distiller]) -> str:
+def said(error: BaseException, cls: type[Distiller]) -> str:
     """The error as a sentence, with the line of the method's file that it passed through.
 
     >>> said(Broken("it counts"), Distiller), said(KeyError("bank"), Distiller)
     ('it counts', "KeyError: 'bank'")
     """
-    text = " ".join(str(error).split())
+    text = words(error, 2000)
     if isinstance(error, Broken):
         return text
     own = getattr(sys.modules.get(cls.__module__), "__file__", None) or inspect.getfile(cls)
@@ -190,11 +191,11 @@ class Problem:
     (27, [8, 8, 8, 3])
     """
 
-    def __init__(self, toy: Toy, num_classes: int = 5) -> None:
-        self.toy, self.num_classes = toy, num_classes
+    def __init__(self, toy: Toy, num_classes: int = 5, images: int = N, batch_size: int = B) -> None:
+        self.toy, self.num_classes, self.batch_size = toy, num_classes, batch_size
         with seeded(20):
-            self.image = torch.randn(N, 3, SIDE, SIDE)
-            self.label = torch.arange(N) % num_classes
+            self.image = torch.randn(images, 3, SIDE, SIDE)
+            self.label = torch.arange(images) % num_classes
             self.teacher = _net(toy.teacher, num_classes)
             self.teacher(self.image)  # moves the running statistics
             student = self.student()(self.image[:2])
@@ -207,7 +208,7 @@ class Problem:
             lambda last: self.teacher.fc(last.mean(dim=(2, 3))),
             num_classes,
             self.label.clone(),
-            B,
+            batch_size,
             teacher_norms=tuple((norm.weight.detach(), norm.bias.detach()) for norm in norms),
         )
 
@@ -229,8 +230,8 @@ class Problem:
 
     def batches(self, epoch: int, total: int, views: int, *, stray: bool = False) -> Iterator[Batch]:
         """One epoch of ``views`` views per image; ``stray`` ones come in another order."""
-        order = torch.randperm(N, generator=torch.Generator().manual_seed(100 * stray + epoch))
-        parts = order.split(B)
+        order = torch.randperm(len(self.label), generator=torch.Generator().manual_seed(100 * stray + epoch))
+        parts = order.split(self.batch_size)
         for number, idx in enumerate(parts):
             image = torch.cat([torch.rot90(self.image[idx], quarters, (2, 3)) for quarters in range(views)])
             image = image.contiguous(memory_format=torch.channels_last)

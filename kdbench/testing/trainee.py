@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,6 +47,7 @@ class Trainee:
         cls: the method.
         seed: of the student's and the method's first weights and of the lane's random numbers.
         precision: the lane's number format.
+        hyper: hyper-parameters that are to be otherwise.
 
     Raises:
         Broken: the method's pre-training stage trains nothing.
@@ -55,11 +57,19 @@ class Trainee:
     ['train']
     """
 
-    def __init__(self, problem: Problem, cls: type[Distiller], *, seed: int = 0, precision: str = "") -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        cls: type[Distiller],
+        *,
+        seed: int = 0,
+        precision: str = "",
+        hyper: Mapping[str, Any] | None = None,
+    ) -> None:
         self.problem = problem
         self.stages = ["pretrain", "train"] if cls.pretrain_epochs else ["train"]
         with seeded(seed):
-            self.student, method = problem.student(), cls.build(problem.pair)
+            self.student, method = problem.student(), cls.build(problem.pair, **(hyper or {}))
         with _said():
             self.lane = Lane(
                 cls.__name__,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kdbench.distiller import Batch, Distiller
 from kdbench.engine.lane import Diverged
+from kdbench.engine.torch_private import versions
 from kdbench.testing.hidden_state import loose_state, plain_tensors
 from kdbench.testing.toys import TOYS, Broken, Problem, Toy, differing, require, served
 from kdbench.testing.trainee import Trainee
@@ -109,8 +110,10 @@ def _own_terms(trainee: Trainee, batch: Batch) -> dict[str, Tensor]:
     student, teacher = trainee.look(batch)
     with trainee.own_rng():
         own = trainee.method.terms(*trainee.method.transform(student, teacher), batch)
+        if own:  # a second call may write into what the first one's backward pass needs
+            return own
         whole = trainee.method.loss(student, teacher, batch)
-    return own or {name: term for name, term in whole.items() if name != "ce"} or whole
+    return {name: term for name, term in whole.items() if name != "ce"} or whole
 
 
 def check_teacher_is_used_as_declared(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
@@ -160,9 +163,13 @@ def check_teacher_is_left_alone(cls: type[Distiller], toys: Sequence[Toy] = TOYS
             shown = {f"{side}.{path}": t for side, of in sides for path, t in of.tensors().items()}
             shown |= {"batch.image": batch.image, "batch.label": batch.label, "batch.idx": batch.idx}
             copies = {name: tensor.detach().clone() for name, tensor in shown.items()}
+            shared = {name: tensor for name, tensor in shown.items() if not name.startswith("student.")}
+            shared["batch.progress"] = batch.progress
+            before = versions(shared.values())  # the engine goes by them: what is written may be the same
             with trainee.own_rng():
                 trainee.stage_loss(student, teacher, batch)
-            touched = differing(copies, shown)
+            written = zip(shared, before, versions(shared.values()), strict=True)
+            touched = list(dict.fromkeys([*differing(copies, shown), *(name for name, a, b in written if a != b)]))
             require(not touched, f"the loss changes {', '.join(touched)} in place; other methods see them too")
     told = _first(cls, toys)
     moved = differing(told.before, told.problem.facts())
@@ -253,7 +260,8 @@ def check_alone_as_in_company(cls: type[Distiller], toys: Sequence[Toy] = TOYS) 
     >>> check_alone_as_in_company(registry.get("fitnet"))  # keeps the rule, so nothing is said
     """
     told = _first(cls, toys)
-    one, mate = Trainee(told.problem, cls), Trainee(told.problem, cls, seed=1)
+    other = next((values for values in cls.search_space({}) if values), {})  # another instance has other weights
+    one, mate = Trainee(told.problem, cls), Trainee(told.problem, cls, seed=1, hyper=other)
     while not one.done:
         for batch in one.batches():
             mate.step(batch)

@@ -26,7 +26,7 @@ def atomic_write(path: Path, mode: str = "wb", *, newline: str | None = None) ->
 
     It is written beside its target, forced to disk and renamed, and the folder is forced to disk after that:
     whenever the process dies or the disk fills, ``path`` is what it was or what it is to be. Text is UTF-8. Folders
-    above it are made; a link at ``path`` is replaced, not followed.
+    above it are made; a link at ``path`` is replaced, not followed. A pipe or a device is no file to take the place of.
 
     Raises:
         OSError: it cannot be written, and names a file; what lay at ``path`` is untouched.
@@ -39,6 +39,7 @@ def atomic_write(path: Path, mode: str = "wb", *, newline: str | None = None) ->
     'whole'
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _replaceable(path)
     _sweep(path.parent)
     aside = path.with_name(f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}")
     try:
@@ -57,6 +58,17 @@ def atomic_write(path: Path, mode: str = "wb", *, newline: str | None = None) ->
             error.filename = os.fspath(path)
         raise
     sync_folder(path.parent)
+
+
+def _replaceable(path: Path) -> None:
+    """Raises: OSError: a device, a pipe or a socket lies there, or a link to one, which a rename would take away."""
+    for look in (os.lstat, os.stat):
+        try:
+            mode = look(path).st_mode
+        except OSError:  # there is none; what else it is, is said when it is written
+            continue
+        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode) or stat.S_ISDIR(mode)):
+            raise OSError(errno.EINVAL, "it is a pipe or a device, no file", os.fspath(path))
 
 
 def _sweep(folder: Path) -> None:
