@@ -69,3 +69,9 @@ def test_fine_tuning_looks_at_its_words_first(tmp_path: Path, option: str, word:
 def test_words_of_an_export(words: dict[str, str], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         kdbench.export("kd resnet8 0", **words)  # type: ignore[arg-type]
+
+
+def test_data_bench_starts_no_million_of_processes() -> None:
+    result = CliRunner().invoke(main, ["data", "bench", "--data-workers", "999999"])
+    assert result.exit_code == 2
+    assert "--data-workers takes numbers from 0 to 256, as 0,2" in result.output
