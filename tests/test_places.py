@@ -30,6 +30,13 @@ def test_a_pipe_or_device_is_not_replaced(tmp_path: Path, linked: bool) -> None:
     assert sorted(one.name for one in tmp_path.iterdir()) == sorted({"pipe", target.name})
 
 
+def test_a_folder_is_named_and_not_the_file_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError) as told, atomic_write(tmp_path / "folder", "w") as file:
+        file.write("x")
+    assert ".kdbench-" not in str(told.value)
+
+
 def test_a_file_or_link_is_replaced_as_ever(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("nowhere")
     for name in ("note", "link", "note"):
@@ -69,3 +76,9 @@ def test_fine_tuning_looks_at_its_words_first(tmp_path: Path, option: str, word:
 def test_words_of_an_export(words: dict[str, str], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         kdbench.export("kd resnet8 0", **words)  # type: ignore[arg-type]
+
+
+def test_data_bench_starts_no_million_of_processes() -> None:
+    result = CliRunner().invoke(main, ["data", "bench", "--data-workers", "999999"])
+    assert result.exit_code == 2
+    assert "--data-workers takes numbers from 0 to 256, as 0,2" in result.output

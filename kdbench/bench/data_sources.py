@@ -28,6 +28,7 @@ from kdbench.utils import environment, memory
 from kdbench.utils.files import atomic_write
 
 FORMAT = 1
+_WORKERS = 256  # as for `kdbench run`
 SOURCES = ("resident", "packed", "streamed")
 #: Classes of made pictures, and how many of every hundred are for the test.
 CLASSES, TESTS = 10, 2
@@ -192,8 +193,8 @@ def _check(asked: Asked) -> None:
     for word, (value, lowest) in least.items():
         if value < lowest:
             raise ValueError(f"{word} takes {lowest} or more, not {value}")
-    if any(workers < 0 for workers in asked.workers) or not asked.workers or not asked.sources:
-        raise ValueError("--data-workers takes numbers from 0 up, as 0,2")
+    if any(not 0 <= workers <= _WORKERS for workers in asked.workers) or not asked.workers or not asked.sources:
+        raise ValueError(f"--data-workers takes numbers from 0 to {_WORKERS}, as 0,2")
 
 
 def _pack(word: str, root: Path | None, say: Say) -> float | None:

@@ -44,6 +44,10 @@ class Signals:
     """Knows whether an exception comes from a signal (Ctrl-C), and not from a method that raises the like.
 
     Handlers are wrapped as long as this is entered; in other threads than the main one nothing can be known.
+
+    >>> with Signals() as signals:
+    ...     signals.meant(KeyboardInterrupt())  # raised by a method, not by Ctrl-C
+    False
     """
 
     def __init__(self) -> None:

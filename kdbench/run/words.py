@@ -17,7 +17,13 @@ _COMMON = {"ce_weight", "kd_weight", "tau"}
 
 
 def number(option: str, value: int | None, least: int, most: int, what: str = "") -> None:
-    """Raises: ValueError: a number is not within its bounds."""
+    """Raises: ValueError: a number is not within its bounds.
+
+    >>> number("--lanes", 3, 1, 8)
+    >>> number("--lanes", 0, 1, 8)
+    Traceback (most recent call last):
+    ValueError: --lanes must be 1 or more, not 0
+    """
     if value is None or least <= value <= most:
         return
     bounds = f"{least} or more" if value < least else f"at most {most:,}"

@@ -22,7 +22,7 @@ def check_process_is_left_alone(cls: type[Distiller], toys: Sequence[Toy] = TOYS
     ...         return {}
     >>> check_process_is_left_alone(Mine)
     Traceback (most recent call last):
-    kdbench.testing.toys.Broken: the loss changes the number of torch's threads; other methods run in the same ...
+    kdbench.testing.toys.Broken: the loss changes the number of threads; other methods run in the same process, ...
     """
     process = Process()
     process.note(thorough=True)

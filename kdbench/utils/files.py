@@ -61,12 +61,14 @@ def atomic_write(path: Path, mode: str = "wb", *, newline: str | None = None) ->
 
 
 def _replaceable(path: Path) -> None:
-    """Raises: OSError: a device, a pipe or a socket lies there, or a link to one, which a rename would take away."""
+    """Raises: OSError: a folder, a device, a pipe or a socket lies there, or a link to one that a rename would take."""
     for look in (os.lstat, os.stat):
         try:
             mode = look(path).st_mode
         except OSError:  # there is none; what else it is, is said when it is written
             continue
+        if look is os.lstat and stat.S_ISDIR(mode):  # the system would name the file beside it
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
         if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode) or stat.S_ISDIR(mode)):
             raise OSError(errno.EINVAL, "it is a pipe or a device, no file", os.fspath(path))
 
