@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -173,6 +174,18 @@ def test_weights_that_are_not_there_are_a_sentence(finished: Path, words: list[s
     result = kdbench("run", *WORDS, "--weights", "tuned", "--out", finished, *words)
     assert result.exit_code == 2
     assert sentence in " ".join(result.output.split())
+
+
+def test_a_choice_that_gives_way_to_another_is_told(tmp_path: Path, finished: Path) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    before = records_of(tmp_path / "tuned")
+    result = tune(tmp_path, "--epochs", "1", methods="kd")
+    said = " ".join(result.output.split())
+    assert result.exit_code == 0
+    assert "kd on resnet14:resnet8 was tuned otherwise before (3 trials of 2 epochs, seeds 1000)" in said
+    assert choices(tmp_path)["kd"].budget.epochs == 1
+    assert before and all(one in records_of(tmp_path / "tuned") for one in before)
+    assert "otherwise" not in tune(tmp_path, "--epochs", "1", methods="kd").output
 
 
 def test_an_edited_choice_is_not_believed(tmp_path: Path, finished: Path) -> None:
