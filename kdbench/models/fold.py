@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import torch
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from kdbench.models.tapped import Tapped
 
@@ -34,8 +34,10 @@ def fold(tapped: Tapped, half: torch.dtype | None = None) -> Tapped:
             conv, norm = getattr(module, conv_name), getattr(module, norm_name)
             dtype = conv.weight.dtype
             # In double, or the rounding of 100 folds adds up.
-            fused = fuse_conv_bn_eval(conv.double(), norm.double()).to(dtype)
-            setattr(module, conv_name, fused)
+            conv, norm = conv.double(), norm.double()
+            kept = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+            conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *kept)
+            conv.to(dtype)
             setattr(module, norm_name, nn.Identity())
     reader: object = tapped.reader
     if half is not None and reader is tapped.net:  # a stranger's network may use its weights otherwise, too
