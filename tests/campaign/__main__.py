@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +30,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--area", default="", help="areas, comma separated; all by default")
     parser.add_argument("--tries", default="", help="of each area; as many as it usually has by default")
     parser.add_argument("--seed", default="", help="of all that is drawn; a new one by default")
-    parser.add_argument("--only", default="", help="the one try of this name")
+    parser.add_argument("--only", default="", help="the tries of this name, or such as pack/*")
     parser.add_argument("--workers", type=int, default=2, help="processes that run tries (2)")
     asked = parser.parse_args(words)
     child.warm()
@@ -54,7 +55,7 @@ def campaign(
         chosen: areas.
         tries: of each; 0: as many as it usually has.
         seed: of all that is drawn.
-        only: the one try of this name; empty: all.
+        only: the tries of this name, in which * stands for anything; empty: all.
         workers: processes.
         folder: an empty one.
         quiet: say nothing on the way.
@@ -72,7 +73,7 @@ def campaign(
         home.mkdir()
         AREAS[name].prepare(home)
         every = AREAS[name].names(home, tries or AREAS[name].usual)
-        names += [(name, one) for one in every if not only or one == only]
+        names += [(name, one) for one in every if not only or fnmatchcase(one, only)]
     if not names:
         print(f"no try is named {only!r}")
         return 2
