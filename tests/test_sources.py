@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -277,7 +278,7 @@ def test_a_disk_without_room_for_the_pack_is_told_in_sizes_that_can_be_compared(
 ) -> None:
     found = listed(word(folder), None)
     assert found is not None
-    monkeypatch.setattr(pack.shutil, "disk_usage", lambda where: SimpleNamespace(free=33))
+    monkeypatch.setattr(shutil, "disk_usage", lambda where: SimpleNamespace(free=33))
     needed = 21 * (3 * SIZE * SIZE + 4)
     with pytest.raises(ValueError, match=f"takes {size(needed)} more, and 33 bytes are free in"):
         pack.pack(found[0], names.canonical(word(folder)), SIZE, tmp_path / "pack")
