@@ -61,6 +61,18 @@ def test_odd_words_are_sentences(given: str, sentence: str, tmp_path: Path) -> N
     assert not [*tmp_path.iterdir()]
 
 
+def test_a_cluster_that_was_killed_and_is_still_noted_down_is_a_sentence_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray itself would wait for it for minutes."""
+    noted = tmp_path / "tmp" / "ray" / "ray_current_cluster"
+    noted.parent.mkdir(parents=True)
+    noted.write_text("127.0.0.1:1\n")
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "tmp"))
+    said = refused("run", *GRID[:-2], "--executor", "ray", "--ray-address", "auto", "--out", tmp_path / "out")
+    assert "--ray-address auto finds no Ray on this machine: the last one was at 127.0.0.1:1: " in said
+
+
 def test_without_ray_one_sentence_says_how_to_have_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     assert "pip install 'kdbench[ray]'" in refused("run", *GRID, "--executor", "ray", "--out", tmp_path)

@@ -19,14 +19,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from kdbench.run.outcome import one_line
 from kdbench.utils import cores, environment
-from kdbench.utils.wording import quoted
+from kdbench.utils.wording import printable, quoted
 
 #: Seconds that a cluster has to take a connection, and the largest port.
 ANSWER, PORTS = 5.0, 65535
+#: Seconds in which it says what machines it has.
+NODES = 120.0
 #: Bytes of the object store of a cluster of our own beside the images; Ray asks for 75 MB at least.
 STORE = 256 * 2**20
 #: Characters of a temporary folder in which Ray's sockets still have names that the system takes.
@@ -143,6 +146,27 @@ def answers(address: str, seconds: float = ANSWER) -> str:
         return one_line(getattr(error, "strerror", None) or error)
 
 
+def found(address: str) -> str:
+    """The HOST:PORT that Ray takes ``auto`` for, where it has noted one down; else the address itself.
+
+    Raises:
+        ValueError: nobody answers there. What Ray noted stays when a cluster is killed, and it would wait for minutes.
+
+    >>> found("localhost:1")
+    Traceback (most recent call last):
+    ValueError: no Ray cluster answers at localhost:1: Connection refused; `ray start --head` starts one
+    """
+    noted, said = address, f"no Ray cluster answers at {address}"
+    if address == "auto":
+        file = Path(os.environ.get("RAY_TMPDIR") or "/tmp") / "ray" / "ray_current_cluster"
+        with suppress(OSError, UnicodeError):
+            noted = file.read_text().strip()
+        said = f"--ray-address auto finds no Ray on this machine: the last one was at {printable(noted, 60)}"
+    if ":" in noted and (why := answers(noted)):
+        raise ValueError(f"{said}: {why}; `ray start --head` starts one")
+    return address
+
+
 @cache
 def nodes_of(address: str | None) -> tuple[Node, ...]:
     """The machines of a cluster, asked once; of none, this one, without starting anything.
@@ -155,45 +179,50 @@ def nodes_of(address: str | None) -> tuple[Node, ...]:
 
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
         return (Node("", socket.gethostname(), max(cores.usable(), gpus) * environment.threads(), gpus, 0.0),)
-    if ":" in address and (why := answers(address)):
-        raise ValueError(f"no Ray cluster answers at {address}: {why}; `ray start --head` starts one")
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, "nodes", json.dumps(sys.path), address],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        check=False,
-    )
+    found(address)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", CHILD, "nodes", json.dumps(sys.path), address],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            check=False,
+            timeout=NODES,
+        )
+    except subprocess.TimeoutExpired:
+        raise ValueError(
+            f"no Ray cluster answers at {address}: it does not say within {NODES:.0f} s what it has"
+        ) from None
     told = next((line.removeprefix(MARK) for line in done.stdout.splitlines() if line.startswith(MARK)), None)
     if told is None:
         raise ValueError(f"no Ray cluster answers at {address}: Ray has ended the process that asked")
-    found = json.loads(told)
-    if isinstance(found, str):
-        raise ValueError(found)
-    return tuple(Node(*one) for one in found)
+    has = json.loads(told)
+    if isinstance(has, str):
+        raise ValueError(has)
+    return tuple(Node(*one) for one in has)
 
 
 def tell_nodes(address: str) -> None:
     """The same, on standard output, in a process of its own: where Ray does not like what it finds, it ends it."""
-    found: Any
+    has: Any
     try:
         with connected(address) as ray:
-            found = [astuple(one) for one in nodes(ray)]
+            has = [astuple(one) for one in nodes(ray)]
     except ValueError as error:
-        found = str(error)
-    print(f"\n{MARK}{json.dumps(found)}", flush=True)
+        has = str(error)
+    print(f"\n{MARK}{json.dumps(has)}", flush=True)
 
 
 def nodes(ray: Any) -> tuple[Node, ...]:
     """The machines that live, of the cluster that this process is connected to."""
-    found = []
+    alive = []
     for one in ray.nodes():
         if one["Alive"]:
             has = one["Resources"]
             amounts = (float(has.get(name, 0.0)) for name in ("CPU", "GPU", "memory"))
-            found.append(Node(one["NodeID"], one.get("NodeManagerHostname", ""), *amounts))
-    return tuple(found)
+            alive.append(Node(one["NodeID"], one.get("NodeManagerHostname", ""), *amounts))
+    return tuple(alive)
 
 
 @contextmanager
@@ -222,8 +251,7 @@ def connected(
             "this process is connected to a Ray cluster already; call ray.shutdown() before --executor ray"
         )
     where = address or "local"
-    if ":" in where and (why := answers(where)):
-        raise ValueError(f"no Ray cluster answers at {where}: {why}; `ray start --head` starts one")
+    found(where)
     words: dict[str, Any] = {"address": where, "runtime_env": dict(runtime or {})}
     if address is None:
         words |= {"num_cpus": cpus, "num_gpus": gpus, "include_dashboard": False, "object_store_memory": STORE + store}
