@@ -91,7 +91,7 @@ def test_dry_run_shows_the_matrix_and_trains_nothing(finished: Path, tmp_path: P
     result = run(tmp_path, "--dry-run")
     assert result.exit_code == 0
     assert "2 missing of 2 cells" in result.output
-    assert "about" in result.output
+    assert "on cpu for 2 cells" in result.output
     assert not list(tmp_path.rglob("*.json"))
     assert "2 done of 2 cells" in run(finished, "--dry-run").output
 
