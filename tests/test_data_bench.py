@@ -75,7 +75,7 @@ def test_a_pack_that_is_there_is_taken(tmp_path: Path) -> None:
     ("words", "sentence"),
     [
         (("--data-source", "memory"), "no data source 'memory'; there are resident, packed, streamed"),
-        (("--data-workers", "some"), "--data-workers takes numbers from 0 to 256, as 0,2, not 'some'"),
+        (("--data-workers", "some"), "--data-workers takes numbers, as 0,2, not 'some'"),
         (("--data-workers", "-1"), "--data-workers takes numbers from 0 to 256"),
         (("--pictures", "5"), "--pictures takes 100 or more, not 5"),
         (("--batch", "1"), "--batch takes 2 or more, not 1"),

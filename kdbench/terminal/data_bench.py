@@ -10,6 +10,7 @@ from rich.table import Table
 
 from kdbench.bench.data_sources import Asked, Found, measure
 from kdbench.terminal.console import escape
+from kdbench.utils.wording import quoted
 
 
 def bench(screen: Console, *, sources: str, workers: str, **words: Any) -> int:
@@ -17,7 +18,7 @@ def bench(screen: Console, *, sources: str, workers: str, **words: Any) -> int:
     try:
         counts = tuple(int(count) for count in workers.split(","))
     except ValueError:
-        raise ValueError(f"--data-workers takes numbers from 0 up, as 0,2, not {workers!r}") from None
+        raise ValueError(f"--data-workers takes numbers, as 0,2, not {quoted(workers)}") from None
     asked = Asked(sources=tuple(part.strip() for part in sources.split(",")), workers=counts, **words)
     show(measure(asked, lambda sentence: screen.print(f"... {sentence}", markup=False)), screen)
     return 0
