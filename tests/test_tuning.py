@@ -188,6 +188,7 @@ def test_tuned_weights_replace_the_published_ones_and_the_rows_say_so(finished: 
     ("words", "sentence"),
     [
         (["--methods", "at"], "no tuned weights of at on resnet14:resnet8; find them first: kdbench tune --methods at"),
+        (["--methods", "at"], "--pairs resnet14:resnet8 --suite digits --set teacher.epochs=1 --out"),
         (["--methods", "kd", "--seeds", "1000,"], "seed 1000 chose the weights of kd"),
         (["--methods", "kd", "--set", "convention=crd"], "another data set, convention or published weight"),
     ],

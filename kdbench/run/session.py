@@ -219,7 +219,9 @@ def make_cell(
         weights = "tuned"
         where = (suite.name, suite.dataset, suite.convention, teacher if method.needs_teacher else "", student)
         variant, fixed = variant_of(spec, usual)
-        usual |= tuned.choice(request.out, *where, variant, seed, usual | fixed)
+        suite_words = ["--suite", suite.name if request.suite == AUTO else request.suite]
+        suite_words += [word for setting in request.overrides for word in ("--set", setting)]
+        usual |= tuned.choice(request.out, *where, variant, seed, usual | fixed, suite_words)
     standing = {name: known.default for name, known in method.hyperparameters().items()} | usual
     said = {name: value for name, value in spec.hyper if value != standing[name]}
     recipe = suite.recipe.facts_for(student, epochs)

@@ -72,16 +72,17 @@ def tunable(method: str, published: Mapping[str, Any]) -> bool:
 
 def choice(
     out: Path, suite: str, dataset: str, convention: str, teacher: str, student: str, method: str, seed: int,
-    published: Mapping[str, Any],
+    published: Mapping[str, Any], words: Sequence[str] = (),
 ) -> dict[str, Any]:  # fmt: skip
-    """The tuned values of a method on a pair.
+    """The tuned values of a method on a pair; ``words`` say the suite in the command that is proposed.
 
     Raises:
         ValueError: there are none, or they were tuned for something else, or on this very seed.
     """
     pair = f"{teacher}:{student}" if teacher else student
     pairs = pair if teacher else f"TEACHER:{student}"
-    asked = f"--methods {quote(method)} --pairs {pairs} --suite {suite} --out {quote(str(out))}"
+    named = " ".join(map(quote, words or ("--suite", suite)))
+    asked = f"--methods {quote(method)} --pairs {pairs} {named} --out {quote(str(out))}"
     again = f"kdbench tune {asked}" + "".join(f" --plugin {quote(one)}" for one in registry.plugin_files())
     file = path(out, suite, teacher, student, method)
     try:
