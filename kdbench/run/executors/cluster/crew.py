@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import Tensor
 
-from kdbench.data import Dataset
 from kdbench.run.executors import strangers
 from kdbench.run.executors.board import Board, Ended
 from kdbench.run.executors.cluster import connect, luggage, parcel, task
@@ -21,6 +20,7 @@ from kdbench.run.executors.cluster.parcel import Parcel, Roots
 from kdbench.run.executors.cluster.post import Post
 from kdbench.run.executors.cluster.token import Token, token
 from kdbench.run.executors.cluster.tries import Try, first, joined, last, named, size, way
+from kdbench.run.executors.cluster.wanted import Wanted
 from kdbench.run.executors.merge import Merged
 from kdbench.run.executors.messages import Raised
 from kdbench.run.executors.processes import Lost
@@ -40,18 +40,8 @@ BACKOFF, LONGEST = 1.0, 60.0
 NODES, WAIT = 8, 60.0
 
 
-class OnRay:
-    """The executor of a cluster.
-
-    Args:
-        images: of all units.
-        address: of the cluster; None: one of this machine, for this run.
-        workers: units at once.
-        device: ``cpu`` or ``cuda:0``.
-    """
-
-    def __init__(self, images: Dataset, address: str | None, workers: int, device: str) -> None:
-        self.images, self.address, self.workers, self.device = images, address, workers, device
+class OnRay(Wanted):
+    """The executor of a cluster."""
 
     def run(self, units: Sequence[Unit], emit: Emit) -> Generator[Ended, None, None]:
         """See ``Executor``."""

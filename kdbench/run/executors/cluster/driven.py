@@ -12,12 +12,12 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
-from kdbench.data import Dataset
 from kdbench.run.executors import strangers
 from kdbench.run.executors.board import Ended
 from kdbench.run.executors.cluster.connect import CHILD
 from kdbench.run.executors.cluster.crew import PATIENCE
 from kdbench.run.executors.cluster.driver import Asked, Came, Over
+from kdbench.run.executors.cluster.wanted import Wanted
 from kdbench.run.executors.lend import Lent
 from kdbench.run.executors.messages import Raised
 from kdbench.run.executors.processes import Lost
@@ -28,18 +28,8 @@ from kdbench.run.outcome import Emit, Stop
 DOWN = 30.0
 
 
-class Driven:
-    """The executor of a cluster.
-
-    Args:
-        images: of all units.
-        address: of the cluster; None: one of this machine, for this run.
-        workers: units at once.
-        device: ``cpu`` or ``cuda:0``.
-    """
-
-    def __init__(self, images: Dataset, address: str | None, workers: int, device: str) -> None:
-        self.images, self.address, self.workers, self.device = images, address, workers, device
+class Driven(Wanted):
+    """The executor of a cluster."""
 
     def run(self, units: Sequence[Unit], emit: Emit) -> Generator[Ended, None, None]:
         """See ``Executor``."""
