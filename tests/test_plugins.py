@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from commands import run
+from commands import refused, run
 
 import kdbench
 from kdbench import registry
@@ -131,3 +131,11 @@ def test_an_installed_package_may_not_change_them_either(tmp_path: Path, monkeyp
         registry.get(bad)
     for name in (good, bad):
         sys.modules.pop(name, None)
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_a_script_for_slurm_looks_at_them_too(write: Path) -> None:
+    write.write_text(HEAD + "torch.set_default_dtype(torch.float64)" + TAIL)
+    said = refused("slurm", "--suite", "digits", "--methods", "kd", "--plugin", write)
+    assert "plug-in first_lines.py changes the default dtype when it is imported" in said
+    assert torch.get_default_dtype() == torch.float32

@@ -24,11 +24,11 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
+from kdbench.run.words import DATA_WORKERS
 from kdbench.utils import environment, memory
 from kdbench.utils.files import atomic_write
 
 FORMAT = 1
-_WORKERS = 256  # as for `kdbench run`
 SOURCES = ("resident", "packed", "streamed")
 #: Classes of made pictures, and how many of every hundred are for the test.
 CLASSES, TESTS = 10, 2
@@ -193,8 +193,8 @@ def _check(asked: Asked) -> None:
     for word, (value, lowest) in least.items():
         if value < lowest:
             raise ValueError(f"{word} takes {lowest} or more, not {value}")
-    if any(not 0 <= workers <= _WORKERS for workers in asked.workers) or not asked.workers or not asked.sources:
-        raise ValueError(f"--data-workers takes numbers from 0 to {_WORKERS}, as 0,2")
+    if any(not 0 <= workers <= DATA_WORKERS for workers in asked.workers) or not asked.workers or not asked.sources:
+        raise ValueError(f"--data-workers takes numbers from 0 to {DATA_WORKERS}, as 0,2")
 
 
 def _pack(word: str, root: Path | None, say: Say) -> float | None:

@@ -142,7 +142,7 @@ def resolve(request: Request, find: Callable[[str], str] | None = None) -> Job:
         prove(one.optimizer)
         Augment.of(one.augment)
     protocol.check(suite.recipe.model_dump() | {"label_noise": suite.recipe.label_noise or suite.teacher.label_noise})
-    words.number("--data-workers", request.data_workers, 0, 256)
+    words.number("--data-workers", request.data_workers, 0, words.DATA_WORKERS)
 
     part = None if request.shard is None else words.shard(request.shard)
     specs = words.methods(request.methods, suite)

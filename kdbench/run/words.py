@@ -13,6 +13,8 @@ from kdbench.utils.wording import count, quoted
 
 #: Cells of one command; images of a training set.
 CELLS, IMAGES = 200_000, 10**9
+#: Processes that make batches, at most.
+DATA_WORKERS = 256
 _COMMON = {"ce_weight", "kd_weight", "tau"}
 
 

@@ -146,13 +146,13 @@ def answers(address: str, seconds: float = ANSWER) -> str:
         return one_line(getattr(error, "strerror", None) or error)
 
 
-def found(address: str) -> str:
-    """The HOST:PORT that Ray takes ``auto`` for, where it has noted one down; else the address itself.
+def reach(address: str) -> None:
+    """Ask whether a cluster answers at an address, or where Ray has noted one down for ``auto``.
 
     Raises:
-        ValueError: nobody answers there. What Ray noted stays when a cluster is killed, and it would wait for minutes.
+        ValueError: nobody does. What Ray noted stays when a cluster is killed, and it would wait for minutes.
 
-    >>> found("localhost:1")
+    >>> reach("localhost:1")
     Traceback (most recent call last):
     ValueError: no Ray cluster answers at localhost:1: Connection refused; `ray start --head` starts one
     """
@@ -164,7 +164,6 @@ def found(address: str) -> str:
         said = f"--ray-address auto finds no Ray on this machine: the last one was at {printable(noted, 60)}"
     if ":" in noted and (why := answers(noted)):
         raise ValueError(f"{said}: {why}; `ray start --head` starts one")
-    return address
 
 
 @cache
@@ -179,7 +178,7 @@ def nodes_of(address: str | None) -> tuple[Node, ...]:
 
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
         return (Node("", socket.gethostname(), max(cores.usable(), gpus) * environment.threads(), gpus, 0.0),)
-    found(address)
+    reach(address)
     try:
         done = subprocess.run(
             [sys.executable, "-c", CHILD, "nodes", json.dumps(sys.path), address],
@@ -251,7 +250,7 @@ def connected(
             "this process is connected to a Ray cluster already; call ray.shutdown() before --executor ray"
         )
     where = address or "local"
-    found(where)
+    reach(where)
     words: dict[str, Any] = {"address": where, "runtime_env": dict(runtime or {})}
     if address is None:
         words |= {"num_cpus": cpus, "num_gpus": gpus, "include_dashboard": False, "object_store_memory": STORE + store}
