@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -289,18 +290,42 @@ def test_measuring_draws_no_random_number_and_keeps_the_threads(tmp_path: Path, 
 
 
 def test_the_time_of_a_method_is_what_it_adds(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = job(tmp_path)
-    watch = estimate.Estimator(made, budget=60.0).watch
+    watch = ticking_watch(tmp_path, monkeypatch, lambda images: 3e-3 * images)
+    watch.measure_methods({AT: 3e-3})
+    assert watch.known(Item("resnet8", True)) == pytest.approx(2e-3)
+    assert watch.known(AT) == pytest.approx(3e-3)
+
+
+def test_a_method_is_timed_on_whole_batches(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SemCKD leaves an epoch's shorter last batch alone: in a part of a batch it would cost nothing."""
+    watch = ticking_watch(tmp_path, monkeypatch, lambda images: 3e-3 * images if images == 64 else 0.0)
+    watch.measure_methods({AT: 3e-3})
+    assert watch.known(AT) == pytest.approx(3e-3)
+
+
+def test_a_method_that_takes_too_long_is_not_tried(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = ticking_watch(tmp_path, monkeypatch, lambda images: pytest.fail("tried"))
+    watch.left = 64 * (4 * 2e-3 + 2 * 1.0) - 0.1
+    watch.measure_methods({AT: 1.0})
+    assert watch.known(AT) is None
+
+
+AT = Item("resnet8", True, "at", "resnet14")
+
+
+def ticking_watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extra: Callable[[int], float]) -> Stopwatch:
+    """A stopwatch whose student takes 2 ms for an image, and a method ``extra`` seconds for a step of so many."""
+    watch = estimate.Estimator(job(tmp_path), budget=60.0).watch
     monkeypatch.setattr(watch, "clock", ticking := Ticking())
 
     def step(item: Item) -> Any:
-        return lambda images: lambda: ticking.wait(images * (5e-3 if item.method else 2e-3))
+        return lambda images: lambda: ticking.wait(images * 2e-3 + (extra(images) if item.method else 0.0))
 
     monkeypatch.setattr(watch, "_step", step)
     watch.measure({Item("resnet8", True): 1.0})
-    watch.measure_methods([Item("resnet8", True, "kd", "resnet14")])
-    assert watch.known(Item("resnet8", True)) == pytest.approx(2e-3)
-    assert watch.known(Item("resnet8", True, "kd", "resnet14")) == pytest.approx(3e-3)
+    return watch
 
 
 class Ticking:

@@ -187,14 +187,16 @@ class Estimator:
     def _time_methods(self, cells: Iterable[Cell], whole: float) -> None:
         """Time steps with the methods that take some of ``whole`` seconds, the dearest first."""
         weight: dict[Item, float] = {}
+        extra: dict[Item, float] = {}
         for cell in cells:
             method = registry.get(cell.method)
             # Strangers' code is not run for an estimate; what views cost the student, the table has.
             if not registry.source_sha256(cell.method) and not method.views and method.components() == (method,):
                 item = Item(cell.student, True, cell.method, cell.teacher)
-                weight[item] = weight.get(item, 0.0) + self._extra(cell) * cell.epochs * self.images.train
+                extra[item] = self._extra(cell)
+                weight[item] = weight.get(item, 0.0) + extra[item] * cell.epochs * self.images.train
         dear = [item for item, seconds in weight.items() if seconds > whole / 300 and self.watch.known(item) is None]
-        self.watch.measure_methods(sorted(dear, key=lambda item: -weight[item]))
+        self.watch.measure_methods({item: extra[item] for item in sorted(dear, key=lambda item: -weight[item])})
 
     def _parts(self, job: Job, cells: Sequence[Cell], teachers: dict[str, int]) -> Iterable[Part]:
         images, recipe = self.images, job.suite.teacher

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -115,10 +115,16 @@ class Stopwatch:
                 self.guessed[one] = self._expected(one)
         self._nets.clear()
 
-    def measure_methods(self, asked: Iterable[Item]) -> None:
-        """Time steps with methods in turn, as far as the budget reaches."""
-        for one in asked:
-            if self.left > 0 and self.known(one) is None and self.size <= PIXELS:
+    def measure_methods(self, asked: Mapping[Item, float]) -> None:
+        """Time steps with methods in turn, as far as the budget reaches.
+
+        Args:
+            asked: the items, and what each may take for an image beside its student, in seconds.
+        """
+        for one, extra in asked.items():
+            # A whole batch, since some methods leave a part of one alone; a first step makes what it needs.
+            takes = self.batch * (4 * self._expected(one._replace(method="", teacher="")) + 2 * extra)
+            if takes <= self.left and self.known(one) is None and self.size <= PIXELS:
                 with suppress(Exception):  # it does not serve the pair, say: the run will say so
                     self._try(one)
         self._nets.clear()
@@ -199,32 +205,38 @@ class Stopwatch:
             set_rng_state(rng, self.device)
 
     def _seconds(self, item: Item) -> float:
-        """Of one image, in a step of as many as a batch has or as take long enough.
+        """Of one image: in a network's step, or what a method adds to its student's."""
+        return self._method_seconds(item) if item.method else self._network_seconds(item)
 
-        Of a method, what it adds to its student's step; the two alternate, so that a busy machine slows both.
-        """
-        step = self._step(item)
-        plain = self._step(Item(item.network, True)) if item.method else None
-
-        def timed(images: int, step: Callable[[int], Callable[[], object]] = step) -> float:
-            work = step(images)
-            if self.device.type == "cuda":
-                torch.cuda.synchronize()
-            started = self.clock.now()
-            work()
-            if self.device.type == "cuda":
-                torch.cuda.synchronize()
-            return self.clock.now() - started
-
-        few = min(self.batch, FEW)
-        timed(few)  # what is made on first use
-        small = timed(few)
+    def _network_seconds(self, item: Item) -> float:
+        """In a step of as many images as a batch has or as take long enough."""
+        step, few = self._step(item), min(self.batch, FEW)
+        self._timed(step(few))  # makes what is needed
+        small = self._timed(step(few))
         many = max(few, min(self.batch, int(few * LONG / max(small, 1e-9))))
-        if plain is not None:
-            timed(many, plain)
+        if many > few:
+            self._timed(step(many))  # the first of another size makes what it needs
         times = 3 if small * many / few < LONG else 1
-        found = [timed(many) - (0.0 if plain is None else timed(many, plain)) for _ in range(times + (many > few))]
-        return max(0.0, median(found[many > few :])) / many  # the first of another size makes what it needs
+        return median(self._timed(step(many)) for _ in range(times)) / many
+
+    def _method_seconds(self, item: Item) -> float:
+        """In steps of whole batches: some methods leave a part of one alone, some take as long for it.
+
+        Steps with the method and of the student alone alternate, so that a busy machine slows both.
+        """
+        work, plain = (self._step(one)(self.batch) for one in (item, Item(item.network, True)))
+        first = max(self._timed(work), self._timed(plain))  # makes what is needed
+        times = 3 if first < LONG / 3 else 1
+        return max(0.0, median(self._timed(work) - self._timed(plain) for _ in range(times))) / self.batch
+
+    def _timed(self, work: Callable[[], object]) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        started = self.clock.now()
+        work()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return self.clock.now() - started
 
     def _step(self, item: Item) -> Callable[[int], Callable[[], object]]:
         """Number of images -> the step that is timed."""

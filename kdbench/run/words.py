@@ -90,7 +90,8 @@ def seeds(wanted: str | None, default: Sequence[int]) -> list[int]:
     numbers = [int(part) for part in said]
     counted = len(parts) == 1
     if min(numbers) < 0 or (counted and numbers[0] < 1):
-        raise ValueError(f"--seeds takes a count of 1 or more or a list of seeds from 0 up, not {quoted(wanted)}")
+        one = "; with a comma behind it, 0 is that one seed" if numbers == [0] else ""
+        raise ValueError(f"--seeds takes a count of 1 or more or a list of seeds from 0 up, not {quoted(wanted)}{one}")
     if max(numbers) >= SEED:
         raise ValueError(f"--seeds takes seeds below 2^63, not {max(numbers)}")
     if (many := numbers[0] if counted else len(numbers)) > SEEDS:
