@@ -35,6 +35,12 @@ def test_settings_are_measured_in_turn_and_saved(tmp_path: Path) -> None:
     assert TypeAdapter(list[Scaling]).validate_json((tmp_path / "s.json").read_bytes()) == [found]
 
 
+def test_a_random_teacher_throws_no_student_off(tmp_path: Path) -> None:
+    """A loss so steep that the usual learning rate is infinite within ten steps; what is measured is time."""
+    (found,) = scaling.scaling(replace(SMALL, methods="vid[beta=1e4]", steps=10, repeat=1), workers=[1])
+    assert [len(row.seconds) for row in found.rows] == [1]
+
+
 @pytest.fixture
 def pretended(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int | None, int]]:
     """Runs that train nothing: ten steps of a lane take a second, with two workers half of it. Says how each was asked
