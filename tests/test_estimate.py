@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from kdbench import models, record, registry
-from kdbench.run import budget, clock, estimate, grid, lanes, session, speeds, taken
+from kdbench.run import budget, clock, estimate, estimate_words, grid, lanes, session, speeds, taken
 from kdbench.run import teacher_cache as tables
 from kdbench.run.session import Job, Request
 from kdbench.run.speeds import Speeds
@@ -187,7 +187,7 @@ def test_a_method_that_nobody_has_measured_is_named(
     made = job(tmp_path, "kd")
     known(made, **USUAL)
     one = estimate.Estimator(made, budget=0.0).of(made, made.cells)
-    assert "not counted, because nobody has measured it: what kd takes" in estimate.sentences(one)
+    assert "not counted, because nobody has measured it: what kd takes" in estimate_words.sentences(one)
 
 
 def test_what_was_measured_is_kept_and_not_measured_again(
@@ -435,7 +435,7 @@ def test_a_machine_that_others_use_takes_longer(tmp_path: Path, cache: Path, mon
     monkeypatch.setattr(clock.Clock, "busy", lambda self: 3.0)
     beside = estimate.Estimator(made, budget=0.0).of(made, made.cells)
     assert beside.seconds == pytest.approx(3 * alone.seconds)
-    assert "others use the machine, too: 3.0 s for each second of work" in estimate.sentences(beside)[0]
+    assert "others use the machine, too: 3.0 s for each second of work" in estimate_words.sentences(beside)[0]
 
 
 # -- a budget -----------------------------------------------------------------------------

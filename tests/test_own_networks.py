@@ -133,6 +133,13 @@ def test_a_teacher_is_fine_tuned(name: str, tmp_path: Path) -> None:
     assert "as on its card" in run("teacher", "verify", name, "--suite", "digits", "--out", str(tmp_path))
 
 
+def test_a_teacher_that_diverged_is_no_fault_of_the_words(tmp_path: Path) -> None:
+    torch.save(models.create("resnet8", 4, image_size=8).net.state_dict(), tmp_path / "four.pth")
+    words = ["teacher", "finetune", "resnet8", "--suite", "digits", "--weights", str(tmp_path / "four.pth")]
+    said = run(*words, "--epochs", "1", "--set", "teacher.lr=1e30", "--out", str(tmp_path), code=1)
+    assert "term 'ce' was" in said
+
+
 def test_nothing_to_fine_tune_is_a_sentence(tmp_path: Path) -> None:
     said = run("teacher", "finetune", "timm/resnet18", "--suite", "digits", "--out", str(tmp_path), code=2)
     assert "has nothing to fine-tune: write a name with a tag" in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,7 +25,7 @@ from kdbench.run.sooner import sooner
 from kdbench.run.stopwatch import BUDGET, Item, Stopwatch
 from kdbench.suites import costs
 from kdbench.suites.published_teachers import hint
-from kdbench.utils.wording import count, duration
+from kdbench.utils.wording import count
 
 #: Seconds that a dry run may take from the start of its process, and those that are measured in at least.
 PATIENCE, LEAST = 4.0, 0.4
@@ -186,17 +187,17 @@ class Estimator:
 
     def _time_methods(self, cells: Iterable[Cell], whole: float) -> None:
         """Time steps with the methods that take some of ``whole`` seconds, the dearest first."""
-        weight: dict[Item, float] = {}
-        extra: dict[Item, float] = {}
+        images, extra = Counter[Item](), dict[Item, float]()
         for cell in cells:
             method = registry.get(cell.method)
             # Strangers' code is not run for an estimate; what views cost the student, the table has.
             if not registry.source_sha256(cell.method) and not method.views and method.components() == (method,):
                 item = Item(cell.student, True, cell.method, cell.teacher)
+                images[item] += cell.epochs * self.images.train
                 extra[item] = self._extra(cell)
-                weight[item] = weight.get(item, 0.0) + extra[item] * cell.epochs * self.images.train
-        dear = [item for item, seconds in weight.items() if seconds > whole / 300 and self.watch.known(item) is None]
-        self.watch.measure_methods({item: extra[item] for item in sorted(dear, key=lambda item: -weight[item])})
+        takes = {item: extra[item] * images[item] for item in extra if self.watch.known(item) is None}
+        dear = sorted((item for item in takes if takes[item] > whole / 300), key=lambda item: -takes[item])
+        self.watch.measure_methods({item: extra[item] for item in dear})
 
     def _parts(self, job: Job, cells: Sequence[Cell], teachers: dict[str, int]) -> Iterable[Part]:
         images, recipe = self.images, job.suite.teacher
@@ -335,36 +336,6 @@ def _first(teachers: Iterable[str], helpers: Sequence[Cell]) -> Iterable[str]:
     if helpers:
         networks = dict.fromkeys(f"{cell.student} of {cell.teacher}" for cell in helpers)
         yield f"trained first, and counted in: {count(len(helpers), 'teacher assistant')}, {', '.join(networks)}"
-
-
-def sentences(made: Estimate) -> list[str]:
-    """An estimate as a person reads it: the whole, then by kind of work, by method and by pair.
-
-    >>> sentences(Estimate(1, (Part("students", "resnet20:resnet8", "kd", 60.0),), "cpu"))
-    ['about 1 min on cpu for 1 cell', '  of it: students 1 min']
-    """
-    by = f" with {made.workers} workers" if made.workers > 1 else ""
-    said = [f"about {duration(made.seconds)} on {made.device}{by} for {count(made.cells, 'cell')}"]
-    notes = [made.basis] if made.basis else []
-    notes += [f"others use the machine, too: {made.busy:.1f} s for each second of work"] if made.busy > 1.2 else []
-    said[0] = said[0].replace("about less", "less") + (f" ({'; '.join(notes)})" if notes else "")
-    whole = "of it" if made.workers == 1 else "work that they share"
-    for words, key in (
-        (whole, lambda part: part.kind),
-        ("methods' own cost", lambda part: part.method),
-        ("by pair", lambda part: part.pair if part.kind != KINDS[0] else ""),
-    ):
-        found = {name: seconds for name, seconds in made.by(key).items() if round(seconds)}
-        if len(found) > (words != whole):
-            shown = [f"{name} {duration(seconds)}" for name, seconds in list(found.items())[:MOST]]
-            rest = sum(list(found.values())[MOST:])
-            more = [f"{len(found) - MOST} others {duration(rest)}"] if rest else []
-            said.append(f"  {words}: " + ", ".join(shown + more))
-    return [*said, *made.ahead]
-
-
-#: Methods or pairs that an estimate names.
-MOST = 8
 
 
 def _teachers(job: Job, todo: Sequence[Cell]) -> dict[str, int]:

@@ -15,7 +15,8 @@ from rich.console import Console
 from kdbench.run import budget as budgets
 from kdbench.run import taken
 from kdbench.run.budget import Choice
-from kdbench.run.estimate import Estimate, Estimator, sentences
+from kdbench.run.estimate import Estimate, Estimator
+from kdbench.run.estimate_words import sentences
 from kdbench.run.grid import Cell
 from kdbench.run.outcome import one_line
 from kdbench.run.session import Job, Request

@@ -35,7 +35,8 @@ def finetune(
     """Fine-tune, measure and keep it; says so when a teacher of the name is there already.
 
     Raises:
-        ValueError: the weights are another network's or cannot be had, or training diverged.
+        ValueError: the weights are another network's or cannot be had.
+        Ended: training diverged.
     """
     where = torch.device(session.choose_device(device))
     torch.set_num_threads(1)

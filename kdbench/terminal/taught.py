@@ -13,6 +13,7 @@ from kdbench.data import Dataset
 from kdbench.run.outcome import Teller, tell
 from kdbench.run.teachers import TeacherFailed
 from kdbench.terminal import console
+from kdbench.terminal.guard import Ended
 
 
 @contextmanager
@@ -20,7 +21,7 @@ def taught(screen: Console, name: str, images: Dataset, wanted: Mapping[str, Any
     """A bar as long as the training; gives whom the training tells of itself, ``watch`` and ``note``.
 
     Raises:
-        ValueError: the training failed.
+        Ended: the training failed; nobody's words were wrong.
     """
     with console.Progress(screen) as watch:
         steps = wanted["epochs"] * -(-len(images.train_labels) // wanted["batch_size"])
@@ -28,4 +29,4 @@ def taught(screen: Console, name: str, images: Dataset, wanted: Mapping[str, Any
         try:
             yield {"watch": Teller(partial(tell, watch)), "note": watch.note}
         except TeacherFailed as error:
-            raise ValueError(str(error)) from error
+            raise Ended(str(error)) from error
