@@ -16,6 +16,7 @@ from kdbench import models, record
 from kdbench.engine import fit as engine
 from kdbench.engine.errors import OutOfMemory
 from kdbench.engine.lane import Lane
+from kdbench.terminal.pace import Pace
 
 
 def test_from_the_command_to_a_cell_of_the_csv(finished: Path, tmp_path: Path) -> None:
@@ -218,6 +219,22 @@ def test_force_loses_nothing_that_it_cannot_replace(tmp_path: Path, monkeypatch:
     assert path.read_bytes() != before  # trained anew: another time, the same numbers
     assert record.read(path).weights_sha256 == json.loads(before)["weights_sha256"]
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_run_that_goes_on_is_not_in_its_first_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        stop_after_an_epoch(patched)
+        assert run(tmp_path, methods="kd").exit_code == 130
+    seen: list[str] = []
+    step = Pace.step
+
+    def watched(pace: Pace, lanes: int) -> None:
+        seen.append(pace.at)
+        step(pace, lanes)
+
+    monkeypatch.setattr(Pace, "step", watched)
+    assert run(tmp_path, methods="kd").exit_code == 0
+    assert set(seen) == {"going on"}
 
 
 def test_force_takes_another_teacher(tmp_path: Path) -> None:

@@ -309,8 +309,8 @@ class _Group:
         )
         self.maker.compile(lanes, loader)
         ahead = sum((epochs(cell) - behind(lane)) * len(loader) - lane.begun for lane, cell in lanes.items())
-        self.emit(Skipped(sum(epochs(cell) for cell in cells) * len(loader) - ahead))
         self.emit(GroupBegins(self._title(), ahead, int(first.recipe["batch_size"])))
+        self.emit(Skipped(sum(epochs(cell) for cell in cells) * len(loader) - ahead))
         for lane in lanes:
             self.emit(LanesBegin(lane.stage, (Standing.of(lane),)))
         if teacher is not None:

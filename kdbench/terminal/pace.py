@@ -22,6 +22,7 @@ class Pace:
         self.started = clock()
         self._last = self.started - EVERY + FIRST
         self._images, self._since, self._epochs = 0, self.started, True
+        self._moving = self._under_way = False  # whether a batch of the run, of the group, went through
         self._lock = threading.Lock()
 
     def begin(self, lane_steps: int) -> None:
@@ -31,8 +32,7 @@ class Pace:
     def group(self, title: str, lane_steps: int, batch: int, *, epochs: bool = True) -> None:
         """Lanes begin; ``batch`` images are in a batch, 0 where nobody says. Not all work has lanes and ``epochs``."""
         self.title, self.batch, self.at, self.lanes = title, batch, "in epoch 1" if epochs else "", 0
-        self._epochs = epochs
-        self._images, self._since = 0, self.clock()
+        self._epochs, self._under_way, self._images = epochs, False, 0
         if not self.total:  # a teacher alone: the group is the whole run
             self.total, self.started = lane_steps, self.clock()
 
@@ -40,14 +40,23 @@ class Pace:
         """So many were trained in an earlier run or will not be trained."""
         self.resumed += lane_steps
         self.behind += lane_steps
-        if self.at and not self._images:  # before the group's first batch: it is not in its first epoch
+        if self.at and not self._under_way and lane_steps > 0:  # the group is not in its first epoch
             self.at = "going on"
 
     def step(self, lanes: int) -> None:
-        """A batch has been through ``lanes`` lanes."""
+        """A batch has been through ``lanes`` lanes.
+
+        The first ones tell nothing of the speed: data, networks and memory were made before them.
+        """
         self.behind += lanes
         self.lanes = lanes if self._epochs else 0
-        self._images += lanes * self.batch
+        if not self._moving:
+            self.started, self.resumed = self.clock(), self.resumed + lanes
+        if self._under_way:
+            self._images += lanes * self.batch
+        else:
+            self._images, self._since = 0, self.clock()
+        self._moving = self._under_way = True
 
     def due(self) -> bool:
         """Whether it is time for a line; once it says so, the line is counted as said."""
