@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ METHODS = {
 
 def make(method: str, pair: tuple[str, str], seed: int, **changes: Any) -> Record:
     """One finished run; ``changes`` to any field, and ``setting`` for changes to the settings."""
-    gain, seconds, train_params, infer_params, provenance = METHODS[method.partition("[")[0]]
+    name = re.split(r"[\[@]", method)[0]
+    gain, seconds, train_params, infer_params, provenance = METHODS[name]
     teacher, student = pair
     luck = random.Random(f"{student}-{seed}").gauss(0, 0.25)  # shared by all methods of a seed
     which = student if method == "student" else f"{pair}"  # the plain student has no teacher
@@ -50,7 +52,7 @@ def make(method: str, pair: tuple[str, str], seed: int, **changes: Any) -> Recor
         "convention": "semckd",
         "teacher": teacher,
         "student": student,
-        "method": method.partition("[")[0],
+        "method": name,
         "hyper": {"ce_weight": 1.0, "beta": 400.0},
         "seed": seed,
         "epochs": epochs,

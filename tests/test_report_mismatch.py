@@ -55,6 +55,16 @@ def test_couples_stand_at_their_taps_and_meet_semckd() -> None:
     assert min(ps) == pytest.approx(min(raw) * len(raw))  # Holm over the couples
 
 
+@pytest.mark.parametrize("label", ["semckd[beta=4.0]", "semckd@tuned", "semckd@tuned[tau=2.0]"])
+def test_semckd_stands_beside_the_couples_whatever_its_weights(label: str) -> None:
+    others = [one for one in runs() if one.method != "semckd"]
+    learned = [make(label, PAIR, seed, top1_last=73.0, epochs=2) for seed in range(3)]
+    beside = [make("crd", PAIR, seed, top1_last=80.0, epochs=2) for seed in range(3)]
+    (made,) = mismatch.couples(built([*others, *beside, *learned]))
+    assert made.reference is not None
+    assert made.reference.label == label
+
+
 def test_the_matrix_is_a_table_with_words_a_file_and_a_figure(tmp_path: Path) -> None:
     save(tmp_path, *runs())
     (made,) = report(tmp_path, formats=["csv", "md", "svg"])

@@ -84,7 +84,7 @@ def couples(board: Board) -> list[Couples]:
         said |= {name} if other >= 0 else set()
     made = []
     for name in sorted(said):
-        reference = board.line(LEARNED) or board.line(board.baseline)
+        reference = _reference(board)
         for pair in board.pairs:
             here = {at: line for at, line in by_method[name].items() if line.cells[pair].spread() is not None}
             if len(here) > 1:
@@ -124,7 +124,7 @@ def table(board: Board) -> Table:
                 )
             )
         notes.append(_sentence(made, best, worst))
-    base = _reference(board)
+    base = _reference_words(board)
     notes += [
         "Taps: 0 is the stem, 1 the first stage. A couple guides one stage; SemCKD every stage by all of the teacher's."
         f" p: paired test over seeds against {base}, corrected for the couples of a pair (Holm)."
@@ -138,14 +138,19 @@ def _marked(item: Item, *, best: bool) -> Item:
     return Item(item.text, item.value, best=best)
 
 
-def _reference(board: Board) -> str:
-    found = board.line(LEARNED) or board.line(board.baseline)
+def _reference(board: Board) -> Line | None:
+    """SemCKD with its published weights, else with others, the first on the board; else the baseline."""
+    others = (line for line in board.everything if {run.settings.method for run in line.runs} == {LEARNED})
+    return board.line(LEARNED) or next(others, None) or board.line(board.baseline)
+
+
+def _reference_words(board: Board) -> str:
+    found = _reference(board)
     return plain(board.baseline, 60) if found is None else found.shown
 
 
 def _sentence(made: Couples, best: Couple, worst: Couple) -> str:
     """What a wrong couple costs, and what the test says of it."""
-    high, low = made.mean(best), made.mean(worst)
     high, low = made.mean(best), made.mean(worst)
     words = (
         f"{plain(made.method, 60)} on {one_line(made.pair)}: the best of {count(len(made.couples), 'couple')} is"
@@ -205,7 +210,7 @@ def figure(board: Board) -> Figure | None:
     rows, columns = grid_shape(len(shown))
     wide = max(len({one.teacher_tap for one in made.couples}) for made in shown)
     tall = max(len({one.student_tap for one in made.couples}) for made in shown)
-    base = _reference(board)
+    base = _reference_words(board)
     with drawing():
         drawn = canvas(
             max(6.4, 0.9 + columns * (0.9 + 0.95 * wide)),
