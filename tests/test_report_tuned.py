@@ -159,6 +159,20 @@ def test_how_often_the_published_weight_was_the_choice() -> None:
     )
 
 
+def test_a_choice_at_an_end_of_the_search_is_named() -> None:
+    beyond = choice(FIRST, {1.0: [70.0], 3.0: [71.0], 10.0: [None]}, "at")  # nothing to look for beyond 10
+    assert tuned.at_the_end([choice(SECOND, STAYS), beyond, choice(FIRST, {1.0: [70.0]})]) == ""
+    said = tuned.at_the_end([choice(FIRST, RISING), beyond, choice(FIRST, {0.01: [9.0], 1.0: [None]}, "vid")])
+    teacher, student = FIRST
+    assert said == (
+        "A wider search may find better where the choice lies at an end of it:"
+        f" semckd (beta=4000) on {teacher}:{student}, vid (beta=4) on {teacher}:{student}."
+    )
+    many = tuned.at_the_end([choice(FIRST, RISING, f"m{place}") for place in range(9)])
+    assert many.endswith(" and 3 more.")
+    assert tuned.summary([choice(FIRST, RISING)]).startswith("The published weight was the choice of 0 of 1")
+
+
 def test_the_sentence_stands_in_the_report_and_on_the_terminal(tmp_path: Path) -> None:
     whole(tmp_path)
     done = CliRunner().invoke(main, ["report", "--out", str(tmp_path), "--formats", "md"])

@@ -32,6 +32,8 @@ COLUMNS = (
 TRIALS = ("method", "pair", "values", "factor", "published", "chosen", "seed", "val_top1", "why_not")
 #: Factors that tuning usually tries.
 FACTORS = (1 / 100, 1 / 10, 1 / 3, 1.0, 3.0, 10.0)
+#: Choices at an end of their search that are named.
+ENDS = 6
 #: Files of one suite that are read; a choice has a method and a pair.
 MOST = 20_000
 
@@ -120,6 +122,33 @@ def often(chosen: Sequence[Tuned]) -> str:
     )
 
 
+def at_the_end(chosen: Sequence[Tuned]) -> str:
+    """Which choices lie at an end of what was tried, as a sentence; empty where none does.
+
+    Candidates that failed count: beyond a weight that diverges there is nothing to look for.
+    """
+    found = []
+    for one in chosen:
+        factors = {factor(one, trial): trial for trial in one.trials}
+        if one.choice and None not in factors and len(factors) > 1:
+            ends = [factors[end].values for end in (min(factors, key=_known), max(factors, key=_known))]
+            if one.choice in ends:
+                found.append(f"{plain(one.method, 60)} ({_said(one.choice)}) on {plain(one.pair, 60)}")
+    if not found:
+        return ""
+    more = f" and {len(found) - ENDS} more" if len(found) > ENDS else ""
+    return f"A wider search may find better where the choice lies at an end of it: {', '.join(found[:ENDS])}{more}."
+
+
+def summary(chosen: Sequence[Tuned]) -> str:
+    """How often the published weight was the choice, and where the search may have been too narrow."""
+    return " ".join(filter(None, (often(chosen), at_the_end(chosen))))
+
+
+def _known(by: float | None) -> float:
+    return by or 0.0
+
+
 def _range(numbers: Iterable[int]) -> str:
     found = sorted(set(numbers))
     return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
@@ -145,7 +174,7 @@ def table(board: Board, chosen: Sequence[Tuned]) -> Table:
         f" {facts.seeds(board)}; 95% interval; *: differs from zero at 5%, corrected for the number of pairs (Holm)."
         " Weights were chosen on held-out training images, with other seeds than these."
     ]
-    if sentence := often(chosen):
+    if sentence := summary(chosen):
         notes.append(sentence)
     header = ["method: pair", "published", "tuned", "tuned - published", "p (Holm)", "weights"]
     caption = f"Published and tuned weights: top-1 (%) and paired difference, {facts.seeds(board)}."
