@@ -17,6 +17,7 @@ from kdbench.terminal.options import (
     COMPILE,
     DATA,
     DEVICE,
+    DRY,
     FOLDER,
     FOLLOWING,
     GRAPHS,
@@ -90,7 +91,7 @@ def main() -> None:
 @option("--force", is_flag=True, help="Train again what is already there.")
 @option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")
 @option("--fail-fast", is_flag=True, help="Stop at the first cell that fails.")
-@option("--dry-run", is_flag=True, help="Show what would be trained and how long it may take.")
+@DRY
 @option(
     "--device-memory",
     metavar="SIZE",
@@ -135,6 +136,7 @@ def load_plugins(plugins: tuple[str, ...]) -> list[str]:
 
 @main.command()
 @TUNING
+@DRY
 @BUDGET
 @YES
 @FOLLOWING
@@ -143,13 +145,13 @@ def load_plugins(plugins: tuple[str, ...]) -> list[str]:
 @PLACES
 @HANDS
 @sentences
-def tune(*, plugins: tuple[str, ...], budget: str | None, yes: bool, **words: Any) -> int:
+def tune(*, plugins: tuple[str, ...], dry_run: bool, budget: str | None, yes: bool, **words: Any) -> int:
     """Find each method's weights on held-out images."""
     from kdbench.terminal import console
     from kdbench.terminal import tune as screen
 
     broken = load_plugins(plugins)
-    return screen.tune(words, plugins, broken, console.out(), budget=budget, yes=yes)
+    return screen.tune(words, plugins, broken, console.out(), dry=dry_run, budget=budget, yes=yes)
 
 
 @main.command()

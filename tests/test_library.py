@@ -220,6 +220,7 @@ def test_a_choice_of_weights_is_a_record_of_its_trials(tmp_path: Path) -> None:
     small = {name: SMALL[name] for name in ("pairs", "suite", "epochs", "limit_train")}
     (choice,) = kdbench.tune("kd,student", **small, trials=2, out=tmp_path)
     assert (choice.method, len(choice.trials), choice.pair) == ("kd", 2, PAIR)
+    assert kdbench.tune("kd,at", **small, trials=2, out=tmp_path, dry_run=True) == [choice]
     assert kdbench.tune("student", **small, out=tmp_path) == []
 
 

@@ -119,6 +119,21 @@ def test_teachers_are_not_trained_a_second_time(finished: Path) -> None:
     assert not (finished / "tuned" / "teachers").exists()
 
 
+def test_a_dry_run_shows_the_trials_and_trains_nothing(finished: Path, tmp_path: Path) -> None:
+    said = fine_text(tune(tmp_path, "--dry-run"))
+    assert "2 choices among 3 candidates of each, 6 trials in all" in said
+    assert "6 missing of 6 cells" in said
+    assert "on cpu for 6 cells" in said
+    assert "trained first, and counted in: teacher resnet14" in said
+    assert not list(tmp_path.rglob("*.json"))
+    assert "6 done of 6 cells" in fine_text(tune(finished, "--dry-run"))
+
+
+def fine_text(result: Result) -> str:
+    assert result.exit_code == 0, result.output
+    return " ".join(result.output.split())
+
+
 def test_what_is_complete_is_kept_and_others_go_on(finished: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*.json")}
     assert tune(finished).exit_code == 0

@@ -148,6 +148,7 @@ def tune(
     executor: str = "auto",
     ray_address: str | None = None,
     retry_failed: bool = False,
+    dry_run: bool = False,
     precision: str = "fp32",
     checkpoint_minutes: float | None = None,
     track: Several = None,
@@ -170,7 +171,7 @@ def tune(
         say: told every sentence that the command line would print.
 
     Returns:
-        the choices, one for each method and pair, with all their trials.
+        the choices, one for each method and pair, with all their trials; of a ``dry_run`` those that are there.
 
     Raises:
         ValueError: the command line's sentence where a word is wrong.
@@ -184,6 +185,7 @@ def tune(
     from kdbench.run.notify import notifying
     from kdbench.run.outcome import Stop
     from kdbench.tuning import plan as planning
+    from kdbench.tuning.tune import answered
     from kdbench.tuning.tune import tune as answer
 
     asked = request(
@@ -212,11 +214,14 @@ def tune(
         device=device,
     )
     needed(trials=trials, seeds=seeds)
+    dry_run = switches(dry_run=dry_run)["dry_run"]
     heard(say)
     plan, told = planning.resolve(asked, trials=int(trials), seeds=int(seeds)), _Told(say)
     plan = replace(plan, job=replace(plan.job, hands=plan.job.hands.decided))
     for sentence in plan.notes:
         told.note(sentence)
+    if dry_run:
+        return [one for question in plan.questions if (one := answered(question, retry_failed, told)) is not None]
     if not plan.questions:
         return []
     with _as_before(), notifying("tune", notify, asked.out, told.note) as ending:

@@ -201,6 +201,9 @@ BUDGET = option(
 )
 
 
+DRY = option("--dry-run", is_flag=True, help="Show what would be trained and how long it may take.")
+
+
 YES = option("--yes", "-y", is_flag=True, help="Answer yes: to a run of more than two hours on a CPU, to a proposal.")
 
 

@@ -18,7 +18,7 @@ from kdbench.run.notify import notifying
 from kdbench.run.outcome import Stop
 from kdbench.run.session import AUTO, Job, Request
 from kdbench.run.tuned import Tuned
-from kdbench.terminal import ahead
+from kdbench.terminal import ahead, screens
 from kdbench.terminal.console import Progress, escape
 from kdbench.terminal.guard import Ended
 from kdbench.tuning import plan as planning
@@ -33,6 +33,7 @@ def tune(
     broken: list[str],
     screen: Console,
     *,
+    dry: bool = False,
     budget: str | None = None,
     yes: bool = False,
 ) -> int:
@@ -57,7 +58,9 @@ def tune(
         " are held out to choose on",
         markup=False,
     )
-    found = ahead.look(plan.job, screen)
+    if dry:
+        screens.show_plan(plan.job, screen)
+    found = ahead.look(plan.job, screen, dry=dry)
     if budget is not None:
 
         def make(choice: Choice) -> Job:
@@ -69,15 +72,17 @@ def tune(
             return ahead.command("tune", request, choice, more, plan.job.suite.recipe.epochs)
 
         chosen: list[Choice] = []
-        part = ahead.within(found, budget, _whole(plan), make, line, screen, yes=yes, chosen=chosen)
+        part = ahead.within(found, budget, _whole(plan), make, line, screen, yes=yes, dry=dry, chosen=chosen)
         if part is None:
             return 1
-        if part is not plan.job:
+        if part is not plan.job and not dry:
             plan = _plan(request, chosen[0], trials)
             found = ahead.look(plan.job, screen)
-    elif not ahead.agreed(found, screen, yes=yes):
+    elif not dry and not ahead.agreed(found, screen, yes=yes):
         screen.print("nothing was trained", markup=False)
         return 1
+    if dry:
+        return 1 if broken else 0
     plan = replace(plan, job=found.decided)
     found.begin()
     say = partial(screen.print, markup=False)
