@@ -185,7 +185,7 @@ def tune(
     from kdbench.run.notify import notifying
     from kdbench.run.outcome import Stop
     from kdbench.tuning import plan as planning
-    from kdbench.tuning.tune import answered
+    from kdbench.tuning.tune import kept
     from kdbench.tuning.tune import tune as answer
 
     asked = request(
@@ -221,7 +221,7 @@ def tune(
     for sentence in plan.notes:
         told.note(sentence)
     if dry_run:
-        return [one for question in plan.questions if (one := answered(question, retry_failed, told)) is not None]
+        return list(kept(plan, told).values())
     if not plan.questions:
         return []
     with _as_before(), notifying("tune", notify, asked.out, told.note) as ending:

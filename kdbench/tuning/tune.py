@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 from kdbench import record, registry
 from kdbench.record import Record
@@ -48,9 +49,8 @@ def tune(plan: Plan, watch: Watcher) -> Answers:
     >>> [(one.method, len(one.trials)) for one in tune(plan, Quiet()).found]
     [('label_smoothing', 2)]
     """
-    again = plan.job.request.retry_failed
-    kept = {question.file: one for question in plan.questions if (one := answered(question, again, watch))}
-    asked = [question for question in plan.questions if question.file not in kept]
+    there = kept(plan, watch)
+    asked = [question for question in plan.questions if question.file not in there]
     cells = list(dict.fromkeys(cell for question in asked for cell in question.all))
     answers = Answers()
     try:
@@ -63,7 +63,7 @@ def tune(plan: Plan, watch: Watcher) -> Answers:
         raise
     try:
         for question in plan.questions:
-            one = kept.get(question.file) or answer(plan, question)
+            one = there.get(question.file) or answer(plan, question)
             if one is None:
                 answers.missing.append(f"{question}: not every trial has ended; repeat the command")
             else:
@@ -71,6 +71,21 @@ def tune(plan: Plan, watch: Watcher) -> Answers:
     except OSError as error:
         raise Stop(disk_trouble(plan.out, error)) from error
     return answers
+
+
+def kept(plan: Plan, watch: Watcher) -> dict[Path, Tuned]:
+    """The choices of a plan that are there, by their files; ``watch`` is told why one is to be made anew.
+
+    >>> from kdbench.run.session import Request
+    >>> from kdbench.tuning.plan import resolve
+    >>> plan = resolve(Request("at", "resnet20:resnet8", "digits", out=Path("nowhere"), device="cpu"))
+    >>> class Quiet(Watcher):
+    ...     "Hears everything and says nothing."
+    >>> kept(plan, Quiet())
+    {}
+    """
+    again = plan.job.request.retry_failed
+    return {question.file: one for question in plan.questions if (one := answered(question, again, watch))}
 
 
 def answered(question: Question, retry_failed: bool, watch: Watcher) -> Tuned | None:
