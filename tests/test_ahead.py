@@ -10,8 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from kdbench.cli import main
-from kdbench.run import clock, estimate, estimate_words
+from kdbench.run import clock, estimate
 from kdbench.run.estimate import Estimate, Part
+from kdbench.run.estimate_words import sentences
 from kdbench.terminal import ahead
 
 SMALL = ["--suite", "digits", "--pairs", "resnet8:resnet8", "--limit-train", "64", "--seeds", "1", "--epochs", "1"]
@@ -38,13 +39,9 @@ def takes(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 
 def test_an_estimate_says_what_workers_share_and_nothing_is_about_less() -> None:
     part = Part("students", "resnet20:resnet8", "kd", 60.0)
-    assert estimate_words.sentences(Estimate(1, (part,), "cpu"))[1] == "  of it: students 1 min"
-    assert (
-        estimate_words.sentences(Estimate(1, (part,), "cpu", workers=2))[1] == "  work that they share: students 1 min"
-    )
-    assert estimate_words.sentences(Estimate(1, (part._replace(seconds=0.2),), "cpu"))[0].startswith(
-        "less than a second on"
-    )
+    assert sentences(Estimate(1, (part,), "cpu"))[1] == "  of it: students 1 min"
+    assert sentences(Estimate(1, (part,), "cpu", workers=2))[1] == "  work that they share: students 1 min"
+    assert sentences(Estimate(1, (part._replace(seconds=0.2),), "cpu"))[0].startswith("less than a second on")
 
 
 def at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

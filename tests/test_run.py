@@ -129,7 +129,7 @@ def test_shards_make_the_whole(tmp_path: Path) -> None:
         (["--epochs", "0"], "--epochs must be 1 or more, not 0"),
         (["--epochs", "-3"], "--epochs must be 1 or more, not -3"),
         (["--epochs", "many"], "'many' is no whole number"),
-        (["--seeds", "0"], "--seeds takes a count of 1 or more"),
+        (["--seeds", "0"], "with a comma behind it, 0 is that one seed"),
         (["--seeds", "-1"], "--seeds takes a count of 1 or more"),
         (["--seeds", "a,b"], "--seeds takes a count such as 3"),
         (["--lanes", "0"], "--lanes must be 1 or more, not 0"),

@@ -129,11 +129,10 @@ def at_the_end(chosen: Sequence[Tuned]) -> str:
     """
     found = []
     for one in chosen:
-        factors = {factor(one, trial): trial for trial in one.trials}
-        if one.choice and None not in factors and len(factors) > 1:
-            ends = [factors[end].values for end in (min(factors, key=_known), max(factors, key=_known))]
-            if one.choice in ends:
-                found.append(f"{plain(one.method, 60)} ({_said(one.choice)}) on {plain(one.pair, 60)}")
+        tried = {by: trial.values for trial in one.trials if (by := factor(one, trial)) is not None}
+        scaled = len(tried) == len(one.trials) > 1
+        if one.choice and scaled and one.choice in (tried[min(tried)], tried[max(tried)]):
+            found.append(f"{plain(one.method, 60)} ({_said(one.choice)}) on {plain(one.pair, 60)}")
     if not found:
         return ""
     more = f" and {len(found) - ENDS} more" if len(found) > ENDS else ""
@@ -143,10 +142,6 @@ def at_the_end(chosen: Sequence[Tuned]) -> str:
 def summary(chosen: Sequence[Tuned]) -> str:
     """How often the published weight was the choice, and where the search may have been too narrow."""
     return " ".join(filter(None, (often(chosen), at_the_end(chosen))))
-
-
-def _known(by: float | None) -> float:
-    return by or 0.0
 
 
 def _range(numbers: Iterable[int]) -> str:
