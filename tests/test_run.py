@@ -151,6 +151,14 @@ def test_bad_words_get_one_sentence_and_exit_code_2(tmp_path: Path, words: list[
     assert not list(tmp_path.rglob("*.json"))
 
 
+@pytest.mark.parametrize("command", ["run", "tune"])
+def test_a_folder_that_cannot_be_written_is_told_before_the_estimate(command: str) -> None:
+    """The estimate takes its time, and its question is answered for a run that could not begin."""
+    said = refused(command, "--suite", "digits", "--methods", "kd", "--out", "/dev/null/x")
+    assert "Error: cannot write to the output folder /dev/null/x:" in said
+    assert "about" not in said
+
+
 def test_missing_data_say_where_to_put_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "torchvision.datasets.CIFAR100.download", lambda self: (_ for _ in ()).throw(OSError("no network"))

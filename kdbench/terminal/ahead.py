@@ -21,6 +21,7 @@ from kdbench.run.grid import Cell
 from kdbench.run.outcome import one_line
 from kdbench.run.session import Job, Request
 from kdbench.terminal.console import seen
+from kdbench.utils.files import check_writable
 from kdbench.utils.wording import duration
 
 #: Seconds on a CPU from which on a run asks whether it is meant.
@@ -77,11 +78,17 @@ def todo(job: Job) -> list[Cell]:
 
 
 def look(job: Job, screen: Console, *, dry: bool = False) -> Ahead:
-    """Show the estimate of what is still to be trained. It never stands in the way of the run."""
+    """Show the estimate of what is still to be trained. It never stands in the way of the run.
+
+    Raises:
+        ValueError: there is something to train, and the output folder cannot be written.
+    """
     cells = todo(job)
     found = Ahead(job, todo=tuple(cells))
     if not cells:
         return found
+    if not dry:  # the estimate takes its time, and a person may be asked for consent after it
+        check_writable(job.request.home or job.request.out)
     try:
         found.estimator = Estimator(job, look=dry, generous=0.0 if dry else GENEROUS)
         found.made = found.estimator.of(job, cells)
