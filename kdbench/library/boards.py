@@ -35,6 +35,7 @@ def boards(out: Path, note: Callable[[str], object], **words: Any) -> list[Suite
         out,
         published={suite.name: suites.published(suite) for suite in known},
         standing={suite.name: suites.records_to_beat(suite) for suite in known},
+        papers=suites.published_on,
         costs=costs,
         **words,
     )

@@ -21,6 +21,7 @@ from kdbench.report import (
     mismatch,
     page,
     probes,
+    published_order,
     runs_csv,
     style,
     tables,
@@ -37,6 +38,7 @@ from kdbench.report.gather import gather
 from kdbench.report.items import Table
 from kdbench.report.records import Records, to_beat
 from kdbench.report.sensitivity_figure import sensitivity
+from kdbench.suites import PublishedOf
 from kdbench.utils.collecting import set_aside
 from kdbench.utils.files import atomic_write
 from kdbench.utils.tuning_file import Tuned
@@ -82,6 +84,7 @@ class SuiteReport:
     problems: list[str] = field(default_factory=list)  # damaged records
     files: list[Path] = field(default_factory=list)
     choices: list[Tuned] = field(default_factory=list)  # what tuning chose on the pairs of the board
+    orders: list[published_order.Compared] = field(default_factory=list)  # published tables beside the board
 
     def frame(self) -> Any:
         """The leaderboard as a table of pandas: numbers only, one row per method, as in leaderboard.csv."""
@@ -99,6 +102,7 @@ class _Asked:
     top: int | None
     published: PublishedTables
     standing: Mapping[str, Records]
+    papers: published_order.Papers | None
     costs: Sequence[Cost]
     formats: Sequence[str]
     addresses: linked.Addresses | None
@@ -115,6 +119,7 @@ def report(
     top: int | None = None,
     published: PublishedTables = None,
     standing: Mapping[str, Records] | None = None,
+    papers: published_order.Papers | None = None,
     costs: Sequence[Cost] | None = None,
     formats: Sequence[str] = FORMATS,
     addresses: linked.Addresses | None = None,
@@ -134,6 +139,8 @@ def report(
         top: show so many of the best methods; ranks and corrections still count all. None shows all.
         published: published numbers of a suite, see ``PublishedTables``.
         standing: by suite, the published numbers to beat, see ``kdbench.suites.records_to_beat``.
+        papers: published tables of a data set, such as ``kdbench.suites.published_on``: the order of their methods is
+            compared with the order here.
         costs: measured costs of methods; without them none are shown.
         formats: files to write, of ``FORMATS``.
         addresses: of records, from the folder of a suite's page: the page links every number to them.
@@ -167,7 +174,9 @@ def report(
     _check_labels([baseline] if baseline != STUDENT else [], by_suite, "baseline")
     _check_labels(rows or [], by_suite, "method")
     keep = None if rows is None else [*rows, baseline, STUDENT]
-    asked = _Asked(baseline, keep, columns, select, top, published, standing or {}, costs or (), kinds, addresses)
+    asked = _Asked(
+        baseline, keep, columns, select, top, published, standing or {}, papers, costs or (), kinds, addresses
+    )
     with set_aside():  # a million points, which make no circles
         return _written(out, by_suite, rows, asked, problems)
 
@@ -205,15 +214,18 @@ def _suite(out: Path, suite: str, records: Sequence[Record], asked: _Asked) -> S
     if not measured:
         notes.append(cost.UNKNOWN)
     beaten = to_beat(board, asked.standing.get(suite, {}))
+    orders = published_order.compare(board, _papers(selection.dataset, asked.papers, notes))
     place = next((number for number, table in enumerate(shown) if table.name == "parameters"), len(shown))
-    shown[place:place] = [*measured, *([beaten] if beaten.rows else [])]
+    shown[place:place] = [*measured, *(one for one in (beaten, published_order.table(board, orders)) if one.rows)]
     chosen, problems = tuned.choices(out, suite, board.pairs)
     notes += problems
     if (beside := tuned.table(board, chosen)).rows:
         shown.insert(1, beside)
     elif sentence := tuned.summary(chosen):
         notes.append(f"{sentence} `kdbench run --weights tuned` measures the choices")
-    return SuiteReport(suite, facts.title(selection), facts.banner(selection), board, shown, notes, choices=chosen)
+    return SuiteReport(
+        suite, facts.title(selection), facts.banner(selection), board, shown, notes, choices=chosen, orders=orders
+    )
 
 
 def _write(
@@ -228,6 +240,8 @@ def _write(
         files[folder / "comparisons.csv"] = _csv(compare.every_two(board))
         if len(couples := mismatch.numbers(board)):
             files[folder / "mismatch.csv"] = _csv(couples)
+        if made.orders:
+            files[folder / "published_order.csv"] = _csv(published_order.numbers(made.orders))
         if made.choices:
             files[folder / "sensitivity.csv"] = _csv(tuned.trials(made.choices))
         if tuned.couples(board):
@@ -265,7 +279,7 @@ def _write(
     for stem in page.CAPTIONS.keys() - drawn.keys():  # an older report's, of records that are gone
         for kind in kinds:
             (folder / f"{stem}.{kind}").unlink(missing_ok=True)
-    for name in ("sensitivity.csv", "tuned.csv", "mismatch.csv") if "csv" in formats else ():
+    for name in ("sensitivity.csv", "tuned.csv", "mismatch.csv", "published_order.csv") if "csv" in formats else ():
         if folder / name not in files:
             (folder / name).unlink(missing_ok=True)
     made.files = sorted(files)
@@ -345,3 +359,13 @@ def _published(suite: str, published: PublishedTables, notes: list[str]) -> Publ
     except ValueError as error:
         notes.append(f"no published numbers are shown: {error}")
         return {}
+
+
+def _papers(dataset: str, papers: published_order.Papers | None, notes: list[str]) -> Sequence[PublishedOf]:
+    if papers is None:
+        return []
+    try:
+        return papers(dataset)
+    except ValueError as error:
+        notes.append(f"the order of the methods is not compared with published tables: {error}")
+        return []

@@ -5,7 +5,7 @@ it is a TOML file here or one of the user's. No torch in this package.
 """
 
 from kdbench.suites.convention import Convention, convention, convention_names
-from kdbench.suites.published_table import Published, published
+from kdbench.suites.published_table import Published, PublishedOf, published, published_on
 from kdbench.suites.published_teachers import PublishedTeacher, load_published
 from kdbench.suites.records import Standing, best_comparable, records_to_beat
 from kdbench.suites.suite import Recipe, Suite, load, names
@@ -13,6 +13,7 @@ from kdbench.suites.suite import Recipe, Suite, load, names
 __all__ = [
     "Convention",
     "Published",
+    "PublishedOf",
     "PublishedTeacher",
     "Recipe",
     "Standing",
@@ -24,5 +25,6 @@ __all__ = [
     "load_published",
     "names",
     "published",
+    "published_on",
     "records_to_beat",
 ]

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from kdbench.suites.suite import Rule, Suite
+from kdbench.suites.suite import Rule, Suite, load, names
 
 
 class Published(NamedTuple):
@@ -45,6 +45,36 @@ def published(suite: Suite) -> dict[tuple[str, str, str], Published]:
         return {(row["teacher"], row["student"], row["method"]): read_number(row) for row in rows}
     except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
         raise ValueError(f"the published table {suite.published} of suite {suite.name}: {error}") from error
+
+
+class PublishedOf(NamedTuple):
+    """A suite's published table, with what another suite must know to compare itself with it.
+
+    >>> from kdbench import suites
+    >>> [(one.suite, one.convention, len(one.numbers)) for one in published_on("cub200")]
+    [('cub200', 'crd', 14)]
+    """
+
+    suite: str
+    convention: str
+    numbers: dict[tuple[str, str, str], Published]
+
+
+def published_on(dataset: str) -> list[PublishedOf]:
+    """The published tables of all built-in suites on one data set.
+
+    Raises:
+        ValueError: a table is not there or not readable.
+
+    >>> [one.suite for one in published_on("cifar100")]
+    ['crd', 'heterogeneous', 'semckd']
+    """
+    known = [load(name) for name in names()]
+    return [
+        PublishedOf(suite.name, suite.convention, numbers)
+        for suite in known
+        if suite.dataset == dataset and (numbers := published(suite))
+    ]
 
 
 def read_number(row: Mapping[str, str]) -> Published:
