@@ -52,7 +52,7 @@ class PublishedOf(NamedTuple):
 
     >>> from kdbench import suites
     >>> [(one.suite, one.convention, len(one.numbers)) for one in published_on("cub200")]
-    [('cub200', 'crd', 14)]
+    [('cub200', 'crd', 39)]
     """
 
     suite: str
@@ -67,7 +67,7 @@ def published_on(dataset: str) -> list[PublishedOf]:
         ValueError: a table is not there or not readable.
 
     >>> [one.suite for one in published_on("cifar100")]
-    ['crd', 'heterogeneous', 'semckd']
+    ['crd', 'heterogeneous', 'heterogeneous-tokens', 'semckd']
     """
     known = [load(name) for name in names()]
     return [
