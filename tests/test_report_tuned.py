@@ -113,6 +113,21 @@ def test_they_stand_side_by_side(tmp_path: Path) -> None:
         assert "Published and tuned weights" in (tmp_path / "semckd" / name).read_text()
 
 
+def test_a_choice_that_kept_the_published_weight_needs_no_second_run(tmp_path: Path) -> None:
+    tuned_alone = [row(pair, seed, 76.0 + seed, weights="tuned") for pair in (FIRST, SECOND) for seed in range(3)]
+    save(tmp_path, *tuned_alone)
+    keep(tmp_path, choice(FIRST, RISING), choice(SECOND, STAYS))
+    (made,) = report(tmp_path, formats=("md",))
+    (one,) = next(table for table in made.tables if table.name == "tuned").rows  # on FIRST another weight was chosen
+    assert [item.text for item in one.items] == [
+        "semckd: resnet32x4 → resnet8x4", "77.00 ± 1.00 (3)", "77.00 ± 1.00 (3)", "the same runs", "-", "beta 400 (kept)",
+    ]  # fmt: skip
+    save(tmp_path, row(SECOND, 0, 76.5))
+    (made,) = report(tmp_path, formats=("md",))
+    (one,) = next(table for table in made.tables if table.name == "tuned").rows
+    assert one.items[1].text == "76.50 (1)"
+
+
 def test_the_csv_has_the_same_numbers(tmp_path: Path) -> None:
     whole(tmp_path)
     report(tmp_path, formats=("csv",))

@@ -98,6 +98,21 @@ def couples(board: Board) -> list[Couple]:
     return sorted(made, key=lambda one: one.published.label.lower())
 
 
+def kept(board: Board, chosen: Sequence[Tuned]) -> list[tuple[Line, Pair, str]]:
+    """Methods with tuned weights alone whose choice on a pair was the published one: both are the same runs."""
+    by_place = {(one.method, one.teacher, one.student): one for one in chosen}
+    found = []
+    for line in board.everything:
+        name, mark, rest = line.label.partition(MARK)
+        if not mark or rest or board.line(name) is not None:
+            continue
+        for pair in board.pairs:
+            usual, tuned = _values(name, pair, by_place)
+            if usual and tuned == usual and line.cells[pair].by_seed:
+                found.append((line, pair, _arrows(usual, tuned)))
+    return found
+
+
 def corrected(made: Sequence[Couple]) -> list[float | None]:
     """p of each couple, corrected for the number of pairs with a method, and of methods over all pairs (Holm)."""
     found: list[float | None] = [None] * len(made)
@@ -164,6 +179,12 @@ def table(board: Board, chosen: Sequence[Tuned]) -> Table:
             Item(_moved(one, by_place) or NONE),
         )
         rows.append(Row(items, one.published.kind))
+    for line, taught, weights in kept(board, chosen):
+        accuracy = spread_item(line.cells[taught].spread())
+        name = line.shown.replace(MARK, "", 1)
+        label = Item(f"{name}: {one_line(taught)}", name.lower())
+        rows.append(Row((label, accuracy, accuracy, Item("the same runs"), Item(NONE), Item(weights)), line.kind))
+    rows.sort(key=lambda row: str(row.items[0].value))
     notes = [
         f"Tuned minus published, seed by seed, in points of test accuracy, {facts.RULE_WORDS[board.rule]},"
         f" {facts.seeds(board)}; 95% interval; *: differs from zero at 5%, corrected for the number of pairs (Holm)."
@@ -190,7 +211,10 @@ def _both(board: Board, one: Couple) -> list[Pair]:
 
 def _moved(one: Couple, chosen: Mapping[tuple[str, str, str], Tuned]) -> str:
     """``beta 400 → 40``, ``beta 400 (kept)``; empty over all pairs and where no file says."""
-    usual, tuned = _weights(one, chosen)
+    return _arrows(*_weights(one, chosen))
+
+
+def _arrows(usual: Mapping[str, Any], tuned: Mapping[str, Any]) -> str:
     return plain(
         ", ".join(
             f"{name} {_number(value)}" + (f" → {_number(tuned[name])}" if tuned[name] != value else " (kept)")
@@ -202,10 +226,14 @@ def _moved(one: Couple, chosen: Mapping[tuple[str, str, str], Tuned]) -> str:
 
 def _weights(one: Couple, chosen: Mapping[tuple[str, str, str], Tuned]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Published and chosen values of what was tuned; none over all pairs and where no file says."""
-    if one.pair is None:
-        return {}, {}
-    label = one.published.label
-    places = ((name, *taught) for name in (label, label.partition("[")[0]) for taught in (one.pair, ("", one.pair[1])))
+    return ({}, {}) if one.pair is None else _values(one.published.label, one.pair, chosen)
+
+
+def _values(
+    label: str, pair: Pair, chosen: Mapping[tuple[str, str, str], Tuned]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Published and chosen values of what was tuned for a method on a pair; none where no file says."""
+    places = ((name, *taught) for name in (label, label.partition("[")[0]) for taught in (pair, ("", pair[1])))
     found = next((chosen[place] for place in places if place in chosen), None)
     if found is None or not found.trials:
         return {}, {}
