@@ -134,6 +134,27 @@ def test_every_probe_is_drawn(pairs: int, methods: int) -> None:
     assert np.asarray(lines[0].get_ydata()).tolist() == [50.0 - level for level in range(6)]
 
 
+def test_of_many_rows_the_student_and_the_highest_are_drawn() -> None:
+    made = [robust(name, 0) for name in ("student", *(f"m{at:02}" for at in range(14)))]
+    for place, one in enumerate(made):  # the student lowest, then m00, m01, ...
+        for row in one.rows:
+            row["top1"] = float(place)
+    figure = probes.drawings(made)["probe-robustness"]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["student", *(f"m{at:02}" for at in range(3, 14))]
+    assert any("student and the 11 methods" in " ".join(text.get_text().split()) for text in figure.texts)
+
+
+def test_the_last_panel_of_every_column_has_its_scale() -> None:
+    bins = [{"part": "test", "measure": "bin", "low": 0, "high": 1, "images": 9, "confidence": 0.5, "accuracy": 0.5}]
+    made = [finding("calibration", f"m{at}", 0, rows=bins) for at in range(7)]  # four panels over three
+    axes = probes.drawings(made)["probe-calibration"].axes
+    shown = [axis for axis in axes if axis.get_visible()]
+    assert len(shown) == 7
+    assert [axis.get_xlabel() for axis in shown] == ["", "", "", *["confidence"] * 4]
+    assert all(axis.xaxis.get_tick_params()["labelbottom"] for axis in shown[3:])
+
+
 def test_odd_findings_raise_nothing() -> None:
     odd = "a\x1b[2J\n$" + "x" * 400
     made = [

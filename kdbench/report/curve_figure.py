@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from kdbench.report import facts
 from kdbench.report.board import Board, Line
-from kdbench.report.panels import grid_shape, line_name, pair_title, quick_words, within
+from kdbench.report.panels import end_columns, grid_shape, line_name, pair_title, quick_words, within
 from kdbench.report.style import COLOURS, DIM, INK, MARKERS, canvas
 from kdbench.report.teacherless import Pair
 
@@ -66,14 +66,9 @@ def curves(board: Board) -> Figure | None:
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if zoomed:
             axis.set_xlim(total / 2, total * 1.01)
-    for axis in axes.flat[len(pairs) :]:
-        axis.set_visible(False)
     for axis in axes[:, 0]:
         axis.set_ylabel("top-1 (%)")
-    for column in range(columns):
-        axis = axes[(len(pairs) - 1 - column) // columns, column]
-        axis.set_xlabel("epoch")
-        axis.tick_params(labelbottom=True)
+    end_columns(axes, len(pairs), "epoch")
     shown = [handles[line.label] for line in lines if line.label in handles]
     figure.legend([one for one, _ in shown], [name for _, name in shown], loc="outside right center", fontsize=8)
     return figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from matplotlib.axes import Axes
 
@@ -47,6 +48,17 @@ def grid_shape(count: int) -> tuple[int, int]:
     """Rows and columns of panels, as few empty ones as can be."""
     rows = math.ceil(count / PER_ROW)
     return rows, math.ceil(count / rows)
+
+
+def end_columns(axes: Any, count: int, label: str = "") -> None:
+    """Panels behind the first ``count`` are empty: hide them; the last one of a column has scale and label."""
+    for axis in axes.flat[count:]:
+        axis.set_visible(False)
+    columns = axes.shape[1]
+    for column in range(min(columns, count)):
+        axis = axes[(count - 1 - column) // columns, column]
+        axis.set_xlabel(label)
+        axis.tick_params(labelbottom=True)
 
 
 def star_words(lines: list[Line]) -> str:

@@ -11,7 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from kdbench.report.board import STUDENT
 from kdbench.report.escape import plain
+from kdbench.report.panels import end_columns
 from kdbench.report.probe_groups import Group
 from kdbench.report.style import COLOURS, MARKERS, SOFT, canvas
 from kdbench.utils.findings import TEACHER
@@ -31,10 +33,12 @@ def curves(title: str, groups: Sequence[Group], footer: str) -> Figure | None:
     kinds = list(dict.fromkeys((variant, str(row["corruption"])) for variant, row in found if "corruption" in row))
     variants = list(dict.fromkeys(variant for variant, _ in kinds))
     methods = list(dict.fromkeys(group.method for group in groups if group.method != TEACHER))
-    cuts: list[tuple[Sequence[object], int, str]] = [(methods, MOST_LINES, "methods"), (pairs, MOST_PAIRS, "pairs")]
+    methods, which = _highest(groups, methods)
+    cuts: list[tuple[Sequence[object], int, str]] = [(pairs, MOST_PAIRS, "pairs")]
     cuts.append((kinds, MOST_BESIDE if several else MOST_KINDS, "corruptions"))
-    more = "; ".join(f"the first {most} of {len(every)} {what}" for every, most, what in cuts if len(every) > most)
-    methods, pairs, kinds = methods[:MOST_LINES], pairs[:MOST_PAIRS], kinds[: MOST_BESIDE if several else MOST_KINDS]
+    firsts = [f"the first {most} of {len(every)} {what}" for every, most, what in cuts if len(every) > most]
+    more = "; ".join(filter(None, [which, *firsts]))
+    pairs, kinds = pairs[:MOST_PAIRS], kinds[: MOST_BESIDE if several else MOST_KINDS]
     if not kinds or not pairs:
         return None
     columns = len(kinds) if several else math.ceil(len(kinds) / math.ceil(len(kinds) / PER_ROW))
@@ -56,13 +60,29 @@ def curves(title: str, groups: Sequence[Group], footer: str) -> Figure | None:
             lines |= _panel(axis, [group for group in groups if _of(group, pair)], kind, methods)
             axis.set_title(_kind_name(kind, named=len(variants) > 1) if number == 0 else "", fontsize=8.5)
         mine[0].set_ylabel("\n".join(["top-1 (%)", *(_pair_name(pair) if several else [])]), fontsize=8)
-    for axis in axes.flat[len(kinds) :] if not several else ():
-        axis.set_visible(False)
+    if not several:
+        end_columns(axes, len(kinds))
     shown = [name for name in (TEACHER, *methods) if name in lines]
     figure.legend(
-        [lines[name] for name in shown], [plain(name, 40) for name in shown], loc="outside right upper", fontsize=7.5
+        [lines[name] for name in shown], [plain(name, 40) for name in shown], loc="outside right center", fontsize=7.5
     )
     return figure
+
+
+def _highest(groups: Sequence[Group], methods: list[str]) -> tuple[list[str], str]:
+    """The plain student and as many of the others as can be told apart, the highest; words where some are left out."""
+    if len(methods) <= MOST_LINES:
+        return methods, ""
+    heights: dict[str, list[float]] = {}
+    for group in groups:
+        rows = (row.get("top1") for one in group.findings for row in one.rows)
+        heights.setdefault(group.method, []).extend(top1 for top1 in rows if isinstance(top1, int | float))
+    others = [name for name in methods if name != STUDENT and heights[name]]
+    room = MOST_LINES - (STUDENT in methods)
+    kept = {STUDENT, *sorted(others, key=lambda name: -fmean(heights[name]))[:room]}
+    student = "the plain student and " if STUDENT in methods else ""
+    words = f"{student}the {room} methods with the highest mean, of {len(methods)} rows"
+    return [name for name in methods if name in kept], words
 
 
 def _pairs(groups: Sequence[Group]) -> list[Pair]:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from kdbench.report.escape import plain
+from kdbench.report.panels import end_columns
 from kdbench.report.probe_curves import curves
 from kdbench.report.probe_groups import Group
 from kdbench.report.style import ACCENT, GOOD, PALE, SOFT, canvas, drawing, readable_on
@@ -163,12 +164,9 @@ def reliability(title: str, groups: Sequence[Group]) -> Figure | None:
         axis.set_title(_heading(group.name + errors), fontsize=8)
         axis.set_xlim(0, 1)
         axis.set_ylim(0, 1)
-    for axis in axes.flat[len(shown) :]:
-        axis.set_visible(False)
     for row in axes:
         row[0].set_ylabel("accuracy")
-    for axis in axes[-1]:
-        axis.set_xlabel("confidence")
+    end_columns(axes, len(shown), "confidence")
     return figure
 
 
