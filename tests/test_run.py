@@ -17,6 +17,7 @@ from kdbench.engine import fit as engine
 from kdbench.engine.errors import OutOfMemory
 from kdbench.engine.lane import Lane
 from kdbench.terminal.pace import Pace
+from kdbench.utils.files import check_writable
 
 
 def test_from_the_command_to_a_cell_of_the_csv(finished: Path, tmp_path: Path) -> None:
@@ -157,6 +158,14 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_estimate(command: st
     said = refused(command, "--suite", "digits", "--methods", "kd", "--out", "/dev/null/x")
     assert "Error: cannot write to the output folder /dev/null/x:" in said
     assert "about" not in said
+
+
+def test_the_look_before_the_estimate_leaves_no_folder_behind(tmp_path: Path) -> None:
+    check_writable(tmp_path / "a" / "b", keep=False)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "a").mkdir()
+    check_writable(tmp_path / "a", keep=False)
+    assert (tmp_path / "a").is_dir()
 
 
 def test_missing_data_say_where_to_put_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,6 @@ def run(job: Job, watch: Watcher, images: Dataset | None = None) -> Outcome:
     if not todo:
         return outcome
     request = job.request
-    check_writable(request.out)
     torch.set_num_threads(environment.threads())
     images = images or batches.images(
         job.suite,
@@ -63,6 +62,7 @@ def run(job: Job, watch: Watcher, images: Dataset | None = None) -> Outcome:
     for sentence in images.notes:
         watch.note(sentence)
     watch.note(f"data {images.name}: {images.identity.describe()}")
+    check_writable(request.out)
     helpers = assistants.missing(request.out, todo, retry_failed=request.retry_failed)
     watch.begin(_ahead(job, images, [*helpers, *todo]))
     common = _common(job)

@@ -88,7 +88,7 @@ def look(job: Job, screen: Console, *, dry: bool = False) -> Ahead:
     if not cells:
         return found
     if not dry:  # the estimate takes its time, and a person may be asked for consent after it
-        check_writable(job.request.home or job.request.out)
+        check_writable(job.request.home or job.request.out, keep=False)
     try:
         found.estimator = Estimator(job, look=dry, generous=0.0 if dry else GENEROUS)
         found.made = found.estimator.of(job, cells)

@@ -184,8 +184,12 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def check_writable(out: Path) -> None:
+def check_writable(out: Path, *, keep: bool = True) -> None:
     """Try a real write, before hours are spent.
+
+    Args:
+        out: the folder; it is made where it is missing.
+        keep: False: folders that were made for the trial are taken away again.
 
     Raises:
         ValueError: the folder cannot be made or written.
@@ -195,10 +199,14 @@ def check_writable(out: Path) -> None:
     []
     """
     probe = out / f".kdbench-write-{os.getpid()}"
+    made = [] if keep else [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"kdbench")
         probe.unlink()
+        for folder in made:
+            with suppress(OSError):  # somebody else has begun to use it
+                folder.rmdir()
     except OSError as error:
         raise ValueError(
             f"cannot write to the output folder {out}: {error.strerror}; choose another with --out"
