@@ -168,6 +168,17 @@ def test_the_look_before_the_estimate_leaves_no_folder_behind(tmp_path: Path) ->
     assert (tmp_path / "a").is_dir()
 
 
+def test_a_look_at_a_full_disk_leaves_nothing_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, data: bytes) -> int:
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ValueError, match=r"cannot write to the output folder .*No space left"):
+        check_writable(tmp_path / "a" / "b", keep=False)
+    assert not list(tmp_path.iterdir())
+
+
 def test_missing_data_say_where_to_put_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "torchvision.datasets.CIFAR100.download", lambda self: (_ for _ in ()).throw(OSError("no network"))

@@ -17,6 +17,7 @@ import pandas as pd
 from kdbench.record import runs_folder, safe_name
 from kdbench.report import escape, facts, stats
 from kdbench.report.board import Board, Line, differences
+from kdbench.report.compare import ALL
 from kdbench.report.escape import plain
 from kdbench.report.items import NONE, Item, Row, Table, count, gain_item, one_line, p_words, spread_item, sure
 from kdbench.report.stats import Gain
@@ -24,7 +25,6 @@ from kdbench.report.teacherless import Pair
 from kdbench.utils.tuning_file import Trial, Tuned, read
 
 MARK = "@tuned"
-ALL = "all"
 COLUMNS = (
     "method", "pair", "published_values", "tuned_values", "published_mean", "published_n", "tuned_mean", "tuned_n",
     "difference", "low", "high", "paired_runs", "p", "p_holm",

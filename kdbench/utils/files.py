@@ -203,11 +203,13 @@ def check_writable(out: Path, *, keep: bool = True) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"kdbench")
-        probe.unlink()
-        for folder in made:
-            with suppress(OSError):  # somebody else has begun to use it
-                folder.rmdir()
     except OSError as error:
         raise ValueError(
             f"cannot write to the output folder {out}: {error.strerror}; choose another with --out"
         ) from error
+    finally:  # also of a disk that is full half-way
+        with suppress(OSError):
+            probe.unlink()
+        for folder in made:
+            with suppress(OSError):  # was not made, or somebody else has begun to use it
+                folder.rmdir()
