@@ -303,6 +303,15 @@ def test_a_method_is_timed_on_whole_batches(tmp_path: Path, cache: Path, monkeyp
     assert watch.known(AT) == pytest.approx(3e-3)
 
 
+@pytest.mark.parametrize(("left", "images"), [(60.0, 64), (0.8, 10)])
+def test_a_network_is_timed_on_a_whole_batch_where_there_is_time(
+    left: float, images: int, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a step costs whatever its batch is would count for more than it does in a part of one."""
+    watch = ticking_watch(tmp_path, monkeypatch, lambda images: 0.0, fixed=0.05, left=left)
+    assert watch.known(Item("resnet8", True)) == pytest.approx(2e-3 + 0.05 / images)
+
+
 def test_a_method_that_takes_too_long_is_not_tried(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -315,15 +324,26 @@ def test_a_method_that_takes_too_long_is_not_tried(
 AT = Item("resnet8", True, "at", "resnet14")
 
 
-def ticking_watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extra: Callable[[int], float]) -> Stopwatch:
-    """A stopwatch whose student takes 2 ms for an image, and a method ``extra`` seconds for a step of so many."""
+def ticking_watch(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    extra: Callable[[int], float],
+    *,
+    fixed: float = 0.0,
+    left: float = 60.0,
+) -> Stopwatch:
+    """A stopwatch whose student takes 2 ms for an image and ``fixed`` seconds for a step of any size.
+
+    A method takes ``extra`` seconds for a step of so many images; ``left`` is the budget.
+    """
     watch = estimate.Estimator(job(tmp_path), budget=60.0).watch
     monkeypatch.setattr(watch, "clock", ticking := Ticking())
 
     def step(item: Item) -> Any:
-        return lambda images: lambda: ticking.wait(images * 2e-3 + (extra(images) if item.method else 0.0))
+        return lambda images: lambda: ticking.wait(fixed + images * 2e-3 + (extra(images) if item.method else 0.0))
 
     monkeypatch.setattr(watch, "_step", step)
+    watch.left = left
     watch.measure({Item("resnet8", True): 1.0})
     return watch
 

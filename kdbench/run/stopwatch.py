@@ -36,6 +36,8 @@ BUDGET, LONG, FEW = 2.0, 0.15, 4
 PIXELS, BANK = 1024, 50_000
 #: Seconds for 10^9 multiply-accumulates until any network has been timed, and for making 10^9 parameters.
 SECONDS_PER_GMAC, SECONDS_PER_GPARAM = 0.05, 40.0
+#: Steps of a size that are done to time one.
+TWICE = 2
 #: A step is a forward pass and a backward pass of twice its work.
 BOTH = 3.0
 
@@ -209,7 +211,7 @@ class Stopwatch:
         return self._method_seconds(item) if item.method else self._network_seconds(item)
 
     def _network_seconds(self, item: Item) -> float:
-        """In a step of as many images as a batch has or as take long enough."""
+        """In a step of a whole batch where half of what is left holds it, else of as many images as take long enough."""
         step, few = self._step(item), min(self.batch, FEW)
         self._timed(step(few))  # makes what is needed
         small = self._timed(step(few))
@@ -217,7 +219,12 @@ class Stopwatch:
         if many > few:
             self._timed(step(many))  # the first of another size makes what it needs
         times = 3 if small * many / few < LONG else 1
-        return median(self._timed(step(many)) for _ in range(times)) / many
+        found = median(self._timed(step(many)) for _ in range(times)) / many
+        if many < self.batch and TWICE * found * self.batch <= self.left / 2:
+            # What a step costs whatever its batch is a good part of a small one: up to a third of resnet8's.
+            self._timed(step(self.batch))
+            found = self._timed(step(self.batch)) / self.batch
+        return found
 
     def _method_seconds(self, item: Item) -> float:
         """In steps of whole batches: some methods leave a part of one alone, some take as long for it.
