@@ -16,7 +16,7 @@ import torch
 from commands import measured, refused, small
 
 from kdbench.data import load
-from kdbench.run import devices, group, outcome, session
+from kdbench.run import choices, devices, group, outcome, session
 from kdbench.run.executors import examine, lend, plan, processes
 from kdbench.run.executors.board import TRIES, Board
 from kdbench.run.executors.merge import Merged
@@ -167,13 +167,13 @@ def test_odd_words_are_sentences(given: list[str], sentence: str, tmp_path: Path
 def test_all_visible_devices_and_some_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert devices.choose("cuda", session.choose_device) == ("cuda:0", "cuda:1", "cuda:2", "cuda:3")
-    assert devices.choose("cuda:3,1", session.choose_device) == ("cuda:3", "cuda:1")
-    assert devices.choose("cuda:0,cuda:2", session.choose_device) == ("cuda:0", "cuda:2")
-    assert devices.choose("auto", session.choose_device) == ("cuda:0",)
+    assert devices.choose("cuda", choices.choose_device) == ("cuda:0", "cuda:1", "cuda:2", "cuda:3")
+    assert devices.choose("cuda:3,1", choices.choose_device) == ("cuda:3", "cuda:1")
+    assert devices.choose("cuda:0,cuda:2", choices.choose_device) == ("cuda:0", "cuda:2")
+    assert devices.choose("auto", choices.choose_device) == ("cuda:0",)
     with pytest.raises(ValueError, match="torch sees 4 CUDA devices"):
-        devices.choose("cuda:1,9", session.choose_device)
-    four = devices.choose("cuda", session.choose_device)
+        devices.choose("cuda:1,9", choices.choose_device)
+    four = devices.choose("cuda", choices.choose_device)
     assert devices.hands("auto", "auto", four).workers == 4
     assert devices.hands("auto", "2", four).devices == four[:2]
     assert devices.hands("auto", "1", four) == devices.Hands(devices=("cuda:0",))

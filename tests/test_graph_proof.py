@@ -20,7 +20,7 @@ from kdbench.engine.graph.proof import Moment, difference, due, share
 from kdbench.engine.graph.train_step import Captured
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import put_switches, switches
-from kdbench.run import session
+from kdbench.run import choices, session
 
 pytestmark = pytest.mark.core
 
@@ -234,7 +234,7 @@ def test_a_compiled_step_that_is_another_fails_its_lane_and_only_it(tmp_path: Pa
 def test_students_are_compiled_on_cuda_with_triton_unless_somebody_says(
     device: str, triton: bool, on: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "find_spec", lambda name: object() if triton else None)
+    monkeypatch.setattr(choices, "find_spec", lambda name: object() if triton else None)
     monkeypatch.setattr(session, "choose_device", lambda wanted: device)
     for said, wanted in ((None, on), (True, True), (False, False)):
         request = session.Request(suite="digits", methods="kd", seeds="1", compile=said)

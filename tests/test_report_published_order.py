@@ -73,6 +73,16 @@ def test_pairs_of_a_table_are_compared_one_by_one_and_with_each_other(tmp_path: 
     ]  # not of the methods
 
 
+def test_a_method_that_one_of_its_pairs_lacks_is_in_no_mean(tmp_path: Path) -> None:
+    """Its mean would be over other pairs than those of the rest, whose level is another."""
+    board(tmp_path)
+    made(tmp_path, paper(ORDER, ORDER[1:], (*ORDER[1:], "kd")))
+    found = pd.read_csv(tmp_path / "semckd" / "published_order.csv").set_index("pair")
+    assert dict(found.n_methods) == {"all": 5, "T:S0": 6, "T:S1": 5, "T:S2": 6}
+    assert found.methods["all"] == "at crd dskd fitnet semckd"
+    assert found.kendall_tau["all"] == 1
+
+
 def test_published_and_tuned_weights_are_two_columns_and_other_values_none(tmp_path: Path) -> None:
     board(tmp_path, mark="@tuned", order=ORDER[::-1])
     board(tmp_path, mark="[beta=4.0]")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -15,18 +14,17 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from kdbench import record, registry
+from kdbench import registry
 from kdbench.bench import flops, guarding, on_table, side_by_side
 from kdbench.bench.clock import Span, alternate, forget_peak, peak_mb, timed
 from kdbench.bench.engine_side import Engine
+from kdbench.bench.overhead import overhead
 from kdbench.bench.reference import Reference, batches
-from kdbench.bench.result import Compared, LaneFit, OnTable, Overhead, PairResult, Ratio, Result, Side
+from kdbench.bench.result import Compared, LaneFit, OnTable, PairResult, Ratio, Result, Side
 from kdbench.bench.work import Work, pixels
 from kdbench.engine.graph.backend import machine_for
-from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
-from kdbench.record import Point, Record, Settings
-from kdbench.run.session import choose_device, choose_pairs
+from kdbench.run.choices import choose_device, choose_pairs
 from kdbench.suites import load as load_suite
 from kdbench.utils import environment
 from kdbench.utils.memory import keep_freed
@@ -37,8 +35,6 @@ MOST_STEPS = 200
 LANES = (1, 4, 8, 12)
 #: The method that is timed on a ready table; it reads the teacher's logits.
 ON_TABLE = "kd"
-#: Length of the run over which its one record is spread.
-EPOCHS = 240
 
 Say = Callable[[str], None]
 
@@ -205,7 +201,7 @@ def _pair(work: Work, request: Request, peak: float, say: Say, folder: Path) -> 
     split = engine.split(max(1, min(steps, 20)))
     work_done = flops.count(lambda: engine.run_eager(1))
     gflops = work_done * steps / median(engine_span.cost for _, engine_span in spans) / 1e9
-    overhead = _overhead(engine, median(span.cost for _, span in spans) / steps)
+    beside = overhead(engine, median(span.cost for _, span in spans) / steps)
     return PairResult(
         pair=name,
         methods=[str(spec) for spec in work.specs],
@@ -216,7 +212,7 @@ def _pair(work: Work, request: Request, peak: float, say: Say, folder: Path) -> 
         step_gflop=work_done / 1e9,
         gflops=gflops,
         share_of_peak=gflops / peak,
-        overhead=overhead,
+        overhead=beside,
         guard=guarding.measure(engine, median(engine_span.cpu for _, engine_span in spans) / steps),
         captured=captured,
         notes=engine.notes,
@@ -294,71 +290,6 @@ def _pipeline(work: Work, request: Request) -> Compared:
     plain()
     resident()
     return _compare(alternate(plain, resident, request.repeat, work.device), number * work.batch_size)
-
-
-def _overhead(engine: Engine, step: float) -> Overhead:
-    """Seconds for meters, checkpoints and records; ``step`` is what a step of all lanes costs."""
-    work, device = engine.work, engine.work.device
-    epoch_steps = max(1, len(work.pixels.labels) // work.batch_size)
-    few = 3
-    for lane in engine.lanes:
-        lane.start_epoch()
-    for _ in range(few):
-        batch = engine.batch()
-        seen = engine.look(batch)
-        for lane in engine.lanes:
-            lane.step(seen, batch)
-    # Closing an epoch reads every step's terms: it grows with the steps.
-
-    def each(work: Callable[[Lane], object]) -> Span:
-        return timed(lambda: [work(lane) for lane in engine.lanes], device)
-
-    meters = each(lambda lane: Lane.end_epoch(lane, 0.0)).cost * epoch_steps / few
-    checkpoints = each(Lane.save).wall  # waits for the disk, too
-    made = _record()
-    records = each(lambda lane: record.write(made, lane.path.with_suffix(".json"))).wall
-    beside = EPOCHS * (meters + checkpoints) + records
-    return Overhead(
-        epoch_meters=meters,
-        epoch_checkpoints=checkpoints,
-        run_records=records,
-        epochs=EPOCHS,
-        epoch_steps=epoch_steps,
-        share=beside / (beside + EPOCHS * epoch_steps * step),
-    )
-
-
-def _record() -> Record:
-    """A record of the usual size."""
-    curve = [
-        Point(epoch=n + 1, lr=0.05, seconds=n * 10.0, terms={"ce": 1 / 3, "term": 1 / 7}, top1=100 / 3)
-        for n in range(EPOCHS)
-    ]
-    return Record(
-        status="done",
-        method="m",
-        quick=True,
-        settings=Settings(
-            suite="bench",
-            dataset="bench",
-            convention="bench",
-            teacher="t",
-            student="s",
-            method="m",
-            hyper={},
-            seed=0,
-            epochs=EPOCHS,
-            recipe={},
-        ),
-        top1_last=50.0,
-        top1_best_test=50.0,
-        curve=curve,
-        provenance="",
-        modified_student=False,
-        code={},
-        environment={},
-        finished=time.strftime("%Y-%m-%dT%H:%M:%S"),
-    )
 
 
 def _lane_fit(work: Work, request: Request, steps: int) -> LaneFit:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate, islice
-from typing import Any, Protocol
+from itertools import accumulate
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from kdbench.distiller import Batch, Outputs
 from kdbench.engine import memory
 from kdbench.engine.errors import holds
 from kdbench.engine.evaluate import Fold, evaluate, predictions
+from kdbench.engine.feed import Feed, Loader, labels_of
 from kdbench.engine.graph.backend import Machine
 from kdbench.engine.graph.cached_teacher import Resident
 from kdbench.engine.graph.eval_step import Exams
@@ -30,18 +31,6 @@ from kdbench.engine.shared import Lasting, Shown, tensors_of
 from kdbench.engine.teacher_cache.cache import TeacherTable
 from kdbench.engine.teacher_cache.reader import Lesson, widest
 from kdbench.utils.wording import count
-
-
-class Loader(Protocol):
-    """What the loop needs of the training data."""
-
-    def __len__(self) -> int: ...
-
-    def epoch(self, epoch: int, *, stage: str = "train") -> Iterator[tuple[Any, ...]]:
-        """(image, label, idx) batches; then their target, or None; then what the teacher sees, if not the image.
-
-        The same for the same epoch.
-        """
 
 
 class Watcher(Protocol):
@@ -95,7 +84,7 @@ class Setting:
     def guard(self) -> Guard:
         """A guard around the methods of lanes in this setting."""
         teacher = {} if self.teacher is None else {"the teacher's weights": tensors_of(self.teacher)}
-        own = Lasting(teacher | {"the training labels": _labels(self.train)})
+        own = Lasting(teacher | {"the training labels": labels_of(self.train)})
         return Guard([own] if self.lasting is None else [own, self.lasting])
 
 
@@ -290,7 +279,7 @@ def train_epoch(
     captured = _captured(captures, setting, lanes, stage, show) if captures is not None and whole else None
     kept = setting.table if show is not None and stage == "train" and captured is None else None
     lesson = None if kept is None else Lesson(kept, epoch, widest(lanes))
-    batches = _Batches(setting, captured, stage, epoch, show, lesson, first)
+    batches = Feed(setting.train, setting.device, captured, stage, epoch, show, lesson, first)
     alone = [lane for lane in lanes if captured is None or lane not in captured.lanes]
     steps, what = len(setting.train), f"a step of {count(len(lanes), 'lane')}"
     for number, shown in enumerate(batches, first):
@@ -325,57 +314,6 @@ def train_epoch(
     for lane in lanes:
         if not lane.failure:
             guard.run(lane, lane.when(), partial(lane.end_epoch, shared))
-
-
-class _Batches:
-    """Batches of an epoch with what the teacher says to each; captured lanes have been trained on them."""
-
-    def __init__(
-        self,
-        setting: Setting,
-        captured: Captured | None,
-        stage: str,
-        epoch: int,
-        show: Callable[[Tensor], Outputs] | None,
-        lesson: Lesson | None,
-        first: int = 0,
-    ) -> None:
-        self._setting, self._captured, self._first = setting, captured, first
-        self._stage, self._epoch, self._show, self._lesson = stage, epoch, show, lesson
-
-    def __iter__(self) -> Iterator[Shown]:
-        device = self._setting.device
-        if self._captured is not None:
-            with holds(f"a step of {count(len(self._captured.lanes), 'lane')}", device):
-                yield from self._captured.epoch(self._epoch)
-            return
-        with holds("a batch of training images", device):
-            batches = enumerate(self._setting.train.epoch(self._epoch, stage=self._stage))
-            for number, batch in islice(batches, self._first, None):
-                yield self._shown(number, *batch)
-
-    def again(self, number: int) -> Shown:
-        """Batch ``number`` made anew: a lane has changed what it was shown."""
-        if self._captured is not None:
-            return self._captured.again()
-        batches = self._setting.train.epoch(self._epoch, stage=self._stage)
-        return self._shown(number, *next(islice(batches, number, None)))
-
-    def _shown(
-        self, number: int, image: Tensor, label: Tensor, idx: Tensor, target: Tensor | None = None,
-        clean: Tensor | None = None,
-    ) -> Shown:  # fmt: skip
-        taught = image if clean is None else clean
-        with holds("the teacher", self._setting.device):
-            if self._lesson is not None:
-                return Shown(image, label, idx, self._lesson(number, taught), target)
-            return Shown(image, label, idx, None if self._show is None else self._show(taught), target)
-
-
-def _labels(train: object) -> list[Tensor]:
-    """The labels of the training data, where a loader has them at hand."""
-    labels = getattr(train, "labels", None)
-    return [labels] if isinstance(labels, Tensor) else []
 
 
 def _captured(

@@ -16,7 +16,7 @@ from kdbench.probes.choose import Choice, Target
 from kdbench.probes.probe import Context, Found, NotApplicable, Probe, Settings
 from kdbench.probes.subject import Subject, load
 from kdbench.record import settings_hash
-from kdbench.run import session
+from kdbench.run import choices
 from kdbench.utils import environment, findings
 from kdbench.utils.files import check_writable
 from kdbench.utils.findings import Finding
@@ -69,7 +69,7 @@ def measure(work: Work) -> Iterator[Verdict]:
     >>> [(one.verdict, one.sentence) for one in measure(work)]
     [('failed', 'results/runs/a.json is not JSON')]
     """
-    where = torch.device(session.choose_device(work.device))
+    where = torch.device(choices.choose_device(work.device))
     # Asked once for all, so that a setting that will not do is told before anything is measured.
     spread = {probe.name: probe.spread(work.settings[probe.name], work.context) for probe in work.probes}
     check_writable(work.out)

@@ -22,7 +22,7 @@ from kdbench.models import Tapped
 from kdbench.models import teachers as stored
 from kdbench.probes import kept
 from kdbench.record import Record
-from kdbench.run import batches, session
+from kdbench.run import batches, choices
 from kdbench.utils import environment
 from kdbench.utils.files import content, trouble
 from kdbench.utils.wording import printable
@@ -49,7 +49,7 @@ def students(out: Path, suites: Sequence[str], data_dir: Path | None, device: st
     Traceback (most recent call last):
     ValueError: no kept students in results/students; `kdbench run` keeps those that it trains
     """
-    where = torch.device(session.choose_device(device))
+    where = torch.device(choices.choose_device(device))
     torch.set_num_threads(1)
     folders = {record.runs_folder(out, name, "t", "s").parent.name for name in suites}
     found = [
@@ -107,7 +107,7 @@ def teachers(out: Path, data_dir: Path | None, device: str) -> Iterator[Verdict]
     >>> list(teachers(Path("results"), None, "cpu"))
     []
     """
-    where = torch.device(session.choose_device(device))
+    where = torch.device(choices.choose_device(device))
     torch.set_num_threads(1)
     for path in sorted((out / "teachers").glob("*/*.json")):
         what = f"teacher {path.stem} of {path.parent.name}"

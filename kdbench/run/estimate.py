@@ -18,9 +18,10 @@ from kdbench.engine.precision import Precision
 from kdbench.record import Record
 from kdbench.run import amounts, assistants, grid, speeds
 from kdbench.run.clock import Clock
+from kdbench.run.devices import AUTO
 from kdbench.run.grid import Cell, files
 from kdbench.run.lanes import epochs, plan
-from kdbench.run.session import AUTO, Job
+from kdbench.run.session import Job
 from kdbench.run.sooner import sooner
 from kdbench.run.stopwatch import BUDGET, Item, Stopwatch
 from kdbench.suites import costs

@@ -86,7 +86,7 @@ class Speeds(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    format: Literal[2] = 2  # of what the seconds are
+    format: Literal[3] = 3  # of what the seconds are
     machine: Machine
     seconds: dict[str, Seconds] = {}
     sizes: dict[str, Size] = {}

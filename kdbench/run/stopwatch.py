@@ -211,7 +211,7 @@ class Stopwatch:
         return self._method_seconds(item) if item.method else self._network_seconds(item)
 
     def _network_seconds(self, item: Item) -> float:
-        """In a step of a whole batch where half of what is left holds it, else of as many images as take long enough."""
+        """In a step of a whole batch where half of what is left holds it, else of images that take long enough."""
         step, few = self._step(item), min(self.batch, FEW)
         self._timed(step(few))  # makes what is needed
         small = self._timed(step(few))

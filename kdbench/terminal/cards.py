@@ -124,9 +124,9 @@ def _parameters(name: str, pair: str) -> tuple[int, int]:
         ValueError: no such model, or the method refuses the pair.
     """
     from kdbench.bench import costs
-    from kdbench.run import session
+    from kdbench.run import choices
 
-    (teacher, student), *more = session.choose_pairs(pair, suites.load("semckd"))
+    (teacher, student), *more = choices.choose_pairs(pair, suites.load("semckd"))
     if more:
         raise ValueError(f"--pair takes one pair, not {1 + len(more)}")
     steps = costs.prepare(name, f"{teacher}:{student}")

@@ -19,10 +19,10 @@ def show(device: str, file: Path | None, screen: Console) -> int:
 
     from kdbench.probes.gpu.checks import CHECKS
     from kdbench.probes.gpu.table import Row, rows
-    from kdbench.run import session
+    from kdbench.run import choices
     from kdbench.utils import environment
 
-    where = session.choose_device(device)
+    where = choices.choose_device(device)
     found: list[Row] = []
     for row in rows(CHECKS, torch.device(where)):
         found.append(row)

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from kdbench import models
 from kdbench.models import teachers
-from kdbench.run import session, speeds
+from kdbench.run import choices, speeds
 from kdbench.suites import PublishedTeacher, load_published
 from kdbench.suites.published_teachers import choose
 from kdbench.terminal import verbs
@@ -42,7 +42,7 @@ def fetch_teacher(
         ValueError: there is no such teacher, or what was given is not its file.
         Ended: it cannot be downloaded.
     """
-    chosen = session.choose_suite(suite, session.choose_device(device))[0]
+    chosen = choices.choose_suite(suite, choices.choose_device(device))[0]
     try:
         network = models.resolve(name)
     except ValueError:  # the name of an entry, or nothing that there is

@@ -12,7 +12,7 @@ from kdbench import models
 from kdbench.data.selection import check as check_source
 from kdbench.engine.optimizers import prove
 from kdbench.models import fresh_head, teachers
-from kdbench.run import batches, session, words
+from kdbench.run import batches, choices, words
 from kdbench.run import teachers as teaching
 from kdbench.terminal.taught import taught
 from kdbench.utils.files import check_writable
@@ -38,9 +38,9 @@ def finetune(
         ValueError: the weights are another network's or cannot be had.
         Ended: training diverged.
     """
-    where = torch.device(session.choose_device(device))
+    where = torch.device(choices.choose_device(device))
     torch.set_num_threads(1)
-    chosen = session.choose_suite(suite, str(where))[0]
+    chosen = choices.choose_suite(suite, str(where))[0]
     for setting in overrides:
         key, _, value = setting.partition("=")
         chosen = chosen.set(key.strip(), value.strip())

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from kdbench import registry
 from kdbench.run import budget as budgets
+from kdbench.run import choices, devices, session
 from kdbench.run import device_memory as memory
-from kdbench.run import session
 from kdbench.run.budget import Choice
 from kdbench.run.notify import notifying
 from kdbench.run.session import Job, Request
@@ -83,7 +83,7 @@ def _whole(job: Job) -> Choice:
     specs = registry.parse(request.methods or ",".join(suite.default_methods))
     return Choice(
         tuple(map(str, specs)),
-        tuple(session.choose_pairs(request.pairs, suite)),
+        tuple(choices.choose_pairs(request.pairs, suite)),
         tuple(read_seeds(request.seeds, suite.default_seeds)),
         request.epochs or suite.recipe.epochs,
     )
@@ -102,6 +102,6 @@ def _make(job: Job, choice: Choice) -> Job:
 
 
 def _line(job: Job, plugins: tuple[str, ...], choice: Choice) -> str:
-    more: dict[str, Any] = {"suite": job.suite.name if job.request.suite == session.AUTO else job.request.suite}
+    more: dict[str, Any] = {"suite": job.suite.name if job.request.suite == devices.AUTO else job.request.suite}
     more |= {"seeds": ahead.listed(choice.seeds)} | ({"plugin": plugins} if plugins else {})
     return ahead.command("run", job.request, choice, more, job.suite.recipe.epochs)

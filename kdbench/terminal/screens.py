@@ -162,9 +162,9 @@ def _suites(_: str) -> _Rows:
 
 
 def _pairs(suite: str) -> _Rows:
-    from kdbench.run import session
+    from kdbench.run import choices
 
-    chosen, notes = session.choose_suite(suite, session.choose_device("auto"))
+    chosen, notes = choices.choose_suite(suite, choices.choose_device("auto"))
     return ["pair"], [[f"{teacher}:{student}"] for teacher, student in chosen.pairs], notes
 
 

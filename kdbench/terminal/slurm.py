@@ -127,7 +127,7 @@ def _words(context: click.Context, run: click.Command) -> list[str]:
 
 def _job(asked: Slurm, words: dict[str, Any]) -> tuple[Job, list[str], list[str]]:
     """The grid as the nodes will have it, the words that they need beside those that were said, and sentences."""
-    from kdbench.run import plugins, session
+    from kdbench.run import devices, plugins, session
 
     for plugin in words.pop("plugins"):
         plugins.load(plugin)
@@ -135,13 +135,13 @@ def _job(asked: Slurm, words: dict[str, Any]) -> tuple[Job, list[str], list[str]
     wanted = request.device
     if wanted.startswith("cuda") and not asked.cuda:
         raise ValueError(f"--device {wanted} needs GPUs of Slurm; --gpus N asks for them")
-    if asked.nodes is not None and wanted not in (session.AUTO, "cpu", "cuda"):
+    if asked.nodes is not None and wanted not in (devices.AUTO, "cpu", "cuda"):
         raise ValueError(f"under Ray --device takes auto, cpu or cuda, not {quoted(wanted)}: Ray chooses the GPUs")
-    if request.suite == session.AUTO:
+    if request.suite == devices.AUTO:
         request = replace(request, suite="semckd" if asked.cuda else "digits")
         more += ["--suite", request.suite]
         notes.append(f"suite {request.suite}, because {'GPUs' if asked.cuda else 'no GPUs'} are asked for")
-    if wanted == session.AUTO and asked.jobs is not None and asked.several:
+    if wanted == devices.AUTO and asked.jobs is not None and asked.several:
         more += ["--device", "cuda"]
     return session.resolve(request, _elsewhere(asked.cuda)), more, notes
 

@@ -12,11 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from kdbench.run import budget as budgets
-from kdbench.run import session
+from kdbench.run import choices
 from kdbench.run.budget import Choice
+from kdbench.run.devices import AUTO
 from kdbench.run.notify import notifying
 from kdbench.run.outcome import Stop
-from kdbench.run.session import AUTO, Job, Request
+from kdbench.run.session import Job, Request
 from kdbench.run.tuned import Tuned
 from kdbench.terminal import ahead, screens
 from kdbench.terminal.console import Progress, escape
@@ -118,7 +119,7 @@ def _whole(plan: planning.Plan) -> Choice:
     suite, cells = plan.job.suite, plan.job.cells
     return Choice(
         tuple(dict.fromkeys(question.method for question in plan.questions)),
-        tuple(session.choose_pairs(plan.job.request.pairs, suite)),
+        tuple(choices.choose_pairs(plan.job.request.pairs, suite)),
         tuple(sorted({cell.seed for cell in cells})),
         cells[0].epochs,
     )

@@ -16,7 +16,7 @@ from kdbench.engine.precision import Precision, canonical
 from kdbench.engine.teacher_cache.cache import TeacherTable
 from kdbench.models import teachers
 from kdbench.models.teachers import TeacherCard
-from kdbench.run import batches, normalisation, session, words
+from kdbench.run import batches, choices, normalisation, words
 from kdbench.run import teacher_cache as tables
 from kdbench.run import teachers as teaching
 from kdbench.suites import Suite
@@ -206,9 +206,9 @@ def table(
 
 
 def _setting(suite: str, device: str) -> tuple[Suite, torch.device]:
-    where = session.choose_device(device)
+    where = choices.choose_device(device)
     torch.set_num_threads(1)
-    return session.choose_suite(suite, where)[0], torch.device(where)
+    return choices.choose_suite(suite, where)[0], torch.device(where)
 
 
 def _top1(

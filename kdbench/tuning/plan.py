@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench import registry, suites
-from kdbench.run import session, tuned
+from kdbench.run import choices, session, tuned
 from kdbench.run.grid import Cell
 from kdbench.run.session import Job
 from kdbench.tuning.choose import candidates
@@ -83,7 +83,7 @@ def resolve(request: session.Request, *, trials: int = 6, seeds: int = 1) -> Pla
     convention, epochs = suites.convention(suite.convention), words.epochs or suite.recipe.epochs
     budget = (trials, epochs, chosen, suite.recipe.validation)
     questions: dict[Path, Question] = {}
-    for teacher, student in session.choose_pairs(words.pairs, suite):
+    for teacher, student in choices.choose_pairs(words.pairs, suite):
         for spec in specs:
             name, method = spec.name, registry.get(spec.name)
             usual = session.published_hyper(convention, name, teacher, student)
