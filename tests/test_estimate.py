@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -198,11 +199,10 @@ def test_what_was_measured_is_kept_and_not_measured_again(
     assert first.measured > 0
     tried: list[Item] = []
 
-    def noted(self: Stopwatch, item: Item) -> float:
+    def noted(self: Stopwatch, item: Item, seconds: object) -> None:
         tried.append(item)
-        return 1.0
 
-    monkeypatch.setattr(Stopwatch, "_seconds", noted)
+    monkeypatch.setattr(Stopwatch, "_time", noted)
     again = estimate.Estimator(made, budget=60.0).of(made, made.cells)
     assert not [item for item in tried if not item.method]
     assert again.measured == pytest.approx(first.measured, rel=1e-6)
@@ -303,13 +303,46 @@ def test_a_method_is_timed_on_whole_batches(tmp_path: Path, cache: Path, monkeyp
     assert watch.known(AT) == pytest.approx(3e-3)
 
 
-@pytest.mark.parametrize(("left", "images"), [(60.0, 64), (0.8, 10)])
-def test_a_network_is_timed_on_a_whole_batch_where_there_is_time(
-    left: float, images: int, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_network_is_timed_on_a_whole_batch_as_soon_as_there_is_time(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a step costs whatever its batch is would count for more than it does in a part of one."""
-    watch = ticking_watch(tmp_path, monkeypatch, lambda images: 0.0, fixed=0.05, left=left)
-    assert watch.known(Item("resnet8", True)) == pytest.approx(2e-3 + 0.05 / images)
+    student, whole = Item("resnet8", True), 2e-3 + 0.05 / 64
+    watch = ticking_watch(tmp_path, monkeypatch, lambda images: 0.0, fixed=0.05, left=0.8)
+    assert watch.known(student) == pytest.approx(2e-3 + 0.05 / 10)
+    watch.speeds.keep()
+    watch.left = 2 * 64 * (2e-3 + 0.05 / 10) - 1e-6
+    watch.measure({student: 1.0})
+    assert watch.known(student) == pytest.approx(2e-3 + 0.05 / 10)
+    for _ in range(2):  # the second finds nothing to do
+        watch.left = 60.0
+        watch.measure({student: 1.0})
+        assert watch.known(student) == pytest.approx(whole)
+        watch.speeds.keep()
+        kept = speeds.load(watch.speeds.machine)
+        assert kept.in_part == set()
+        assert list(kept.seconds.values()) == [pytest.approx(whole)]
+        assert ticking_watch(tmp_path, monkeypatch, lambda images: pytest.fail("timed again")).known(student)
+
+
+def test_all_networks_are_timed_on_a_part_before_one_is_on_a_whole_batch(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = ticking_watch(tmp_path, monkeypatch, lambda images: 0.0, fixed=0.05, left=0.0)
+    watch.left = 60.0
+    done: list[tuple[str, bool]] = []  # network, whether on a whole batch
+
+    def step(item: Item) -> Any:
+        def work(images: int) -> None:
+            done.append((item.network, images == 64))
+            ticking.wait(0.05)
+
+        return lambda images: partial(work, images)
+
+    monkeypatch.setattr(watch, "clock", ticking := Ticking())
+    monkeypatch.setattr(watch, "_step", step)
+    watch.measure({Item("resnet8", True): 1.0, Item("resnet14"): 2.0})
+    assert list(dict.fromkeys(done)) == [("resnet14", False), ("resnet8", False), ("resnet14", True), ("resnet8", True)]
 
 
 def test_a_method_that_takes_too_long_is_not_tried(

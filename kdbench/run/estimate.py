@@ -138,14 +138,14 @@ class Estimator:
         helpers = assistants.missing(job.request.out, todo, retry_failed=job.request.retry_failed)
         cells = [*helpers, *todo]
         teachers = _teachers(job, cells)
-        before = len(self.speeds.seconds) + len(self.speeds.sizes)
+        before = self.speeds.counts
         self.watch.measure(self._visits(job, cells, teachers))
         made = self._sum(job, cells, teachers)
         if made > SHORT:
             self.watch.left += min(self.generous, made / 100)
             self.watch.measure(self._visits(job, cells, teachers))
             self._time_methods(cells, made)
-        if len(self.speeds.seconds) + len(self.speeds.sizes) > before:
+        if self.speeds.counts != before:
             self.speeds.keep()
         parts = tuple(self._parts(job, cells, teachers))
         factor, basis = self._factor(job)

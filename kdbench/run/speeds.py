@@ -89,8 +89,14 @@ class Speeds(BaseModel):
     format: Literal[3] = 3  # of what the seconds are
     machine: Machine
     seconds: dict[str, Seconds] = {}
+    in_part: set[str] = set()  # of these the names that were timed on a part of a batch, for want of time
     sizes: dict[str, Size] = {}
     runs: list[Taken] = []
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Changes with whatever is measured."""
+        return len(self.seconds), len(self.in_part), len(self.sizes)
 
     @property
     def path(self) -> Path:
@@ -115,6 +121,7 @@ class Speeds(BaseModel):
     def keep(self) -> None:
         """Write them, with what another process has measured meanwhile; no error where the folder cannot be written."""
         now = load(self.machine)
+        self.in_part |= now.in_part - self.seconds.keys()
         self.seconds, self.sizes = now.seconds | self.seconds, now.sizes | self.sizes
         with suppress(OSError), atomic_write(self.path, "w") as file:
             json.dump(self.model_dump(mode="json"), file, indent=1, allow_nan=False)

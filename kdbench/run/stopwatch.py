@@ -112,6 +112,12 @@ class Stopwatch:
         todo.sort(key=lambda one: -visits[one] * self._expected(one))
         for one in todo:
             self._try(one)
+        # What a step costs whatever its batch is counts for up to a third in a small one: again, on whole batches.
+        rough = [one for one in visits if self._name(one) in self.speeds.in_part]
+        for one in sorted(rough, key=lambda one: -visits[one] * self.seconds(one)):
+            if self.batch * self.seconds(one) * TWICE <= self.left:
+                with suppress(ValueError):  # out of memory: the run will say so
+                    self._time(one, self._whole_batch)
         for one in todo:
             if self.known(one) is None:
                 self.guessed[one] = self._expected(one)
@@ -135,12 +141,15 @@ class Stopwatch:
         """Time an item, if the budget holds a first look at it."""
         sizes = [self._size(name) for name in (item.network, item.teacher) if name]
         makes = sum(math.inf if size is None else size.params * SECONDS_PER_GPARAM / 1e9 for size in sizes)
-        if self._expected(item) * min(self.batch, FEW) * 2 + makes > self.left:
-            return
+        if self._expected(item) * min(self.batch, FEW) * TWICE + makes <= self.left:
+            self._time(item, self._method_seconds if item.method else self._network_seconds)
+
+    def _time(self, item: Item, seconds: Callable[[Item], float]) -> None:
+        """Keep what an image of an item takes."""
         started = time.perf_counter()
         try:
             with self._aside(), holds(f"a step of {item}", self.device):
-                self.speeds.seconds[self._name(item)] = self._seconds(item)
+                self.speeds.seconds[self._name(item)] = seconds(item)
         except OutOfMemory as error:
             raise ValueError(str(error)) from error
         finally:
@@ -206,28 +215,30 @@ class Stopwatch:
             torch.set_num_threads(threads)
             set_rng_state(rng, self.device)
 
-    def _seconds(self, item: Item) -> float:
-        """Of one image: in a network's step, or what a method adds to its student's."""
-        return self._method_seconds(item) if item.method else self._network_seconds(item)
-
     def _network_seconds(self, item: Item) -> float:
-        """In a step of a whole batch where half of what is left holds it, else of images that take long enough."""
+        """Of one image in a step of as many as a batch has or as take long enough."""
         step, few = self._step(item), min(self.batch, FEW)
         self._timed(step(few))  # makes what is needed
         small = self._timed(step(few))
         many = max(few, min(self.batch, int(few * LONG / max(small, 1e-9))))
         if many > few:
             self._timed(step(many))  # the first of another size makes what it needs
+        if many < self.batch:
+            self.speeds.in_part.add(self._name(item))
         times = 3 if small * many / few < LONG else 1
-        found = median(self._timed(step(many)) for _ in range(times)) / many
-        if many < self.batch and TWICE * found * self.batch <= self.left / 2:
-            # What a step costs whatever its batch is a good part of a small one: up to a third of resnet8's.
-            self._timed(step(self.batch))
-            found = self._timed(step(self.batch)) / self.batch
-        return found
+        return median(self._timed(step(many)) for _ in range(times)) / many
+
+    def _whole_batch(self, item: Item) -> float:
+        """Of one image in a step of a whole batch."""
+        step = self._step(item)(self.batch)
+        self._timed(step)  # makes what is needed
+        self.speeds.in_part.discard(self._name(item))
+        return self._timed(step) / self.batch
 
     def _method_seconds(self, item: Item) -> float:
-        """In steps of whole batches: some methods leave a part of one alone, some take as long for it.
+        """What a method adds for an image, in steps of whole batches.
+
+        Some methods leave a part of a batch alone, some take as long for it.
 
         Steps with the method and of the student alone alternate, so that a busy machine slows both.
         """
