@@ -314,15 +314,28 @@ def test_a_network_is_timed_on_a_whole_batch_as_soon_as_there_is_time(
     watch.left = 2 * 64 * (2e-3 + 0.05 / 10) - 1e-6
     watch.measure({student: 1.0})
     assert watch.known(student) == pytest.approx(2e-3 + 0.05 / 10)
-    for _ in range(2):  # the second finds nothing to do
-        watch.left = 60.0
-        watch.measure({student: 1.0})
-        assert watch.known(student) == pytest.approx(whole)
-        watch.speeds.keep()
-        kept = speeds.load(watch.speeds.machine)
-        assert kept.in_part == set()
-        assert list(kept.seconds.values()) == [pytest.approx(whole)]
-        assert ticking_watch(tmp_path, monkeypatch, lambda images: pytest.fail("timed again")).known(student)
+    watch.left = 60.0
+    watch.measure({student: 1.0})
+    assert watch.known(student) == pytest.approx(whole)
+    watch.speeds.keep()
+    kept = speeds.load(watch.speeds.machine)
+    assert (kept.in_part, list(kept.seconds.values())) == (set(), [pytest.approx(whole)])
+    before = watch.clock.now()
+    watch.measure({student: 1.0})  # nothing is left to do
+    assert watch.clock.now() == before
+
+
+def test_what_two_processes_timed_on_a_part_is_kept_together(cache: Path) -> None:
+    machine = speeds.Machine.of("cpu", "fp32")
+    one, other, third = (speeds.load(machine) for _ in range(3))
+    one.seconds, one.in_part = {"a": 3.0, "b": 3.0}, {"a", "b"}
+    one.keep()
+    other.seconds = {"c": 1.0}  # knew nothing of a and b
+    other.keep()
+    assert speeds.load(machine).in_part == {"a", "b"}
+    third.seconds = {"a": 2.0}  # on a whole batch
+    third.keep()
+    assert (speeds.load(machine).seconds, speeds.load(machine).in_part) == ({"a": 2.0, "b": 3.0, "c": 1.0}, {"b"})
 
 
 def test_all_networks_are_timed_on_a_part_before_one_is_on_a_whole_batch(
