@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from kdbench import models, record, registry
+from kdbench.engine.errors import OutOfMemory
 from kdbench.run import budget, clock, estimate, estimate_words, grid, lanes, session, speeds, taken
 from kdbench.run import teacher_cache as tables
 from kdbench.run.session import Job, Request
@@ -324,6 +325,27 @@ def test_a_network_is_timed_on_a_whole_batch_as_soon_as_there_is_time(
     before = watch.clock.now()
     watch.measure({student: 1.0})  # nothing is left to do
     assert watch.clock.now() == before
+
+
+def test_a_later_estimate_keeps_what_it_timed_on_whole_batches(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = job(tmp_path, "student")
+    watched = estimate.Estimator(made, budget=60.0)
+    name = watched.watch._name(Item("resnet8", True))
+    watched.of(made, made.cells)
+    watched.speeds.in_part.add(name)
+    watched.speeds.keep()
+    with monkeypatch.context() as full:
+        full.setattr(Stopwatch, "_whole_batch", out_of_memory)
+        estimate.Estimator(made, budget=60.0).of(made, made.cells)  # the run will say so
+    assert speeds.load(watched.speeds.machine).in_part == {name}
+    estimate.Estimator(made, budget=60.0).of(made, made.cells)
+    assert not speeds.load(watched.speeds.machine).in_part
+
+
+def out_of_memory(*_: object) -> float:
+    raise OutOfMemory("a step of it needs more memory")
 
 
 def test_what_two_processes_timed_on_a_part_is_kept_together(cache: Path) -> None:
