@@ -199,7 +199,9 @@ def test_a_run_that_was_killed_goes_on_with_fewer_lanes_and_the_same_numbers(
     real, seen = Lane.step, []
 
     def deadly(lane: Lane, *rest: Any) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
+        if marks(tmp_path):  # before, it is a step that the estimate times
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(lane, *rest)
 
     def work() -> int:
         monkeypatch.setattr(Lane, "step", deadly)
@@ -212,7 +214,8 @@ def test_a_run_that_was_killed_goes_on_with_fewer_lanes_and_the_same_numbers(
     assert len(marks(tmp_path)) == 1
 
     def step(lane: Lane, *rest: Any) -> None:
-        seen.append(lane.key)
+        if marks(tmp_path):
+            seen.append(lane.key)
         real(lane, *rest)
 
     monkeypatch.setattr(Lane, "step", step)

@@ -126,15 +126,16 @@ def _whole(plan: planning.Plan) -> Choice:
 
 
 def show(answers: Answers, screen: Console) -> None:
-    """A table of the choices, and a sentence for each that could not be made."""
-    if answers.found:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for head in ("pair", "method", "chosen"):
+    """A table of the choices for each pair, and a sentence for each that could not be made."""
+    for pair in dict.fromkeys(one.pair for one in answers.found):
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=escape(pair), title_justify="left")
+        for head in ("method", "chosen"):
             table.add_column(head, overflow="fold")
-        for head in ("validation %", "over published", "over the next"):
+        for head in ("validation\n%", "over\npublished", "over\nthe next"):
             table.add_column(head, justify="right")
         for one in answers.found:
-            table.add_row(*map(escape, _row(one)))
+            if one.pair == pair:
+                table.add_row(*map(escape, _row(one)))
         screen.print(table)
     for one in answers.found:
         if one.reason:
@@ -146,10 +147,10 @@ def show(answers: Answers, screen: Console) -> None:
 def _row(one: Tuned) -> list[str]:
     chosen = next((trial for trial in one.trials if trial.values == one.choice), None)
     if chosen is None or chosen.mean is None:
-        return [one.pair, one.method, "-", "-", "-", "-"]
-    values = ", ".join(
+        return [one.method, "-", "-", "-", "-"]
+    values = ",\n".join(
         f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in one.choice.items()
     )
     over = [f"{one.over_published:+.2f}" if one.over_published is not None else "it failed"]
     over += [f"{one.over_second:+.2f}" if one.over_second is not None else "-"]
-    return [one.pair, one.method, values + (" (published)" if chosen.published else ""), f"{chosen.mean:.2f}", *over]
+    return [one.method, values + (" (published)" if chosen.published else ""), f"{chosen.mean:.2f}", *over]
