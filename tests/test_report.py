@@ -211,6 +211,23 @@ def test_ranks_rest_on_common_pairs_where_no_two_methods_have_all(tmp_path: Path
     assert "average rank of the methods over 1 of 3 pairs" in " ".join(made.notes)
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_seeds_that_some_methods_lack_are_named_where_ranks_leave_them_out(tmp_path: Path) -> None:
+    """Else the best mean stands below another, and nothing says why."""
+    for method, seed, top1 in (("kd", 0, 71.0), ("kd", 1, 80.0), ("fitnet", 0, 72.0)):
+        save(tmp_path, make(method, PAIRS[0], seed, top1_last=top1))
+    made = report(tmp_path)[0]
+    assert [row.items[0].text for row in table(made, "leaderboard").rows if row.items[0].text != "teacher"] == [
+        "fitnet",
+        "kd",
+    ]
+    pair = ":".join(PAIRS[0])
+    assert f"over the seeds that all of them have, unlike the means: on {pair} 0, without 1" in " ".join(made.notes)
+    save(tmp_path, make("fitnet", PAIRS[0], 1, top1_last=72.0))
+    made = report(tmp_path)[0]
+    assert "unlike the means" not in " ".join(made.notes)
+
+
 def test_a_reading_is_marked_wherever_it_is_named(full: Full) -> None:
     out, made = full
     for one in made.tables:

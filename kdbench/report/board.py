@@ -293,11 +293,14 @@ def _ranks(board: Board, kind: str) -> tuple[list[Pair], Blocks]:
         return [], {}
     blocks: Blocks = {}
     common = []
+    uneven = []
     for pair in board.pairs:
         scores = [line.cells[pair].by_seed for line in lines]
         seeds = set.intersection(*(set(one) for one in scores))
         if seeds:
             common.append(pair)
+            if lacking := {seed for one in scores for seed in one} - seeds:
+                uneven.append(f"on {plain(':'.join(pair), 80)} {_some(seeds)}, without {_some(lacking)}")
         for seed in sorted(seeds):
             found = {line.label: one[seed] for line, one in zip(lines, scores, strict=True)}
             blocks[":".join(pair), seed] = found
@@ -311,11 +314,21 @@ def _ranks(board: Board, kind: str) -> tuple[list[Pair], Blocks]:
             f"average rank of the {what} over {len(common)} of {len(board.pairs)} pairs, those that all"
             f" of them have; without {left}"
         )
+    if uneven:
+        board.notes.append(
+            f"average rank of the {what} over the seeds that all of them have, unlike the means: {'; '.join(uneven)}"
+        )
     students = {":".join(pair): pair[1] for pair in common}
     ranks = resample.average_ranks({key: list(found.values()) for key, found in blocks.items()}, students)
     for line, rank in zip(lines, ranks, strict=True):
         line.rank = rank
     return common, blocks
+
+
+def _some(seeds: set[int]) -> str:
+    few = sorted(seeds)[:8]
+    rest = f" and {len(seeds) - len(few)} more" if len(seeds) > len(few) else ""
+    return f"{', '.join(map(str, few))}{rest}"
 
 
 def _relative(board: Board) -> None:
