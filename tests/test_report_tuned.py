@@ -242,6 +242,34 @@ def test_the_figure_draws_what_was_measured(tmp_path: Path) -> None:
     assert low < 70 < 76 < high
 
 
+def test_candidates_of_a_combination_whose_parts_move_apart_are_drawn_too(tmp_path: Path) -> None:
+    """One of them may be the choice: a figure without it would show another candidate as the best."""
+    whole(tmp_path)
+
+    def trial(beta: float, kd_weight: float, found: float | None) -> Trial:
+        scores = (Score(seed=1000, settings="0", val_top1=found, reason="" if found else "diverged"),)
+        return Trial(
+            values={"beta": beta, "kd_weight": kd_weight}, published=(beta, kd_weight) == (400, 1), scores=scores
+        )
+
+    rows = [(400, 1, 70.0), (400, 0.1, 73.0), (40, 1, None), (40, 0.1, 71.0), (1200, 3, 69.0)]
+    one = choice(FIRST, {1.0: [70.0]}).model_copy(
+        update={"trials": tuple(trial(*row) for row in rows), "choice": {"beta": 400.0, "kd_weight": 0.1}}
+    )
+    figure = sensitivity(board(tmp_path), [one])
+    assert figure is not None
+    (axis,) = [axis for axis in figure.axes if axis.get_visible()]
+    drawn = [(np.asarray(line.get_xdata()).round(3).tolist(), line) for line in axis.lines]
+    middle = round(0.1**0.5, 3)
+    assert [xs for xs, line in drawn if len(xs) == 3] == [[0.1, 1.0, 3.0]]
+    assert [xs for xs, line in drawn if line.get_fillstyle() == "none" and line.get_markersize() < 8] == [[middle]]
+    assert [xs for xs, line in drawn if line.get_markersize() > 8] == [[middle]], "the ring of the choice"
+    assert [xs for xs, line in drawn if line.get_marker() == "x"] == [[middle]]
+    assert [text.get_text() for text in axis.texts] == ["1, 1/10"]
+    assert axis.get_ylim()[1] > 73
+    assert "Hollow" in "".join(text.get_text() for text in figure.texts)
+
+
 def board(out: Path) -> boards.Board:
     from kdbench.report.gather import gather
 

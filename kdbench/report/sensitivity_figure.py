@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
@@ -16,7 +17,7 @@ from kdbench.report.escape import plain
 from kdbench.report.items import count
 from kdbench.report.panels import grid_shape, quick_words
 from kdbench.report.style import COLOURS, INK, MARKERS, SOFT, canvas, drawing
-from kdbench.report.tuned import factor, often
+from kdbench.report.tuned import factors, often
 from kdbench.utils.tuning_file import Tuned
 
 MOST_METHODS, MOST_LINES = 40, len(COLOURS)
@@ -28,6 +29,7 @@ class _Point(NamedTuple):
     low: float
     high: float
     chosen: bool
+    apart: str  # factors of parts that are not scaled together; the factor is then their geometric mean
 
 
 def sensitivity(board: Board, chosen: Sequence[Tuned]) -> Figure | None:
@@ -36,7 +38,7 @@ def sensitivity(board: Board, chosen: Sequence[Tuned]) -> Figure | None:
     left: set[str] = set()
     for one in chosen:
         points = _points(one)
-        if sum(point.mean is not None for point in points) > 1:
+        if sum(point.mean is not None and not point.apart for point in points) > 1:
             curves.setdefault(one.method, []).append((one.pair, points))
         else:
             left.add(one.method)
@@ -49,6 +51,8 @@ def sensitivity(board: Board, chosen: Sequence[Tuned]) -> Figure | None:
     more += f" Shown: {MOST_METHODS} of {count(len(curves), 'method')}." if len(curves) > MOST_METHODS else ""
     if names := sorted(left - set(curves)):
         more += f" Not scaled by a factor, so not drawn: {', '.join(plain(name, 30) for name in names[:8])}."
+    if any(point.apart for method in methods for _, points in curves[method] for point in points):
+        more += " Hollow: weights by factors of their own, named in their order, at their geometric mean."
     rows, columns = grid_shape(len(methods))
     with drawing():
         figure = canvas(
@@ -80,14 +84,14 @@ def sensitivity(board: Board, chosen: Sequence[Tuned]) -> Figure | None:
 def _points(one: Tuned) -> list[_Point]:
     found = []
     for trial in one.trials:
-        by = factor(one, trial)
+        by = [factor for factor, _ in groupby(factors(one, trial))]
         values = [s.val_top1 for s in trial.scores if s.val_top1 is not None and math.isfinite(s.val_top1)]
-        if by is not None:
+        if by:
             ends = (min(values), max(values)) if values else (0.0, 0.0)
-            found.append(
-                _Point(by, trial.mean if values else None, *ends, bool(one.choice) and trial.values == one.choice)
-            )
-    return sorted(found)
+            chosen = bool(one.choice) and trial.values == one.choice
+            apart = ", ".join(map(_fraction, by)) if len(by) > 1 else ""
+            found.append(_Point(math.prod(by) ** (1 / len(by)), trial.mean if values else None, *ends, chosen, apart))
+    return sorted(found, key=lambda point: point.factor)
 
 
 def _panel(
@@ -106,12 +110,22 @@ def _panel(
             "markersize": 3.5,
             "linewidth": 1.2,
         }
-        xs, ys = [point.factor for point in good], [point.mean or 0.0 for point in good]
-        (handles[pair],) = axis.plot(xs, ys, zorder=3, **look)
+        together, own = ([point for point in good if bool(point.apart) is apart] for apart in (False, True))
+        (handles[pair],) = axis.plot(*_places(together), zorder=3, **look)
+        axis.plot(*_places(own), zorder=3, fillstyle="none", **look | {"linewidth": 0})
+        for point in own:
+            axis.annotate(
+                point.apart,
+                (point.factor, point.mean or 0.0),
+                (4, 3),
+                textcoords="offset points",
+                fontsize=6,
+                color=INK,
+            )
+        xs = [point.factor for point in good]
         axis.vlines(xs, [p.low for p in good], [p.high for p in good], color=COLOURS[number], linewidth=0.9, alpha=0.6)
-        ring = [(point.factor, point.mean or 0.0) for point in good if point.chosen]
-        if ring:
-            axis.plot(*zip(*ring, strict=True), "o", markersize=9, fillstyle="none", color=INK, zorder=4, linewidth=0)
+        if ring := [point for point in good if point.chosen]:
+            axis.plot(*_places(ring), "o", markersize=9, fillstyle="none", color=INK, zorder=4, linewidth=0)
         failed += [(point.factor, number) for point in points if point.mean is None]
         ends += [end for point in good for end in (point.low, point.high)]
     low, high = min(ends), max(ends)
@@ -122,7 +136,7 @@ def _panel(
         axis.plot(
             [by], [low - 0.07 * (1 + place) * room], "x", color=COLOURS[number], markersize=5, zorder=3, clip_on=False
         )
-    ticks = sorted({point.factor for _, points in curves for point in points})
+    ticks = sorted({point.factor for _, points in curves for point in points if not point.apart})
     axis.xaxis.set_major_locator(FixedLocator(ticks))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _fraction(value)))
@@ -130,9 +144,14 @@ def _panel(
     axis.grid(True, axis="y")
 
 
+def _places(points: Sequence[_Point]) -> tuple[list[float], list[float]]:
+    return [point.factor for point in points], [point.mean or 0.0 for point in points]
+
+
 def _fraction(by: float) -> str:
-    """1/100, 1/3, 1, 3."""
-    return f"1/{round(1 / by):g}" if by < 0.9 else f"{by:g}"
+    """1/100, 1/3, 1, 3; 0.4, which is no such part."""
+    part = round(1 / by)
+    return f"1/{part}" if part > 1 and abs(part * by - 1) < 0.01 else f"{by:.3g}"
 
 
 def _footer(board: Board, chosen: Sequence[Tuned]) -> str:

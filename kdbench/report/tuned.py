@@ -280,14 +280,20 @@ def side_by_side(board: Board, chosen: Sequence[Tuned]) -> pd.DataFrame:
 
 def factor(one: Tuned, trial: Trial) -> float | None:
     """By what a candidate scales every published value that it sets; None: not by one number."""
-    found = set()
+    found = set(factors(one, trial))
+    return found.pop() if len(found) == 1 else None
+
+
+def factors(one: Tuned, trial: Trial) -> list[float]:
+    """By what a candidate scales each published value that it sets; none where one of them is not scaled."""
+    found = []
     for name, value in trial.values.items():
         usual = one.published.get(name)
         numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (value, usual))
         if not numbers or not usual or not math.isfinite(float(value)) or float(value) / float(usual) <= 0:
-            return None
-        found.add(_snapped(float(value) / float(usual)))
-    return found.pop() if len(found) == 1 else None
+            return []
+        found.append(_snapped(float(value) / float(usual)))
+    return found
 
 
 def _snapped(by: float) -> float:

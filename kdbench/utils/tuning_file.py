@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from kdbench.utils import sealed
+from kdbench.utils.wording import count
 
 Value = bool | int | float | str
 FORMAT = 1
@@ -65,7 +66,8 @@ class Budget(BaseModel):
     validation: float  # share of the training images
 
     def __str__(self) -> str:
-        return f"{self.trials} trials of {self.epochs} epochs, seeds {', '.join(map(str, self.seeds))}"
+        seeds = ", ".join(map(str, self.seeds))
+        return f"{count(self.trials, 'trial')} of {count(self.epochs, 'epoch')}, seeds {seeds}"
 
 
 class Tuned(BaseModel):
