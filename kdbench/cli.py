@@ -309,19 +309,14 @@ def probe(*, plugins: tuple[str, ...], **words: Any) -> int:
 def check(*, methods: tuple[str, ...], verbose: bool) -> int:
     """Prove that a method keeps the contract, in sentences."""
     from kdbench import registry
+    from kdbench.registry import Spec
     from kdbench.run.plugins import load
     from kdbench.terminal import console, screens
 
-    names: list[str] = []
-    for word in methods:
-        if word == "all":
-            names += registry.names()
-        elif word.endswith(".py"):
-            names.append(load(word))
-        else:
-            registry.get(word)
-            names.append(word)
-    return screens.show_check(list(dict.fromkeys(names)), verbose, console.out())
+    specs = [
+        spec for word in methods for spec in ([Spec(load(word))] if word.endswith(".py") else registry.parse(word))
+    ]
+    return screens.show_check(list(dict.fromkeys(specs)), verbose, console.out())
 
 
 @main.command()

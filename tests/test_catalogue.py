@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench import Batch, Distiller, Outputs, Pair, models, registry, suites
-from kdbench.bench import costs
+from kdbench.bench import costs, prepared
 from kdbench.suites import costs as kept
 
 B, N, K, SIDE = 8, 50_000, 100, 32
@@ -48,7 +48,7 @@ class Shown:
     def __init__(self, pair: str) -> None:
         torch.manual_seed(0)
         teacher, student = (models.create(name, K, image_size=SIDE) for name in pair.split(":"))
-        costs.settle(teacher)
+        prepared.settle(teacher)
         self.teacher, self.student = teacher, student.train()
         labels = torch.arange(N) % K
         self.pair = models.make_pair(
@@ -65,7 +65,7 @@ class Shown:
                 found = self.student(image), self.teacher(image)
             self.seen[views] = *found, Batch(image, self.pair.train_labels[idx], idx, torch.tensor(0.5))
         student, teacher, batch = self.seen[views]
-        return costs.leaves(student), teacher, batch
+        return prepared.leaves(student), teacher, batch
 
 
 shown = lru_cache(maxsize=3)(Shown)

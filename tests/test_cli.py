@@ -195,6 +195,21 @@ def test_the_card_of_a_method() -> None:
     assert "no method 'simkt'; did you mean simkd" in refused("info", "simkt")
 
 
+def test_the_card_of_a_row_has_the_values_of_its_brackets() -> None:
+    lines = fine("info", "fitnet[tap=2, beta=10]", "--pair", "resnet14:resnet8").splitlines()
+    assert lines[0] == "fitnet[beta=10.0,tap=2]"
+    assert "  beta = 10.0 (100.0 by default)" in lines
+    assert "  tau = 4.0" in lines
+    (measured,) = (line for line in lines if "measured on" in line)
+    assert "with the values by default" in measured
+    assert "extra parameters" in "".join(lines)
+    usual, other = (fine("info", f"semckd{inside}", "-p", "resnet14:resnet8") for inside in ("", "[factor=2]"))
+    assert next(line for line in usual.splitlines() if "extra parameters at training" in line) not in other
+    assert "standardise = True (False by default)" in fine("info", "sdd[standardise]+itrd")
+    assert "'kd,at' means 2 methods" in refused("info", "kd,at")
+    assert "fitnet[beta] takes a value like 100.0, not 'x'" in refused("info", "fitnet[beta=x]")
+
+
 def test_the_card_of_a_combination_is_that_of_its_parts() -> None:
     lines = fine("info", "lskd+kd").splitlines()
     assert lines[0] == "kd+lskd"
@@ -423,6 +438,15 @@ def test_check_ends_with_1_where_a_method_is_wrong(tmp_path: Path) -> None:
     assert "silent: fails" in output
     assert "hearsay" in output
     assert "no method 'nope'" in refused("check", "nope")
+
+
+def test_check_takes_rows_as_run_does() -> None:
+    said = fine("check", "label_smoothing[eps=0.1,0.2]", "student")
+    assert "label_smoothing[eps=0.1]: keeps the contract" in said
+    assert "label_smoothing[eps=0.2]: keeps the contract" in said
+    assert "student: keeps the contract" in said
+    assert "tap=9 is not there" in refused("check", "fitnet[tap=9]", code=1)
+    assert "has no hyper-parameter 'nope'" in refused("check", "fitnet[nope=9]")
 
 
 def test_doctor_leaves_nothing_behind_and_names_what_is_in_the_way(

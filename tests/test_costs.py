@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from torch import Tensor, nn
 
 from kdbench import Batch, Distiller, Outputs, Pair, models, registry, report
-from kdbench.bench import costs, flops, held
+from kdbench.bench import costs, flops, held, prepared
 from kdbench.bench.clock import Span
 from kdbench.cli import main
 from kdbench.engine.lane import Lane
@@ -122,7 +122,7 @@ def test_a_bank_and_an_activation_of_known_size_are_the_extra_memory(monkeypatch
     """The activation lives at the end of the forward pass, where the student alone is near its highest, too."""
     monkeypatch.setattr(registry, "get", lambda name: Bank)
     cost = costs.measure("bank", "resnet14:resnet8", n=1, batch=B)
-    standing = 4 * (costs.N_TRAIN * 7 + 2 * 55)  # the bank; weights and momenta
+    standing = 4 * (prepared.N_TRAIN * 7 + 2 * 55)  # the bank; weights and momenta
     assert cost.extra_standing_mb == pytest.approx(standing / 1e6, abs=6e-4)
     # exp keeps its result; going back, the product of that with its gradient (an expanded view) is there as well
     activation = 4 * B * 3_000_000
@@ -188,7 +188,7 @@ def test_macs_of_a_known_convolution(method: type[Distiller], shown: int, monkey
     cost = costs.measure("one", "resnet14:resnet8", n=1, batch=B)
     assert cost.extra_macs == shown * 32 * 32 * 16 * 8 * 9 + (shown - 1) * cost.student_macs
     with torch.no_grad():
-        net = models.create("resnet8", costs.CLASSES)
+        net = models.create("resnet8", prepared.CLASSES)
         assert cost.student_macs == flops.count(lambda: net(torch.zeros(1, 3, 32, 32))) / 2
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from kdbench import registry, suites
 from kdbench.distiller import Distiller
+from kdbench.utils.wording import quoted
 
 _EVIDENCE = {
     "authors' code": "loss and every gradient equal the authors' released code on stored cases",
@@ -18,18 +19,26 @@ _EVIDENCE = {
 Section = tuple[str, list[str]]
 
 
-def card(name: str, pair: str | None = None) -> list[Section]:
+def card(label: str, pair: str | None = None) -> list[Section]:
     """(heading, lines) of one method; with ``pair`` (``teacher:student``) also its parameters there.
 
+    Args:
+        label: the method, a combination, or either with values of its own: ``semckd[beta=4]``.
+        pair: the pair, if any.
+
     Raises:
-        ValueError: there is no such method or model.
+        ValueError: there is no such method, hyper-parameter or model; several methods are meant.
     """
+    spec, *more = registry.parse(label)
+    if more:
+        raise ValueError(f"{quoted(label)} means {1 + len(more)} methods; a card is of one")
+    name, hyper = spec.name, dict(spec.hyper)
     cls = registry.get(name)
-    name, parts = registry.name_of(cls), cls.components()
+    parts = cls.components()
     apart = ", ranked apart: the evaluated network is not the plain student" if cls.modifies_student() else ""
     evidence = _EVIDENCE[cls.provenance] if len(parts) == 1 else "the weakest of its parts"
     sections: list[Section] = [
-        (name, [registry.idea(part) for part in parts]),
+        (str(spec), [registry.idea(part) for part in parts]),
         ("formula", _formula(parts)),
         ("citation", [part.reference for part in parts]),
         ("family", [cls.family + apart]),
@@ -37,7 +46,7 @@ def card(name: str, pair: str | None = None) -> list[Section]:
     ]
     if cls.deviations:
         sections.append(("deviations", [f"- {sentence}" for sentence in cls.deviations]))
-    sections.append(("hyper-parameters", _hyper(name)))
+    sections.append(("hyper-parameters", _hyper(name, hyper)))
     if cls.pretrain_epochs:
         trained = "student and method" if cls.pretrain_student else "the method's own modules"
         stage = f"{cls.pretrain_epochs} of 240 epochs (scaled with the run), trains {trained}"
@@ -54,7 +63,7 @@ def card(name: str, pair: str | None = None) -> list[Section]:
                 ],
             )
         )
-    if cost := _cost(name, pair):
+    if cost := _cost(name, pair, hyper):
         sections.append(("cost", cost))
     if published := _published(name):
         sections.append(("published", published))
@@ -78,31 +87,32 @@ def _formula(parts: Sequence[type[Distiller]]) -> list[str]:
     return together + [f"{registry.name_of(part)}: {formula}" for part, formula in zip(parts, said, strict=True)]
 
 
-def _hyper(name: str) -> list[str]:
+def _hyper(name: str, given: Mapping[str, object]) -> list[str]:
     known = registry.get(name).hyperparameters()
     lines = []
     for key, hyper in known.items():
-        others = []
+        others = [] if key not in given else [f"{hyper.default} by default"]
         for convention in suites.convention_names():
             value = suites.convention(convention).hyper(name, "", known).get(key, hyper.default)
             if value != hyper.default:
                 others.append(f"{value} in convention {convention}")
-        lines.append(f"{key} = {hyper.default}" + (f" ({', '.join(others)})" if others else ""))
+        lines.append(f"{key} = {given.get(key, hyper.default)}" + (f" ({', '.join(others)})" if others else ""))
     return lines or ["none"]
 
 
-def _cost(name: str, pair: str | None) -> list[str]:
+def _cost(name: str, pair: str | None, hyper: Mapping[str, object]) -> list[str]:
     """Parameters on the pair that was asked for, and what was measured once for every method."""
     from kdbench.suites import costs
 
     lines = []
     if pair is not None:
-        train, infer = _parameters(name, pair)
+        train, infer = _parameters(name, pair, hyper)
         lines.append(f"{pair} at 32 px, 100 classes: {train:,} extra parameters at training, {infer:,} at inference")
     one = costs.load().get(name) if costs.TABLE.is_file() else None
     if one is not None:
         lines += [
-            f"measured on {one.pair}: {one.condition}; all beside the plain student",
+            f"measured on {one.pair}{' with the values by default' if hyper else ''}: {one.condition}; all beside the"
+            " plain student",
             f"time: {one.extra_ms:.1f} ms beside the student's step of {one.student_step_ms:.1f} ms ({one.share:.0%})",
             f"memory: {one.extra_memory_mb:.1f} MB beside {one.student_memory_mb:.1f} MB; of them"
             f" {one.extra_standing_mb:.1f} MB stay between steps",
@@ -117,19 +127,19 @@ def _cost(name: str, pair: str | None) -> list[str]:
     return lines
 
 
-def _parameters(name: str, pair: str) -> tuple[int, int]:
+def _parameters(name: str, pair: str, hyper: Mapping[str, object]) -> tuple[int, int]:
     """Extra parameters at training and at inference.
 
     Raises:
         ValueError: no such model, or the method refuses the pair.
     """
-    from kdbench.bench import costs
+    from kdbench.bench.prepared import prepare
     from kdbench.run import choices
 
     (teacher, student), *more = choices.choose_pairs(pair, suites.load("semckd"))
     if more:
         raise ValueError(f"--pair takes one pair, not {1 + len(more)}")
-    steps = costs.prepare(name, f"{teacher}:{student}")
+    steps = prepare(name, f"{teacher}:{student}", overrides=hyper)
     return steps.train_params, steps.infer_params
 
 

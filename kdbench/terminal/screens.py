@@ -17,6 +17,7 @@ from kdbench.utils import sealed
 from kdbench.utils.wording import count, without_orders
 
 if TYPE_CHECKING:
+    from kdbench.registry import Spec
     from kdbench.run.outcome import Outcome
     from kdbench.run.session import Job
 
@@ -294,19 +295,20 @@ def show_eval(folder: Path, chosen: Sequence[str], data_dir: Path | None, device
 # -- check, doctor ------------------------------------------------------------------------
 
 
-def show_check(names: list[str], verbose: bool, screen: Console) -> int:
+def show_check(specs: Sequence[Spec], verbose: bool, screen: Console) -> int:
     """Findings of the conformance kit, method by method."""
     from kdbench import registry, testing
 
     wrong = 0
-    for name in names:
-        findings = testing.check_distiller(registry.get(name))
+    for spec in specs:
+        cls = registry.get(spec.name)
+        findings = testing.check_distiller(testing.variant(cls, **dict(spec.hyper)) if spec.hyper else cls)
         bad = [f for f in findings if not f.ok]
         wrong += bool(bad)
         skipped = sum(f.skipped for f in findings)
         verdict = "[red]fails[/]" if bad else "[green]keeps the contract[/]"
         more = f", {skipped} not applicable" if skipped else ""
-        screen.print(f"{name}: {verdict} ({len(findings) - len(bad)} of {len(findings)} checks{more})")
+        screen.print(f"{escape(str(spec))}: {verdict} ({len(findings) - len(bad)} of {len(findings)} checks{more})")
         for finding in findings:
             if not finding.ok or verbose:
                 mark = "[red]wrong[/]" if not finding.ok else "[dim]  n/a[/]" if finding.skipped else "[green]   ok[/]"
