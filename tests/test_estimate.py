@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -161,6 +161,24 @@ def test_a_combination_takes_what_its_parts_take(tmp_path: Path, cache: Path, mo
         made = job(tmp_path, methods)
         known(made, **USUAL)
         assert parts(made)["methods"] == pytest.approx(1000 * 40 * 2e-3 * share)
+
+
+def test_of_a_combination_each_part_is_timed_for_itself(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table's shares are those of one pair, and a part such as SemCKD is all that its combination costs."""
+    monkeypatch.setattr(estimate, "_costs", lambda: {"at": 0.25, "sp": 0.5})
+    made = job(tmp_path, "at+sp")
+    known(made, **USUAL)
+    asked: list[Item] = []
+
+    def timed(watch: Stopwatch, items: Mapping[Item, float]) -> None:
+        asked.extend(items)
+        watch.speeds.seconds[watch._name(Item("resnet8", True, "sp", "resnet14"))] = 7e-3
+
+    monkeypatch.setattr(Stopwatch, "measure_methods", timed)
+    assert parts(made)["methods"] == pytest.approx(1000 * 40 * (2e-3 * 0.25 + 7e-3))
+    assert {item.method for item in asked} == {"at", "sp"}
 
 
 @pytest.mark.parametrize(("rule", "more"), [("sum", 0), ("dot", 1), ("deepkd:0.05", 1), ("dot-scaled", 0)])

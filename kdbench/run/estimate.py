@@ -190,12 +190,13 @@ class Estimator:
         """Time steps with the methods that take some of ``whole`` seconds, the dearest first."""
         images, extra = Counter[Item](), dict[Item, float]()
         for cell in cells:
-            method = registry.get(cell.method)
-            # Strangers' code is not run for an estimate; what views cost the student, the table has.
-            if not registry.source_sha256(cell.method) and not method.views and method.components() == (method,):
-                item = Item(cell.student, True, cell.method, cell.teacher)
-                images[item] += cell.epochs * self.images.train
-                extra[item] = self._extra(cell)
+            for part in registry.get(cell.method).components():
+                name = registry.name_of(part)
+                # Strangers' code is not run for an estimate; what views cost the student, the table has.
+                if not registry.source_sha256(name) and not part.views:
+                    item = Item(cell.student, True, name, cell.teacher)
+                    images[item] += cell.epochs * self.images.train
+                    extra[item] = self._extra_of(name, cell)
         takes = {item: extra[item] * images[item] for item in extra if self.watch.known(item) is None}
         dear = sorted((item for item in takes if takes[item] > whole / 300), key=lambda item: -takes[item])
         self.watch.measure_methods({item: extra[item] for item in dear})
@@ -252,21 +253,17 @@ class Estimator:
         return self.watch.seconds(Item(name))
 
     def _extra(self, cell: Cell) -> float:
-        """Seconds that a method takes for an image beside its student: as timed, else by the table's share."""
-        if (timed := self.watch.known(Item(cell.student, True, cell.method, cell.teacher))) is not None:
-            return timed
-        return self._share(cell) * self._learns(cell.student)
+        """Seconds that a method takes for an image beside its student; a combination takes what its parts do."""
+        parts = registry.get(cell.method).components()
+        return sum(self._extra_of(registry.name_of(part), cell) for part in parts)
 
-    def _share(self, cell: Cell) -> float:
-        """What a method takes, in its student's steps, by the table of costs; a combination takes what its parts do."""
-        total = 0.0
-        for part in registry.get(cell.method).components():
-            name = registry.name_of(part)
-            if name in self.table:
-                total += max(0.0, self.table[name])
-            else:
-                self.unknown.add(name)
-        return total
+    def _extra_of(self, name: str, cell: Cell) -> float:
+        """What a method takes beside a cell's student: as timed, else its share of the student's step by the table."""
+        if (timed := self.watch.known(Item(cell.student, True, name, cell.teacher))) is not None:
+            return timed
+        if name not in self.table:
+            self.unknown.add(name)
+        return max(0.0, self.table.get(name, 0.0)) * self._learns(cell.student)
 
     def _factor(self, job: Job) -> tuple[float, str]:
         """How much longer runs took than the sum of their parts, and whose word that is.
