@@ -146,6 +146,7 @@ def test_a_budget_proposes_and_trains_only_with_a_yes(tmp_path: Path, monkeypatc
     assert "--table off" in line
     assert "--limit-train 64" in line
     assert "--seeds 1" in line
+    assert "compile" not in line, "nobody asked for it"
     done = asked(*words, "--budget", "15s", "--yes")
     assert done.exit_code == 0
     ended = {path.stem.split("-s0")[0] for path in (tmp_path / "runs").rglob("*.json")}

@@ -40,7 +40,8 @@ def run(
     """
     if budget is not None:
         budgets.seconds(budget)  # before anything is measured
-    job = session.resolve(Request(**words))
+    asked = Request(**words)
+    job = session.resolve(asked)
     for sentence in job.notes + broken:
         screen.print(sentence, markup=False)
     if dry:
@@ -50,7 +51,7 @@ def run(
                 screen.print(sentence, markup=False)
     found = ahead.look(job, screen, dry=dry)
     if budget is not None:
-        line = partial(_line, job, plugins)
+        line = partial(_line, asked, job, plugins)
         part = ahead.within(found, budget, _whole(job), partial(_make, job), line, screen, yes=yes, dry=dry)
         if part is None:
             return 1
@@ -101,7 +102,8 @@ def _make(job: Job, choice: Choice) -> Job:
     )
 
 
-def _line(job: Job, plugins: tuple[str, ...], choice: Choice) -> str:
-    more: dict[str, Any] = {"suite": job.suite.name if job.request.suite == devices.AUTO else job.request.suite}
+def _line(asked: Request, job: Job, plugins: tuple[str, ...], choice: Choice) -> str:
+    """The command of a part, in the words that were asked with: what follows from the device is left to the device."""
+    more: dict[str, Any] = {"suite": job.suite.name if asked.suite == devices.AUTO else asked.suite}
     more |= {"seeds": ahead.listed(choice.seeds)} | ({"plugin": plugins} if plugins else {})
-    return ahead.command("run", job.request, choice, more, job.suite.recipe.epochs)
+    return ahead.command("run", asked, choice, more, job.suite.recipe.epochs)
