@@ -156,7 +156,7 @@ def tune(*, plugins: tuple[str, ...], dry_run: bool, budget: str | None, yes: bo
 
 @main.command()
 @CHOSEN
-@option("--methods", "-m", help="Only these rows (comma separated labels).")
+@option("--methods", "-m", help="Only these rows: labels or globs, comma separated.")
 @option("--pairs", "-p", help="Only these columns: globs over TEACHER:STUDENT, comma separated.")
 @option("--top", type=int, metavar="N", help="Only the N best rows, the baseline and the teacher.")
 @option(

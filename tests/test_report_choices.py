@@ -60,6 +60,25 @@ def test_pairs_and_methods_are_columns_and_rows(out: Path) -> None:
     assert [head.split("\n→ ") for head in made.tables[0].header[4:]] == [list(pair) for pair in sorted(PAIRS[:2])]
 
 
+def test_rows_may_be_globs_in_which_brackets_are_those_of_labels(tmp_path: Path) -> None:
+    for label, top1 in (("crd", 70.0), ("crd@tuned", 71.0), ("crd[M=1]", 72.0), ("crd[M=1-2]", 73.0), ("kd", 74.0)):
+        one = make(label.partition("@")[0].partition("[")[0], PAIRS[0], 0, top1_last=top1)
+        settings = one.settings.model_copy(update={"hyper": {"told": label}})
+        save(tmp_path, one.model_copy(update={"method": label, "settings": settings}))
+
+    def rows(*words: str) -> set[str]:
+        (made,) = report(tmp_path, methods=words, formats=("csv",))
+        return {line.label for line in made.board.lines}
+
+    assert rows("crd") == {"crd"}
+    assert rows("crd*") == {"crd", "crd@tuned", "crd[M=1]", "crd[M=1-2]"}
+    assert rows("*[M=?]", "kd") == {"crd[M=1]", "kd"}
+    assert rows("*@tuned") == {"crd@tuned"}
+    assert rows("all") == {"crd", "crd@tuned", "crd[M=1]", "crd[M=1-2]", "kd"}
+    with pytest.raises(ValueError, match=r"no runs of method 'itrd\*'; there are crd, crd@tuned"):
+        rows("kd", "itrd*")
+
+
 def test_the_best_are_shown_and_all_are_counted(out: Path) -> None:
     (whole,) = report(out, formats=("csv",))
     (made,) = report(out, top=2, formats=("csv",))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from kdbench import record
@@ -13,6 +12,7 @@ from kdbench.record import Record
 from kdbench.run import grid, words
 from kdbench.run.grid import Cell
 from kdbench.utils.findings import TEACHER
+from kdbench.utils.globs import fits
 from kdbench.utils.wording import quoted
 
 
@@ -132,10 +132,10 @@ def _of_methods(done: list[Record], text: str) -> list[Record]:
     for word in _split(text):
         if word == "all":
             return done
-        fits = {one.method for one in done if _fits(word, one.method) or _fits(word, one.settings.method)}
-        if not fits:
+        fitting = {one.method for one in done if fits(word, one.method) or fits(word, one.settings.method)}
+        if not fitting:
             raise ValueError(f"no finished runs of method {quoted(word)}; {_near(word, [*labels, *names])}")
-        chosen |= fits
+        chosen |= fitting
     if not chosen:
         raise ValueError(f"no method is named in {quoted(text)}; there are {', '.join(labels)}")
     return [one for one in done if one.method in chosen]
@@ -157,11 +157,11 @@ def _of_pairs(out: Path, done: list[Record], every: list[Record], text: str, pro
     words_ = [word for word in _split(text) if word != "all"]
     known = sorted({one.pair for one in [*beside, *lonely]})
     for word in words_:
-        if not any(_fits(word, pair) for pair in known):
+        if not any(fits(word, pair) for pair in known):
             raise ValueError(f"no finished runs on pair {quoted(word)}; {_near(word, known)}")
     if words_ and "all" not in _split(text):
-        beside = [one for one in beside if any(_fits(word, one.pair) for word in words_)]
-        lonely = [one for one in lonely if any(_fits(word, one.pair) for word in words_)]
+        beside = [one for one in beside if any(fits(word, one.pair) for word in words_)]
+        lonely = [one for one in lonely if any(fits(word, one.pair) for word in words_)]
     alone = {
         (one.record.suite, one.record.pair, one.record.method, one.record.seed, one.record.settings_hash): Target(
             one.record, out, one.record.teacher, one.record.teacher_sha256
@@ -186,11 +186,6 @@ def _split(text: str) -> list[str]:
         else:
             parts.append(part.strip())
     return [part for part in parts if part]
-
-
-def _fits(word: str, name: str) -> bool:
-    """The name itself, or a glob of it; a bracket is one of a label, not of a glob."""
-    return word == name or (any(sign in word for sign in "*?") and fnmatchcase(name, word.replace("[", "[[]")))
 
 
 def _near(word: str, names: Iterable[str]) -> str:

@@ -41,6 +41,7 @@ from kdbench.report.sensitivity_figure import sensitivity
 from kdbench.suites import PublishedOf
 from kdbench.utils.collecting import set_aside
 from kdbench.utils.files import atomic_write
+from kdbench.utils.globs import fits
 from kdbench.utils.tuning_file import Tuned
 
 FORMATS = ("csv", "md", "tex", "html", "png", "svg")
@@ -132,7 +133,7 @@ def report(
         out: folder that ``kdbench run`` wrote to.
         suites: which suites; None means all that have records.
         baseline: method that gains are measured against.
-        methods: rows to show; the plain student and the baseline are shown besides. None means all.
+        methods: rows to show, or globs of them; the plain student and the baseline are shown besides. None means all.
         pairs: columns to show, ``teacher:student`` or globs of it. None means all.
         select: which epoch counts: ``last``, ``val`` (best on the validation split) or ``oracle`` (best on the test
             set, which flatters and says so).
@@ -171,8 +172,10 @@ def report(
     wanted = _chosen("suite", suites, "all that have records without --suite")
     records, problems = gather(out / "runs")
     by_suite = _by_suite(out, records, problems, wanted)
-    _check_labels([baseline] if baseline != STUDENT else [], by_suite, "baseline")
-    _check_labels(rows or [], by_suite, "method")
+    there = sorted({one.method for found in by_suite.values() for one in found})
+    if baseline not in (STUDENT, *there):
+        raise ValueError(_none("baseline", baseline, there))
+    rows = None if rows is None or "all" in rows else _labels(rows, there)
     keep = None if rows is None else [*rows, baseline, STUDENT]
     asked = _Asked(
         baseline, keep, columns, select, top, published, standing or {}, papers, costs or (), kinds, addresses
@@ -331,11 +334,19 @@ def _chosen(what: str, names: Sequence[str] | None, instead: str) -> list[str] |
     return kept
 
 
-def _check_labels(labels: Sequence[str], by_suite: Mapping[str, Sequence[Record]], what: str) -> None:
-    there = sorted({one.method for records in by_suite.values() for one in records})
-    for label in labels:
-        if label not in there:
-            raise ValueError(f"no runs of {what} {label!r}; there are {', '.join(plain(one, 80) for one in there)}")
+def _none(what: str, name: str, there: Sequence[str]) -> str:
+    return f"no runs of {what} {name!r}; there are {', '.join(plain(one, 80) for one in there)}"
+
+
+def _labels(words: Sequence[str], there: Sequence[str]) -> list[str]:
+    """The rows that words mean, labels or globs, in the order of the words, each once."""
+    found: dict[str, None] = {}
+    for word in words:
+        meant = [label for label in there if fits(word, label)]
+        if not meant:
+            raise ValueError(_none("method", word, there))
+        found |= dict.fromkeys(meant)
+    return list(found)
 
 
 def _rejoin(methods: Sequence[str]) -> list[str]:
