@@ -222,6 +222,7 @@ def test_a_run_that_was_killed_goes_on_with_fewer_lanes_and_the_same_numbers(
     result = run(tmp_path)
     assert result.exit_code == 0
     assert "a process died, perhaps of memory, while it trained 2 lanes at once; going on with 1" in flat(result.output)
+    assert seen
     assert seen == sorted(seen, key=seen.index), "one after the other"
     assert measured(tmp_path) == measured(finished)
     assert not marks(tmp_path)

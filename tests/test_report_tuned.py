@@ -14,7 +14,7 @@ from synthetic import PAIRS, make, save
 from kdbench.cli import main
 from kdbench.record import Record
 from kdbench.report import board as boards
-from kdbench.report import report, select, tuned
+from kdbench.report import report, select, sensitivity_figure, tuned
 from kdbench.report.sensitivity_figure import sensitivity
 from kdbench.run import tuned as files
 from kdbench.utils.tuning_file import Budget, Score, Trial, Tuned
@@ -268,6 +268,11 @@ def test_candidates_of_a_combination_whose_parts_move_apart_are_drawn_too(tmp_pa
     assert [text.get_text() for text in axis.texts] == ["1, 1/10"]
     assert axis.get_ylim()[1] > 73
     assert "Hollow" in "".join(text.get_text() for text in figure.texts)
+
+
+def test_factors_are_written_as_what_they_are() -> None:
+    words = {1 / 100: "1/100", 1 / 3: "1/3", 0.4: "0.4", 1.0: "1", 3.0: "3", 1e-310: "1e-310", 1e300: "1e+300"}
+    assert {by: sensitivity_figure._fraction(by) for by in words} == words
 
 
 def board(out: Path) -> boards.Board:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import groupby
+from statistics import geometric_mean
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
@@ -90,7 +91,9 @@ def _points(one: Tuned) -> list[_Point]:
             ends = (min(values), max(values)) if values else (0.0, 0.0)
             chosen = bool(one.choice) and trial.values == one.choice
             apart = ", ".join(map(_fraction, by)) if len(by) > 1 else ""
-            found.append(_Point(math.prod(by) ** (1 / len(by)), trial.mean if values else None, *ends, chosen, apart))
+            found.append(
+                _Point(geometric_mean(by) if apart else by[0], trial.mean if values else None, *ends, chosen, apart)
+            )
     return sorted(found, key=lambda point: point.factor)
 
 
@@ -150,7 +153,7 @@ def _places(points: Sequence[_Point]) -> tuple[list[float], list[float]]:
 
 def _fraction(by: float) -> str:
     """1/100, 1/3, 1, 3; 0.4, which is no such part."""
-    part = round(1 / by)
+    part = round(1 / by) if by > 1e-6 else 0  # what is smaller is written as a number, too
     return f"1/{part}" if part > 1 and abs(part * by - 1) < 0.01 else f"{by:.3g}"
 
 
