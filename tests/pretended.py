@@ -105,7 +105,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch, seed: int) -> Device:
         "stream": lambda stream: nullcontext(),
         "current_stream": lambda device: stream,
         "CUDAGraph": Graph,
-        "default_generators": [device],
+        "default_generators": (),  # as torch has it until CUDA was used
+        "init": lambda: monkeypatch.setattr(torch.cuda, "default_generators", (device,)),
         "current_device": lambda: 0,
         "set_stream": lambda stream: None,
         "graph_pool_handle": lambda: (0, next(pools)),  # a pair of numbers, as torch's

@@ -140,7 +140,8 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cuda]:
         "Stream": lambda device=None: Stream(made),
         "CUDAGraph": Graph,
         "graph_pool_handle": lambda: (0, next(pools)),  # a pair of numbers, as torch's
-        "default_generators": [default],
+        "default_generators": (),  # as torch has it until CUDA was used
+        "init": lambda: monkeypatch.setattr(torch.cuda, "default_generators", (default,)),
         "current_device": lambda: 0,
     }
     for name, stand_in in stand_ins.items():

@@ -30,8 +30,8 @@ class Scaler:
 
     The scale, its clock and the decision are tensors on the device that a fused optimizer reads
     there, so nothing waits for the host. They are made at once: made inside a capture, every replay
-    would set them anew. Shown on the CPU; that CUDA's fused kernels do the same inside a graph is
-    read from torch's source (2.15), not yet seen on hardware.
+    would set them anew. Shown on the CPU; that CUDA's fused kernels do the same inside a graph was
+    seen on an H200 with torch 2.11 (check 7 of ``kdbench doctor --gpu``).
 
     >>> scaler = Scaler(torch.device("cpu"), enabled=True)
     >>> scaler.scale(torch.tensor(1.0)) == FIRST_SCALE

@@ -1,7 +1,7 @@
 """How a captured step is run: at once, on any device, or as a CUDA graph.
 
-What is assumed of torch on CUDA, from its documentation and source (2.9 to 2.15), and not yet
-verified on hardware:
+What is assumed of torch on CUDA, from its documentation and source (2.9 to 2.15). One NVIDIA H200
+with torch 2.11 bears out all but what a failed capture leaves (`docs/speed.md`):
 
 * Random numbers: a kernel takes them from the state that the device's default generator points
   to while it is captured (``graphsafe_set_state``), and a replay moves that state on by what the
@@ -138,6 +138,7 @@ class Graphs:
         self._dice: dict[Lane, torch.Generator] = {}
         self._drawing: Sequence[Lane] | None = None  # None: any may
         self._pool: capture.Pool = None
+        torch.cuda.init()  # until CUDA has been used, torch lists no generators
         self._default = torch.cuda.default_generators[capture.index_of(device)]
 
     @property

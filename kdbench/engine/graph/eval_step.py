@@ -10,8 +10,8 @@ the first batch. The lanes follow each other in one row: a batch of a thousand i
 device, and one lane's activations lie in the memory of the one before.
 
 As ``capture``, this is called instead of captured on the CPU, and must give the bits of
-``evaluate``. That was verified; the graphs themselves were not, for want of a CUDA device
-(``tests/test_gpu.py`` has what is to be seen there).
+``evaluate``. On a GPU the verdict of the first and of the last evaluation is compared with that
+of the plain one.
 """
 
 from __future__ import annotations

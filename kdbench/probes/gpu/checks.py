@@ -15,7 +15,7 @@ CHECKS = (
     Check(7, "the loss scale", "scale 256, clock 2; two steps skipped", primitives.loss_scale),
     Check(8, "batches and scores", "equal pixels; scores within 1e-5", primitives.batches),
     Check(9, "each method's step, repeated and called", "within noise and a share of its change", steps.methods),
-    Check(10, "each method's terms, here and on the CPU", "1e-4; nst, ft and rkd 1e-3", steps.on_the_cpu),
+    Check(10, "each method's terms, here and on the CPU", "1e-4; nst, ft, rkd, pkt 1e-3", steps.on_the_cpu),
     Check(11, "epochs, evaluation between, resumed", "1e-6 deterministic, else 5e-2, of the terms", steps.epochs),
     Check(12, "the evaluation's graph", "no image judged otherwise; nll within 1e-4", steps.evaluation),
     Check(13, "the teacher's table", "within 1e-4 of the live teacher", steps.table),

@@ -71,7 +71,8 @@ def lane(
     """A lane of a method at its start; the same one whenever it is asked for. It saves nothing."""
     torch.manual_seed(1)
     net = models.create(student, CLASSES)
-    pair = pair_of(net, tutor, images)
+    who = teacher(torch.device("cpu"), tutor)
+    pair = pair_of(net, who, images)
     torch.manual_seed(2)
     made = Lane(
         name,
@@ -85,15 +86,16 @@ def lane(
         device=device,
         precision=Precision(precision),
     )
+    who.to(device)  # methods such as simkd read its head where it is
     made.start_epoch()
     return made
 
 
-def pair_of(student: models.Tapped, tutor: str, images: int) -> Pair:
+def pair_of(student: models.Tapped, tutor: models.Tapped, images: int) -> Pair:
     """What a method is built for, on the CPU."""
     return models.make_pair(
         student,
-        teacher(torch.device("cpu"), tutor),
+        tutor,
         image_shape=(3, 32, 32),
         num_classes=CLASSES,
         train_labels=torch.arange(images) % CLASSES,
