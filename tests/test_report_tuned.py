@@ -122,6 +122,13 @@ def test_a_choice_that_kept_the_published_weight_needs_no_second_run(tmp_path: P
     assert [item.text for item in one.items] == [
         "semckd: resnet32x4 → resnet8x4", "77.00 ± 1.00 (3)", "77.00 ± 1.00 (3)", "the same runs", "-", "beta 400 (kept)",
     ]  # fmt: skip
+    save(tmp_path, *(row(FIRST, seed, 70.0 + seed) for seed in range(3)))  # published runs of another pair
+    (made,) = report(tmp_path, formats=("md",))
+    said = [one.items[3].text for one in next(table for table in made.tables if table.name == "tuned").rows]
+    assert len(said) == 2
+    assert said.count("the same runs") == 1
+    for file in tmp_path.glob("runs/semckd/*/semckd-s*.json"):
+        file.unlink()
     save(tmp_path, row(SECOND, 0, 76.5))
     (made,) = report(tmp_path, formats=("md",))
     (one,) = next(table for table in made.tables if table.name == "tuned").rows

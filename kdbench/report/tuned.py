@@ -99,14 +99,17 @@ def couples(board: Board) -> list[Couple]:
 
 
 def kept(board: Board, chosen: Sequence[Tuned]) -> list[tuple[Line, Pair, str]]:
-    """Methods with tuned weights alone whose choice on a pair was the published one: both are the same runs."""
+    """Methods with runs of tuned weights alone on a pair, whose choice was the published one: both are the same runs."""
     by_place = {(one.method, one.teacher, one.student): one for one in chosen}
     found = []
     for line in board.everything:
         name, mark, rest = line.label.partition(MARK)
-        if not mark or rest or board.line(name) is not None:
+        if not mark or rest:
             continue
+        published = board.line(name)
         for pair in board.pairs:
+            if published is not None and published.cells[pair].by_seed:
+                continue
             usual, tuned = _values(name, pair, by_place)
             if usual and tuned == usual and line.cells[pair].by_seed:
                 found.append((line, pair, _arrows(usual, tuned)))
