@@ -99,7 +99,7 @@ def couples(board: Board) -> list[Couple]:
 
 
 def kept(board: Board, chosen: Sequence[Tuned]) -> list[tuple[Line, Pair, str]]:
-    """Methods with runs of tuned weights alone on a pair, whose choice was the published one: both are the same runs."""
+    """Methods with tuned weights alone on a pair, whose choice there was the published one: both are the same runs."""
     by_place = {(one.method, one.teacher, one.student): one for one in chosen}
     found = []
     for line in board.everything:
