@@ -74,7 +74,7 @@ def small_memory(device: torch.device) -> str:
     """Check 15."""
     from kdbench.run import session
     from kdbench.run.group import run_group
-    from kdbench.run.outcome import Note
+    from kdbench.run.outcome import Done, Note
     from kdbench.run.runner import _common
 
     notes: list[str] = []
@@ -82,7 +82,7 @@ def small_memory(device: torch.device) -> str:
     def emit(event: object) -> None:
         notes.extend([event.sentence] if isinstance(event, Note) else [])
 
-    def run(folder: str) -> int:
+    def run(folder: str) -> Done:
         request = session.Request(
             methods="kd,crd,fitnet,vid",
             pairs="resnet14:resnet8",
@@ -94,7 +94,7 @@ def small_memory(device: torch.device) -> str:
             device=str(device),
         )
         job = session.resolve(request)
-        return len(run_group(replace(_common(job), cells=tuple(job.cells)), emit).records)
+        return run_group(replace(_common(job), cells=tuple(job.cells)), emit)
 
     index, whole = capture.index_of(device), torch.cuda.get_device_properties(device).total_memory
     with tempfile.TemporaryDirectory() as folder:
@@ -119,7 +119,8 @@ def small_memory(device: torch.device) -> str:
     torch.cuda.empty_cache()
     after = torch.cuda.memory_allocated(device)
     halved = [note for note in notes if "at once" in note]
-    demand(done == 4, f"{done} of 4 cells finished; {'; '.join(notes)}")
+    why = [*notes, *dict.fromkeys(filter(None, [done.stopped, done.untaught, *done.failed.values()]))]
+    demand(len(done.of("done")) == 4, f"{len(done.of('done'))} of 4 cells finished; {'; '.join(why)}")
     demand(bool(halved), "the memory was not too small")
     return demand(
         after <= 1.05 * begun + 2**25, f"{halved[0]}; {after / 2**20:.0f} MiB after it, {begun / 2**20:.0f} before"
