@@ -216,7 +216,11 @@ class Teller:
 
 @dataclass
 class Done:
-    """What came of one group of cells."""
+    """What came of one group of cells.
+
+    >>> Done().of("done")
+    []
+    """
 
     records: dict[Cell, Record] = field(default_factory=dict)  # written by it
     found: list[Cell] = field(default_factory=list)  # finished by another process before the lock was ours
