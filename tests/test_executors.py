@@ -50,6 +50,23 @@ def test_two_workers_share_a_single_group_unless_its_teacher_is_all_of_it() -> N
     assert makespan([Load((1.0,) * 6, shared=0.5)], [2], 2) == pytest.approx(3.5)
 
 
+@pytest.mark.parametrize(
+    ("groups", "workers", "parts", "end"),
+    [
+        (2, 4, [2, 2], 7.0),  # one of them alone, cut, would leave the end to the other
+        (3, 8, [2, 2, 2], 7.0),
+        (6, 16, [2] * 6, 7.0),
+        (3, 2, [1, 1, 2], 19.0),  # all three, cut, would end at 21
+        (2, 2, [1, 1], 12.0),
+        (1, 1, [1], 12.0),
+    ],
+)
+def test_equal_groups_fill_more_workers_than_they_are(groups: int, workers: int, parts: list[int], end: float) -> None:
+    loads = [Load((1.0,) * 10, shared=2.0)] * groups
+    found = [len(some) for some in spread(loads, workers)]
+    assert (sorted(found), makespan(loads, found, workers)) == (parts, end)
+
+
 def test_every_lane_is_in_one_part() -> None:
     loads = [Load((5.0, 1.0, 1.0), 0.1), Load((2.0,)), Load((1.0,) * 9, 2.0, after=(1,))]
     for workers in (1, 2, 3, 8):

@@ -251,6 +251,8 @@ def peak(lane: Lane, shown: Shown, guard: Guard) -> int:
 
 
 def free(device: torch.device) -> int:
-    """Bytes that can still be had on a CUDA device."""
+    """Bytes that this process can still have on a CUDA device: of what is free, its part where others share it."""
     give_back(device)
-    return torch.cuda.mem_get_info(device)[0]
+    left, whole = torch.cuda.mem_get_info(device)
+    mine = torch.cuda.get_per_process_memory_fraction(device) * whole - torch.cuda.memory_reserved(device)
+    return max(0, min(left, int(mine)))

@@ -45,6 +45,26 @@ class Hands:
         return replace(self, auto=False)
 
     @property
+    def at_once(self) -> int:
+        """Workers that do not take their time from each other. What those that share a GPU do is not known ahead.
+
+        >>> Hands("processes", 1000, ("cpu",)).at_once == cores.usable()
+        True
+        """
+        if self.executor != "processes" or self.devices[0] != "cpu":
+            return self.workers
+        return min(self.workers, cores.usable())
+
+    @property
+    def crowded(self) -> bool:
+        """Whether several workers have one GPU between them.
+
+        >>> Hands("processes", 4, ("cuda:0",)).crowded, Hands("processes", 4, ("cpu",)).crowded
+        (True, False)
+        """
+        return self.executor == "processes" and self.devices[0] != "cpu" and self.workers > len(self.devices)
+
+    @property
     def alone(self) -> Hands:
         """This process, on the first of the devices."""
         return Hands(devices=self.devices[:1])

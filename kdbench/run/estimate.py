@@ -36,6 +36,10 @@ SHORT = 20.0
 UPKEEP = 0.03
 #: Evaluations of a teacher that is trained: the last five epochs, and once more as it is stored.
 TEACHER_LOOKS = 6
+#: Of a job whose workers share GPUs. What they cost each other was seen once: twelve on an H200 (docs/speed.md).
+SHARED = (
+    "not counted: what workers on one GPU take from each other; twelve of them once took twice as long as estimated"
+)
 
 
 class Part(NamedTuple):
@@ -159,9 +163,11 @@ class Estimator:
         if job.request.compile:
             ahead.append("not counted: compiling the students")
         alone = Estimate(len(todo), parts, job.device, factor, self.busy, basis, tuple(ahead))
-        workers = job.hands.after(alone.seconds).workers
+        hands = job.hands.after(alone.seconds)
         trained = {part.pair: part.seconds for part in parts if part.kind == KINDS[0]}
-        return replace(alone, workers=workers, sooner=sooner(cells, trained, partial(self._shared, job), workers))
+        faster = sooner(cells, trained, partial(self._shared, job), hands.workers, hands.at_once)
+        ahead += [SHARED] if hands.crowded else []
+        return replace(alone, workers=hands.workers, sooner=faster, ahead=tuple(ahead))
 
     def _visits(self, job: Job, cells: Sequence[Cell], teachers: dict[str, int]) -> dict[Item, float]:
         """Every network that is asked, and how many images it sees, roughly."""

@@ -7,8 +7,11 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,8 +19,15 @@ from kdbench.engine.graph import capture
 from kdbench.engine.graph.backend import Graphs
 from kdbench.probes.gpu.table import demand
 
+if TYPE_CHECKING:
+    from kdbench.run.outcome import Done
+
 #: Seconds after which a process of its own has hung.
 PATIENCE = 120
+MIB = 2**20
+#: Bytes that four lanes must take beyond one for check 15.
+APART = 32 * MIB
+METHODS = ("kd", "crd", "fitnet", "vid")
 
 
 def captures_that_fail(device: torch.device) -> str:
@@ -71,60 +81,78 @@ def two_failures(device: torch.device) -> list[str]:
 
 
 def small_memory(device: torch.device) -> str:
-    """Check 15."""
+    """Check 15: four lanes, in memory that is halfway between what one of them takes and what all do."""
+    index, whole = capture.index_of(device), torch.cuda.get_device_properties(device).total_memory
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _grid(device, folder / "begin", folder)  # starts the libraries and trains the teacher
+        begun = _left(device)
+        few, _, _ = _highest(device, partial(_grid, device, folder / "one", folder, lanes=1))
+        many, _, _ = _highest(device, partial(_grid, device, folder / "all", folder))
+        demand(many > few + APART, f"one lane takes {few / MIB:.0f} MiB, four {many / MIB:.0f}: too near to tell")
+        try:
+            torch.cuda.set_per_process_memory_fraction((few + many) / 2 / whole, index)
+            most, done, notes = _highest(device, partial(_grid, device, folder / "small", folder))
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0, index)
+    halved = [note for note in notes if "at once" in note]
+    why = [*notes, *dict.fromkeys(filter(None, [done.stopped, done.untaught, *done.failed.values()]))]
+    sizes = f"one lane {few / MIB:.0f} MiB, four {many / MIB:.0f}, here {most / MIB:.0f}"
+    demand(
+        len(done.of("done")) == len(METHODS), f"{len(done.of('done'))} of 4 cells finished ({sizes}); {'; '.join(why)}"
+    )
+    demand(bool(halved), f"the memory was not too small ({sizes})")
+    after = _left(device)
+    return demand(
+        after <= 1.05 * begun + 2**25, f"{halved[0]}; {sizes}; {after / MIB:.0f} MiB after it, {begun / MIB:.0f} before"
+    )
+
+
+def _grid(device: torch.device, out: Path, home: Path, lanes: int | None = None) -> tuple[Done, list[str]]:
+    """Train four lanes of an epoch of two steps; how they ended, and what was said.
+
+    A batch of all images makes maps that outweigh what the libraries keep, however many lanes there are.
+    """
     from kdbench.run import session
     from kdbench.run.group import run_group
-    from kdbench.run.outcome import Done, Note
+    from kdbench.run.outcome import Note
     from kdbench.run.runner import _common
 
     notes: list[str] = []
-
-    def emit(event: object) -> None:
-        notes.extend([event.sentence] if isinstance(event, Note) else [])
-
-    def run(folder: str) -> Done:
-        request = session.Request(
-            methods="kd,crd,fitnet,vid",
-            pairs="resnet14:resnet8",
-            suite="digits",
-            seeds="1",
-            epochs=1,
-            limit_train=256,
-            out=Path(folder),
-            device=str(device),
-        )
-        job = session.resolve(request)
-        return run_group(replace(_common(job), cells=tuple(job.cells)), emit)
-
-    index, whole = capture.index_of(device), torch.cuda.get_device_properties(device).total_memory
-    with tempfile.TemporaryDirectory() as folder:
-        run(folder)  # starts the libraries and trains the teacher
-    gc.collect()
-    torch.cuda.empty_cache()
-    begun = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    with tempfile.TemporaryDirectory() as folder:
-        run(folder)
-    most = torch.cuda.max_memory_reserved(device)
-    gc.collect()
-    torch.cuda.empty_cache()
-    notes.clear()
-    try:
-        torch.cuda.set_per_process_memory_fraction(0.6 * most / whole, index)
-        with tempfile.TemporaryDirectory() as folder:
-            done = run(folder)
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, index)
-    gc.collect()
-    torch.cuda.empty_cache()
-    after = torch.cuda.memory_allocated(device)
-    halved = [note for note in notes if "at once" in note]
-    why = [*notes, *dict.fromkeys(filter(None, [done.stopped, done.untaught, *done.failed.values()]))]
-    demand(len(done.of("done")) == 4, f"{len(done.of('done'))} of 4 cells finished; {'; '.join(why)}")
-    demand(bool(halved), "the memory was not too small")
-    return demand(
-        after <= 1.05 * begun + 2**25, f"{halved[0]}; {after / 2**20:.0f} MiB after it, {begun / 2**20:.0f} before"
+    request = session.Request(
+        methods=",".join(METHODS),
+        pairs="resnet14:resnet8",
+        suite="digits",
+        seeds="1",
+        epochs=1,
+        limit_train=1024,
+        overrides=("recipe.batch_size=512", "recipe.lr=0.001"),
+        out=out,
+        home=home,
+        device=str(device),
+        lanes=lanes,
     )
+    job = session.resolve(request)
+    done = run_group(
+        replace(_common(job), cells=tuple(job.cells)),
+        lambda event: notes.extend([event.sentence] if isinstance(event, Note) else []),
+    )
+    return done, notes
+
+
+def _highest(device: torch.device, run: Callable[[], tuple[Done, list[str]]]) -> tuple[int, Done, list[str]]:
+    """Bytes that the allocator held at most in ``run``, and what that returned."""
+    _left(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    done, notes = run()
+    return torch.cuda.max_memory_reserved(device), done, notes
+
+
+def _left(device: torch.device) -> int:
+    """Bytes that are allocated when all has been given back that can be."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    return torch.cuda.memory_allocated(device)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 #: A cut is made where it shortens the whole by so much.
 GAIN = 0.02
+#: Each bound on the weight of a part that is tried, as a share of the one before, and how many are.
+LOWER, STEPS = 0.85, 30
 #: Loads for each worker from which on nothing is cut: they fill the time as they are.
 MANY = 12
 
@@ -47,15 +49,51 @@ def spread(loads: Sequence[Load], workers: int) -> Parts:
     """
     counts = [1] * len(loads)
     if workers > 1 and len(loads) < MANY * workers:
-        now = makespan(loads, counts, workers)
-        while True:
-            tried = [(_with(loads, counts, place, workers), place) for place in _dear(loads, counts)]
-            best, place = min(tried, default=(now, 0))
-            if best > now * (1 - GAIN):
-                break
-            counts[place] += 1
-            now = best
+        one_by_one, levelled = (_refined(loads, some, workers) for some in (counts, _levelled(loads, workers)))
+        counts = levelled[1] if levelled[0] < one_by_one[0] * (1 - GAIN) else one_by_one[1]
     return [cut(load, count) for load, count in zip(loads, counts, strict=True)]
+
+
+def _refined(loads: Sequence[Load], counts: Sequence[int], workers: int) -> tuple[float, list[int]]:
+    """When the whole ends, and the counts, after one load after the other was cut once more as long as that gains."""
+    counts, now = list(counts), makespan(loads, counts, workers)
+    while True:
+        tried = [(_with(loads, counts, place, workers), place) for place in _dear(loads, counts)]
+        best, place = min(tried, default=(now, 0))
+        if best > now * (1 - GAIN):
+            return now, counts
+        counts[place] += 1
+        now = best
+
+
+def _levelled(loads: Sequence[Load], workers: int) -> list[int]:
+    """Parts of each load such that no part outweighs a bound: the bound that ends the whole the soonest.
+
+    Loads of equal weight are cut together, where one of them alone would leave the end to the others. Of bounds that
+    end it about as soon the highest is taken, which repeats the fewest teacher passes.
+    """
+    heaviest: dict[tuple[int, int], float] = {}
+
+    def weight(place: int, count: int) -> float:
+        if (place, count) not in heaviest:
+            heaviest[place, count] = max(_weights(loads[place], count))
+        return heaviest[place, count]
+
+    def below(bound: float) -> list[int]:
+        most = [max(1, min(len(load.lanes), workers)) for load in loads]
+        return [
+            next((count for count in range(1, most[place]) if weight(place, count) <= bound), most[place])
+            for place in range(len(loads))
+        ]
+
+    top = max((weight(place, 1) for place in range(len(loads))), default=0.0)
+    chosen = [1] * len(loads)
+    end = makespan(loads, chosen, workers)
+    for step in range(1, STEPS):
+        counts = below(top * LOWER**step)
+        if counts != chosen and (tried := makespan(loads, counts, workers)) <= end * (1 - GAIN):
+            chosen, end = counts, tried
+    return chosen
 
 
 def cut(load: Load, count: int) -> list[tuple[int, ...]]:
