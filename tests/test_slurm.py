@@ -17,6 +17,7 @@ from kdbench import cli
 from kdbench.run import grid, slurm
 from kdbench.run.estimate import Estimate
 from kdbench.run.session import Request, resolve
+from kdbench.run.shards import shards
 
 ODD = "o'd \"d$HOME`x`;& [a]*!"
 GRID = ["-s", "digits", "-m", "kd,semckd[beta=40]", "--seeds", "2", "--time", "1:00:00"]
@@ -120,11 +121,11 @@ def test_the_jobs_of_an_array_are_the_grid(folder: Path) -> None:
     ]
     assert all(parts)
     assert {cell for part in parts for cell in part} == set(job.cells)
-    # More jobs than groups would have nothing to do.
+    # There are no more jobs than cells. Where nobody says how many, no group is cut.
     many = kdbench("slurm", "--jobs", 50, *GRID)
-    groups = len(grid.groups(job.cells))
-    assert f"#SBATCH --array=1-{groups}\n" in many.stdout
-    assert f"{groups} jobs, for there are no more groups" in many.stderr
+    assert f"#SBATCH --array=1-{len(job.cells)}\n" in many.stdout
+    assert f"{len(job.cells)} jobs, for more would end no sooner" in many.stderr
+    assert f"#SBATCH --array=1-{len(grid.groups(job.cells))}\n" in fine("slurm", *GRID)
 
 
 def test_what_slurm_is_asked_for_stands_at_the_top(folder: Path) -> None:
@@ -163,7 +164,7 @@ def test_time_is_proposed_from_the_estimate(folder: Path, monkeypatch: pytest.Mo
     # 4 groups of 2 or 1 pairs' students: the longest of two jobs has 6 of the 12 cells.
     told = kdbench("slurm", "--jobs", 2, *GRID[:-2])
     job = resolve(Request("kd,semckd[beta=40]", suite="digits", seeds="2", device="cpu"))
-    longest = max(len(grid.shard(job.cells, one, 2)) for one in (1, 2))
+    longest = max(len(part) for part in shards(job.cells, 2))
     assert f"#SBATCH --time={slurm.proposed(1000.0 * longest)}\n" in told.stdout
     assert "is twice the estimate" in told.stderr
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -129,8 +129,3 @@ def groups(cells: Iterable[Cell]) -> list[list[Cell]]:
         key = (own.suite, own.dataset, own.teacher, own.seed, own.epochs, method.views, helped, tuple(recipe))
         found.setdefault(key, []).append(cell)
     return list(found.values())
-
-
-def shard(cells: Sequence[Cell], index: int, count: int) -> list[Cell]:
-    """The ``index``-th (from 1) of ``count`` parts; whole groups, so that no teacher pass is lost."""
-    return [cell for number, group in enumerate(groups(cells)) if number % count == index - 1 for cell in group]

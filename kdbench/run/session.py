@@ -15,6 +15,7 @@ from kdbench.run.choices import choose_device, choose_pairs, choose_suite, compi
 from kdbench.run.devices import AUTO, Hands, choose
 from kdbench.run.devices import hands as choose_hands
 from kdbench.run.grid import Cell
+from kdbench.run.shards import shard
 from kdbench.suites import Convention, Suite
 from kdbench.tracking.known import chosen as trackers
 from kdbench.utils import environment
@@ -166,7 +167,7 @@ def resolve(request: Request, find: Callable[[str], str] | None = None) -> Job:
     cells = list(dict.fromkeys(made))  # one cell under two names; one without teacher on many pairs
     tuned.same_budget(request.out, cells)
     if part is not None:
-        cells = grid.shard(cells, *part)
+        cells = shard(cells, *part)
     return Job(request, suite, device, cells, notes, hands)
 
 

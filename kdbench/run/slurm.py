@@ -207,10 +207,10 @@ def _ray(asked: Slurm) -> list[str]:
     ]
 
 
-def fewer(asked: Slurm, groups: int) -> Slurm:
-    """As asked, without jobs that nothing would be left for.
+def fewer(asked: Slurm, most: int) -> Slurm:
+    """As asked, with no more than ``most`` jobs: for others nothing would be left.
 
-    >>> fewer(Slurm("python3", "/data", jobs=9), groups=6).jobs
+    >>> fewer(Slurm("python3", "/data", jobs=9), most=6).jobs
     6
     """
-    return asked if asked.jobs is None else replace(asked, jobs=max(1, min(asked.jobs, groups)))
+    return asked if asked.jobs is None else replace(asked, jobs=max(1, min(asked.jobs, most)))

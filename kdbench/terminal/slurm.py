@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,13 +62,14 @@ def slurm(run: click.Command) -> click.Command:
         """
         from kdbench.run.slurm import script
 
+        usual = words["jobs"] is None
         asked = _asked(form, words)
         said = _words(context, run)
         given = {name for name in words if context.get_parameter_source(name) == ParameterSource.COMMANDLINE}
         if asked.nodes is not None and (twice := given & set(_RAYS)):
             raise ValueError(f"--ray says --{min(twice).replace('_', '-')} itself; leave it out")
         job, more, notes = _job(asked, words)
-        asked, told = _timed(asked, job)
+        asked, told = _timed(asked, job, usual=usual)
         text = script(asked, [*said, *more], job.suite.name, len(job.cells), [*notes, *told])
         for sentence in (*job.notes, *notes, *told):
             print(sentence, file=sys.stderr)
@@ -161,16 +162,21 @@ def _elsewhere(cuda: bool) -> Callable[[str], str]:
     return find
 
 
-def _timed(asked: Slurm, job: Job) -> tuple[Slurm, list[str]]:
-    """With no more jobs than there are groups, and a time; and what is to be said of both."""
+def _timed(asked: Slurm, job: Job, *, usual: bool) -> tuple[Slurm, list[str]]:
+    """With no more jobs than have something to do, and a time; and what is to be said of both.
+
+    ``usual``: nobody has said how many jobs, so no group is cut for one.
+    """
     from kdbench.run import grid
+    from kdbench.run.shards import shards
     from kdbench.run.slurm import fewer, proposed
     from kdbench.utils.wording import duration
 
-    said, groups = [], len(grid.groups(job.cells))
-    if asked.jobs is not None and (now := fewer(asked, groups)) != asked:
-        if asked.jobs != USUAL:
-            said.append(f"{count(now.jobs or 1, 'job')}, for there are no more groups that share a teacher pass")
+    said = []
+    if asked.jobs is not None:
+        most = len(grid.groups(job.cells)) if usual else sum(map(bool, shards(job.cells, asked.jobs)))
+        if (now := fewer(asked, most)) != asked and not usual:
+            said.append(f"{count(now.jobs or 1, 'job')}, for more would end no sooner")
         asked = now
     if asked.time is not None:
         return asked, said
@@ -188,9 +194,9 @@ def _estimate(job: Job, parts: int) -> tuple[float | None, str]:
     """Seconds of the longest part; None, and why, where nothing can be said."""
     import torch
 
-    from kdbench.run import grid
     from kdbench.run.estimate import Estimator
     from kdbench.run.outcome import one_line
+    from kdbench.run.shards import shards
     from kdbench.terminal.ahead import todo
 
     if job.device.startswith("cuda") and not torch.cuda.is_available():
@@ -198,16 +204,13 @@ def _estimate(job: Job, parts: int) -> tuple[float | None, str]:
     alone = replace(job, hands=job.hands.alone)
     try:
         estimator, longest = Estimator(alone), 0.0
-        for cells in _shares(grid.groups(todo(alone)), parts):
-            longest = max(longest, estimator.of(replace(alone, cells=cells), cells).seconds)
+        left = set(todo(alone))
+        for part in shards(alone.cells, parts):
+            if cells := [cell for cell in part if cell in left]:
+                longest = max(longest, estimator.of(replace(alone, cells=cells), cells).seconds)
     except Exception as error:  # a network that the suite's images do not fit, say; its cells will say so
         return None, f"no estimate ({one_line(error)})"
     return longest, ""
-
-
-def _shares(groups: Sequence[list[Any]], parts: int) -> list[list[Any]]:
-    shares = [[cell for group in groups[start::parts] for cell in group] for start in range(parts)]
-    return [share for share in shares if share]
 
 
 __all__ = ["slurm"]
