@@ -67,6 +67,13 @@ def test_equal_groups_fill_more_workers_than_they_are(groups: int, workers: int,
     assert (sorted(found), makespan(loads, found, workers)) == (parts, end)
 
 
+@pytest.mark.parametrize("loads", [[], [Load(())], [Load((0.0, 0.0))] * 2, [Load((0.0,), shared=0.0)]])
+def test_loads_that_weigh_nothing_are_spread(loads: list[Load]) -> None:
+    assert [[lane for part in parts for lane in part] for parts in spread(loads, 4)] == [
+        list(range(len(load.lanes))) for load in loads
+    ]
+
+
 def test_every_lane_is_in_one_part() -> None:
     loads = [Load((5.0, 1.0, 1.0), 0.1), Load((2.0,)), Load((1.0,) * 9, 2.0, after=(1,))]
     for workers in (1, 2, 3, 8):

@@ -60,7 +60,7 @@ def _refined(loads: Sequence[Load], counts: Sequence[int], workers: int) -> tupl
     while True:
         tried = [(_with(loads, counts, place, workers), place) for place in _dear(loads, counts)]
         best, place = min(tried, default=(now, 0))
-        if best > now * (1 - GAIN):
+        if best >= now or best > now * (1 - GAIN):
             return now, counts
         counts[place] += 1
         now = best
