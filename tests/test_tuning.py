@@ -140,6 +140,35 @@ def test_what_is_complete_is_kept_and_others_go_on(finished: Path, tmp_path: Pat
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*.json")}
 
 
+def test_parts_make_the_choices_of_the_whole(finished: Path, tmp_path: Path) -> None:
+    """The part that ends first trains its trials and chooses nothing; the last one chooses as one process does."""
+    shutil.copytree(finished / "teachers", tmp_path / "teachers")
+    first = tune(tmp_path, "--shard", "2/2")
+    assert first.exit_code == 0, first.output
+    assert "2 choices among 3 candidates of each, 6 trials in all, 3 of them in part 2/2" in " ".join(
+        first.output.split()
+    )
+    assert "2 choices wait for trials of other parts" in " ".join(first.output.split())
+    assert (choices(tmp_path), len(records(tmp_path / "tuned"))) == ({}, 3)
+    last = tune(tmp_path, "--shard", "1/2")
+    assert last.exit_code == 0, last.output
+    assert "wait" not in last.output
+    made, wanted = choices(tmp_path), choices(finished)
+    assert [(one.choice, one.trials) for one in made.values()] == [(one.choice, one.trials) for one in wanted.values()]
+    again = tune(tmp_path, "--shard", "2/2")
+    assert (again.exit_code, "kd" in again.output) == (0, True)
+    nothing = tune(tmp_path, "--shard", "50/50")
+    assert (nothing.exit_code, "0 of them in part 50/50" in nothing.output) == (0, True)
+
+
+def test_a_part_that_lost_a_trial_says_so(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(finished / "teachers", tmp_path / "teachers")
+    monkeypatch.setattr("kdbench.run.runner.run", lambda job, watch: None)
+    told = tune(tmp_path, "--shard", "1/2")
+    assert told.exit_code == 1
+    assert "not every trial has ended; repeat the command" in told.output
+
+
 def test_a_kill_between_trials_loses_nothing(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Teller.epoch
     seen: list[Lane] = []

@@ -147,6 +147,8 @@ def tune(
     workers: int | str = 1,
     executor: str = "auto",
     ray_address: str | None = None,
+    compile: bool | None = None,
+    shard: str | None = None,
     retry_failed: bool = False,
     dry_run: bool = False,
     precision: str = "fp32",
@@ -171,7 +173,8 @@ def tune(
         say: told every sentence that the command line would print.
 
     Returns:
-        the choices, one for each method and pair, with all their trials; of a ``dry_run`` those that are there.
+        the choices, one for each method and pair, with all their trials; of a ``dry_run`` those that are there. Of a
+        ``shard`` those whose trials are all there, whoever trained them.
 
     Raises:
         ValueError: the command line's sentence where a word is wrong.
@@ -206,6 +209,8 @@ def tune(
         workers=str(workers),
         executor=executor,
         ray_address=ray_address,
+        compile=compile,
+        shard=shard,
         retry_failed=retry_failed,
         precision=precision,
         track=joined(track),

@@ -186,6 +186,9 @@ COMPILE = option(
 )
 
 
+SHARD = option("--shard", metavar="I/N", help="This process trains part I of N of the grid.")
+
+
 WEIGHTS = option(
     "--weights",
     default="published",
@@ -263,6 +266,8 @@ _TUNING = (
     option("--lanes", type=WHOLE, help="As for `kdbench run`."),
     GRAPHS,
     TABLE,
+    COMPILE,
+    option("--shard", metavar="I/N", help="This process trains part I of N of the trials; the last to end chooses."),
     option("--retry-failed", is_flag=True, help="Try again the trials that failed."),
 )
 

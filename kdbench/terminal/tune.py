@@ -53,12 +53,16 @@ def tune(
         screen.print(sentence, markup=False)
     if not plan.questions:
         return 1 if broken else 0
+    whole = len({cell for question in plan.questions for cell in question.all})
+    part = f", {len(plan.job.cells)} of them in part {request.shard}" if request.shard else ""
     screen.print(
         f"{count(len(plan.questions), 'choice')} among {trials} candidates of each,"
-        f" {count(len(plan.job.cells), 'trial')} in all; {plan.job.suite.recipe.validation:.0%} of the training images"
+        f" {count(whole, 'trial')} in all{part}; {plan.job.suite.recipe.validation:.0%} of the training images"
         " are held out to choose on",
         markup=False,
     )
+    if not plan.job.cells:
+        return 1 if broken else 0
     if dry:
         screens.show_plan(plan.job, screen)
     found = ahead.look(plan.job, screen, dry=dry)
@@ -142,6 +146,13 @@ def show(answers: Answers, screen: Console) -> None:
             screen.print(f"{one.method} on {one.pair}: {one.reason}; the published values stay", markup=False)
     for sentence in answers.missing:
         screen.print(sentence, markup=False)
+    if answers.elsewhere:
+        waiting = len(answers.elsewhere)
+        screen.print(
+            f"{count(waiting, 'choice')} wait{'s' * (waiting == 1)} for trials of other parts; the part that ends last"
+            " makes what is left",
+            markup=False,
+        )
 
 
 def _row(one: Tuned) -> list[str]:

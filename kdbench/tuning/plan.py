@@ -8,8 +8,10 @@ from typing import Any
 
 from kdbench import registry, suites
 from kdbench.run import choices, session, tuned
+from kdbench.run import words as checked
 from kdbench.run.grid import Cell
 from kdbench.run.session import Job
+from kdbench.run.shards import shard
 from kdbench.tuning.choose import candidates
 
 #: Seeds that tune start here, those that measure at 0: no run chooses what it measures.
@@ -41,6 +43,8 @@ class Question:
 class Plan:
     """Everything that is asked, and the job that would answer it; its records lie in ``<out>/tuned``.
 
+    Of a shard the job has a part of the trials, and the questions have all.
+
     >>> made = resolve(session.Request("at", "resnet20:resnet8", suite="digits", device="cpu"))
     >>> len(made.questions), len(made.job.cells)
     (1, 6)
@@ -66,6 +70,7 @@ def resolve(request: session.Request, *, trials: int = 6, seeds: int = 1) -> Pla
         raise ValueError(f"--trials takes 2 to 6 candidates of every method, not {trials}")
     if not 1 <= seeds <= 1000:
         raise ValueError(f"--seeds takes a count of 1 to 1000 here, not {seeds}; tuning seeds start at {FIRST_SEED}")
+    part = None if request.shard is None else checked.shard(request.shard)
     chosen = tuple(range(FIRST_SEED, FIRST_SEED + seeds))
     words = replace(
         request,
@@ -73,6 +78,7 @@ def resolve(request: session.Request, *, trials: int = 6, seeds: int = 1) -> Pla
         out=tuned.home(request.out),
         home=request.out,
         weights="published",
+        shard=None,
     )
     job = session.resolve(words)
     if not job.suite.recipe.validation:
@@ -127,6 +133,7 @@ def resolve(request: session.Request, *, trials: int = 6, seeds: int = 1) -> Pla
         if name not in still
     ]
     # A short trial is taught by whoever teaches the long runs: the length of a trial shortens no teacher.
-    everything = [cell for question in asked for cell in question.all]
-    job = replace(job, request=replace(job.request, epochs=None), cells=list(dict.fromkeys(everything)))
+    everything = list(dict.fromkeys(cell for question in asked for cell in question.all))
+    cells = everything if part is None else shard(everything, *part)
+    job = replace(job, request=replace(job.request, epochs=None), cells=cells)
     return Plan(request.out, job, asked, [*job.notes, *notes])

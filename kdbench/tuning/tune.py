@@ -29,7 +29,8 @@ class Answers:
     """
 
     found: list[Tuned] = field(default_factory=list)  # written now or kept, in the order of the questions
-    missing: list[str] = field(default_factory=list)  # a sentence for each question without an answer
+    missing: list[str] = field(default_factory=list)  # a sentence for each question that this part left open
+    elsewhere: list[Question] = field(default_factory=list)  # those that wait for trials of other parts alone
 
 
 def tune(plan: Plan, watch: Watcher) -> Answers:
@@ -51,8 +52,9 @@ def tune(plan: Plan, watch: Watcher) -> Answers:
     """
     there = kept(plan, watch)
     asked = [question for question in plan.questions if question.file not in there]
-    cells = list(dict.fromkeys(cell for question in asked for cell in question.all))
-    answers = Answers()
+    wanted = {cell for question in asked for cell in question.all}
+    cells = [cell for cell in plan.job.cells if cell in wanted]
+    answers, ours = Answers(), set(plan.job.cells)
     try:
         if cells:
             runner.run(replace(plan.job, cells=cells), watch)
@@ -64,10 +66,12 @@ def tune(plan: Plan, watch: Watcher) -> Answers:
     try:
         for question in plan.questions:
             one = there.get(question.file) or answer(plan, question)
-            if one is None:
-                answers.missing.append(f"{question}: not every trial has ended; repeat the command")
-            else:
+            if one is not None:
                 answers.found.append(one)
+            elif all(_ended(grid.files(plan.job.request.out, cell)) for cell in ours.intersection(question.all)):
+                answers.elsewhere.append(question)
+            else:
+                answers.missing.append(f"{question}: not every trial has ended; repeat the command")
     except OSError as error:
         raise Stop(disk_trouble(plan.out, error)) from error
     return answers
