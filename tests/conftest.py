@@ -82,6 +82,14 @@ def _that_something_is_frozen_is_known() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def nobody_stays() -> Iterator[None]:
+    """A test that leaves a method behind would decide by its place in the order what others find."""
+    yield
+    left = [name for name, cls in discovery._classes.items() if not cls.__module__.startswith("kdbench.")]
+    assert not left, f"the test registers {', '.join(left)}; `own_registry` forgets it"
+
+
 @pytest.fixture
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Methods and networks that the test registers are forgotten, as are its plug-ins."""

@@ -45,7 +45,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_the_next_command_is_whole(tmp_path: Path) -> None:
+def test_the_next_command_is_whole(tmp_path: Path, own_registry: None) -> None:
     """It names the plug-in, and words with blanks are quoted; so does the sentence about weights that are missing."""
     page = (written.ROOT / "README.md").read_text()
     (code,) = (block.code for block in written.blocks(page) if block.kind == "python")

@@ -14,7 +14,7 @@ PASS = 1.0
 
 
 def shards(cells: Sequence[Cell], count: int) -> list[list[Cell]]:
-    """As many parts, of about as many cells each; some are empty where there are more than can be made.
+    """As many parts, of about as many cells each, and none more than there are cells; some may be empty.
 
     Groups stay whole, so that no teacher pass is repeated, unless they are too few or too unequal. Those who learn
     from one assistant stay together: it is trained once.
@@ -24,6 +24,7 @@ def shards(cells: Sequence[Cell], count: int) -> list[list[Cell]]:
     >>> [len(part) for part in shards(cells, 2)], [len(part) for part in shards(cells, 4)]
     ([3, 3], [2, 2, 1, 1])
     """
+    count = min(count, max(1, len(cells)))
     groups = grid.groups(cells)
     loads = [_load(group) for group in groups]
     pieces = []
@@ -42,10 +43,11 @@ def shards(cells: Sequence[Cell], count: int) -> list[list[Cell]]:
 def shard(cells: Sequence[Cell], index: int, count: int) -> list[Cell]:
     """The ``index``-th (from 1) of ``count`` parts.
 
-    >>> shard([], 1, 4)
-    []
+    >>> shard([], 1, 4), shard([], 4, 4)
+    ([], [])
     """
-    return shards(cells, count)[index - 1]
+    parts = shards(cells, count)
+    return parts[index - 1] if index <= len(parts) else []
 
 
 def _load(group: Sequence[Cell]) -> Load:

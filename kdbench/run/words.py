@@ -105,6 +105,9 @@ def shard(text: str) -> tuple[int, int]:
 
     Raises:
         ValueError: it is not written so.
+
+    >>> shard("1/4")
+    (1, 4)
     """
     match = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", text.strip())
     if not match or not 1 <= int(match[1]) <= int(match[2]):

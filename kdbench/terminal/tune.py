@@ -54,10 +54,10 @@ def tune(
     if not plan.questions:
         return 1 if broken else 0
     whole = len({cell for question in plan.questions for cell in question.all})
-    part = f", {len(plan.job.cells)} of them in part {request.shard}" if request.shard else ""
+    mine = f", {len(plan.job.cells)} of them in part {request.shard}" if request.shard else ""
     screen.print(
         f"{count(len(plan.questions), 'choice')} among {trials} candidates of each,"
-        f" {count(whole, 'trial')} in all{part}; {plan.job.suite.recipe.validation:.0%} of the training images"
+        f" {count(whole, 'trial')} in all{mine}; {plan.job.suite.recipe.validation:.0%} of the training images"
         " are held out to choose on",
         markup=False,
     )

@@ -134,6 +134,6 @@ def resolve(request: session.Request, *, trials: int = 6, seeds: int = 1) -> Pla
     ]
     # A short trial is taught by whoever teaches the long runs: the length of a trial shortens no teacher.
     everything = list(dict.fromkeys(cell for question in asked for cell in question.all))
-    cells = everything if part is None else shard(everything, *part)
-    job = replace(job, request=replace(job.request, epochs=None), cells=cells)
+    ours = everything if part is None else shard(everything, *part)
+    job = replace(job, request=replace(job.request, epochs=None), cells=ours)
     return Plan(request.out, job, asked, [*job.notes, *notes])
