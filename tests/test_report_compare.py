@@ -175,3 +175,27 @@ def test_the_comparisons_are_a_file(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [row["method"] for row in rows] == ["student", "student", "crd"]
     assert all(row["paired_runs"] == "2" and 0 <= float(row["p"]) <= float(row["p_holm"]) <= 1 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("values", "heads"),
+    [
+        (THREE, []),
+        (THREE | {"kd": [70.0, 73.5, 75.5]}, ["<", ">"]),
+        (THREE | {"kd": [70.0, 73.0]}, ["<", ">"]),
+        (THREE | {"student": [70.0, 75.0, 75.0], "crd": [80.0, 79.9, 79.8]}, ["<"]),
+        (THREE | {"kd": [72.0]}, []),
+    ],
+    ids=["all within", "both ends", "two seeds", "one end", "one seed"],
+)
+def test_an_interval_that_leaves_its_panel_ends_in_an_arrowhead(
+    values: dict[str, list[float]], heads: list[str]
+) -> None:
+    figure = figures(built(values))["leaderboard"]
+    (axis,) = figure.axes
+    arrows = [line for line in axis.lines if line.get_marker() in ("<", ">")]
+    assert sorted({str(line.get_marker()) for line in arrows}) == heads
+    borders = dict(zip("<>", axis.get_xlim(), strict=True))
+    assert all(float(np.ravel(line.get_xdata())[0]) == borders[str(line.get_marker())] for line in arrows)
+    words = " ".join(text.get_text() for text in figure.texts).replace("\n", " ")
+    assert ("(an arrowhead: it goes on)" in words) is bool(heads)

@@ -53,11 +53,14 @@ def leaderboard(board: Board) -> Figure | None:
         return None
     rows, columns = grid_shape(len(pairs))
     size = (max(6.4, 1.9 + 2.35 * columns), 1.25 + rows * (0.75 + 0.235 * len(lines)))
+    longer = any(_beyond(lines, pair) for pair in pairs)
     figure = canvas(
         *size,
         facts.title(board.selection) + quick_words(board),
-        f"Top-1 (%), {facts.RULE_WORDS[board.rule]}. Dots: seeds. Bar: mean and 95% interval. Dashed: plain student."
-        " Blue: highest mean." + star_words(lines) + cut,
+        f"Top-1 (%), {facts.RULE_WORDS[board.rule]}. Dots: seeds. Bar: mean and 95% interval"
+        f"{' (an arrowhead: it goes on)' * longer}. Dashed: plain student. Blue: highest mean."
+        + star_words(lines)
+        + cut,
         facts.footer(board),
     )
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
@@ -68,6 +71,25 @@ def leaderboard(board: Board) -> Figure | None:
     axes[0, 0].set_yticks(range(len(lines)), [line_name(line) for line in lines])
     axes[0, 0].set_ylim(len(lines) - 0.4, -0.6)
     return figure
+
+
+def _span(lines: list[Line], pair: Pair) -> tuple[float, float]:
+    """Of a panel's axis: all seeds and some air. An interval of two seeds may be many times as wide."""
+    values = [value for line in lines for value in line.cells[pair].values()]
+    pad = max(0.35 * (max(values) - min(values)), 0.2)
+    return max(min(values) - pad, -0.3), min(max(values) + pad, 100.3)  # a mark at the border stays whole
+
+
+def _beyond(lines: list[Line], pair: Pair) -> list[tuple[float, int, str]]:
+    """Where intervals leave a panel: the border, the line's place and the arrowhead that says so."""
+    low, high = _span(lines, pair)
+    ends = []
+    for place, line in enumerate(lines):
+        found = line.cells[pair].spread()
+        if found is not None and found.half is not None:
+            ends += [(low, place, "<")] if found.mean - found.half < low else []
+            ends += [(high, place, ">")] if found.mean + found.half > high else []
+    return ends
 
 
 def _panel(axis: Axes, board: Board, lines: list[Line], pair: Pair) -> None:
@@ -88,8 +110,6 @@ def _panel(axis: Axes, board: Board, lines: list[Line], pair: Pair) -> None:
     spreads = {line.label: found for line in lines if (found := line.cells[pair].spread())}
     ranked = [line for line in board.everything if line.kind == "ranked"]
     top = max((found.mean for line in ranked if (found := line.cells[pair].spread())), default=None)
-    values = [value for line in lines for value in line.cells[pair].values()]
-    pad = max(0.35 * (max(values) - min(values)), 0.2)
     axis.hlines(range(len(lines)), 0, 1, color=PALE, linewidth=0.6, zorder=0, transform=axis.get_yaxis_transform())
     bars: list[list[tuple[float, float]]] = []
     bar_colours, dots, dot_colours, means = [], [], [], []
@@ -116,8 +136,9 @@ def _panel(axis: Axes, board: Board, lines: list[Line], pair: Pair) -> None:
     if student is not None:
         axis.axvline(student.mean, color=SOFT, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
     class_border(axis, lines)
-    low, high = max(min(values) - pad, -0.3), min(max(values) + pad, 100.3)  # a mark at the border stays whole
-    axis.set_xlim(low, high)
+    for border, place, head in _beyond(lines, pair):
+        axis.plot([border], [place], ls="", marker=head, markersize=4.5, mew=0, color=SOFT, clip_on=False, zorder=5)
+    axis.set_xlim(*_span(lines, pair))
     axis.xaxis.set_major_locator(MaxNLocator(4, min_n_ticks=3))
     axis.tick_params(axis="x", labelsize=7.5)
     axis.spines["left"].set_visible(False)
