@@ -184,7 +184,7 @@ def test_the_comparisons_are_a_file(tmp_path: Path) -> None:
         (THREE | {"kd": [70.0, 73.5, 75.5]}, ["<", ">"]),
         (THREE | {"kd": [70.0, 73.0]}, ["<", ">"]),
         (THREE | {"student": [70.0, 75.0, 75.0], "crd": [80.0, 79.9, 79.8]}, ["<"]),
-        (THREE | {"kd": [72.0]}, []),
+        ({"student": [70.0], "kd": [72.0], "crd": [73.0]}, []),
     ],
     ids=["all within", "both ends", "two seeds", "one end", "one seed"],
 )
