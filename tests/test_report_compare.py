@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import synthetic
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
 from narrow import there
 from scipy.stats import ttest_rel
 from synthetic import PAIRS, make, save
 
-from kdbench.report import board, compare, report, select, stats, tables
+from kdbench.report import board, compare, report, select, stats, style, tables
 from kdbench.report.board import Board
 from kdbench.report.figures import figures
 from kdbench.report.items import Table
@@ -199,3 +200,15 @@ def test_an_interval_that_leaves_its_panel_ends_in_an_arrowhead(
     assert all(float(np.ravel(line.get_xdata())[0]) == borders[str(line.get_marker())] for line in arrows)
     words = " ".join(text.get_text() for text in figure.texts).replace("\n", " ")
     assert ("(an arrowhead: it goes on)" in words) is bool(heads)
+
+
+def test_a_name_is_as_wide_in_the_picture_as_in_the_layout() -> None:
+    """Letters are not as wide in every resolution: names placed at 100 dpi left their panels at 160."""
+    with style.drawing():
+        figure = style.canvas(6, 4, "title", "subtitle", "footer")
+        name = figure.text(0.5, 0.5, "sp@tuned", fontsize=7.5)
+        planned = name.get_window_extent(FigureCanvasAgg(figure).get_renderer()).width
+        figure.set_dpi(style.DPI)
+        assert name.get_window_extent(FigureCanvasAgg(figure).get_renderer()).width == planned
+    picture = style.render(figure, "png")
+    assert int.from_bytes(picture[16:20]) == 6 * style.DPI

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 
 from kdbench.report.style import INK, SOFT
@@ -18,6 +19,10 @@ Point = tuple[float, float]
 
 SIZE = 7.5  # of a name, in points
 _JOIN = {"arrowstyle": "-", "color": SOFT, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3, "relpos": (0, 0.5)}
+#: A name stands out from a line that passes behind it.
+_HALO = [withStroke(linewidth=2, foreground="white")]
+#: Above lines and points; what joins a name in the column to its point lies below these.
+_ABOVE, _BELOW = 6, 2
 
 # Where a name may stand: offset in points and how it is aligned there, the preferred first.
 _NEAR: list[tuple[float, float, Any, Any]] = [
@@ -117,6 +122,8 @@ def _place(
         fontsize=SIZE,
         color=INK,
         arrowprops=_JOIN if _far(best[0]) else None,
+        path_effects=_HALO,
+        zorder=_ABOVE,
     )
     return text, best[1], best_overlap if best_overlap >= 1e-6 else 0.0
 
@@ -149,6 +156,7 @@ def _column(axis: Axes, renderer: Any, homeless: Sequence[tuple[Point, str]], co
             fontsize=SIZE,
             color=INK,
             arrowprops=_JOIN,
+            zorder=_BELOW,
         )
 
 

@@ -23,6 +23,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 GOOD, ACCENT = COLOURS[0], COLOURS[1]
 
+#: Of pictures. Layouts and the widths of texts are of it, too: letters are not as wide in every resolution.
+DPI = 160
+
 RC: Any = {
     "font.family": ["DejaVu Sans"],
     "font.size": 9,
@@ -64,7 +67,7 @@ def canvas(width: float, height: float, title: str, subtitle: str, footer: str) 
     """A figure with its heading and its small print; sizes in inches."""
     title, subtitle, footer = plain(title, 160), plain(subtitle, 900), plain(footer, 500)
     engine = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06, wspace=0.03, hspace=0.04)
-    figure = Figure(figsize=(width, height), layout=engine)
+    figure = Figure(figsize=(width, height), dpi=DPI, layout=engine)
     lines = _wrap(subtitle, width, 8.3)
     # The heading is one text to the layout: blank lines keep the room for the subtitle's own style.
     room = "\n" * math.ceil((lines.count("\n") + 1) * 8.3 / 10.5)
@@ -86,7 +89,7 @@ def render(figure: Figure, kind: str) -> bytes:
         if kind == "svg":
             figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "kdbench"})
         else:
-            figure.savefig(buffer, format="png", dpi=160, metadata={"Software": None})
+            figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()
 
 
