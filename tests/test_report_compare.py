@@ -212,3 +212,19 @@ def test_a_name_is_as_wide_in_the_picture_as_in_the_layout() -> None:
         assert name.get_window_extent(FigureCanvasAgg(figure).get_renderer()).width == planned
     picture = style.render(figure, "png")
     assert int.from_bytes(picture[16:20]) == 6 * style.DPI
+
+
+def test_a_large_map_has_a_scale_and_a_dot_in_each_cell_that_is_sure() -> None:
+    levels = {
+        f"kd[tau={number + 1}]": [60.0 + number, 60.4 + number, 60.1 + number + 0.01 * number] for number in range(24)
+    }
+    found = built({"student": [60.0, 60.5, 60.2]} | levels)
+    figure = figures(found)["duels"]
+    axis, scale = figure.axes
+    dots = [one for one in axis.collections if len(np.asarray(one.get_offsets()))]
+    frame = compare.every_two(found)
+    sure = frame[frame.p_holm < 0.05]
+    assert 0 < len(sure) < len(frame)
+    assert sum(len(np.asarray(one.get_offsets())) for one in dots) == 2 * len(sure)
+    assert "Dot: differs from zero" in " ".join(text.get_text() for text in figure.texts).replace("\n", " ")
+    assert scale.get_ylim()[0] == -scale.get_ylim()[1]

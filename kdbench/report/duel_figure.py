@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
 from kdbench.report import compare, escape, facts, stats
@@ -39,7 +40,7 @@ def duels(board: Board) -> Figure | None:
     words = [f"the first {len(lines)} of {len(every)} methods"] * (len(every) > len(lines))
     cut = f" Shown: {', '.join(words)}." if words else ""
     cut += " Each pair by itself: comparisons.csv." if len(maps) == 1 and len(board.pairs) > 1 else ""
-    mark = "Bold" if small else "Full colour, not pale"
+    mark = "Bold" if small else "Dot"
     with drawing():
         figure = canvas(
             max(6.4, 1.7 + columns * (side + 1.0)),
@@ -54,7 +55,11 @@ def duels(board: Board) -> Figure | None:
         limit = stats.colour_limit([value for values, _ in maps.values() for value in values[np.isfinite(values)]])
         titles = {escape.csv(":".join(pair)): pair_title(pair) for pair in board.pairs}
         for axis, (name, found) in zip(axes.flat, maps.items(), strict=False):
-            _map(axis, lines, *found, limit=limit, small=small)
+            image = _map(axis, lines, *found, limit=limit, small=small)
+            if not small:
+                bar = figure.colorbar(image, ax=axis, fraction=0.03, pad=0.015, extend="both")
+                bar.outline.set_visible(False)
+                bar.ax.tick_params(labelsize=7)
             axis.set_title("all pairs" if name == compare.ALL else titles.get(name, str(name)), fontsize=8.5)
         for axis in axes.flat[len(maps) :]:
             axis.set_visible(False)
@@ -76,16 +81,13 @@ def _matrix(frame: object, place: dict[object, int], size: int) -> tuple[Values,
 
 def _map(
     axis: Axes, lines: list[Line], values: Values, certain: NDArray[np.bool_], *, limit: float, small: bool
-) -> None:
-    # A mark in each of a thousand cells would be most of the page; the colour itself says it.
-    image = axis.imshow(
-        values,
-        cmap="RdBu",
-        vmin=-limit,
-        vmax=limit,
-        aspect="equal",
-        alpha=None if small else np.where(certain, 1.0, 0.3),
-    )
+) -> AxesImage:
+    image = axis.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit, aspect="equal")
+    sure_ones = np.argwhere(certain & np.isfinite(values))
+    if not small and len(sure_ones):  # numbers would be too small to read
+        shades = image.to_rgba(values[tuple(sure_ones.T)])
+        colours = [readable_on(tuple(shade[:3])) for shade in shades]
+        axis.scatter(sure_ones[:, 1], sure_ones[:, 0], s=7, c=colours, linewidths=0)
     for row, column in np.argwhere(np.isfinite(values)) if small else ():
         value = values[row, column]
         colour = readable_on(tuple(image.to_rgba(np.array([value]))[0][:3]))
@@ -97,3 +99,4 @@ def _map(
     axis.tick_params(length=0, labelsize=7 if small else 6)
     for spine in axis.spines.values():
         spine.set_visible(False)
+    return image
