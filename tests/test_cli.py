@@ -54,7 +54,7 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 def test_the_readme_shows_the_numbers_of_the_committed_table() -> None:
     text, folder = README.partition("<!-- table: ")[2].partition("<!-- end of table -->")[0].split(" -->\n", 1)[::-1]
     with (ROOT / folder / "leaderboard.csv").open(newline="") as file:
-        known = {row["method"]: row for row in csv.DictReader(file)}
+        known = {row["method"] + " (reading)" * ("reading" in row["provenance"]): row for row in csv.DictReader(file)}
     head, _, *rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines()]
     assert len(rows) > 4
     for name, gain, *means in rows:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import synthetic
 
 from kdbench.report import probes, style
 from kdbench.report.probe_groups import groups
@@ -72,6 +73,26 @@ def test_what_was_measured_otherwise_is_never_averaged_and_says_so(more: dict[st
     assert len(rows) == 2
     assert said in [row[2] for row in rows]
     assert len(texts([finding(seed=0), finding(seed=1)])) == 1
+
+
+def test_a_method_without_public_code_is_marked_in_tables_and_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [synthetic.make(name, synthetic.PAIRS[0], 0) for name in ("kd", "dskd")]
+    synthetic.save(tmp_path, *records)
+    found = [finding(method=name, suite=records[0].suite) for name in ("kd", "dskd")]
+    assert [one.method for one in probes.named(found, records)] == ["kd", "dskd (reading)"]
+    for one in found:
+        findings.write(one, tmp_path / "probes" / one.suite / "T-S" / f"{one.method}.json")
+    drawn: list[str] = []
+
+    def draw(some: list[Finding]) -> dict[str, object]:
+        drawn.extend(one.method for one in some)
+        return {}
+
+    monkeypatch.setattr(probes, "drawings", draw)
+    probes.write(tmp_path, [records[0].suite], ["calibration"])
+    assert sorted(drawn) == ["dskd (reading)", "kd"]
 
 
 def test_the_newest_of_one_seed_counts() -> None:

@@ -17,6 +17,8 @@ from kdbench.report.stats import Ari, Gain, Spread
 from kdbench.report.teacherless import Pair
 
 STUDENT = "student"
+#: The provenance of a method that was rebuilt from a paper's text alone, as tables and figures say it.
+READING = "reading"
 
 Blocks = dict[tuple[str, int], dict[str, float]]  # (pair, seed) -> method -> accuracy
 
@@ -82,7 +84,7 @@ class Line:
     def shown(self) -> str:
         """The label; a method that was rebuilt from reading alone says so wherever it is named."""
         label = plain(self.label, 100)
-        return f"{label} (reading)" if "reading" in self.provenance else label
+        return f"{label} ({READING})" if READING in self.provenance else label
 
     @property
     def runs(self) -> list[Record]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kdbench.report import compare, facts
-from kdbench.report.board import Board
+from kdbench.report.board import READING, Board
 from kdbench.report.escape import plain
 from kdbench.report.items import count
 
@@ -54,8 +54,8 @@ def explain(board: Board) -> list[str]:
         )
     if any(line.kind == "modified" for line in board.lines):
         words.append("Methods that change the student at inference are a class of their own, below the others.")
-    if any("reading" in line.provenance for line in board.lines):
-        words.append("(reading): rebuilt from the paper's text alone, without the authors' code.")
+    if any(READING in line.provenance for line in board.lines):
+        words.append(f"({READING}): rebuilt from the paper's text alone, without the authors' code.")
     return words
 
 

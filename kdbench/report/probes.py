@@ -12,8 +12,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from kdbench import record
 from kdbench.record import Record, safe_name
 from kdbench.report import probe_figures, style
+from kdbench.report.board import READING
 from kdbench.report.escape import plain
 from kdbench.report.items import NONE, Item, Row, Table, one_line
 from kdbench.report.probe_groups import Group, groups
@@ -65,7 +67,7 @@ def part(out: Path, suite: str, records: Sequence[Record]) -> Part:
     """
     shown = {one.weights_sha256 for one in records} | {one.teacher_sha256 for one in records if one.teacher_sha256}
     found, problems = of_suite(out, suite)
-    mine = [one for one in found if one.identity.get("network") in shown]
+    mine = named([one for one in found if one.identity.get("network") in shown], records)
     return Part(tables(mine), drawings(mine), problems)
 
 
@@ -74,6 +76,30 @@ def of_suite(out: Path, suite: str) -> tuple[list[Finding], list[str]]:
     found, problems = findings.read_all(out / "probes")
     folder = str(out / "probes" / safe_name(suite)[:100])
     return [one for one in found if one.suite == suite], [one for one in problems if one.startswith(folder)]
+
+
+def named(found: Iterable[Finding], records: Iterable[Record]) -> list[Finding]:
+    """Findings as they are shown: a method that was rebuilt from reading alone says so, as its line of a table does.
+
+    >>> from kdbench.testing.examples import finding
+    >>> [one.method for one in named([Finding(**finding())], records=[])]
+    ['kd']
+    """
+    rebuilt = {one.method for one in records if READING in one.provenance}
+    return [
+        one.model_copy(update={"method": f"{one.method} ({READING})"}) if one.method in rebuilt else one
+        for one in found
+    ]
+
+
+def records_of(out: Path, suites: Iterable[str]) -> list[Record]:
+    """Every record of these suites that can be read.
+
+    >>> records_of(Path("nowhere"), ["digits"])
+    []
+    """
+    folders = [out / "runs" / safe_name(suite) for suite in suites]
+    return [one for folder in folders if folder.is_dir() for one in record.read_all(folder)[0]]
 
 
 def tables(found: Iterable[Finding]) -> list[Table]:
@@ -169,14 +195,14 @@ def write(out: Path, suites: Sequence[str], probes: Sequence[str]) -> tuple[list
     for suite in suites:
         found, damaged = of_suite(out, suite)
         problems += damaged
-        folder = out / "probes" / safe_name(suite)[:100]
+        folder, records = out / "probes" / safe_name(suite)[:100], records_of(out, [suite])
         files: dict[Path, bytes] = {}
         for probe in probes:
             mine = [one for one in found if one.probe == probe]
             if not mine:
                 continue
             files[folder / f"{probe}.csv"] = long_form(mine)
-            for figure in drawings(mine).values():
+            for figure in drawings(named(mine, records)).values():
                 for kind in ("svg", "png"):
                     files[folder / f"{probe}.{kind}"] = style.render(figure, kind)
         with ExitStack() as stack:

@@ -18,7 +18,7 @@ from kdbench.report.escape import plain
 from kdbench.report.items import count
 from kdbench.report.panels import grid_shape, quick_words
 from kdbench.report.style import COLOURS, INK, MARKERS, SOFT, canvas, drawing
-from kdbench.report.tuned import factors, often
+from kdbench.report.tuned import MARK, factors, often
 from kdbench.utils.tuning_file import Tuned
 
 MOST_METHODS, MOST_LINES = 40, len(COLOURS)
@@ -67,7 +67,8 @@ def sensitivity(board: Board, chosen: Sequence[Tuned]) -> Figure | None:
         axes = figure.subplots(rows, columns, squeeze=False)
         handles: dict[str, Any] = {}
         for axis, method in zip(axes.flat, methods, strict=False):
-            _panel(axis, method, [(pair, points) for pair, points in curves[method] if pair in shown], shown, handles)
+            axis.set_title(_title(board, method), fontsize=8.5)
+            _panel(axis, [(pair, points) for pair, points in curves[method] if pair in shown], shown, handles)
         for axis in axes.flat[len(methods) :]:
             axis.set_visible(False)
         for axis in axes[:, 0]:
@@ -97,10 +98,13 @@ def _points(one: Tuned) -> list[_Point]:
     return sorted(found, key=lambda point: point.factor)
 
 
-def _panel(
-    axis: Axes, method: str, curves: list[tuple[str, list[_Point]]], pairs: list[str], handles: dict[str, Any]
-) -> None:
-    axis.set_title(plain(method, 30), fontsize=8.5)
+def _title(board: Board, method: str) -> str:
+    """The method as its line of the table is shown, without saying whose weights it has."""
+    line = board.line(method) or board.line(method + MARK)
+    return plain(method if line is None else line.shown.replace(MARK, "", 1), 40)
+
+
+def _panel(axis: Axes, curves: list[tuple[str, list[_Point]]], pairs: list[str], handles: dict[str, Any]) -> None:
     axis.set_xscale("log")
     axis.axvline(1, color=SOFT, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
     failed, ends = [], []

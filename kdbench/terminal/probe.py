@@ -45,10 +45,11 @@ def probe(words: dict[str, Any], screen: Console) -> int:
         elif one.verdict != "kept":
             _say(one, screen)
     _say_once(unserved, screen)
-    for table in reporting.tables(found):
+    suites = sorted({one.suite for one in found})
+    for table in reporting.tables(reporting.named(found, reporting.records_of(out, suites))):
         print_table(table, screen)
     if found:
-        written, problems = reporting.write(out, sorted({one.suite for one in found}), [one.name for one in probes])
+        written, problems = reporting.write(out, suites, [one.name for one in probes])
         for problem in problems:
             screen.print(f"[red]left out[/] {escape(problem)}")
         print_files(written, screen)
