@@ -192,7 +192,19 @@ def test_a_choice_at_an_end_of_the_search_is_named() -> None:
     )
     many = tuned.at_the_end([choice(FIRST, RISING, f"m{place}") for place in range(9)])
     assert many.endswith(" and 3 more.")
-    assert tuned.summary([choice(FIRST, RISING)]).startswith("The published weight was the choice of 0 of 1")
+    assert tuned.summary([choice(FIRST, RISING)], 240).startswith("The published weight was the choice of 0 of 1")
+
+
+def test_trials_that_are_shorter_than_runs_are_named() -> None:
+    one = choice(FIRST, RISING)
+    length = one.budget.epochs
+    assert tuned.shorter([one], length) == ""
+    assert tuned.shorter([], 300) == ""
+    said = "of the runs' 300 epochs: a weight that is best early need not be best late."
+    assert tuned.shorter([one], 300) == f"Trials had {length} {said}"
+    longer = one.model_copy(update={"budget": one.budget.model_copy(update={"epochs": length + 5})})
+    assert tuned.shorter([one, longer], 300) == f"Trials had {length} to {length + 5} {said}"
+    assert said in tuned.summary([one], 300)
 
 
 def test_the_sentence_stands_in_the_report_and_on_the_terminal(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = tune(out)
     assert result.exit_code == 0, result.output
     assert "no teacher resnet14" in result.output
+    assert "trials of 2 epochs choose for runs of 20" in " ".join(result.output.split())
     return out
 
 

@@ -224,7 +224,7 @@ def _suite(out: Path, suite: str, records: Sequence[Record], asked: _Asked) -> S
     notes += problems
     if (beside := tuned.table(board, chosen)).rows:
         shown.insert(1, beside)
-    elif sentence := tuned.summary(chosen):
+    elif sentence := tuned.summary(chosen, selection.epochs):
         notes.append(f"{sentence} `kdbench run --weights tuned` measures the choices")
     return SuiteReport(
         suite, facts.title(selection), facts.banner(selection), board, shown, notes, choices=chosen, orders=orders

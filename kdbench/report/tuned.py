@@ -157,9 +157,20 @@ def at_the_end(chosen: Sequence[Tuned]) -> str:
     return f"A wider search may find better where the choice lies at an end of it: {', '.join(found[:ENDS])}{more}."
 
 
-def summary(chosen: Sequence[Tuned]) -> str:
-    """How often the published weight was the choice, and where the search may have been too narrow."""
-    return " ".join(filter(None, (often(chosen), at_the_end(chosen))))
+def shorter(chosen: Sequence[Tuned], epochs: int) -> str:
+    """That trials were shorter than runs of so many epochs; empty where they were not."""
+    lengths = [one.budget.epochs for one in chosen if one.budget.epochs < epochs]
+    if not lengths:
+        return ""
+    return (
+        f"Trials had {_range(lengths)} of the runs' {count(epochs, 'epoch')}:"
+        " a weight that is best early need not be best late."
+    )
+
+
+def summary(chosen: Sequence[Tuned], epochs: int) -> str:
+    """How often the published weight was the choice, and where the search may have been too narrow or too short."""
+    return " ".join(filter(None, (often(chosen), shorter(chosen, epochs), at_the_end(chosen))))
 
 
 def _range(numbers: Iterable[int]) -> str:
@@ -193,7 +204,7 @@ def table(board: Board, chosen: Sequence[Tuned]) -> Table:
         f" {facts.seeds(board)}; 95% interval; *: differs from zero at 5%, corrected for the number of pairs (Holm)."
         " Weights were chosen on held-out training images, with other seeds than these."
     ]
-    if sentence := summary(chosen):
+    if sentence := summary(chosen, board.selection.epochs):
         notes.append(sentence)
     header = ["method: pair", "published", "tuned", "tuned - published", "p (Holm)", "weights"]
     caption = f"Published and tuned weights: top-1 (%) and paired difference, {facts.seeds(board)}."

@@ -13,6 +13,7 @@ from kdbench.run.grid import Cell
 from kdbench.run.session import Job
 from kdbench.run.shards import shard
 from kdbench.tuning.choose import candidates
+from kdbench.utils.wording import count
 
 #: Seeds that tune start here, those that measure at 0: no run chooses what it measures.
 FIRST_SEED = 1000
@@ -132,6 +133,11 @@ def resolve(request: session.Request, *, trials: int = 6, seeds: int = 1) -> Pla
         for name in dict.fromkeys(spec.name for spec in specs)
         if name not in still
     ]
+    if asked and epochs < suite.recipe.epochs:
+        notes.append(
+            f"trials of {count(epochs, 'epoch')} choose for runs of {suite.recipe.epochs}: what is best early need not"
+            " be best late; without --epochs they are as long"
+        )
     # A short trial is taught by whoever teaches the long runs: the length of a trial shortens no teacher.
     everything = list(dict.fromkeys(cell for question in asked for cell in question.all))
     ours = everything if part is None else shard(everything, *part)
