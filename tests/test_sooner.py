@@ -13,7 +13,7 @@ from kdbench.run.estimate import Estimator
 from kdbench.run.grid import Cell
 from kdbench.run.session import Job, Request
 from kdbench.run.sooner import sooner
-from kdbench.utils import cores
+from kdbench.utils import cores, environment
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,8 @@ def test_on_a_cpu_there_is_room_for_its_cores(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(cores, "usable", lambda: 2)
     assert Hands("processes", 8, ("cpu",)).at_once == 2
     assert Hands("processes", 1, ("cpu",)).at_once == 1
+    monkeypatch.setattr(environment, "threads", lambda: 2)
+    assert Hands("processes", 8, ("cpu",)).at_once == 1
     assert Hands("processes", 8, ("cuda:0", "cuda:1")).at_once == 8
     assert Hands("ray", 8, ("cpu",)).at_once == 8  # of a cluster, whose machines are others
 

@@ -48,12 +48,12 @@ class Hands:
     def at_once(self) -> int:
         """Workers that do not take their time from each other. What those that share a GPU do is not known ahead.
 
-        >>> Hands("processes", 1000, ("cpu",)).at_once == cores.usable()
+        >>> Hands("processes", 1000, ("cpu",)).at_once <= cores.usable()
         True
         """
         if self.executor != "processes" or self.devices[0] != "cpu":
             return self.workers
-        return min(self.workers, cores.usable())
+        return min(self.workers, _abreast())
 
     @property
     def crowded(self) -> bool:
@@ -126,10 +126,15 @@ def hands(executor: str, workers: str, devices: Sequence[str]) -> Hands:
         return Hands("processes" if executor == "processes" else "here", 1, tuple(devices[:1]))
     if asked is not None:
         return Hands("processes", asked, tuple(devices))
-    many = len(devices) if devices[0] != "cpu" else max(1, cores.usable() // environment.threads())
+    many = len(devices) if devices[0] != "cpu" else _abreast()
     if many == 1 and executor == AUTO:
         return Hands(devices=tuple(devices))
     return Hands("processes", many, tuple(devices), auto=executor == AUTO)
+
+
+def _abreast() -> int:
+    """Workers that this machine's cores have room for, each with as many threads as it is told."""
+    return max(1, cores.usable() // environment.threads())
 
 
 def known(executor: str) -> None:
