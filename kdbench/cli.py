@@ -26,7 +26,6 @@ from kdbench.terminal.options import (
     PLUGIN,
     PRECISION,
     PROBING,
-    SHARD,
     TABLE,
     TUNING,
     VERIFY,
@@ -88,7 +87,7 @@ def main() -> None:
 @TABLE
 @COMPILE
 @WEIGHTS
-@SHARD
+@option("--shard", metavar="I/N", help="This process trains part I of N of the grid.")
 @option("--force", is_flag=True, help="Train again what is already there.")
 @option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")
 @option("--fail-fast", is_flag=True, help="Stop at the first cell that fails.")

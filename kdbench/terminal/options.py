@@ -186,9 +186,6 @@ COMPILE = option(
 )
 
 
-SHARD = option("--shard", metavar="I/N", help="This process trains part I of N of the grid.")
-
-
 WEIGHTS = option(
     "--weights",
     default="published",
