@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 
 from kdbench.run import assistants, grid, session
+from kdbench.run.executors.weights import steps
 from kdbench.run.grid import Cell
+from kdbench.run.lanes import epochs
 from kdbench.run.session import Request
 from kdbench.run.shards import shard, shards
+from kdbench.suites import costs
 
 
 def cells(methods: str = "kd,at,sp,vid", pairs: str = "resnet14:resnet8", seeds: str = "3", **words: Any) -> list[Cell]:
@@ -48,6 +51,20 @@ def test_a_small_group_is_not_a_whole_part() -> None:
     some = cells("student,kd,at,sp,vid,fitnet,cc", seeds="2")
     assert sizes(grid.groups(some)) == [1, 6, 1, 6]
     assert sizes(shards(some, 2)) == [7, 7]
+
+
+def test_what_a_method_takes_counts() -> None:
+    """A lane of SemCKD takes as long as several of KD: whoever has it has less beside it."""
+    some = cells("semckd[beta=4],kd,at,sp,cc,pkt,rkd", seeds="1")
+    parts = shards(some, 2)
+    assert sorted(sizes(parts)) == [1, 6]
+    assert next(part for part in parts if len(part) == 1)[0].method == "semckd"
+
+
+def test_views_are_counted_once() -> None:
+    """What three further views cost the student is a part of sskd's measured cost."""
+    [sskd] = cells("sskd", seeds="1")
+    assert steps(sskd) / epochs(sskd) == pytest.approx(1 + costs.load()["sskd"].share)
 
 
 def test_who_learns_from_one_assistant_stays_together() -> None:

@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from kdbench import registry
 from kdbench.run import grid
 from kdbench.run.executors.spread import Load, spread
+from kdbench.run.executors.weights import steps
 from kdbench.run.grid import Cell
+from kdbench.run.lanes import epochs
 
-#: A teacher's pass beside a lane. Networks are not asked: a machine that could not build one would divide otherwise.
+#: A teacher's pass beside a student's step. What methods cost is in a table that every machine has; networks are not
+#: asked, for a machine that could not build one would divide otherwise.
 PASS = 1.0
 
 
 def shards(cells: Sequence[Cell], count: int) -> list[list[Cell]]:
-    """As many parts, of about as many cells each, and none more than there are cells; some may be empty.
+    """As many parts, of about as much work each, and none more than there are cells; some may be empty.
 
     Groups stay whole, so that no teacher pass is repeated, unless they are too few or too unequal. Those who learn
     from one assistant stay together: it is trained once.
@@ -51,6 +54,7 @@ def shard(cells: Sequence[Cell], index: int, count: int) -> list[Cell]:
 
 
 def _load(group: Sequence[Cell]) -> Load:
+    lanes = tuple(map(steps, group))
     if registry.get(group[0].method).assistant:
-        return Load((float(len(group)),), PASS)
-    return Load((1.0,) * len(group), PASS if group[0].teacher else 0.0)
+        lanes = (sum(lanes),)
+    return Load(lanes, PASS * max(map(epochs, group)) if group[0].teacher else 0.0)

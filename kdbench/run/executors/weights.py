@@ -6,6 +6,7 @@ Which group is begun first, and which is cut, follows from these; an estimate in
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 
@@ -22,6 +23,29 @@ UNKNOWN = 1e7
 _CPU = torch.device("cpu")
 
 
+def steps(cell: Cell) -> float:
+    """Of a cell's training, in steps of its student alone for one image of the data set: the same on every machine.
+
+    >>> from kdbench.run.session import Request, resolve
+    >>> few = resolve(Request("student,semckd", "resnet20:resnet8", "digits", seeds="0,", epochs=2)).cells
+    >>> steps(few[0]), steps(few[1]) > 5 * steps(few[0])
+    (2.0, True)
+    """
+    known, found = _shares(), 1.0
+    for part in registry.get(cell.method).components():
+        # What further views cost the student is in the table; of a method that it lacks each is a step more.
+        found += known.get(registry.name_of(part), float(len(part.views)))
+    return epochs(cell) * found
+
+
+@cache
+def _shares() -> dict[str, float]:
+    try:
+        return {name: max(0.0, one.share) for name, one in costs.load().items()}
+    except ValueError:
+        return {}
+
+
 class Weights:
     """Multiply-accumulates of a suite's cells, in millions.
 
@@ -34,10 +58,6 @@ class Weights:
     def __init__(self, suite: Suite) -> None:
         self._suite = suite
         self._known: dict[str, float] = {}
-        try:
-            self._shares = {name: max(0.0, one.share) for name, one in costs.load().items()}
-        except ValueError:
-            self._shares = {}
 
     def network(self, name: str) -> float:
         """Of one image, forward."""
@@ -61,9 +81,7 @@ class Weights:
 
     def cell(self, cell: Cell) -> float:
         """Of a cell's training, for one image of the data set, without its teacher."""
-        method = registry.get(cell.method)
-        share = sum(self._shares.get(registry.name_of(part), 0.0) for part in method.components())
-        return epochs(cell) * (1 + len(method.views)) * BOTH * self.network(cell.student) * (1 + share)
+        return BOTH * self.network(cell.student) * steps(cell)
 
     def load(self, cells: Sequence[Cell]) -> Load:
         """Of a group, as a load."""
