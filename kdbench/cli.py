@@ -204,13 +204,15 @@ def report(
 
 
 @main.command("list")
-@argument("what", type=click.Choice(["methods", "pairs", "suites", "models", "teachers"]), default="methods")
-@option("--suite", "-s", default="auto", show_default=True, help="Whose pairs.")
+@argument(
+    "what", type=click.Choice(["methods", "pairs", "suites", "models", "teachers", "published"]), default="methods"
+)
+@option("--suite", "-s", default="auto", show_default=True, help="Whose pairs; of published numbers auto means all.")
 @option("--plain", is_flag=True, help="One line each, tabs between the columns; the default in a pipe.")
 @PLUGIN
 @sentences
 def list_(*, what: str, suite: str, plain: bool, plugins: tuple[str, ...]) -> int:
-    """Methods, pairs, suites, models or published teachers."""
+    """Methods, pairs, suites, models, teachers or published numbers."""
     from kdbench.terminal import console, screens
 
     broken = load_plugins(plugins)

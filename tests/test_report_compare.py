@@ -35,7 +35,7 @@ def built(values: Mapping[str, Sequence[float]], pairs: Sequence[Pair] = PAIRS[:
 
 
 def table(found: Board, name: str) -> Table:
-    return next(one for one in tables.all_tables(found, {}) if one.name == name)
+    return next(one for one in tables.all_tables(found, {}, {}) if one.name == name)
 
 
 THREE = {"student": [70.0, 70.5, 71.5], "kd": [72.0, 72.4, 73.6], "crd": [72.1, 73.4, 73.0]}

@@ -61,7 +61,7 @@ def records() -> list[Record]:
 @pytest.fixture(scope="module")
 def whole(records: list[Record]) -> tuple[Board, list[Table]]:
     found = board.build(select.select(records))
-    return found, tables.all_tables(found, {})
+    return found, tables.all_tables(found, {}, {})
 
 
 def test_tables_fit_the_text_and_the_page(whole: tuple[Board, list[Table]], tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_two_column_paper_takes_them_as_they_are(whole: tuple[Board, list[Tabl
 def test_seeds_that_differ_are_told_in_brackets() -> None:
     runs = [make(method, PAIRS[0], seed) for method in ("kd", "crd") for seed in range(3)][:-1]
     found = board.build(select.select([*runs, refused("crd", PAIRS[0], 2, "killed", "failed")]))
-    source = latex.document(found, tables.all_tables(found, {}), [])
+    source = latex.document(found, tables.all_tables(found, {}, {}), [])
     assert "In brackets: seeds, where they are not 3." in source
     assert "^{(2)}" in source
     assert "^{(3)}" not in source

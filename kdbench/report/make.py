@@ -212,11 +212,12 @@ def _suite(out: Path, suite: str, records: Sequence[Record], asked: _Asked) -> S
     board = boards.build(selection, asked.baseline, asked.rule, asked.top)
     notes = [*selection.notes, *board.notes]
     papers = _published(suite, asked.published, notes)
-    shown = tables.all_tables(board, papers)
+    standing = asked.standing.get(suite, {})
+    shown = tables.all_tables(board, papers, standing)
     measured = cost.tables(board, asked.costs)
     if not measured:
         notes.append(cost.UNKNOWN)
-    beaten = to_beat(board, asked.standing.get(suite, {}))
+    beaten = to_beat(board, standing)
     orders = published_order.compare(board, _papers(selection.dataset, asked.papers, notes))
     place = next((number for number, table in enumerate(shown) if table.name == "parameters"), len(shown))
     shown[place:place] = [*measured, *(one for one in (beaten, published_order.table(board, orders)) if one.rows)]

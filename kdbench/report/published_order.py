@@ -27,7 +27,7 @@ Papers = Callable[[str], Sequence[PublishedOf]]
 FEWEST = 5
 #: What a label has behind the method's name, by the weights that it stands for.
 WEIGHTS = {"published weights": "", "tuned weights": MARK}
-COLUMNS = ("suite", "convention", "pair", "weights", "kendall_tau", "p", "n_methods", "methods")
+COLUMNS = ("published", "convention", "pair", "weights", "kendall_tau", "p", "n_methods", "methods")
 
 Accuracy = Mapping[str, float]  # method -> top-1 accuracy, %
 
@@ -101,8 +101,8 @@ def table(board: Board, compared: Sequence[Compared]) -> Table:
     made.header += [f"{words}: {side}" for words in kinds for side in ("its means", "its pairs")]
     for one in compared:
         items = [
-            Item(f"suite {one.paper.suite}", one.paper.suite),
-            Item(one.paper.convention, one.paper.convention),
+            Item(plain(one.paper.title, 60), one.paper.title.lower()),
+            Item(one.paper.convention or NONE, one.paper.convention),
             _range(one.among),
         ]
         for words in kinds:
@@ -131,7 +131,7 @@ def numbers(compared: Sequence[Compared]) -> pd.DataFrame:
         for words, pair, agreement in found:
             rows.append(
                 {
-                    "suite": escape.csv(one.paper.suite),
+                    "published": escape.csv(one.paper.title),
                     "convention": escape.csv(one.paper.convention),
                     "pair": escape.csv(pair),
                     "weights": words.split()[0],

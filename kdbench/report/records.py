@@ -11,6 +11,8 @@ from kdbench.report.stats import Spread
 from kdbench.report.teacherless import Pair
 from kdbench.suites import Standing, best_comparable
 
+#: Numbers of other recipes that are shown for a pair.
+MOST = 3
 Records = Mapping[Pair, Sequence[Standing]]
 
 
@@ -24,10 +26,11 @@ def to_beat(board: Board, standing: Records) -> Table:
         best = best_comparable(standing.get(pair, ()))
         if best is None:
             continue
-        rule = RULES["oracle"] if best.number.rule == "best_test" else RULES["last"]
+        rule = RULES["last"] if best.number.rule == "last" else RULES["oracle"]  # where it is not told, the lenient one
         own = _own(board, pair, rule)
         higher = [one for one in standing[pair] if one.departs and one.number.mean > best.number.mean]
-        table.rows.append(_row(pair, best, own, higher))
+        highest = sorted(higher, key=lambda one: -one.number.mean)[:MOST]
+        table.rows.append(_row(pair, best, own, highest))
     if table.rows:
         sources = sorted(
             {best.number.source for pair in board.pairs if (best := best_comparable(standing.get(pair, ())))}

@@ -26,15 +26,18 @@ from kdbench.report.items import (
     p_words,
     pair_name,
     rank_item,
-    spread_item,
     sure,
 )
+from kdbench.report.reproduction import reproduction
 from kdbench.report.select import version
 from kdbench.report.stats import Gain
 from kdbench.report.teacherless import Pair
+from kdbench.suites import Standing
 
 
-def all_tables(board: Board, published: Mapping[tuple[str, str, str], Any]) -> list[Table]:
+def all_tables(
+    board: Board, published: Mapping[tuple[str, str, str], Any], standing: Mapping[Pair, Sequence[Standing]]
+) -> list[Table]:
     """Every table that has something to say, the leaderboard first."""
     made = [
         leaderboard(board),
@@ -43,7 +46,7 @@ def all_tables(board: Board, published: Mapping[tuple[str, str, str], Any]) -> l
         mismatch.table(board),
         averaged.table(board),
         oracle(board) if board.rule != "oracle" else Table("oracle", "", [], []),
-        reproduction(board, published),
+        reproduction(board, published, standing),
         quality(board),
         parameters(board),
         settings(board),
@@ -107,49 +110,6 @@ def oracle(board: Board) -> Table:
         first_pair=2,
         caption=f"ORACLE: top-1 (%) of the best test epoch; choosing it there flatters. {facts.seeds(board)}.",
     )
-
-
-def reproduction(board: Board, published: Mapping[tuple[str, str, str], Any]) -> Table:
-    """Reported, reproduced and difference, each under the paper's own choice of the epoch."""
-    header = ["method", "pair", "reported", "reproduced", "delta", "epoch of both", "our last epoch", "source"]
-    table = Table("reproduction", "Reported and reproduced", header, [])
-    if board.selection.quick or not published:
-        return table
-    for line in board.shown:
-        for pair in board.pairs:
-            paper, last = published.get((*pair, line.label)), line.cells[pair].spread(RULES["last"])
-            name = RULES["oracle"] if paper is not None and paper.rule == "best_test" else RULES["last"]
-            own = line.cells[pair].spread(name)
-            if paper is None or last is None or own is None:
-                continue
-            delta = own.mean - paper.mean
-            table.rows.append(
-                Row(
-                    (
-                        Item(line.shown, line.label.lower()),
-                        Item(one_line(pair), one_line(pair)),
-                        Item(number(paper.mean, paper.std, paper.n), paper.mean),
-                        spread_item(own),
-                        Item(f"{delta:+.2f}", delta, shade=delta),
-                        Item(plain(paper.rule, 40).replace("_", " ")),
-                        spread_item(last),
-                        Item(plain(paper.source, 120)),
-                    ),
-                    line.kind,
-                )
-            )
-    if table.rows:
-        sources = sorted({f"{row.items[-1].text}, {row.items[5].text} epoch" for row in table.rows})
-        table.notes.append(f"Reported: {'; '.join(sources)}.")
-        table.notes.append(
-            "Reproduced follows the epoch rule of the paper's number, so that like is compared with"
-            f" like; the ranking above uses the {facts.RULE_WORDS[board.rule]}."
-        )
-        table.caption = (
-            "Reported and reproduced top-1 (%), under the paper's choice of the epoch."
-            f" Reported: {plain('; '.join(sources), 200)}."
-        )
-    return table
 
 
 def quality(board: Board) -> Table:

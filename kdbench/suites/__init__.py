@@ -5,7 +5,8 @@ it is a TOML file here or one of the user's. No torch in this package.
 """
 
 from kdbench.suites.convention import Convention, convention, convention_names
-from kdbench.suites.published_table import Published, PublishedOf, published, published_on
+from kdbench.suites.published_table import Published, published
+from kdbench.suites.published_tables import PublishedOf, published_on, reported
 from kdbench.suites.published_teachers import PublishedTeacher, load_published
 from kdbench.suites.records import Standing, best_comparable, records_to_beat
 from kdbench.suites.suite import Recipe, Suite, load, names
@@ -27,4 +28,5 @@ __all__ = [
     "published",
     "published_on",
     "records_to_beat",
+    "reported",
 ]

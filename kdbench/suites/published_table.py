@@ -6,7 +6,7 @@ import csv
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from kdbench.suites.suite import Rule, Suite, load, names
+from kdbench.suites.suite import Rule, Suite
 
 
 class Published(NamedTuple):
@@ -22,7 +22,7 @@ class Published(NamedTuple):
     std: float | None
     n: int | None  # runs behind it; None: not stated
     source: str
-    rule: Rule
+    rule: Rule | None  # of the epoch; None: not told
 
 
 def published(suite: Suite) -> dict[tuple[str, str, str], Published]:
@@ -47,38 +47,8 @@ def published(suite: Suite) -> dict[tuple[str, str, str], Published]:
         raise ValueError(f"the published table {suite.published} of suite {suite.name}: {error}") from error
 
 
-class PublishedOf(NamedTuple):
-    """A suite's published table, with what another suite must know to compare itself with it.
-
-    >>> from kdbench import suites
-    >>> [(one.suite, one.convention, len(one.numbers)) for one in published_on("cub200")]
-    [('cub200', 'crd', 39)]
-    """
-
-    suite: str
-    convention: str
-    numbers: dict[tuple[str, str, str], Published]
-
-
-def published_on(dataset: str) -> list[PublishedOf]:
-    """The published tables of all built-in suites on one data set.
-
-    Raises:
-        ValueError: a table is not there or not readable.
-
-    >>> [one.suite for one in published_on("cifar100")]
-    ['crd', 'heterogeneous', 'heterogeneous-tokens', 'semckd']
-    """
-    known = [load(name) for name in names()]
-    return [
-        PublishedOf(suite.name, suite.convention, numbers)
-        for suite in known
-        if suite.dataset == dataset and (numbers := published(suite))
-    ]
-
-
-def read_number(row: Mapping[str, str]) -> Published:
-    """The number of one row of such a table.
+def read_number(row: Mapping[str, str], *, told: bool = True) -> Published:
+    """The number of one row of such a table; ``told``: it must say which epoch.
 
     Raises:
         KeyError, ValueError, TypeError: a column is missing, or holds what it cannot.
@@ -88,7 +58,7 @@ def read_number(row: Mapping[str, str]) -> Published:
         float(row["std"]) if row["std"] else None,
         int(row["n"]) if row["n"] else None,
         row["source"],
-        _rule(row["rule"]),
+        _rule(row["rule"]) if told or row["rule"] else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""Records to beat: the best published numbers of a pair, and in what their recipes depart from the suite's."""
+"""What papers report of a pair, whatever their method, and in what their recipes depart from the suite's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kdbench.suites.suite import Suite
 
 
 class Standing(NamedTuple):
-    """A published number that nobody has beaten under its recipe, as far as its source tells.
+    """A published number, and what must be known before it is compared with another.
 
     >>> from kdbench import suites
     >>> first = records_to_beat(suites.load("crd"))["resnet56", "resnet20"][0]
@@ -21,11 +21,13 @@ class Standing(NamedTuple):
 
     method: str  # in the field's words, as its source writes it
     number: Published
-    departs: str  # in what its recipe departs from the suite's; "": it is the same
+    departs: str  # in what its recipe departs from the suite's; "": in nothing that its source tells
+    spec: str = ""  # in kdbench's words, as --methods takes it; "": kdbench has no such method
+    convention: str = ""  # of its loss weights, crd or semckd; "": its own, or not told
 
 
 def records_to_beat(suite: Suite) -> dict[tuple[str, str], list[Standing]]:
-    """(teacher, student) -> its records, the best first; empty where the suite names no file of them.
+    """(teacher, student) -> what is reported, the best first; empty where the suite names no file of it.
 
     The same recipe means the same epochs, batch, learning rate, crops, teacher and an unchanged student.
     Nearly all of them rest on the best test epoch, with weights that were chosen on the test set.
@@ -43,7 +45,8 @@ def records_to_beat(suite: Suite) -> dict[tuple[str, str], list[Standing]]:
     try:
         text = (suite._home / suite.records).read_text(encoding="utf-8")
         for row in csv.DictReader(text.splitlines()):
-            one = Standing(row["method"], read_number(row), row["departs"].strip())
+            more = (row["departs"].strip(), row.get("spec") or "", row.get("convention") or "")
+            one = Standing(row["method"], read_number(row, told=False), *more)
             found.setdefault((row["teacher"], row["student"]), []).append(one)
     except (OSError, KeyError, ValueError, TypeError, AttributeError, csv.Error) as error:
         raise ValueError(f"the records {suite.records} of suite {suite.name}: {error}") from error

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from kdbench import registry, suites
 from kdbench.distiller import Distiller
+from kdbench.terminal import literature
 from kdbench.utils.wording import quoted
 
 _EVIDENCE = {
@@ -67,6 +68,8 @@ def card(label: str, pair: str | None = None) -> list[Section]:
         sections.append(("cost", cost))
     if published := _published(name):
         sections.append(("published", published))
+    if elsewhere := literature.elsewhere(name):
+        sections.append(("published elsewhere", elsewhere))
     return sections
 
 

@@ -109,21 +109,22 @@ def show_outcome(job: Job, outcome: Outcome, screen: Console, *, trained: bool =
 
 
 def show_list(what: str, suite: str, plain: bool, broken: list[str], screen: Console, aside: Console) -> None:
-    """Methods, pairs, suites, models or teachers: a table on a terminal, one line each elsewhere.
+    """Methods, pairs, suites, models, teachers or published numbers: a table on a terminal, one line each elsewhere.
 
     Plain lines have their columns between tabs; what is no entry goes to ``aside``.
     """
     made = {"methods": _methods, "suites": _suites, "pairs": _pairs, "models": _models, "teachers": _teachers}
+    made["published"] = _papers
     heads, rows, notes = made[what](suite)
     if plain or not seen(screen) or len(heads) == 1:
         for row in rows:
             print("\t".join(map(without_orders, row)), file=screen.file)
-    elif screen.width < LAST + sum(max(map(len, column)) + 3 for column in [*zip(*rows, strict=True)][:-1]):
+    elif rows and screen.width < LAST + sum(max(map(len, column)) + 3 for column in [*zip(*rows, strict=True)][:-1]):
         for row in rows:  # the last column, the long one, would be a thread: it has lines of its own
-            facts = ", ".join(f"{name} {word}" for name, word in zip(heads[1:-1], row[1:-1], strict=True))
+            facts = ", ".join(f"{name} {word}" for name, word in zip(heads[1:-1], row[1:-1], strict=True) if word)
             screen.print(f"[bold]{escape(row[0])}[/]  {escape(facts)}")
             screen.print(Padding(escape(row[-1]), (0, 0, 0, 4)))
-    else:
+    elif rows:
         table = _table(screen, *heads)
         table.columns[0].no_wrap = True
         for row in rows:
@@ -179,6 +180,12 @@ def _teachers(_: str) -> _Rows:
     from kdbench.terminal.fetch import rows
 
     return *rows(), ["kdbench teacher fetch NETWORK --suite SUITE brings one"]
+
+
+def _papers(suite: str) -> _Rows:
+    from kdbench.terminal import literature
+
+    return literature.HEADS, *literature.listed(suite)
 
 
 # -- info, status, eval -------------------------------------------------------------------

@@ -1,0 +1,66 @@
+"""Every published table of a data set: those that suites hold, and one of each source of what else is reported."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from kdbench.suites.published_table import Published, published
+from kdbench.suites.records import Standing, records_to_beat
+from kdbench.suites.suite import load, names
+
+Pair = tuple[str, str]
+
+
+class PublishedOf(NamedTuple):
+    """A published table, with what must be known to compare oneself with it.
+
+    >>> [(one.title, one.convention, len(one.numbers)) for one in published_on("cub200")]
+    [('suite cub200', 'crd', 39)]
+    """
+
+    title: str  # the suite that holds it, or its source
+    convention: str  # of all its loss weights; "": of several, or not told
+    numbers: dict[tuple[str, str, str], Published]  # (teacher, student, method): methods in kdbench's words
+
+
+def reported(dataset: str) -> dict[Pair, list[Standing]]:
+    """(teacher, student) -> what papers report beside the tables of the built-in suites, the best first.
+
+    Raises:
+        ValueError: a file is not there or not readable.
+
+    >>> {one.spec for one in reported("cifar100")["resnet56", "resnet20"]} >= {"itrd", "wttm+crd"}
+    True
+    """
+    files = {suite.records: suite for suite in map(load, names()) if suite.dataset == dataset and suite.records}
+    found: dict[Pair, list[Standing]] = {}
+    for suite in files.values():
+        for pair, ones in records_to_beat(suite).items():
+            found.setdefault(pair, []).extend(ones)
+    return found
+
+
+def published_on(dataset: str) -> list[PublishedOf]:
+    """The published tables on one data set, those of suites first.
+
+    Raises:
+        ValueError: a table is not there or not readable.
+
+    >>> [one.title for one in published_on("cifar100")][:2]
+    ['suite crd', 'suite heterogeneous']
+    """
+    made = [
+        PublishedOf(f"suite {suite.name}", suite.convention, numbers)
+        for suite in map(load, names())
+        if suite.dataset == dataset and (numbers := published(suite))
+    ]
+    sources: dict[str, list[tuple[Pair, Standing]]] = {}
+    for pair, ones in reported(dataset).items():
+        for one in ones:
+            if one.spec:
+                sources.setdefault(one.number.source, []).append((pair, one))
+    for source, found in sorted(sources.items()):
+        conventions = {one.convention for _, one in found}
+        of = conventions.pop() if len(conventions) == 1 else ""
+        made.append(PublishedOf(source, of, {(*pair, one.spec): one.number for pair, one in found}))
+    return made
