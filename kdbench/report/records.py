@@ -37,8 +37,9 @@ def to_beat(board: Board, standing: Records) -> Table:
         )
         table.notes.append(
             "The same recipe: epochs, batch, learning rate, crops, teacher, and a student that is not changed. The best"
-            " here is of the epoch that the record's paper chose; nearly every record is of the best test epoch, with"
-            f" weights chosen on the test set. Sources: {plain('; '.join(sources), 600)}."
+            " here is of the epoch that the record's paper chose, of the best test epoch where it does not tell; nearly"
+            " every record is of the best test epoch, with weights chosen on the test set."
+            f" Sources: {plain('; '.join(sources), 600)}."
         )
         table.caption = "Best published top-1 (%) of each pair under the same recipe, and the best of this table."
     return table

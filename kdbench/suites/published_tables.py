@@ -29,7 +29,7 @@ def reported(dataset: str) -> dict[Pair, list[Standing]]:
     Raises:
         ValueError: a file is not there or not readable.
 
-    >>> {one.spec for one in reported("cifar100")["resnet56", "resnet20"]} >= {"itrd", "wttm+crd"}
+    >>> {one.spec for one in reported("cifar100")["resnet56", "resnet20"]} >= {"itrd", "crd+wttm"}
     True
     """
     files = {suite.records: suite for suite in map(load, names()) if suite.dataset == dataset and suite.records}
