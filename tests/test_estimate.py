@@ -31,6 +31,7 @@ def job(out: Path, methods: str = "kd", **words: Any) -> Job:
         "epochs": 40,
         "out": out,
         "device": "cpu",
+        "workers": "1",
     }
     return session.resolve(Request(methods=methods, **(given | words)))
 
@@ -514,18 +515,23 @@ def write_record(out: Path, made: Job, seconds: float, **other: str) -> None:
 def test_the_file_of_estimates_can_be_checked(tmp_path: Path, cache: Path) -> None:
     made = job(tmp_path)
     one = known(made, **USUAL)
+    two = job(tmp_path, "kd,at", workers="2")
+    several = estimate.Estimator(two, budget=0.0).of(two, two.cells)
+    assert several.starting > 0
+    taken.note(tmp_path, "run", "digits", one.machine, several, 50.0, 50.0)
     plain = estimate.Estimator(made, budget=0.0).of(made, made.cells)
     for seconds in (100.0, 200.0):
         taken.note(tmp_path, "run", "digits", one.machine, plain, seconds, 50.0)
     rows = list(csv.DictReader(taken.path(tmp_path).read_text().splitlines()))
-    assert [float(row["taken_seconds"]) for row in rows] == [100, 200]
+    assert [float(row["taken_seconds"]) for row in rows] == [50, 100, 200]
     for row in rows:
         ratio = float(row["taken_seconds"]) / float(row["estimated_seconds"])
         assert float(row["taken_over_estimated"]) == pytest.approx(ratio, rel=1e-3)
         work = float(row["worked_seconds"]) / float(row["parts_seconds"]) / float(row["factor"])
         assert float(row["worked_over_estimated"]) == pytest.approx(work, rel=1e-2)
-        product = float(row["parts_seconds"]) * float(row["factor"]) * float(row["busy"])
-        assert float(row["estimated_seconds"]) == pytest.approx(product, rel=1e-3)
+        shared = float(row["parts_seconds"]) * float(row["factor"]) / float(row["sooner"])
+        whole = float(row["busy"]) * (shared + float(row["starting_seconds"]))
+        assert float(row["estimated_seconds"]) == pytest.approx(whole, rel=1e-3)
     whole = plain.seconds
     assert taken.sentence(plain, whole * 1.25, whole * 1.25).endswith("(25% more)")
     assert taken.sentence(plain, whole * 0.8, whole * 0.8).endswith("(20% less)")
@@ -543,6 +549,28 @@ def test_a_machine_that_others_use_takes_longer(tmp_path: Path, cache: Path, mon
     beside = estimate.Estimator(made, budget=0.0).of(made, made.cells)
     assert beside.seconds == pytest.approx(3 * alone.seconds)
     assert "others use the machine, too: 3.0 s for each second of work" in estimate_words.sentences(beside)[0]
+
+
+def test_workers_are_waited_for(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each loads what this process has loaded; more of them than the machine has room for load one after the other."""
+    monkeypatch.setattr("time.process_time", lambda: 5.0)
+    monkeypatch.setattr("kdbench.run.devices._abreast", lambda: 2)
+
+    def of(**words: Any) -> estimate.Estimate:
+        made = job(tmp_path, "kd,at", **words)
+        known(made, **USUAL)
+        return estimate.Estimator(made, budget=0.0).of(made, made.cells)
+
+    alone, two, six = of(workers="1"), of(workers="2"), of(workers="6")
+    assert (alone.starting, two.starting, six.starting) == (0.0, 5.0, 15.0)
+    assert (alone.loading, two.loading, six.loading) == (0.0, 10.0, 30.0)
+    assert two.seconds == pytest.approx(two.alone / two.sooner + 5.0)
+    assert alone.seconds == alone.alone == two.alone
+    assert "  of it until the workers have begun: 15 s" in estimate_words.sentences(six)
+    monkeypatch.setattr("time.process_time", lambda: 5000.0)  # a notebook of many hours
+    assert of(workers="2").starting == estimate.LOADING
+    made = job(tmp_path, "kd,at", workers="2")
+    assert estimate.Estimator(made, budget=0.0).of(made, []).starting == 0.0
 
 
 # -- a budget -----------------------------------------------------------------------------

@@ -36,6 +36,8 @@ SHORT = 20.0
 UPKEEP = 0.03
 #: Evaluations of a teacher that is trained: the last five epochs, and once more as it is stored.
 TEACHER_LOOKS = 6
+#: Seconds that a worker is taken to need at most until it has loaded torch, kdbench and the methods.
+LOADING = 10.0
 #: Of a job whose workers share GPUs. What they cost each other was seen once: twelve on an H200 (docs/speed.md).
 SHARED = (
     "not counted: what workers on one GPU take from each other; twelve of them once took twice as long as estimated"
@@ -72,6 +74,8 @@ class Estimate:
     ahead: tuple[str, ...] = ()  # sentences on what is trained or fetched first, and what is not counted
     workers: int = 1
     sooner: float = 1.0  # so many times sooner do they end than one would
+    starting: float = 0.0  # seconds of work until they have begun
+    loading: float = 0.0  # of work that all of them do until then
 
     @property
     def measured(self) -> float:
@@ -86,7 +90,12 @@ class Estimate:
     @property
     def seconds(self) -> float:
         """Seconds of the whole on the wall."""
-        return self.busy * self.work / self.sooner
+        return self.busy * (self.work / self.sooner + self.starting)
+
+    @property
+    def alone(self) -> float:
+        """The same for one worker, which is this process."""
+        return self.busy * self.work
 
     def by(self, key: Callable[[Part], str]) -> dict[str, float]:
         """Seconds of one worker for parts of equal keys, the most first; parts whose key is empty are left out."""
@@ -119,6 +128,8 @@ class Estimator:
 
     def __init__(self, job: Job, *, look: bool = False, budget: float | None = None, generous: float = 0.0) -> None:
         self.job, self.generous = job, generous
+        # A worker loads what this process has loaded by now; one that has long been running tells nothing of that.
+        self.loading = min(time.process_time(), LOADING)
         self.precision = Precision(job.request.precision)
         self.speeds = speeds.load(speeds.Machine.of(job.device, self.precision.name))
         self.images = amounts.images(job, look=look)
@@ -163,11 +174,13 @@ class Estimator:
         if job.request.compile:
             ahead.append("not counted: compiling the students")
         alone = Estimate(len(todo), parts, job.device, factor, self.busy, basis, tuple(ahead))
-        hands = job.hands.after(alone.seconds)
+        hands = job.hands.after(alone.alone)
         trained = {part.pair: part.seconds for part in parts if part.kind == KINDS[0]}
         faster = sooner(cells, trained, partial(self._shared, job), hands.workers, hands.at_once)
         ahead += [SHARED] if hands.crowded else []
-        return replace(alone, workers=hands.workers, sooner=faster, ahead=tuple(ahead))
+        loading = self.loading * hands.workers if cells and hands.workers > 1 else 0.0
+        many = replace(alone, workers=hands.workers, sooner=faster, ahead=tuple(ahead))
+        return replace(many, loading=loading, starting=loading / hands.at_once)
 
     def _visits(self, job: Job, cells: Sequence[Cell], teachers: dict[str, int]) -> dict[Item, float]:
         """Every network that is asked, and how many images it sees, roughly."""

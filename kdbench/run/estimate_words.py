@@ -21,6 +21,8 @@ def sentences(made: Estimate) -> list[str]:
     notes = [made.basis] if made.basis else []
     notes += [f"others use the machine, too: {made.busy:.1f} s for each second of work"] if made.busy > 1.2 else []
     said[0] = said[0].replace("about less", "less") + (f" ({'; '.join(notes)})" if notes else "")
+    if round(made.busy * made.starting):
+        said.append(f"  of it until the workers have begun: {duration(made.busy * made.starting)}")
     whole = "of it" if made.workers == 1 else "work that they share"
     for words, key in (
         (whole, lambda part: part.kind),

@@ -29,6 +29,8 @@ COLUMNS = (
     "parts_seconds",
     "factor",
     "busy",
+    "sooner",
+    "starting_seconds",
     "estimated_seconds",
     "taken_seconds",
     "worked_seconds",
@@ -65,6 +67,8 @@ def note(out: Path, verb: str, suite: str, machine: Machine, made: Estimate, sec
         f"{made.measured:.2f}",
         f"{made.factor:.4f}",
         f"{made.busy:.4f}",
+        f"{made.sooner:.4f}",
+        f"{made.starting:.2f}",
         f"{made.seconds:.2f}",
         f"{seconds:.2f}",
         f"{worked:.2f}",
@@ -85,7 +89,7 @@ def note(out: Path, verb: str, suite: str, machine: Machine, made: Estimate, sec
     with atomic_write(file, "w", newline="") as opened:
         opened.write(before + ("" if before.endswith("\n") else "\n") + text.getvalue())
     kept = speeds.load(machine)
-    kept.ran(suite, made.measured, worked)
+    kept.ran(suite, made.measured, worked - made.loading)
     kept.keep()
 
 

@@ -45,7 +45,7 @@ class Ahead:
     @property
     def decided(self) -> Job:
         """The job with as many workers as it is worth; where nothing is known of its time, one."""
-        alone = 0.0 if self.made is None else self.made.seconds * self.made.sooner
+        alone = 0.0 if self.made is None else self.made.alone
         return replace(self.job, hands=self.job.hands.after(alone))
 
     def begin(self) -> None:
