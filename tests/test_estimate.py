@@ -541,6 +541,17 @@ def test_the_file_of_estimates_can_be_checked(tmp_path: Path, cache: Path) -> No
     assert spared.endswith("(45% less; of work as estimated, others used less of the machine than at the beginning)")
 
 
+def test_rows_of_another_version_are_laid_aside(tmp_path: Path, cache: Path) -> None:
+    made = job(tmp_path)
+    one = known(made, **USUAL)
+    plain = estimate.Estimator(made, budget=0.0).of(made, made.cells)
+    for number, before in enumerate((b"finished,verb\nlong ago,run\n", b"\xff\xfe no text"), start=1):
+        taken.path(tmp_path).write_bytes(before)
+        taken.note(tmp_path, "run", "digits", one.machine, plain, 100.0, 50.0)
+        assert (tmp_path / f"estimates-{number}.csv").read_bytes() == before
+        assert len(list(csv.DictReader(taken.path(tmp_path).read_text().splitlines()))) == 1
+
+
 def test_a_machine_that_others_use_takes_longer(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = job(tmp_path)
     known(made, **USUAL)

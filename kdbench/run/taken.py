@@ -10,6 +10,7 @@ import io
 import math
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 
 from kdbench.run import speeds
@@ -84,13 +85,21 @@ def note(out: Path, verb: str, suite: str, machine: Machine, made: Estimate, sec
     with suppress(FileNotFoundError, UnicodeDecodeError):  # the first one, or nothing that kdbench wrote
         before = file.read_text(encoding="utf-8")
     head = ",".join(COLUMNS) + "\n"
-    if not before.startswith(head):  # begun by another version
+    if not before.startswith(head):  # begun by another version, whose rows have other columns
+        if file.exists():
+            file.replace(_aside(file))
         before = head
     with atomic_write(file, "w", newline="") as opened:
         opened.write(before + ("" if before.endswith("\n") else "\n") + text.getvalue())
     kept = speeds.load(machine)
     kept.ran(suite, made.measured, worked - made.loading)
     kept.keep()
+
+
+def _aside(file: Path) -> Path:
+    """``estimates-1.csv``, or the first number that is free."""
+    names = (file.with_stem(f"{file.stem}-{number}") for number in count(1))
+    return next(name for name in names if not name.exists())
 
 
 def sentence(made: Estimate, seconds: float, worked: float) -> str:
