@@ -125,7 +125,7 @@ def collected() -> Iterator[dict[str, str]]:
 @pytest.mark.parametrize(
     ("source", "paper", "fewest"),
     [
-        ("TTM/WTTM, ICLR 2024", "Transformed Teacher Matching", 65),
+        ("TTM/WTTM, ICLR 2024", "Transformed Teacher Matching", 60),
         ("ITRD README, BMVC 2022", "Information Theoretic", 26),
         ("CTKD README, AAAI 2023", "CTKD", 6),
         ("LSKD, CVPR 2024", "Logit Standardization", 85),
