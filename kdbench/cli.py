@@ -387,6 +387,6 @@ def bench(**words: Any) -> int:
 
 main.add_command(export)
 main.add_command(site)
-main.add_command(slurm(run))
+main.add_command(slurm(run, tune))
 main.add_command(teacher)
 main.add_command(data)

@@ -18,6 +18,7 @@ from kdbench.run import grid, slurm
 from kdbench.run.estimate import Estimate
 from kdbench.run.session import Request, resolve
 from kdbench.run.shards import shards
+from kdbench.tuning import plan as planning
 
 ODD = "o'd \"d$HOME`x`;& [a]*!"
 GRID = ["-s", "digits", "-m", "kd,semckd[beta=40]", "--seeds", "2", "--time", "1:00:00"]
@@ -243,6 +244,60 @@ def test_every_word_of_a_run_is_taken() -> None:
     alone = {"dry_run", "device_memory", "budget", "yes", "shard"}
     assert {one.name for one in cli.run.params} - alone <= taken
     assert not alone & taken
+
+
+def test_every_word_of_tuning_is_taken(folder: Path) -> None:
+    alone = {"dry_run", "budget", "yes", "shard"}
+    command = cli.main.commands["slurm"].make_context("slurm", ["tune", "--jobs", "2"]).command
+    taken = {one.name for one in command.params}
+    assert {one.name for one in cli.tune.params} - alone <= taken
+    assert not alone & taken
+    assert "slurm tune [OPTIONS]" in fine("slurm", "tune", "--help")
+
+
+@bash_only
+def test_a_job_tunes_with_the_words_that_were_given(folder: Path, tmp_path: Path) -> None:
+    words = ["-s", "digits", "-m", "kd,sdd[base=dkd]", "--trials", "3", "--seeds", "2", "--epochs", "2", "--out", ODD]
+    text = fine("slurm", "tune", "--jobs", 3, "--time", 10, "--python", folder / "bin" / "python", *words)
+    trials = planning.resolve(
+        Request("kd,sdd[base=dkd]", suite="digits", epochs=2, device="cpu"), trials=3, seeds=2
+    ).job.cells
+    assert f": {len(trials)} trials in 3 jobs" in text
+    assert "--job-name=kdbench-tune-digits\n" in text
+    [(name, _, *said)] = heard(text, folder, tmp_path, SLURM_ARRAY_TASK_ID="2")
+    assert (name, said[:3]) == ("python", ["-m", "kdbench", "tune"])
+    found = cli.tune.make_context("tune", said[3:]).params
+    assert found == cli.tune.make_context("tune", words).params | {"yes": True, "shard": "2/3"}
+
+
+def test_run_is_the_verb_where_none_is_said(folder: Path) -> None:
+    assert fine("slurm", "run", *GRID) == fine("slurm", *GRID)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["-m", "student"], "student has nothing to tune"),
+        (["--trials", "9"], "--trials takes 2 to 6 candidates of every method, not 9"),
+        (["--weights", "tuned"], "No such option '--weights'"),
+        (["--jobs", "0"], "--jobs"),
+    ],
+)
+def test_a_wrong_word_of_tuning_is_a_sentence(words: list[str], sentence: str, folder: Path) -> None:
+    assert sentence in refused("slurm", "tune", "-s", "digits", *words)
+
+
+@bash_only
+@pytest.mark.slow
+def test_the_jobs_of_an_array_make_the_choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert BASH is not None
+    monkeypatch.chdir(Path(__file__).parents[1])
+    words = ["-s", "digits", "-p", "resnet14:resnet8", "-m", "kd", "--trials", 2, "--epochs", 1, "--limit-train", 64]
+    words += ["--set", "teacher.epochs=1", "--device", "cpu", "--out", tmp_path]
+    text = fine("slurm", "tune", "--jobs", 2, "--time", 10, *words)
+    for job in ("1", "2"):
+        subprocess.run([BASH], input=text, text=True, env={**os.environ, "SLURM_ARRAY_TASK_ID": job}, check=True)
+    assert [path.name for path in (tmp_path / "tuned").rglob("kd.json")] == ["kd.json"]
 
 
 @bash_only

@@ -126,15 +126,18 @@ def proposed(seconds: float) -> str:
     return f"{f'{days}-' if days else ''}{hours}:{minutes % 60:02}:00"
 
 
-def script(asked: Slurm, words: Sequence[str], suite: str, cells: int, notes: Sequence[str] = ()) -> str:
+def script(
+    asked: Slurm, words: Sequence[str], suite: str, cells: int, notes: Sequence[str] = (), *, verb: str = "run"
+) -> str:
     """The script, to be given to ``sbatch``.
 
     Args:
         asked: of Slurm; either ``jobs`` or ``nodes`` is set.
-        words: of ``kdbench run``, without those that say who trains which part.
+        words: of the verb, without those that say who trains which part.
         suite: its name.
         cells: of the grid, of which the script's first line tells.
         notes: sentences for further comments.
+        verb: ``run``, or ``tune``, whose cells are trials.
 
     Raises:
         ValueError: a word is none that a script can hold.
@@ -146,9 +149,10 @@ def script(asked: Slurm, words: Sequence[str], suite: str, cells: int, notes: Se
     asked.check()
     for word in words:
         check_word("a word of the run", word)
-    name = f"kdbench-{re.sub('[^A-Za-z0-9_.-]+', '-', suite)}"
+    name = f"kdbench-{'' if verb == 'run' else f'{verb}-'}{re.sub('[^A-Za-z0-9_.-]+', '-', suite)}"
+    what = count(cells, "cell" if verb == "run" else "trial")
     parts = count(asked.jobs, "job") if asked.jobs is not None else f"one job of {count(asked.nodes or 1, 'node')}"
-    head = ["#!/bin/bash", f"# kdbench {__version__}: {count(cells, 'cell')} in {parts}; what is finished is kept."]
+    head = ["#!/bin/bash", f"# kdbench {__version__}: {what} in {parts}; what is finished is kept."]
     head += [f"# {note}" for note in notes]
     options = [f"--job-name={name}"]
     if asked.jobs is not None:
@@ -157,7 +161,7 @@ def script(asked: Slurm, words: Sequence[str], suite: str, cells: int, notes: Se
         options += [f"--nodes={asked.nodes}", "--ntasks-per-node=1"]
     options += [*asked.lines(), "--requeue", "--open-mode=append", f"--signal=B:TERM@{NOTICE}"]
     begin = ["", "set -e", f"cd -- {shlex.quote(asked.folder)}", *asked.setup]
-    run = f"exec {shlex.quote(asked.python)} -m kdbench run {shlex.join([*words, '--yes'])}"
+    run = f"exec {shlex.quote(asked.python)} -m kdbench {verb} {shlex.join([*words, '--yes'])}"
     if asked.jobs is not None:
         body = [f'{run} --shard "$SLURM_ARRAY_TASK_ID/{asked.jobs}"']
     else:

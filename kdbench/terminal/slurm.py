@@ -1,12 +1,13 @@
-"""`kdbench slurm`: the words of `kdbench run`, as a script for Slurm."""
+"""`kdbench slurm`: the words of `kdbench run`, or of `kdbench tune`, as a script for Slurm."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from kdbench.run.session import Job
     from kdbench.run.slurm import Slurm
 
-#: Of `kdbench run`: what asks somebody or only shows something, and what the script says itself.
+#: Of the verbs: what asks somebody or only shows something, and what the script says itself.
 _NOT_HERE = {"dry_run", "device_memory", "budget", "yes", "shard"}
 _RAYS = ("executor", "ray_address")
 #: Jobs of the array, where nobody says how many.
@@ -44,33 +45,54 @@ _OPTIONS = (
 )
 
 
-def slurm(run: click.Command) -> click.Command:
-    """The command, which takes every word of ``run`` that a script can hold."""
+class _Slurm(click.Command):
+    """Of one verb; a first word that names another gives the rest of the line to that one's."""
 
-    @click.command(name="slurm")
+    verbs: Mapping[str, click.Command] = MappingProxyType({})
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        verb = args[0] if args else ""
+        if verb in self.verbs:
+            return self.verbs[verb].make_context(f"{info_name} {verb}", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+
+def slurm(run: click.Command, tune: click.Command) -> click.Command:
+    """The command, which takes every word of ``run`` that a script can hold; behind the word ``tune`` those of that."""
+    made, others = _command("run", run), _command("tune", tune)
+    made.verbs = {"run": _command("run", run), "tune": others}
+    return made
+
+
+def _command(verb: str, of: click.Command) -> _Slurm:
+    @click.command(name="slurm", cls=_Slurm)
     @click.pass_context
     @sentences
     def command(context: click.Context, /, *, form: str, to: Path | None, **words: Any) -> int:
-        """Print a Slurm script that trains a grid.
+        """Print a Slurm script that trains a grid, or that tunes.
 
         \b
-        kdbench slurm --jobs 8 --gpus 1 --methods all --pairs all --to grid.sh
+        kdbench slurm tune --jobs 8 --gpus 1 --methods all --to tune.sh
+        kdbench slurm --jobs 8 --gpus 1 --methods all --weights tuned --to grid.sh
         sbatch grid.sh
 
-        Beside its own options it takes those of `kdbench run`, and looks at them as that does. The script may be given
-        to sbatch again: what is finished is kept, and what Slurm has ended goes on.
+        Beside its own options it takes those of `kdbench run`, or behind the word tune those of `kdbench tune`, and
+        looks at them as these do. The script may be given to sbatch again: what is finished is kept, and what Slurm
+        has ended goes on.
         """
         from kdbench.run.slurm import script
 
         usual = words["jobs"] is None
         asked = _asked(form, words)
-        said = _words(context, run)
+        said = _words(context, of)
         given = {name for name in words if context.get_parameter_source(name) == ParameterSource.COMMANDLINE}
         if asked.nodes is not None and (twice := given & set(_RAYS)):
             raise ValueError(f"--ray says --{min(twice).replace('_', '-')} itself; leave it out")
-        job, more, notes = _job(asked, words)
+        job, more, notes = _job(verb, asked, words)
         asked, told = _timed(asked, job, usual=usual)
-        text = script(asked, [*said, *more], job.suite.name, len(job.cells), [*notes, *told])
+        text = script(asked, [*said, *more], job.suite.name, len(job.cells), [*notes, *told], verb=verb)
         for sentence in (*job.notes, *notes, *told):
             print(sentence, file=sys.stderr)
         if to is None:
@@ -85,7 +107,8 @@ def slurm(run: click.Command) -> click.Command:
 
     for one in _OPTIONS:
         command = one(command)
-    command.params += [one for one in run.params if one.name not in _NOT_HERE]
+    command.params += [one for one in of.params if one.name not in _NOT_HERE]
+    assert isinstance(command, _Slurm)
     return command
 
 
@@ -126,12 +149,13 @@ def _words(context: click.Context, run: click.Command) -> list[str]:
     return said
 
 
-def _job(asked: Slurm, words: dict[str, Any]) -> tuple[Job, list[str], list[str]]:
-    """The grid as the nodes will have it, the words that they need beside those that were said, and sentences."""
+def _job(verb: str, asked: Slurm, words: dict[str, Any]) -> tuple[Job, list[str], list[str]]:
+    """The grid or the trials as the nodes will have them, the words that they need beside those said, and sentences."""
     from kdbench.run import devices, plugins, session
 
     for plugin in words.pop("plugins"):
         plugins.load(plugin)
+    counts = {name: words.pop(name) for name in ("trials", "seeds")} if verb == "tune" else {}
     request, more, notes = session.Request(**words), [], []
     wanted = request.device
     if wanted.startswith("cuda") and not asked.cuda:
@@ -144,7 +168,14 @@ def _job(asked: Slurm, words: dict[str, Any]) -> tuple[Job, list[str], list[str]
         notes.append(f"suite {request.suite}, because {'GPUs' if asked.cuda else 'no GPUs'} are asked for")
     if wanted == devices.AUTO and asked.jobs is not None and asked.several:
         more += ["--device", "cuda"]
-    return session.resolve(request, _elsewhere(asked.cuda)), more, notes
+    if verb == "run":
+        return session.resolve(request, _elsewhere(asked.cuda)), more, notes
+    from kdbench.tuning import plan as planning
+
+    plan = planning.resolve(request, **counts, find=_elsewhere(asked.cuda))
+    if not plan.questions:
+        raise ValueError("; ".join(plan.notes) or "there is nothing to choose")
+    return replace(plan.job, notes=list(plan.notes)), more, notes
 
 
 def _elsewhere(cuda: bool) -> Callable[[str], str]:

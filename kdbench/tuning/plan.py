@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,12 @@ class Plan:
     notes: list[str] = field(default_factory=list)
 
 
-def resolve(request: session.Request, *, trials: int = 6, seeds: int = 1) -> Plan:
+def resolve(
+    request: session.Request, *, trials: int = 6, seeds: int = 1, find: Callable[[str], str] | None = None
+) -> Plan:
     """Check every word of a request; its ``out`` is that of the runs to come, its ``seeds`` are not looked at.
+
+    ``find`` as for ``session.resolve``.
 
     Raises:
         ValueError: one sentence that names what was given and what would do.
@@ -81,10 +86,10 @@ def resolve(request: session.Request, *, trials: int = 6, seeds: int = 1) -> Pla
         weights="published",
         shard=None,
     )
-    job = session.resolve(words)
+    job = session.resolve(words, find)
     if not job.suite.recipe.validation:
         words = replace(words, overrides=(*words.overrides, f"recipe.validation={VALIDATION}"))
-        job = replace(session.resolve(words), notes=job.notes)
+        job = replace(session.resolve(words, find), notes=job.notes)
     suite = job.suite
     specs = registry.parse(words.methods or ",".join(suite.default_methods))
     convention, epochs = suites.convention(suite.convention), words.epochs or suite.recipe.epochs
