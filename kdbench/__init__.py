@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kdbench.library.attach import attach
     from kdbench.library.create import create
     from kdbench.library.kept import load_records, load_student, load_teacher
+    from kdbench.library.literature import published
     from kdbench.library.verbs import report, run, tune
     from kdbench.models.own import register_model
     from kdbench.registry import register
@@ -35,6 +36,7 @@ __all__ = [
     "load_records",
     "load_student",
     "load_teacher",
+    "published",
     "register",
     "register_model",
     "report",
@@ -49,6 +51,7 @@ _HOMES = {
     "__version__": "kdbench.version",
     "attach": f"{_LIBRARY}.attach",
     "create": f"{_LIBRARY}.create",
+    "published": f"{_LIBRARY}.literature",
     "tune": f"{_LIBRARY}.verbs",
     **dict.fromkeys(("load_records", "load_student", "load_teacher"), f"{_LIBRARY}.kept"),
     # Packages that can be called, see kdbench.utils.wing.

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from synthetic import PAIRS, make, save, table
 
+import kdbench
 from kdbench import models, registry, suites
 from kdbench.cli import main
 from kdbench.report import report
@@ -88,6 +89,17 @@ def test_the_list_is_of_a_suite_or_of_all() -> None:
     assert means == sorted(means, reverse=True)
     done = CliRunner().invoke(main, ["list", "published", "--suite", "digits"])
     assert "no published number of a pair of suite digits" in done.output
+
+
+def test_the_frame_is_the_list() -> None:
+    frame = kdbench.published("crd")
+    listed = CliRunner().invoke(main, ["list", "published", "--suite", "crd"]).output.splitlines()
+    assert len(frame) == len(listed) > 500
+    assert set(frame["rule"]) == {"last", "best_test", ""}
+    assert frame["n"].dropna().min() >= 1
+    assert len(kdbench.published()) > len(frame)
+    with pytest.raises(ValueError, match="no suite"):
+        kdbench.published("crdd")
 
 
 def standing(spec: str, departs: str = "", rule: str | None = "best_test", convention: str = "") -> Standing:

@@ -6,7 +6,7 @@ it is a TOML file here or one of the user's. No torch in this package.
 
 from kdbench.suites.convention import Convention, convention, convention_names
 from kdbench.suites.published_table import Published, published
-from kdbench.suites.published_tables import PublishedOf, published_on, reported
+from kdbench.suites.published_tables import PublishedOf, every_number, published_on, reported
 from kdbench.suites.published_teachers import PublishedTeacher, load_published
 from kdbench.suites.records import Standing, best_comparable, records_to_beat
 from kdbench.suites.suite import Recipe, Suite, load, names
@@ -22,6 +22,7 @@ __all__ = [
     "best_comparable",
     "convention",
     "convention_names",
+    "every_number",
     "load",
     "load_published",
     "names",

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from kdbench.suites.published_table import Published, published
 from kdbench.suites.records import Standing, records_to_beat
-from kdbench.suites.suite import load, names
+from kdbench.suites.suite import Suite, load, names
 
 Pair = tuple[str, str]
 
@@ -38,6 +38,46 @@ def reported(dataset: str) -> dict[Pair, list[Standing]]:
         for pair, ones in records_to_beat(suite).items():
             found.setdefault(pair, []).extend(ones)
     return found
+
+
+class Row(NamedTuple):
+    """A published number, wherever it stands.
+
+    >>> {row.dataset for row in every_number() if row.pair == ("vgg13", "vgg8")} == {"cifar100", "cub200"}
+    True
+    """
+
+    dataset: str
+    pair: Pair
+    standing: Standing
+
+
+def every_number(suite: Suite | None = None) -> list[Row]:
+    """All published numbers but those of plain networks: of the built-in suites' tables, then what else is reported.
+
+    Args:
+        suite: only of its data set and pairs.
+
+    Raises:
+        ValueError: a file is not there or not readable.
+
+    >>> from kdbench.suites.suite import load
+    >>> found = every_number(load("crd"))
+    >>> len({row.pair for row in found}), len(found) < len(every_number())
+    (13, True)
+    """
+    known = list(map(load, names()))
+    found = [
+        Row(one.dataset, (teacher, student), Standing(method, number, "", method, one.convention))
+        for one in known
+        for (teacher, student, method), number in published(one).items()
+        if method not in ("student", "teacher")
+    ]
+    for dataset in sorted({one.dataset for one in known}):
+        found += [Row(dataset, pair, one) for pair, ones in reported(dataset).items() for one in ones]
+    if suite is None:
+        return found
+    return [row for row in found if row.dataset == suite.dataset and row.pair in suite.pairs]
 
 
 def published_on(dataset: str) -> list[PublishedOf]:

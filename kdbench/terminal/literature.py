@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
-
 from kdbench import suites
 from kdbench.suites import Standing
 
 _EPOCHS = {"best_test": "best test epoch", "last": "last epoch", None: "epoch not told"}
 _LOSSES = {"crd": "CE + L", "semckd": "CE + KD + L"}
 HEADS = ["pair", "top-1", "std", "n", "method", "here", "loss", "epoch", "recipe", "source"]
-
-
-class _Row(NamedTuple):
-    pair: tuple[str, str]
-    one: Standing
-    dataset: str
 
 
 def elsewhere(name: str) -> list[str]:
@@ -27,16 +18,17 @@ def elsewhere(name: str) -> list[str]:
     'CTKD README, AAAI 2023 (epoch not told)'
     """
     parts = _parts(name)
-    groups: dict[tuple[str, ...], list[_Row]] = {}
-    for row in _reported():
-        if row.one.spec and parts <= _parts(row.one.spec):
-            one, number = row.one, row.one.number
-            groups.setdefault((number.source, one.method, one.spec, ", ".join(_facts(one))), []).append(row)
+    groups: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+    for dataset in dict.fromkeys(suites.load(suite).dataset for suite in suites.names()):
+        for pair, ones in suites.reported(dataset).items():
+            for one in ones:
+                if one.spec and parts <= _parts(one.spec):
+                    key = (one.number.source, one.method, one.spec, ", ".join(_facts(one)))
+                    groups.setdefault(key, []).append((":".join(pair), _mean(one)))
     lines = []
     for (source, method, spec, facts), rows in sorted(groups.items()):
         named = f"{method}, here {spec}: " if spec != name else ""
-        cells = (f"{':'.join(row.pair)} {_mean(row.one)}" for row in sorted(rows))
-        lines.append(f"{source} ({facts}): {named}{', '.join(cells)}")
+        lines.append(f"{source} ({facts}): {named}{', '.join(map(' '.join, sorted(rows)))}")
     return lines
 
 
@@ -53,11 +45,8 @@ def listed(suite: str) -> tuple[list[list[str]], list[str]]:
     >>> [row[4] for row in rows if row[0] == "resnet56:resnet20"][:2]
     ['HSAKD*', 'NTCE-KD']
     """
-    one = None if suite == "auto" else suites.load(suite)
-    rows = [row for row in (*_held(), *_reported()) if row.one.spec not in ("student", "teacher")]
-    if one is not None:
-        rows = [row for row in rows if row.pair in one.pairs and row.dataset == one.dataset]
-    rows.sort(key=lambda row: (row.pair, -row.one.number.mean, row.one.method))
+    rows = suites.every_number(None if suite == "auto" else suites.load(suite))
+    rows.sort(key=lambda row: (row.pair, -row.standing.number.mean, row.standing.method))
     made = [
         [
             ":".join(pair),
@@ -71,26 +60,9 @@ def listed(suite: str) -> tuple[list[list[str]], list[str]]:
             one.departs,
             one.number.source,
         ]
-        for pair, one, _ in rows
+        for _, pair, one in rows
     ]
     return made, [] if made else [f"no published number of a pair of suite {suite} is known here"]
-
-
-def _reported() -> Iterator[_Row]:
-    for dataset in sorted({one.dataset for one in _suites()}):
-        for pair, ones in suites.reported(dataset).items():
-            yield from (_Row(pair, one, dataset) for one in ones)
-
-
-def _held() -> Iterator[_Row]:
-    """The tables of the suites."""
-    for suite in _suites():
-        for (teacher, student, method), number in suites.published(suite).items():
-            yield _Row((teacher, student), Standing(method, number, "", method, suite.convention), suite.dataset)
-
-
-def _suites() -> Iterable[suites.Suite]:
-    return map(suites.load, suites.names())
 
 
 def _facts(one: Standing) -> list[str]:
