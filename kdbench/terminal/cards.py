@@ -146,6 +146,12 @@ def _parameters(name: str, pair: str, hyper: Mapping[str, object]) -> tuple[int,
     return steps.train_params, steps.infer_params
 
 
+def _of(one: suites.Standing) -> str:
+    """Its method and its source, which often begins with the method's name."""
+    source = one.number.source
+    return source if source.startswith(one.method) else f"{one.method}, {source}"
+
+
 def _published(name: str) -> list[str]:
     """The method's own numbers, and the highest of any method where the recipe is the same."""
     lines = []
@@ -155,6 +161,6 @@ def _published(name: str) -> list[str]:
             if method == name:
                 spread = f" +- {number.std:.2f}" if number.std is not None else ""
                 best = suites.best_comparable(bars.get((teacher, student), ()))
-                bar = f" (to beat: {best.number.mean:.2f} {best.method}, {best.number.source})" if best else ""
+                bar = f" (to beat: {best.number.mean:.2f} {_of(best)})" if best else ""
                 lines.append(f"{suite.name}: {teacher}:{student} {number.mean:.2f}{spread}{bar}")
     return lines

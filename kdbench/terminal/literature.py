@@ -6,8 +6,7 @@ from kdbench import suites
 from kdbench.suites import Standing
 
 _EPOCHS = {"best_test": "best test epoch", "last": "last epoch", None: "epoch not told"}
-_LOSSES = {"crd": "CE + L", "semckd": "CE + KD + L"}
-HEADS = ["pair", "top-1", "std", "n", "method", "here", "loss", "epoch", "recipe", "source"]
+HEADS = ["pair", "top-1", "std", "n", "method", "here", "convention", "epoch", "recipe", "source"]
 
 
 def elsewhere(name: str) -> list[str]:
@@ -55,7 +54,7 @@ def listed(suite: str) -> tuple[list[list[str]], list[str]]:
             "" if one.number.n is None else str(one.number.n),
             one.method,
             one.spec,
-            _LOSSES.get(one.convention, ""),
+            one.convention,
             _EPOCHS[one.number.rule],
             one.departs,
             one.number.source,
@@ -67,7 +66,11 @@ def listed(suite: str) -> tuple[list[list[str]], list[str]]:
 
 def _facts(one: Standing) -> list[str]:
     number = one.number
-    said = [_LOSSES.get(one.convention, ""), "" if number.n is None else f"n = {number.n}", _EPOCHS[number.rule]]
+    said = [
+        one.convention and f"convention {one.convention}",
+        "" if number.n is None else f"n = {number.n}",
+        _EPOCHS[number.rule],
+    ]
     return [word for word in (*said, one.departs) if word]
 
 
