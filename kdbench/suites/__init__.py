@@ -5,8 +5,8 @@ it is a TOML file here or one of the user's. No torch in this package.
 """
 
 from kdbench.suites.convention import Convention, convention, convention_names
+from kdbench.suites.literature import PublishedOf, every_number, published_on, reported
 from kdbench.suites.published_table import Published, published
-from kdbench.suites.published_tables import PublishedOf, every_number, published_on, reported
 from kdbench.suites.published_teachers import PublishedTeacher, load_published
 from kdbench.suites.records import Standing, best_comparable, records_to_beat
 from kdbench.suites.suite import Recipe, Suite, load, names
