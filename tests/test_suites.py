@@ -49,7 +49,7 @@ def test_published_numbers(suite: str, pair: str, method: str, mean: float, std:
     assert (entry.mean, entry.std, entry.n) == (mean, std, None)
 
 
-def test_literature_are_whole() -> None:
+def test_published_tables_are_whole() -> None:
     semckd, crd = (suites.published(suites.load(name)) for name in ("semckd", "crd"))
     for pair in suites.load("semckd").pairs:
         for method in ("teacher", "student", "kd", "fitnet", "at", "sp", "vid", "hkd_port", "semckd"):
