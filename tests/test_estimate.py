@@ -541,6 +541,17 @@ def test_the_file_of_estimates_can_be_checked(tmp_path: Path, cache: Path) -> No
     assert spared.endswith("(45% less; of work as estimated, others used less of the machine than at the beginning)")
 
 
+@pytest.mark.parametrize(("device", "seconds"), [("cpu", 300.0 + 20.0), ("cuda", 150.0 + 10.0)])
+def test_starting_workers_corrects_nothing(device: str, seconds: float, tmp_path: Path, cache: Path) -> None:
+    """A CPU's clock counts the work of both workers, a GPU's the seconds on the wall."""
+    machine = speeds.Machine(device=device, processor="x", torch="2", threads=1, precision="fp32", kdbench="0")
+    part = estimate.Part("students", "a:b", "kd", 300.0)
+    made = estimate.Estimate(4, (part,), device, workers=2, sooner=2.0, starting=10.0, loading=20.0)
+    taken.note(tmp_path, "run", "digits", machine, made, 160.0, seconds)
+    factor, runs = speeds.load(machine).factor("digits")
+    assert (factor, runs) == (1.0, 1)
+
+
 def test_rows_of_another_version_are_laid_aside(tmp_path: Path, cache: Path) -> None:
     made = job(tmp_path)
     one = known(made, **USUAL)

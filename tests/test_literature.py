@@ -43,6 +43,12 @@ def test_no_source_says_two_things_of_one_method_and_pair() -> None:
     assert [key for key, times in seen.items() if times > 1] == []
 
 
+def test_a_source_with_both_conventions_is_two_tables() -> None:
+    tables = {one.title: one for one in suites.published_on("cifar100") if one.title.startswith("ICKD")}
+    means = {one.convention: one.numbers["vgg13", "vgg8", "ickd"].mean for one in tables.values()}
+    assert means == {"crd": 73.42, "semckd": 73.88}
+
+
 def test_what_departs_from_the_recipe_is_told() -> None:
     """Of the sources whose recipes are known to be others; a bar must be of the same."""
     own_words = {

@@ -14,6 +14,7 @@ from itertools import count
 from pathlib import Path
 
 from kdbench.run import speeds
+from kdbench.run.clock import Clock
 from kdbench.run.estimate import Estimate
 from kdbench.run.speeds import Machine
 from kdbench.utils.files import atomic_write
@@ -92,7 +93,10 @@ def note(out: Path, verb: str, suite: str, machine: Machine, made: Estimate, sec
     with atomic_write(file, "w", newline="") as opened:
         opened.write(before + ("" if before.endswith("\n") else "\n") + text.getvalue())
     kept = speeds.load(machine)
-    kept.ran(suite, made.measured, worked - made.loading)
+    if Clock.of(machine.device, machine.threads).alone:
+        kept.ran(suite, made.measured, worked - made.loading)
+    else:  # seconds on the wall, in which all workers worked
+        kept.ran(suite, made.measured / made.sooner, worked - made.starting)
     kept.keep()
 
 

@@ -100,7 +100,16 @@ def published_on(dataset: str) -> list[PublishedOf]:
             if one.spec:
                 sources.setdefault(one.number.source, []).append((pair, one))
     for source, found in sorted(sources.items()):
-        conventions = {one.convention for _, one in found}
-        of = conventions.pop() if len(conventions) == 1 else ""
-        made.append(PublishedOf(source, of, {(*pair, one.spec): one.number for pair, one in found}))
+        told = sorted({one.convention for _, one in found})
+        both = [convention for convention in told if convention]
+        if len(both) < 2:
+            made.append(_table(source, told[0] if len(told) == 1 else "", found))
+            continue
+        for convention in both:  # a method may stand there once with KD's term and once without
+            of = [(pair, one) for pair, one in found if one.convention in ("", convention)]
+            made.append(_table(f"{source}, convention {convention}", convention, of))
     return made
+
+
+def _table(title: str, convention: str, found: list[tuple[Pair, Standing]]) -> PublishedOf:
+    return PublishedOf(title, convention, {(*pair, one.spec): one.number for pair, one in found})

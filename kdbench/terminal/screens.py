@@ -113,8 +113,8 @@ def show_list(what: str, suite: str, plain: bool, broken: list[str], screen: Con
 
     Plain lines have their columns between tabs; what is no entry goes to ``aside``.
     """
-    made = {"methods": _methods, "suites": _suites, "pairs": _pairs, "models": _models, "teachers": _teachers}
-    made["published"] = _papers
+    made = {"methods": _methods, "suites": _suites, "pairs": _pairs, "models": _models}
+    made |= {"teachers": _teachers, "published": _papers}
     heads, rows, notes = made[what](suite)
     if plain or not seen(screen) or len(heads) == 1:
         for row in rows:

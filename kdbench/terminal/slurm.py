@@ -61,8 +61,8 @@ class _Slurm(click.Command):
 
 def slurm(run: click.Command, tune: click.Command) -> click.Command:
     """The command, which takes every word of ``run`` that a script can hold; behind the word ``tune`` those of that."""
-    made, others = _command("run", run), _command("tune", tune)
-    made.verbs = {"run": _command("run", run), "tune": others}
+    made = _command("run", run)
+    made.verbs = {"run": _command("run", run), "tune": _command("tune", tune)}
     return made
 
 
