@@ -11,15 +11,15 @@ from kdbench.methods._layers import mse, pool
 
 
 def regressor(student: tuple[int, int, int], teacher: tuple[int, int, int], *, relu: bool = True) -> nn.Sequential:
-    """Student map (C_S, H_S, W_S) -> teacher channels, at the teacher's side where a kernel can."""
-    (c_s, h_s, _), (c_t, h_t, _) = student, teacher
+    """Student map (C_S, H_S, W_S) -> teacher channels, at the teacher's height and width where a kernel can."""
+    (c_s, h_s, w_s), (c_t, h_t, w_t) = student, teacher
     conv: nn.Module
-    if h_s == 2 * h_t:
+    if (h_s, w_s) == (2 * h_t, 2 * w_t):
         conv = nn.Conv2d(c_s, c_t, 3, stride=2, padding=1)
-    elif 2 * h_s == h_t:
+    elif (2 * h_s, 2 * w_s) == (h_t, w_t):
         conv = nn.ConvTranspose2d(c_s, c_t, 4, stride=2, padding=1)
-    elif h_s >= h_t:
-        conv = nn.Conv2d(c_s, c_t, 1 + h_s - h_t)
+    elif h_s >= h_t and w_s >= w_t:
+        conv = nn.Conv2d(c_s, c_t, (1 + h_s - h_t, 1 + w_s - w_t))
     else:
         conv = nn.Conv2d(c_s, c_t, 3, padding=1)
     return nn.Sequential(conv, nn.BatchNorm2d(c_t), *([nn.ReLU()] if relu else []))

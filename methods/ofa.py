@@ -72,6 +72,7 @@ class OFA(Distiller):
         "In log space; the release takes the logarithm of a softmax and gives NaN when one underflows.",
         "The release chooses eps per pair, from 1 to 1.5; its exits for transformers are those of"
         " exits=tokens alone, where a student of one shape has max(stages - k, 1) blocks after stage k.",
+        "The convolution of the deepest exit begins with a bias of 0; the release leaves it as torch draws it.",
         "The release has no licence: this is written from its formulas and holds none of its text.",
     )
     family = "logit"

@@ -49,8 +49,8 @@ class Case:
 
     def open(self) -> Case:
         """Read the files; call it first in a test (collection must stay cheap)."""
-        self.meta = json.loads(self.stem.with_suffix(".json").read_text())
-        self.raw: dict[str, Tensor] = load_file(self.stem.with_suffix(".safetensors"))
+        self.meta = json.loads(Path(f"{self.stem}.json").read_text())  # with_suffix would cut eps1.5 to eps1
+        self.raw: dict[str, Tensor] = load_file(f"{self.stem}.safetensors")
         self.dtype: torch.dtype = getattr(torch, self.meta["dtype"])
         self.rtol = 1e-6 if self.dtype is torch.float64 else 1e-4
         self.atol = 1e-9 if self.dtype is torch.float64 else 1e-6
@@ -197,6 +197,11 @@ class Case:
 def total(terms: Mapping[str, Tensor]) -> Tensor:
     """The sum that is minimised, in the order of the terms."""
     return reduce(add, terms.values())
+
+
+def unweighted(**weighed: tuple[Tensor, float]) -> dict[str, Tensor]:
+    """Terms over their weights, as the files hold them; a weight of 0 has left nothing to compare."""
+    return {name: term / weight for name, (term, weight) in weighed.items() if weight}
 
 
 def shapes(outputs: Outputs) -> Shapes:

@@ -67,6 +67,14 @@ def test_no_weight_is_both_networks() -> None:
                 attach(method, networks=pair)
 
 
+def test_one_logit_is_no_distribution() -> None:
+    student, teacher = networks()
+    for net in (student, teacher):
+        net.fc = nn.Linear(net.fc.in_features, 1)
+    with pytest.raises(ValueError, match=r"the student .* gives one logit; a distribution over classes needs two"):
+        attach("kd", networks=(student, teacher))
+
+
 @pytest.mark.parametrize("kind", ["uint16", "uint32", "uint64", ">i8", "int8"])
 def test_labels_and_positions_are_numpys_of_any_kind(kind: str) -> None:
     student, teacher = networks()

@@ -3,7 +3,7 @@
 import torch
 from toys import batch, outputs, pair
 
-from golden import Case, cases, total
+from golden import Case, cases, total, unweighted
 from kdbench.methods.dist import DIST
 
 
@@ -21,7 +21,7 @@ def test_golden(case: Case) -> None:
         (grad,) = torch.autograd.grad(inter + intra, student.logits)
         assert grad.abs().max() < 1e-9
         return
-    case.check(inter + intra, inter=inter / hyper["beta"], intra=intra / hyper["gamma"])
+    case.check(inter + intra, **unweighted(inter=(inter, hyper["beta"]), intra=(intra, hyper["gamma"])))
 
 
 def test_constant_probabilities_give_finite_gradients() -> None:

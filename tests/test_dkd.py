@@ -4,7 +4,7 @@ import pytest
 import torch
 from toys import batch, outputs, pair
 
-from golden import Case, cases, total
+from golden import Case, cases, total, unweighted
 from kdbench import Outputs
 from kdbench.methods.dkd import DKD
 from kdbench.registry import get
@@ -30,7 +30,7 @@ def test_golden(case: Case) -> None:
         return
     ramp = min(hyper["epoch"] / hyper["warmup"], 1) if hyper["warmup"] else 1
     weighed = {"target_class": (target, hyper["alpha"] * ramp), "non_target_class": (non_target, hyper["beta"] * ramp)}
-    case.check(target + non_target, **{name: term / weight for name, (term, weight) in weighed.items() if weight})
+    case.check(target + non_target, **unweighted(**weighed))
 
 
 def logits(scale: float, k: int, *, dtype: torch.dtype = torch.float32) -> tuple[Outputs, Outputs]:

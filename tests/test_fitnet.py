@@ -6,7 +6,7 @@ import torch
 from golden import Case, cases
 from kdbench import Batch, Outputs, Pair
 from kdbench.distiller import Shapes
-from kdbench.methods.fitnet import FitNet
+from kdbench.methods.fitnet import FitNet, regressor
 from kdbench.run.grid import Cell
 from kdbench.run.session import Request, resolve
 
@@ -67,6 +67,12 @@ def test_every_couple_of_taps_can_be_asked_for(tap: int, teacher_tap: int) -> No
     method.eval()
     before = method.terms(student, teacher, batch)["hint"]
     assert method.terms(student, teacher._replace(feats=rest), batch)["hint"] == before
+
+
+@pytest.mark.parametrize(("height", "width"), [(6, 7), (8, 6), (5, 10), (10, 10), (5, 5)])
+def test_the_regressor_meets_the_teachers_height_and_its_width(height: int, width: int) -> None:
+    reached = regressor((3, height, width), (4, 5, 5))(torch.randn(2, 3, height, width))
+    assert reached.shape == (2, 4, 5, 5)
 
 
 def test_a_couple_that_is_not_there_is_refused() -> None:

@@ -7,7 +7,7 @@ import torch
 from logits import bears_staged, each_kind
 from toys import batch, outputs, pair
 
-from golden import Case, cases
+from golden import Case, cases, unweighted
 from kdbench import Distiller, Outputs
 from kdbench.methods.ikl import IKL
 from kdbench.registry import get
@@ -32,8 +32,7 @@ def test_golden(case: Case) -> None:
         method.class_prior.copy_(case["in.class_prior"])
     terms = method.terms(student, teacher, case.batch(progress=hyper["epoch"] / 240))
     ramp = min(hyper["epoch"] / hyper["warmup"], 1) if hyper["warmup"] else 1
-    weights = {"wmse": hyper["beta"] * ramp, "sce": hyper["alpha"] * ramp}
-    parts = {name: terms[name] / weight for name, weight in weights.items() if weight}
+    parts = unweighted(wmse=(terms["wmse"], hyper["beta"] * ramp), sce=(terms["sce"], hyper["alpha"] * ramp))
     total = terms["wmse"] + terms["sce"]
     if "student.logits" in case.meta["vanishing_gradient"]:
         torch.testing.assert_close(total, case["out.loss"], rtol=1e-6, atol=1e-9)

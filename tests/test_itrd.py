@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from toys import batch, outputs, pair
 
-from golden import Case, cases, total
+from golden import Case, cases, total, unweighted
 from kdbench import Outputs, Pair
 from kdbench.methods.itrd import ITRD
 
@@ -29,8 +29,9 @@ def test_golden(case: Case) -> None:
         total(terms),
         method,
         renamed,
-        correlation=terms["correlation"] / hyper["lambda_corr"],
-        mutual=terms["mutual"] / hyper["lambda_mutual"],
+        **unweighted(
+            correlation=(terms["correlation"], hyper["lambda_corr"]), mutual=(terms["mutual"], hyper["lambda_mutual"])
+        ),
     )
 
 

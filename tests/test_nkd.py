@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from logits import batch_of, bears, each_kind, hard, pair_of, shown
 
-from golden import Case, cases, total
+from golden import Case, cases, total, unweighted
 from kdbench.methods.nkd import NKD
 from kdbench.registry import get
 
@@ -16,7 +16,9 @@ def test_golden(case: Case) -> None:
     student, teacher = case.outputs("student"), case.outputs("teacher")
     method = NKD(case.pair(student, teacher), gamma=hyper["gamma"], tau=hyper["temp"])
     terms = method.terms(student, teacher, case.batch())
-    case.check(total(terms), target=terms["target"], non_target=terms["non_target"] / hyper["gamma"])
+    case.check(
+        total(terms), **unweighted(target=(terms["target"], 1.0), non_target=(terms["non_target"], hyper["gamma"]))
+    )
 
 
 @each_kind

@@ -11,7 +11,7 @@ from logits import bears_staged, each_kind
 from torch import nn
 from toys import Shape, batch, outputs, pair
 
-from golden import Case, cases
+from golden import Case, cases, unweighted
 from kdbench import Outputs, Pair
 from kdbench.methods._exits import Merge, Norm, TokenExit
 from kdbench.methods.ofa import OFA
@@ -62,8 +62,7 @@ def test_golden(case: Case) -> None:
     renamed = case.load(method, place)
     assert len(renamed) == len(list(method.parameters()))
     logits, heads = method.terms(student, teacher, case.batch()).values()
-    weighed = {"logits": (logits, hyper["kd_loss_weight"]), "heads": (heads, hyper["ofa_loss_weight"])}
-    parts = {name: term / weight for name, (term, weight) in weighed.items() if weight}
+    parts = unweighted(logits=(logits, hyper["kd_loss_weight"]), heads=(heads, hyper["ofa_loss_weight"]))
     case.check(logits + heads, method, renamed, **parts)
     case.check_buffers(method, place)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from toys import batch, outputs, pair
 
-from golden import Case, cases, total
+from golden import Case, cases, total, unweighted
 from kdbench.methods.rkd import RKD, angle_potential
 
 
@@ -20,7 +20,8 @@ def test_golden(case: Case) -> None:
         (grad,) = torch.autograd.grad(distance + angle, student.pooled)
         assert grad.abs().max() < 1e-9
         return
-    case.check(distance + angle, distance=distance / hyper["w_distance"], angle=angle / hyper["w_angle"])
+    weighed = {"distance": (distance, hyper["w_distance"]), "angle": (angle, hyper["w_angle"])}
+    case.check(distance + angle, **unweighted(**weighed))
 
 
 def test_angles_are_those_of_difference_vectors_in_float32() -> None:

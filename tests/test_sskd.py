@@ -2,7 +2,7 @@
 
 import torch
 
-from golden import Case, cases
+from golden import Case, cases, unweighted
 from kdbench import Outputs
 from kdbench.methods.sskd import SSKD, kept, similarity
 
@@ -40,8 +40,8 @@ def test_golden(case: Case) -> None:
     method.train()
     method.on_stage("train")
     found = method.loss(student, teacher, case.batch())
-    unweighted = {name: value / weights[f"w_{name}"] for name, value in found.items()}
-    case.check(torch.stack(list(found.values())).sum(), method, renamed, **unweighted)
+    weighed = {name: (value, weights[f"w_{name}"]) for name, value in found.items()}
+    case.check(torch.stack(list(found.values())).sum(), method, renamed, **unweighted(**weighed))
 
 
 @cases("sskd")

@@ -8,7 +8,7 @@ import torch
 from logits import bears_staged, each_kind
 from toys import batch, outputs, pair
 
-from golden import Case, cases
+from golden import Case, cases, unweighted
 from kdbench import Outputs
 from kdbench.methods.wkd_l import WKDL, decayed
 from kdbench.registry import get
@@ -35,8 +35,8 @@ def test_golden(case: Case) -> None:
     if hyper["cost"] == "matrix":
         method.class_distance.copy_(case["in.class_distance"])
     terms = method.terms(student, teacher, case.batch(progress=hyper["epoch"] / hyper["epochs"]))
-    moved = {"wasserstein": terms["wasserstein"] / hyper["gamma_now"]} if hyper["gamma_now"] else {}
-    case.check(terms["target"] + terms["wasserstein"], target=terms["target"], **moved)
+    parts = unweighted(target=(terms["target"], 1.0), wasserstein=(terms["wasserstein"], hyper["gamma_now"]))
+    case.check(terms["target"] + terms["wasserstein"], **parts)
 
 
 @each_kind

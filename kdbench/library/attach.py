@@ -165,6 +165,8 @@ def _facts(
 ) -> Facts:
     """What the method may know of the pair; what nobody has said is a sentence when it is read."""
     num_classes = measure(sides[0].tapped, shape).logits.shape[1]
+    if num_classes < 2:
+        raise ValueError(f"the student {sides[0].tapped.name} gives one logit; a distribution over classes needs two")
     if labels is not None:
         found = labels_of(labels, num_classes)
         if num_train not in (None, len(found)):
