@@ -14,7 +14,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args, get_origin, get_type_hints
 
 import torch
 import torch.nn.functional as F
@@ -123,11 +123,12 @@ class Hyper(NamedTuple):
     """One hyper-parameter, as the signature states it.
 
     >>> Distiller.hyperparameters()["tau"]
-    Hyper(default=4.0, common=True)
+    Hyper(default=4.0, common=True, choices=())
     """
 
     default: Any
     common: bool  # declared by Distiller itself, not by the method
+    choices: tuple[Any, ...] = ()  # of ``base: Literal["kd", "dkd"] = "kd"``; nothing else can be asked for
 
 
 @dataclass(frozen=True)
@@ -372,7 +373,8 @@ class Distiller(nn.Module):
                 elif parameter.kind is parameter.KEYWORD_ONLY:
                     if parameter.default is parameter.empty:
                         raise ValueError(f"{cls.__name__}: hyper-parameter {parameter.name!r} has no default")
-                    found.setdefault(parameter.name, Hyper(parameter.default, parameter.name in common))
+                    said = Hyper(parameter.default, parameter.name in common, _choices(init, parameter))
+                    found.setdefault(parameter.name, said)
             if not follows or klass is Distiller:
                 break
         return found
@@ -432,3 +434,13 @@ class Distiller(nn.Module):
     def modifies_student(cls) -> bool:
         """Whether the evaluated network is not the plain student: ranked in a class of its own."""
         return cls.predict is not Distiller.predict
+
+
+def _choices(init: Callable[..., None], parameter: inspect.Parameter) -> tuple[Any, ...]:
+    told = parameter.annotation
+    if isinstance(told, str) and "Literal" in told:  # from __future__ import annotations
+        try:
+            told = get_type_hints(init)[parameter.name]
+        except NameError:  # another annotation names what only a type checker imports
+            return ()
+    return get_args(told) if get_origin(told) is Literal else ()

@@ -5,7 +5,7 @@ AAAI 2023. https://arxiv.org/abs/2211.16231
 """
 
 import math
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -61,7 +61,7 @@ class CTKD(Distiller):
         self,
         pair: Pair,
         *,
-        base: str = "kd",
+        base: Literal["kd", "dkd"] = "kd",
         weight: float = 0.9,
         t_start: float = 1.0,
         t_end: float = 20.0,

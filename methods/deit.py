@@ -4,7 +4,7 @@ Touvron, Cord, Douze, Massa, Sablayrolles, Jegou. Training data-efficient image 
 attention. ICML 2021. https://arxiv.org/abs/2012.12877
 """
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -56,7 +56,13 @@ class DeiT(Distiller):
     search: ClassVar = {"weight": (0.1, 0.25, 0.4, 0.5, 0.75, 0.9)}
 
     def __init__(
-        self, pair: Pair, *, targets: str = "hard", weight: float = 0.5, ce_weight: float = 0.0, tau: float = 3.0
+        self,
+        pair: Pair,
+        *,
+        targets: Literal["hard", "soft"] = "hard",
+        weight: float = 0.5,
+        ce_weight: float = 0.0,
+        tau: float = 3.0,
     ) -> None:
         super().__init__(pair, ce_weight=ce_weight, kd_weight=0.0, tau=tau)
         if targets not in TARGETS:

@@ -8,6 +8,8 @@ predictions and feature maps supervise shallow layers, weighted by a loss-based 
 below is ours; quote its numbers as "DSKD (our reading)", never as the authors' method.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -77,7 +79,7 @@ class DSKD(Distiller):
         *,
         gamma: float = 5.0,
         tau_w: float = 1.0,
-        favour: str = "lagging",
+        favour: Literal["lagging", "leading"] = "lagging",
         aux_ce: float = 0.0,
         beta: float = 1.0,
         ce_weight: float = 1.0,

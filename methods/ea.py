@@ -5,7 +5,7 @@ ICCV 2025. https://arxiv.org/abs/2311.13621
 """
 
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -87,7 +87,7 @@ class EA(Distiller):
         self,
         pair: Pair,
         *,
-        base: str = "kd",
+        base: Literal["kd", "dkd"] = "kd",
         weight: float = 0.9,
         t: float = 3.0,
         upper: float = 100.0,

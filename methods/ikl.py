@@ -7,6 +7,8 @@ KL has the gradient of such a sum, yet its weights are the student's or the teac
 image. Here the weights may come from the class instead: what the teacher says of it on average.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -84,7 +86,7 @@ class IKL(Distiller):
         *,
         alpha: float = 1.0,
         beta: float = 8.0,
-        weights: str = "sample",
+        weights: Literal["sample", "class"] = "sample",
         weight_tau: float = 0.0,
         warmup: float = 20 / 240,
         ce_weight: float = 1.0,

@@ -5,7 +5,7 @@ ECCV 2018. https://arxiv.org/abs/1807.06819
 """
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -96,7 +96,15 @@ class KDSVD(Distiller):
         "Entries of a map's gradient that are not finite become 0.",
     )
 
-    def __init__(self, pair: Pair, *, beta: float = 1.0, k: int = 1, rows: str = "positions", **common: float) -> None:
+    def __init__(
+        self,
+        pair: Pair,
+        *,
+        beta: float = 1.0,
+        k: int = 1,
+        rows: Literal["positions", "lines"] = "positions",
+        **common: float,
+    ) -> None:
         super().__init__(pair, **common)
         if rows not in ("positions", "lines"):
             raise ValueError(f"kdsvd: rows={rows!r} is neither positions nor lines")

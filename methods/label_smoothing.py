@@ -4,7 +4,7 @@ Szegedy, Vanhoucke, Ioffe, Shlens, Wojna. Rethinking the Inception Architecture 
 CVPR 2016. https://arxiv.org/abs/1512.00567
 """
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -38,7 +38,9 @@ class LabelSmoothing(Distiller):
     reads = "logits"
     search: ClassVar = {"eps": (0.01, 0.03, 0.05, 0.1, 0.2, 0.4)}  # ten times the default is no share
 
-    def __init__(self, pair: Pair, *, eps: float = 0.1, spread: str = "all", ce_weight: float = 1.0) -> None:
+    def __init__(
+        self, pair: Pair, *, eps: float = 0.1, spread: Literal["all", "others"] = "all", ce_weight: float = 1.0
+    ) -> None:
         super().__init__(pair, ce_weight=ce_weight, kd_weight=0.0)
         if not 0 <= eps < 1:
             raise ValueError(f"label_smoothing: eps={eps:g} is no share of a label; take 0 to below 1")

@@ -5,7 +5,7 @@ Distillation. NeurIPS 2023. https://arxiv.org/abs/2310.19444
 """
 
 import math
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -89,7 +89,7 @@ class OFA(Distiller):
         w_kd: float = 1.0,
         temperature: float = 1.0,
         stages: str = "",
-        exits: str = "maps",
+        exits: Literal["maps", "tokens"] = "maps",
         ce_weight: float = 1.0,
     ) -> None:
         super().__init__(pair, ce_weight=ce_weight, kd_weight=0.0)

@@ -9,6 +9,8 @@ different dimensions to vectors of one length. All else below is ours; quote its
 "PFFU (our reading)", never as the authors' method.
 """
 
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -69,7 +71,7 @@ class PFFU(Distiller):
         *,
         grid: int = 4,
         tau_a: float = 0.1,
-        variant: str = "map",
+        variant: Literal["map", "vector"] = "map",
         hidden: int = 256,
         lam: float = 100.0,
         beta: float = 1.0,

@@ -5,6 +5,7 @@ CVPR 2024. https://arxiv.org/abs/2403.13512
 """
 
 import re
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -68,10 +69,10 @@ class SDD(Distiller):
         self,
         pair: Pair,
         *,
-        base: str = "kd",
+        base: Literal["kd", "dkd", "rld"] = "kd",
         M: str = "1-2-4",
         weight: float = 0.9,
-        weighting: str = "sample",
+        weighting: Literal["sample", "mean"] = "sample",
         standardise: bool = False,
         alpha: float = 1.0,
         beta: float = 8.0,

@@ -8,7 +8,7 @@ class travels a short way, and costs little.
 """
 
 import math
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -103,7 +103,7 @@ class WKDL(Distiller):
         *,
         gamma: float = 600.0,
         temperature: float = 8.0,
-        cost: str = "fc",
+        cost: Literal["fc", "matrix"] = "fc",
         sharpen: float = 1.0,
         smoothing: float = 0.05,
         iterations: int = 10,

@@ -138,7 +138,7 @@ def test_a_budget_proposes_and_trains_only_with_a_yes(tmp_path: Path, monkeypatc
     words = ["run", *WIDE, "--seeds", "2", "--methods", "label_smoothing,student", "--table", "off", "--out", tmp_path]
     done = asked(*words, "--budget", "15s")
     assert done.exit_code == 1
-    assert "15 s hold about 10 s of it" in done.output
+    assert "about 10 s of it fit into 15 s" in done.output
     assert "1 of 2 seeds" in done.output
     assert "nothing was trained; --yes runs it" in done.output
     assert not (tmp_path / "runs").exists()
@@ -152,7 +152,7 @@ def test_a_budget_proposes_and_trains_only_with_a_yes(tmp_path: Path, monkeypatc
     ended = {path.stem.split("-s0")[0] for path in (tmp_path / "runs").rglob("*.json")}
     assert ended == {"student"}
     done = asked(*line.split()[1:])  # the command line does the same: all is there
-    assert "1 of 1 cells are there" in done.output
+    assert "1 of 1 cell is there" in done.output
     at_a_terminal(monkeypatch)
     done = asked(*words, "--budget", "15s", "--force", answer="n\n")
     assert "Run this?" in done.output

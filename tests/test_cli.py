@@ -465,7 +465,7 @@ def test_the_output_folder_may_be_an_environment_variable(finished: Path, monkey
     monkeypatch.setenv("KDBENCH_OUT", str(finished))
     assert "resnet14-resnet8" in fine("status")
     again = fine("run", *SMALL, "--methods", "kd")
-    assert "1 of 1 cells are there" in again
+    assert "1 of 1 cell is there" in again
     assert "nothing was trained; --force trains them again" in again
 
 

@@ -36,6 +36,8 @@ LITE = suites.load("cifar100-lite")
         ("semckd+dkd[semckd.beta=200,beta=1]", ["dkd+semckd[dkd.beta=1.0,semckd.beta=200.0]"]),
         ("mag+crd[nce_t=0.1;0.2],kd", ["crd+mag[nce_t=0.1]", "crd+mag[nce_t=0.2]", "kd"]),
         ("mag[kd_weight=1e+1]+crd", ["crd+mag[kd_weight=10.0]"]),
+        ("mag+crd[crd.nce_k=10]", ["crd+mag[nce_k=10]"]),
+        ("ctkd+dkd[ctkd.weight=2,dkd.beta=1]", ["ctkd+dkd[dkd.beta=1.0,weight=2.0]"]),
     ],
 )
 def test_each_part_may_have_brackets(text: str, specs: list[str]) -> None:
@@ -55,7 +57,14 @@ def test_each_part_may_have_brackets(text: str, specs: list[str]) -> None:
         ("sdd[[standardise]]", "cannot read"),
         ("sdd[beta]+itrd", "cannot read '[beta]' after 'sdd'; write [key=value]"),
         ("sdd+itrd[standardize]", "cannot read '[standardize]' after 'itrd'"),
-        ("sdd[width=2]+itrd", "method 'itrd+sdd' has no hyper-parameter 'width'"),
+        ("sdd[width=2]+itrd", "method 'sdd' has no hyper-parameter 'width'"),
+        ("sdd+itrd[width=2]", "method 'itrd+sdd' has no hyper-parameter 'width'"),
+        ("mag[nce_k=10]+crd", "method 'mag' has no hyper-parameter 'nce_k'"),
+        ("mag[crd.nce_k=10]+crd", "method 'mag' has no hyper-parameter 'crd.nce_k'"),
+        ("itrd[standardise]+sdd", "cannot read '[standardise]' after 'itrd'"),
+        ("mag+crd[zorro.nce_k=10]", "has no hyper-parameter 'zorro.nce_k'"),
+        ("mag+crd[mag.nce_k=10]", "has no hyper-parameter 'mag.nce_k'"),
+        ("sdd[base=foo]+itrd", "itrd+sdd[base] is one of kd, dkd, rld, not 'foo'"),
     ],
 )
 def test_what_cannot_be_read_is_said(text: str, why: str) -> None:

@@ -87,4 +87,4 @@ def test_there_is_no_kd_term_beside_it_and_no_fixed_temperature() -> None:
 
 def test_an_unknown_base_is_refused() -> None:
     with pytest.raises(ValueError, match="base='nkd' is no loss"):
-        CTKD(pair_of(*shown(*hard("random")[:2])), base="nkd")
+        CTKD(pair_of(*shown(*hard("random")[:2])), base="nkd")  # type: ignore[arg-type]

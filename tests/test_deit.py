@@ -29,7 +29,7 @@ def test_formula_and_gradient(heads: int, targets: str, weight: float, tau: floa
     torch.manual_seed(3)
     z = [torch.randn_like(student.logits).requires_grad_(True) for _ in range(heads)]
     seen = student._replace(logits=sum(z) / heads, heads=tuple(z) if heads == 2 else None)  # type: ignore[arg-type]
-    method = DeiT(pair(student, teacher), targets=targets, weight=weight, tau=tau)
+    method = DeiT(pair(student, teacher), targets=targets, weight=weight, tau=tau)  # type: ignore[arg-type]
     found = method.loss(seen, teacher, one)
     assert list(found) == ["class_token", "distillation_token"]  # neither CE nor KD of the mean beside them
     if targets == "hard":
@@ -84,7 +84,7 @@ def test_a_distilled_network_trains_its_two_heads_apart() -> None:
 def test_what_is_no_target_and_no_share_is_refused() -> None:
     both = pair(*sides()[:2])
     with pytest.raises(ValueError, match="deit: targets='warm'; the teacher's are hard or soft"):
-        DeiT(both, targets="warm")
+        DeiT(both, targets="warm")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"deit: weight=1\.5 is no share of the loss"):
         DeiT(both, weight=1.5)
 

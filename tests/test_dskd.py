@@ -19,7 +19,7 @@ def test_formula(favour: str, aux_ce: float) -> None:
         pair(STUDENT, TEACHER),
         gamma=3.0,
         tau_w=2.0,
-        favour=favour,
+        favour=favour,  # type: ignore[arg-type]
         aux_ce=aux_ce,
         beta=0.7,
         tau=3.0,
@@ -84,4 +84,4 @@ def test_what_cannot_be_served_is_refused() -> None:
     with pytest.raises(ValueError, match="one stage only"):
         DSKD(pair(shallow, TEACHER))
     with pytest.raises(ValueError, match="neither"):
-        DSKD(pair(STUDENT, TEACHER), favour="both")
+        DSKD(pair(STUDENT, TEACHER), favour="both")  # type: ignore[arg-type]

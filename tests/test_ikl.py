@@ -112,7 +112,7 @@ def test_class_weights_keep_the_contract() -> None:
 def test_weights_of_another_name_are_refused() -> None:
     student = outputs((4, 4, 4))
     with pytest.raises(ValueError, match="weights='image'"):
-        IKL(pair(student, student), weights="image")
+        IKL(pair(student, student), weights="image")  # type: ignore[arg-type]
 
 
 def test_there_is_no_kd_term_beside_it() -> None:

@@ -34,7 +34,7 @@ def test_golden(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     case.open()
     student, teacher = case.outputs("student"), case.outputs("teacher")
     rows = "lines" if "mdistiller" in case.meta["source"]["repo"] else "positions"
-    method = KDSVD(case.pair(student, teacher), beta=1.0, k=case.meta["hyper"]["k"], rows=rows)
+    method = KDSVD(case.pair(student, teacher), beta=1.0, k=case.meta["hyper"]["k"], rows=rows)  # type: ignore[arg-type]
     with_signs_of(case, monkeypatch)
     case.check(method.terms(student, teacher, case.batch())["svd"])
 
@@ -80,4 +80,4 @@ def test_a_map_that_diverged_does_not_stop_the_run() -> None:
 def test_a_pair_it_cannot_serve_is_refused(taps: Any, rows: str, sentence: str) -> None:
     student, teacher = outputs(*taps), outputs((3, 4, 4), (5, 4, 4), (6, 4, 4))
     with pytest.raises(ValueError, match=sentence):
-        KDSVD(pair(student, teacher), rows=rows)
+        KDSVD(pair(student, teacher), rows=rows)  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ def softened(eps: float, spread: str, k: int = 5) -> torch.Tensor:
 @pytest.mark.parametrize("spread", ["all", "others"])
 @pytest.mark.parametrize("eps", [0.0, 0.1, 0.4])
 def test_loss_and_gradient_are_those_of_the_softened_label(spread: str, eps: float) -> None:
-    method = LabelSmoothing(pair(STUDENT, STUDENT), eps=eps, spread=spread, ce_weight=0.7)
+    method = LabelSmoothing(pair(STUDENT, STUDENT), eps=eps, spread=spread, ce_weight=0.7)  # type: ignore[arg-type]
     ours = total(method.loss(STUDENT, STUDENT, SEEN))
     theirs = 0.7 * F.cross_entropy(STUDENT.logits, softened(eps, spread))
     torch.testing.assert_close(ours, theirs)

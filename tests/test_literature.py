@@ -106,6 +106,9 @@ def test_the_frame_is_the_list() -> None:
     assert len(kdbench.published()) > len(frame)
     with pytest.raises(ValueError, match="no suite"):
         kdbench.published("crdd")
+    for odd in (3, True, ["crd"], ("crd", "imagenet"), float("nan"), b"crd"):
+        with pytest.raises(ValueError, match=r"a suite is a name, or the path of a \.toml file, as text, not"):
+            kdbench.published(odd)  # type: ignore[arg-type]
 
 
 def standing(spec: str, departs: str = "", rule: str | None = "best_test", convention: str = "") -> Standing:

@@ -227,7 +227,7 @@ def test_tokens_that_are_not_there_or_cannot_be_read_are_a_sentence(student: Out
     with pytest.raises(ValueError, match=rf"ofa: .*{words}"):
         OFA(Pair(sizes, sizes, lambda last: last, 5, torch.zeros(20, dtype=torch.int64), 6), exits="tokens")
     with pytest.raises(ValueError, match="exits on maps and on tokens"):
-        OFA(Pair(sizes, sizes, lambda last: last, 5, torch.zeros(20, dtype=torch.int64), 6), exits="rows")
+        OFA(Pair(sizes, sizes, lambda last: last, 5, torch.zeros(20, dtype=torch.int64), 6), exits="rows")  # type: ignore[arg-type]
 
 
 def test_a_hyper_parameter_that_came_later_renames_no_older_cell() -> None:

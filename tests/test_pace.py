@@ -40,3 +40,21 @@ def test_what_is_made_before_the_first_batch_tells_nothing_of_the_speed() -> Non
     now += 1.0
     pace.step(4)
     assert pace.line().endswith("resnet20, seed 0: in epoch 1, 4 lanes, 256 images/s")
+
+
+def test_after_the_last_epoch_no_speed_is_told_and_no_further_epoch() -> None:
+    now = 0.0
+    pace = Pace(lambda: now)
+    pace.begin(1000)
+    pace.group("teacher resnet56", 100, 64)
+    for _ in range(101):
+        pace.step(1)
+        now += 0.5
+    pace.over()
+    said = "[10%, about 7 min 34 s left] teacher resnet56: done; what follows is being made ready"
+    assert pace.line() == f"{said}, 127 images/s"
+    now += 3600.0  # 230 students are built
+    assert pace.line() == said
+    pace.group("resnet56, seed 0", 900, 64)
+    pace.step(2)
+    assert pace.line().endswith("resnet56, seed 0: in epoch 1, 2 lanes")

@@ -32,7 +32,7 @@ def test_formula(variant: str) -> None:
     method = PFFU(
         pair(STUDENT, TEACHER),
         tau_a=0.3,
-        variant=variant,
+        variant=variant,  # type: ignore[arg-type]
         hidden=8,
         lam=7.0,
         beta=0.6,
@@ -118,4 +118,4 @@ def test_what_cannot_be_served_is_refused() -> None:
     with pytest.raises(ValueError, match="2x2 px or more"):
         PFFU(pair(STUDENT, single))
     with pytest.raises(ValueError, match="neither"):
-        PFFU(pair(STUDENT, TEACHER), variant="both")
+        PFFU(pair(STUDENT, TEACHER), variant="both")  # type: ignore[arg-type]

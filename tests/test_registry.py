@@ -4,7 +4,7 @@ import re
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ import kdbench
 from kdbench import Distiller, Pair, register, registry
 from kdbench.registry import Spec, convert, discovery, get, load_plugin, parse
 from kdbench.registry.combine import combined
+from kdbench.registry.hyper import check
 from kdbench.testing.toys import ALIKE, Problem
 from kdbench.testing.trainee import Trainee
 
@@ -394,6 +395,46 @@ def test_a_combination_answers_what_a_method_answers() -> None:
     assert Distiller.build(Problem(ALIKE).pair, tau=2.0).tau == built.tau == 2.0
     with pytest.raises(ValueError, match="Part is not registered"):
         registry.name_of(combined(("a", "b"), (part(), part())))
+
+
+class Wordy(Distiller):
+    def __init__(self, pair: Pair, *, kind: Literal["near", "far"] = "near", **common: float) -> None:
+        super().__init__(pair, **common)
+
+
+class Later(Distiller):
+    """As ``from __future__ import annotations`` has it."""
+
+    def __init__(self, pair: Pair, *, kind: "Literal['near', 'far']" = "near", **common: float) -> None:
+        super().__init__(pair, **common)
+
+
+class Unseen(Distiller):
+    """One of its annotations is for type checkers alone."""
+
+    def __init__(self, pair: "Nowhere", *, kind: "Literal['near', 'far']" = "near") -> None:  # type: ignore # noqa: F821
+        super().__init__(pair)
+
+
+def test_words_that_a_signature_lists_are_the_only_ones() -> None:
+    assert Wordy.hyperparameters()["kind"].choices == Later.hyperparameters()["kind"].choices == ("near", "far")
+    check(Wordy, "kind", "far", "wordy[kind]")
+    with pytest.raises(ValueError, match=r"wordy\[kind\] is one of near, far, not 'left'"):
+        check(Wordy, "kind", "left", "wordy[kind]")
+    assert Unseen.hyperparameters()["kind"].choices == ()
+
+
+@pytest.mark.parametrize(
+    "text", ["ctkd[base=foo]", "ea[base=rld]", "sdd[weighting=both]", "ofa[exits=none]", "deit[targets=warm]"]
+)
+def test_a_word_that_a_method_does_not_know_is_refused_before_anything_is_trained(text: str) -> None:
+    with pytest.raises(ValueError, match="is one of"):
+        parse(text)
+
+
+def test_a_name_in_capitals_is_one_suggestion() -> None:
+    with pytest.raises(ValueError, match=r"no method 'CTKD'; did you mean ctkd\?"):
+        get("CTKD")
 
 
 def test_nobody_asks_whether_it_is_a_combination() -> None:

@@ -110,7 +110,7 @@ def test_shards_make_the_whole(tmp_path: Path) -> None:
     for part in ("1/2", "2/2"):
         result = run(tmp_path, "--seeds", "2", "--shard", part, methods="kd")
         assert result.exit_code == 0, result.output
-        assert "1 of 1 cells" in result.output
+        assert "1 of 1 cell is there" in result.output
     assert len(records(tmp_path)) == 2
 
 
@@ -193,7 +193,7 @@ def test_a_broken_plugin_is_named_and_the_rest_runs(tmp_path: Path) -> None:
     result = run(tmp_path / "out", "--plugin", str(broken), methods="kd")
     assert result.exit_code == 1
     assert "plug-in broken.py cannot be imported" in result.output
-    assert "1 of 1 cells are there" in result.output
+    assert "1 of 1 cell is there" in result.output
 
 
 def test_a_pair_that_a_method_refuses_is_a_sentence_in_the_table(tmp_path: Path) -> None:

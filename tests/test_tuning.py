@@ -236,6 +236,7 @@ def test_tuned_weights_replace_the_published_ones_and_the_rows_say_so(finished: 
         (["--methods", "at"], "--pairs resnet14:resnet8 --suite digits --set teacher.epochs=1 --out"),
         (["--methods", "kd", "--seeds", "1000,"], "seed 1000 chose the weights of kd"),
         (["--methods", "kd", "--set", "convention=crd"], "another data set, convention or published weight"),
+        (["--methods", "fitnet[beta=3]"], "fitnet[beta=3.0] sets beta, which is all that tuning chose"),
     ],
 )
 def test_weights_that_are_not_there_are_a_sentence(finished: Path, words: list[str], sentence: str) -> None:
@@ -255,6 +256,23 @@ def test_a_choice_that_gives_way_to_another_is_told(tmp_path: Path, finished: Pa
     assert before
     assert all(one in records_of(tmp_path / "tuned") for one in before)
     assert "otherwise" not in tune(tmp_path, "--epochs", "1", methods="kd").output
+
+
+def test_a_damaged_trial_is_told_and_trained_anew_by_force(tmp_path: Path, finished: Path) -> None:
+    """Its choice is gone, too, as after a disk that failed; otherwise the trial would not be read."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    before = choices(tmp_path)["kd"]
+    tuned.path(tmp_path, "digits", "resnet14", "resnet8", "kd").unlink()
+    trial = next((tmp_path / "tuned" / "runs").rglob("kd*-s1000-*.json"))
+    whole = json.loads(trial.read_text())
+    trial.write_text(trial.read_text()[:300])
+    told = tune(tmp_path, methods="kd")
+    assert told.exit_code == 1
+    assert "--force trains the cell anew" in " ".join(told.output.split())
+    mended = tune(tmp_path, "--force", methods="kd")
+    assert mended.exit_code == 0, mended.output
+    assert json.loads(trial.read_text())["top1_last"] == whole["top1_last"]
+    assert choices(tmp_path)["kd"].choice == before.choice
 
 
 def test_an_edited_choice_is_not_believed(tmp_path: Path, finished: Path) -> None:

@@ -160,7 +160,7 @@ def prepare(plan: Plan, method: Distiller, *, compiles: bool) -> None:
         raise ValueError(f"gradients={rule} goes twice through a student, which compiled code cannot; run --no-compile")
     if rule.quick == "target":
         if not (method.kd_weight or "target" in method.roles.values()):
-            raise ValueError(_undivided(rule))
+            raise ValueError(_undivided(rule, method))
         method.split_kd = True
 
 
@@ -199,7 +199,7 @@ def totals(lane: Lane, terms: dict[str, Tensor]) -> list[Tensor]:
     for name, term in terms.items():
         parts[_part(rule, roles.get(name, "rest"))].append(term)
     if rule.quick == "target" and not parts[0]:
-        raise Failed(_undivided(rule))
+        raise Failed(_undivided(rule, lane.method))
     zero = next(iter(terms.values())).detach().float() * 0
     found = [_sum(part) if part else zero for part in parts]
     if not rule.scaled:
@@ -276,8 +276,9 @@ def _sum(terms: Any) -> Tensor:
     return torch.stack([term.float() for term in terms]).sum()
 
 
-def _undivided(rule: Rule) -> str:
+def _undivided(rule: Rule, method: Distiller) -> str:
+    give = "give it a kd_weight above 0, or " if "kd_weight" in method.hyperparameters() else ""
     return (
-        f"gradients={rule} tells apart what pulls at the label's class, and this loss has no such part; give it a"
-        " kd_weight above 0, or take gradients=dot"
+        f"gradients={rule} tells apart what pulls at the label's class, and this loss has no such part;"
+        f" {give}take gradients=dot"
     )

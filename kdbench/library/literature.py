@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import PathLike, fspath
 from typing import TYPE_CHECKING
 
 from kdbench import suites
@@ -15,7 +16,7 @@ COLUMNS = (
 )
 
 
-def published(suite: str | None = None) -> DataFrame:
+def published(suite: str | PathLike[str] | None = None) -> DataFrame:
     """What papers report: a row for each published top-1 accuracy, in percent.
 
     Columns: dataset, teacher, student; method in its source's words, spec in kdbench's (empty where kdbench has no such
@@ -37,6 +38,7 @@ def published(suite: str | None = None) -> DataFrame:
     """
     from kdbench.report.frames import DataFrame
 
+    named = fspath(suite) if isinstance(suite, PathLike) else suite
     rows = [
         {
             "dataset": dataset,
@@ -52,7 +54,7 @@ def published(suite: str | None = None) -> DataFrame:
             "departs": one.departs,
             "source": one.number.source,
         }
-        for dataset, (teacher, student), one in suites.every_number(None if suite is None else suites.load(suite))
+        for dataset, (teacher, student), one in suites.every_number(None if named is None else suites.load(named))
     ]
     frame = DataFrame(rows, columns=list(COLUMNS))
     return frame.astype({"mean": float, "std": float, "n": "Int64"})

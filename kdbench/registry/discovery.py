@@ -143,7 +143,8 @@ def _look_up(name: str) -> type[Distiller]:
         raise ValueError(_refused[name])
     if name in ABSENT:
         raise ValueError(f"method {name!r} is left out: {ABSENT[name]}")
-    near = get_close_matches(name[:100], _classes, n=3, cutoff=0.5)
+    low = name[:100].lower()
+    near = [low] if low in _classes else get_close_matches(low, _classes, n=3, cutoff=0.5)
     known = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names())}"
     raise ValueError(f"no method {quoted(name)}; {known}")
 

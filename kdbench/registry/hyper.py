@@ -62,7 +62,9 @@ def check(cls: type[Distiller], key: str, value: object, where: str) -> None:
 
     >>> check(Distiller, "tau", 4.0, "kd[tau]")
     """
-    default = cls.hyperparameters()[key].default
+    default, choices = cls.hyperparameters()[key].default, cls.hyperparameters()[key].choices
+    if choices and value not in choices:
+        raise ValueError(f"{where} is one of {', '.join(map(str, choices))}, not {quoted(str(value))}")
     if isinstance(default, str) or default is None:
         if isinstance(default, str) and not (isinstance(value, str) and len(value) <= _LETTERS and value.isprintable()):
             raise ValueError(f"{where} is a word like {default!r}, not {quoted(value)}")
@@ -85,7 +87,7 @@ def check(cls: type[Distiller], key: str, value: object, where: str) -> None:
 
 
 def _is_temperature(key: str) -> bool:
-    return key in ("tau", "t", "T", "temperature", "nce_t") or key.startswith("tau_") or key.endswith("_tau")
+    return key in ("tau", "t", "T", "temperature", "nce_t", "t_start") or key.startswith("tau_") or key.endswith("_tau")
 
 
 def _is_weight(key: str, main: Iterable[str]) -> bool:

@@ -52,7 +52,12 @@ def parse(text: str) -> list[Spec]:
         if "".join(map("".join, parts)) != item or parts[-1][2]:
             raise ValueError(f"cannot read {quoted(item)}; write name or name[key=value]")
         wanted = "+".join(part.strip() for part, _, _ in parts)
-        given = [(part.strip(), inside[1:-1]) for part, inside, _ in parts if inside]
+        behind = [*(part.strip() for part, _, _ in parts[:-1]), ""]  # the last brackets are of them all
+        given = [
+            (part.strip(), inside[1:-1], whose)
+            for (part, inside, _), whose in zip(parts, behind, strict=True)
+            if inside
+        ]
         for name in _expand(wanted):
             specs += [Spec(name, hyper) for hyper in _alternatives(name, given)]
     if not specs:
@@ -77,21 +82,24 @@ def _expand(wanted: str) -> list[str]:
     return [name_of(get(wanted))]  # raises with the nearest names
 
 
-def _alternatives(name: str, given: Sequence[tuple[str, str]]) -> list[tuple[tuple[str, object], ...]]:
-    """``given``: (the name before the brackets, what is in them)."""
+def _alternatives(name: str, given: Sequence[tuple[str, str, str]]) -> list[tuple[tuple[str, object], ...]]:
+    """``given``: (the name before the brackets, what is in them, the part that they are of, "" where of all)."""
     cls = get(name)
     known = cls.hyperparameters()
     values: dict[str, list[object]] = {}
-    for part, inside in given:
-        key = ""
+    for part, inside, whose in given:
+        key, own = "", get(whose).hyperparameters() if whose else known
         for token in re.split(r"[,;]", inside) if inside.strip() else ():
             switch = _full(token, part, known)
-            if switch in known and type(known[switch].default) is bool:
+            if switch in known and type(known[switch].default) is bool and _serves(switch, whose, own):
                 key, token = switch, "true"
             elif "=" in token:
                 key, _, token = (word.strip() for word in token.partition("="))
-                if (full := _full(key, part, known)) not in known:
-                    raise ValueError(f"method {name!r} has no hyper-parameter {quoted(key)}; it has {', '.join(known)}")
+                full = _full(key, part, known)
+                if full not in known or not _serves(full, whose, own):
+                    raise ValueError(
+                        f"method {whose or name!r} has no hyper-parameter {quoted(key)}; it has {', '.join(own)}"
+                    )
                 key = full
             elif not key:
                 raise ValueError(f"cannot read {quoted(f'[{inside}]')} after {part!r}; write [key=value]")
@@ -105,5 +113,16 @@ def _alternatives(name: str, given: Sequence[tuple[str, str]]) -> list[tuple[tup
 
 def _full(key: str, part: str, known: Collection[str]) -> str:
     """The name in a combination of what a part calls ``key``: with the part before it where others have it, too."""
-    own = f"{part}.{key.strip()}"
-    return own if own in known else key.strip()
+    key = key.strip()
+    whose, _, short = key.rpartition(".")
+    if f"{part}.{key}" in known:
+        return f"{part}.{key}"
+    return short if key not in known and short in known and short in _of(whose) else key
+
+
+def _serves(key: str, whose: str, own: Collection[str]) -> bool:
+    return key.removeprefix(f"{whose}.") in own if whose else True
+
+
+def _of(part: str) -> Collection[str]:
+    return get(part).hyperparameters() if part in names() else ()

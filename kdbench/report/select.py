@@ -256,7 +256,11 @@ def _difference(given: dict[str, Any], kept: dict[str, Any]) -> str:
 
 
 def _value(settings: dict[str, Any], name: str) -> str:
-    return plain(settings[name], 40) if name in settings else "unknown"
+    if name in settings:
+        return plain(settings[name], 40)
+    return (
+        "the default" if name.startswith("recipe.") else "unknown"
+    )  # a recipe's later words are kept where they are set
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:

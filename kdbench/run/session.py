@@ -218,7 +218,13 @@ def make_cell(
         variant, fixed = variant_of(spec, usual)
         suite_words = ["--suite", suite.name if request.suite == AUTO else request.suite]
         suite_words += [word for setting in request.overrides for word in ("--set", setting)]
-        usual |= tuned.choice(request.out, *where, variant, seed, usual | fixed, suite_words)
+        chosen = tuned.choice(request.out, *where, variant, seed, usual | fixed, suite_words)
+        if chosen and chosen.keys() <= dict(spec.hyper).keys():
+            raise ValueError(
+                f"{spec} sets {' and '.join(sorted(chosen))}, which is all that tuning chose; leave the"
+                " brackets out, or take --weights published"
+            )
+        usual |= chosen
     standing = {name: known.default for name, known in method.hyperparameters().items()} | usual
     said = {name: value for name, value in spec.hyper if value != standing[name]}
     recipe = suite.recipe.facts_for(student, epochs)

@@ -27,6 +27,8 @@ def find(kind: str, name: str, known: Iterable[str], prefix: str = "") -> tuple[
     Raises:
         ValueError: there is none; the nearest names are told.
     """
+    if not isinstance(name, str):
+        raise ValueError(f"a {kind} is a name, or the path of a .toml file, as text, not {quoted(repr(name))}")
     if name.endswith(".toml"):
         path = expanded(name)
         if not is_file(path):
@@ -87,7 +89,8 @@ def read(file: Traversable) -> dict[str, Any]:
 def nearest(word: str, known: Iterable[str]) -> str:
     """``did you mean x or y`` or, when nothing is near, ``there are a, b, c``."""
     known = sorted(known)
-    near = get_close_matches(word[:SHOWN], known, n=3, cutoff=0.5)
+    same = [one for one in known if one.lower() == word.lower()]
+    near = same or get_close_matches(word[:SHOWN], known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
 
 

@@ -155,7 +155,7 @@ def within(
     if choice == whole:
         screen.print(f"that fits into {duration(limit)} as it is", markup=False)
         return found.job
-    screen.print(f"{duration(limit)} hold about {duration(cost(choice))} of it:", markup=False)
+    screen.print(f"about {duration(cost(choice))} of it fit into {duration(limit)}:", markup=False)
     for cut in budgets.cuts(whole, choice):
         screen.print(f"  {cut}", markup=False)
     screen.print(line(choice), markup=False, soft_wrap=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from kdbench import registry, suites
 from kdbench.distiller import Distiller
@@ -79,7 +79,8 @@ def idea(name: str) -> str:
 
 
 def _formula(parts: Sequence[type[Distiller]]) -> list[str]:
-    said = [" ".join((inspect.getdoc(part) or "").split("\n\n")[0].split()) for part in parts]
+    docs = [(inspect.getdoc(part) or "").split("\n\n")[0].replace("``", "") for part in parts]
+    said = [" ".join(doc.split()) for doc in docs]
     if len(parts) == 1:
         return said
     together = ["the terms of all parts, added; cross-entropy and KD count once, at the weights below"]
@@ -94,13 +95,31 @@ def _hyper(name: str, given: Mapping[str, object]) -> list[str]:
     known = registry.get(name).hyperparameters()
     lines = []
     for key, hyper in known.items():
-        others = [] if key not in given else [f"{hyper.default} by default"]
-        for convention in suites.convention_names():
-            value = suites.convention(convention).hyper(name, "", known).get(key, hyper.default)
-            if value != hyper.default:
-                others.append(f"{value} in convention {convention}")
-        lines.append(f"{key} = {given.get(key, hyper.default)}" + (f" ({', '.join(others)})" if others else ""))
+        value = given.get(key, hyper.default)
+        others = [f"or {_shown(other)}" for other in hyper.choices if other != value]
+        others += [] if key not in given else [f"{_shown(hyper.default)} by default"]
+        told = {one: suites.convention(one).hyper(name, "", known).get(key) for one in suites.convention_names()}
+        if len({*told.values()}) == 1 and hyper.default not in (only := {*told.values()} - {None}):
+            others += [f"{_shown(one)} in every convention" for one in only]
+        else:
+            others += [f"{_shown(v)} in convention {c}" for c, v in told.items() if v not in (None, hyper.default)]
+        if key == "kd_weight" and (reason := _instead_of_kd(name, {c for c, v in told.items() if v == 0})):
+            others.append(reason)
+        lines.append(f"{key} = {_shown(value)}" + (f" ({', '.join(others)})" if others else ""))
     return lines or ["none"]
+
+
+def _shown(value: object) -> str:
+    return str(value) if value != "" else '""'
+
+
+def _instead_of_kd(name: str, without: Collection[str]) -> str:
+    """Why a combination has no KD in a convention that gives it to every method that does not replace it."""
+    parts = name.split("+")
+    given = [one for one in map(suites.convention, sorted(without)) if one.kd_weight]
+    found = [part for part in parts if any(not one.hyper(part, "", ["kd_weight"])["kd_weight"] for one in given)]
+    stands = "stands" if len(found) == 1 else "stand"
+    return f"no convention adds KD: {' and '.join(found)} {stands} in its place" if found and len(parts) > 1 else ""
 
 
 def _cost(name: str, pair: str | None, hyper: Mapping[str, object]) -> list[str]:

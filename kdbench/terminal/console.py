@@ -192,9 +192,11 @@ class Progress:
         if not self.live and (self.pace.due() or first.done):
             self.pace.said()
             self.console.print(self.pace.line(), markup=False)
-        self.pace.at = (
-            f"{'pre-training stage, ' if stage == 'pretrain' and first.epoch else ''}in epoch {first.epoch + 1}"
-        )
+        if first.done:
+            self.pace.over()
+        else:
+            early = "pre-training stage, " if stage == "pretrain" and first.epoch else ""
+            self.pace.at = f"{early}in epoch {first.epoch + 1}"
 
     def note(self, sentence: str) -> None:
         """Something worth a line."""

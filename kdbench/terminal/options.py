@@ -265,6 +265,7 @@ _TUNING = (
     TABLE,
     COMPILE,
     option("--shard", metavar="I/N", help="This process trains part I of N of the trials; the last to end chooses."),
+    option("--force", is_flag=True, help="Train again the trials that are already there."),
     option("--retry-failed", is_flag=True, help="Try again the trials that failed."),
 )
 

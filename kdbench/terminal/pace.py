@@ -23,6 +23,7 @@ class Pace:
         self._last = self.started - EVERY + FIRST
         self._images, self._since, self._epochs = 0, self.started, True
         self._moving = self._under_way = False  # whether a batch of the run, of the group, went through
+        self._over: float | None = None  # when the group's last epoch ended
         self._lock = threading.Lock()
 
     def begin(self, lane_steps: int) -> None:
@@ -32,7 +33,7 @@ class Pace:
     def group(self, title: str, lane_steps: int, batch: int, *, epochs: bool = True) -> None:
         """Lanes begin; ``batch`` images are in a batch, 0 where nobody says. Not all work has lanes and ``epochs``."""
         self.title, self.batch, self.at, self.lanes = title, batch, "in epoch 1" if epochs else "", 0
-        self._epochs, self._under_way, self._images = epochs, False, 0
+        self._epochs, self._under_way, self._images, self._over = epochs, False, 0, None
         if not self.total:  # a teacher alone: the group is the whole run
             self.total, self.started = lane_steps, self.clock()
 
@@ -57,6 +58,10 @@ class Pace:
         else:
             self._images, self._since = 0, self.clock()
         self._moving = self._under_way = True
+
+    def over(self) -> None:
+        """The group's last epoch has ended. What comes now, building the next one's networks, tells of no speed."""
+        self.at, self.lanes, self._over = "done; what follows is being made ready", 0, self.clock()
 
     def due(self) -> bool:
         """Whether it is time for a line; once it says so, the line is counted as said."""
@@ -83,7 +88,8 @@ class Pace:
         now, left = self.behind - self.resumed, self.total - self.behind
         ahead = ""
         if now > 0 and left > 0:
-            ahead = f", about {duration(max(1, (self.clock() - self.started) / now * left))} left"
+            until = self.clock() if self._over is None else self._over
+            ahead = f", about {duration(max(1, (until - self.started) / now * left))} left"
         return f"[{min(100, 100 * self.behind // self.total)}%{ahead}] "
 
     def _speed(self) -> str:

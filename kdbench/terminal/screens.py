@@ -90,7 +90,7 @@ def _abreast(pairs: Sequence[tuple[str, str]], room: int, seeds: int) -> Iterato
 
 def show_outcome(job: Job, outcome: Outcome, screen: Console, *, trained: bool = True) -> None:
     """The closing lines of a run; ``trained``: whether there was anything left to train."""
-    words = [f"{len(outcome.done)} of {len(job.cells)} cells are there"]
+    words = [f"{len(outcome.done)} of {count(len(job.cells), 'cell')} {'is' if len(job.cells) == 1 else 'are'} there"]
     if outcome.unsupported:
         words.append(f"{len(outcome.unsupported)} refused by their method")
     if outcome.failed:

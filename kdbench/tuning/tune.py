@@ -88,6 +88,8 @@ def kept(plan: Plan, watch: Watcher) -> dict[Path, Tuned]:
     >>> kept(plan, Quiet())
     {}
     """
+    if plan.job.request.force:
+        return {}
     again = plan.job.request.retry_failed
     return {question.file: one for question in plan.questions if (one := answered(question, again, watch))}
 

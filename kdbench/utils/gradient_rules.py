@@ -94,6 +94,7 @@ def checked(text: str, momentum: float, *, nesterov: bool, optimizer: str) -> st
     low, high = rule.momenta(momentum)
     if not (low >= 0 and high < 1):
         raise ValueError(
-            f"gradients={rule} around a momentum of {momentum:g} gives {low:g} and {high:g}; both lie from 0 to below 1"
+            f"gradients={rule} around a momentum of {momentum:g} gives {low:g} and {high:g}; both must lie from 0"
+            " to below 1"
         )
     return str(rule)
