@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args, get_origin, get_type_hints
 
@@ -76,8 +77,7 @@ class Outputs(NamedTuple):
         """Sizes of these outputs."""
 
         def size(feat: Tensor) -> tuple[int, int, int]:
-            _, c, h, w = feat.shape
-            return c, h, w
+            return feat.shape[1], feat.shape[2], feat.shape[3]
 
         rows = None if self.tokens is None else tuple((one.shape[1], one.shape[2]) for one in self.tokens)
         return Shapes(tuple(map(size, self.feats)), size(self.last), self.pooled.shape[1], rows)
@@ -135,10 +135,9 @@ class Hyper(NamedTuple):
 class Pair:
     """All that a method may know when it is built.
 
-    ``head`` is the teacher's own, frozen: last map (B, C, H, W) -> logits (B, K). Gradients
-    pass through it to the map. ``teacher_norms`` holds, for each of the teacher's preacts
-    from the first stage on, weight and bias (C,) of the batch norm that made it; None where
-    the model has no such layer.
+    ``head`` is the teacher's own, frozen: last map (B, C, H, W) -> logits (B, K). Gradients pass through it to the map.
+    ``teacher_norms`` holds, for each of the teacher's preacts from the first stage on, weight and bias (C,) of the
+    batch norm that made it; None where the model has no such layer.
 
     >>> sizes = Shapes(((4, 8, 8),), (4, 8, 8), 4)
     >>> pair = Pair(sizes, sizes, lambda last: last.mean(dim=(2, 3)), 4, torch.tensor([0, 1, 2, 3, 3]), batch_size=2)
@@ -163,8 +162,7 @@ class Pair:
 def kl(student: Tensor, teacher: Tensor, tau: Tensor | float) -> Tensor:
     """tau^2 * batchmean KL(softmax(teacher / tau) || softmax(student / tau)); (B, K) each -> ().
 
-    In fp32 at least, whatever the inputs: in half precision the small differences between two
-    softened distributions, which are what is learned from, are mostly rounding.
+    In fp32 at least: in half precision the small differences between two softened distributions are mostly rounding.
 
     >>> f"{kl(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 4.0]]), tau=4.0):.3f}"
     '1.775'
@@ -322,8 +320,8 @@ class Distiller(nn.Module):
     def transform(self, student: Outputs, teacher: Outputs) -> tuple[Outputs, Outputs]:
         """What the KD term and all terms see in place of the raw outputs (CE stays on the raw).
 
-        For methods that change a target instead of adding a loss: MAS averages three teacher
-        logits, logit standardisation z-scores both sides. In ``a+b`` it applies to both.
+        For methods that change a target instead of adding a loss: MAS averages three teacher logits, logit
+        standardisation z-scores both sides. In ``a+b`` it applies to both.
         """
         return student, teacher
 
@@ -334,8 +332,8 @@ class Distiller(nn.Module):
     def on_stage(self, stage: str) -> None:
         """Called when ``stage`` ("pretrain" or "train") begins and after every ``train()``.
 
-        The place to freeze what the stage must not train: ``requires_grad_(False)`` and
-        ``eval()``. May be called many times, so it must only set, never count.
+        The place to freeze what the stage must not train: ``requires_grad_(False)`` and ``eval()``. May be called many
+        times, so it must only set, never count.
         """
 
     def predict(self, student: Outputs) -> Tensor:
@@ -363,19 +361,16 @@ class Distiller(nn.Module):
         common = inspect.signature(Distiller.__init__).parameters
         found: dict[str, Hyper] = {}
         for klass in cls.__mro__:
-            init = vars(klass).get("__init__")
-            if init is None:
+            if (init := vars(klass).get("__init__")) is None:
                 continue
-            follows = False
-            for parameter in inspect.signature(init).parameters.values():
-                if parameter.kind is parameter.VAR_KEYWORD:
-                    follows = True
-                elif parameter.kind is parameter.KEYWORD_ONLY:
+            parameters = inspect.signature(init).parameters.values()
+            for parameter in parameters:
+                if parameter.kind is parameter.KEYWORD_ONLY:
                     if parameter.default is parameter.empty:
                         raise ValueError(f"{cls.__name__}: hyper-parameter {parameter.name!r} has no default")
-                    said = Hyper(parameter.default, parameter.name in common, _choices(init, parameter))
-                    found.setdefault(parameter.name, said)
-            if not follows or klass is Distiller:
+                    facts = parameter.default, parameter.name in common, _choices(init, parameter)
+                    found.setdefault(parameter.name, Hyper(*facts))
+            if klass is Distiller or not any(one.kind is one.VAR_KEYWORD for one in parameters):
                 break
         return found
 
@@ -416,9 +411,7 @@ class Distiller(nn.Module):
             scaled = (weight if factor == 1 else float(f"{weight * factor:.3g}") for factor in FACTORS)
             return [{cls.main_weight: value} for value in scaled] if weight else [{}]
         if any(len(values) != len(FACTORS) for values in cls.search.values()):
-            raise ValueError(
-                f"{cls.__name__}: `search` gives {len(FACTORS)} values for each name, no more and no fewer"
-            )
+            raise ValueError(f"{cls.__name__}: `search` gives {len(FACTORS)} values for each name, no more, no fewer")
         rows = [dict(zip(names, row, strict=True)) for row in zip(*cls.search.values(), strict=True)] or [{}]
         now = {name: present[name] for name in names}
         if now not in rows:
@@ -439,8 +432,6 @@ class Distiller(nn.Module):
 def _choices(init: Callable[..., None], parameter: inspect.Parameter) -> tuple[Any, ...]:
     told = parameter.annotation
     if isinstance(told, str) and "Literal" in told:  # from __future__ import annotations
-        try:
+        with suppress(NameError):  # another annotation names what only a type checker imports
             told = get_type_hints(init)[parameter.name]
-        except NameError:  # another annotation names what only a type checker imports
-            return ()
     return get_args(told) if get_origin(told) is Literal else ()
