@@ -59,6 +59,7 @@ def test_the_next_command_is_whole(tmp_path: Path, own_registry: None) -> None:
     (line,) = (line for line in said.replace("\n", " ").split("Next: ")[1:])
     asked = shlex.split(line.split(" estimated ")[0])
     assert asked[:3] == ["kdbench", "run", "--weights"]
+    assert asked[asked.index("--methods") + 1] == "student,next_mine"
     assert asked[asked.index("--plugin") + 1] == str(file)
     assert asked[asked.index("--out") + 1] == str(out)
     missing = kdbench("run", *SHORT, "--plugin", file, "--weights", "tuned", "--methods", "at", "--out", out)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from kdbench.report.board import Board, Line
 from kdbench.report.escape import plain
 from kdbench.report.items import NONE, Item, Row, Table
+from kdbench.utils.wording import count
 
 UNKNOWN = (
     "no costs of methods are shown, because none were measured under one condition; the seconds of a run are those of"
@@ -78,7 +79,7 @@ def tables(board: Board, costs: Sequence[Cost]) -> list[Table]:
                     )
                     for line, cost in rows
                 ],
-                [f"Measured on {plain(pair, 80)}, {plain(condition, 200)}; n = {len(rows)} methods."],
+                [f"Measured on {plain(pair, 80)}, {plain(condition, 200)}; n = {count(len(rows), 'method')}."],
                 caption=f"Cost of a step beside the plain student's, {plain(pair, 80)}, {plain(condition, 120)}.",
             )
         )

@@ -104,7 +104,8 @@ def tune(
             taught = [pair for pair in pairs if ":" in pair]
             where = f" --pairs {quote(','.join(taught))}" if taught else ""
             changed = "".join(f" --set {quote(setting)}" for setting in words["overrides"])
-            known = f"--suite {quote(plan.job.request.suite)} --methods {quote(','.join(methods))}"
+            rows = ",".join(dict.fromkeys(("student", *methods)))  # gains are over the plain student
+            known = f"--suite {quote(plan.job.request.suite)} --methods {quote(rows)}"
             files = "".join(f" --plugin {quote(file)}" for file in plugins)
             asked = f"{known}{where}{changed}{files} --out {quote(str(plan.out))}"
             screen.print(f"Next: kdbench run --weights tuned {asked}", markup=False)
