@@ -195,6 +195,17 @@ def test_the_card_of_a_method() -> None:
     assert "no method 'simkt'; did you mean simkd" in refused("info", "simkt")
 
 
+def test_a_card_says_which_words_a_value_may_be_and_what_stands_in_place_of_kd() -> None:
+    both = " ".join(fine("info", "sdd+itrd").split())
+    assert "base = kd (or dkd, or rld)" in both
+    assert "kd_weight = 0.0 (no convention adds KD: sdd stands in its place)" in both
+    assert "kd_weight = 0.0 (1.0 in every convention)" in fine("info", "mag+crd")
+    assert "gamma = 1.5 (3.5 in every convention)" in fine("info", "nkd")
+    assert "weight = 0.9 (1.0 in convention semckd)" in fine("info", "ctkd")
+    assert "``" not in fine("info", "abkd")
+    assert 'taps = ""' in fine("info", "sp")
+
+
 def test_the_card_of_a_row_has_the_values_of_its_brackets() -> None:
     lines = fine("info", "fitnet[tap=2, beta=10]", "--pair", "resnet14:resnet8").splitlines()
     assert lines[0] == "fitnet[beta=10.0,tap=2]"
