@@ -133,7 +133,7 @@ def test_a_variant_is_tuned_and_run_by_its_own_name(tmp_path: Path) -> None:
     out = ["--out", str(tmp_path)]
     both = "sdd[standardise]+itrd,sdd+itrd"
     said = fine("tune", *WORDS, "--methods", both, "--trials", "2", *out)
-    assert "--methods 'itrd+sdd[standardise=True],itrd+sdd'" in flat(said)
+    assert "--methods 'student,itrd+sdd[standardise=True],itrd+sdd'" in flat(said)
     found = {tuned.read(path).method: tuned.read(path) for path in (tmp_path / "tuned" / "digits").rglob("*.json")}
     assert found.keys() == {"itrd+sdd", "itrd+sdd[standardise=True]"}
     assert found["itrd+sdd[standardise=True]"].published["standardise"] is True
