@@ -63,7 +63,7 @@ def check(cls: type[Distiller], key: str, value: object, where: str) -> None:
     >>> check(Distiller, "tau", 4.0, "kd[tau]")
     """
     default, choices = cls.hyperparameters()[key].default, cls.hyperparameters()[key].choices
-    if choices and value not in choices:
+    if choices and not any(type(value) is type(one) and value == one for one in choices):
         raise ValueError(f"{where} is one of {', '.join(map(str, choices))}, not {quoted(str(value))}")
     if isinstance(default, str) or default is None:
         if isinstance(default, str) and not (isinstance(value, str) and len(value) <= _LETTERS and value.isprintable()):
