@@ -52,6 +52,8 @@ RC: Any = {
     "text.parse_math": False,  # a name with two dollars is a name
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
+    "figure.autolayout": False,  # of a user's matplotlibrc: the layout is ours, and none while it is drawn
+    "figure.constrained_layout.use": False,
 }
 
 
@@ -83,9 +85,10 @@ def render(figure: Figure, kind: str) -> bytes:
     buffer = io.BytesIO()
     with drawing():
         FigureCanvasAgg(figure)
-        if figure.get_layout_engine() is not None:  # once for all kinds: it takes longer than the drawing
-            figure.draw_without_rendering()
-            figure.set_layout_engine("none")
+        if (engine := figure.get_layout_engine()) is not None:
+            # Once for all kinds, and no place holder left: either would have every kind drawn once more, unseen.
+            engine.execute(figure)
+            figure.set_layout_engine(None)
         if kind == "svg":
             figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "kdbench"})
         else:
