@@ -13,6 +13,7 @@ import torch
 
 from kdbench import models, registry
 from kdbench.data import Dataset, Loader
+from kdbench.distiller import Distiller
 from kdbench.engine.checkpoint import CheckpointDamaged, CheckpointForeign
 from kdbench.engine.compiled import CannotCompile, Compiler
 from kdbench.engine.guard import NotBuilt, built
@@ -70,27 +71,12 @@ class Maker:
 
     def _built(self, cell: Cell, teacher: Tapped | None, taught_by: str) -> Lane:
         """Raises: ValueError: the method cannot serve the pair."""
-        size, recipe = self.images.image_shape[-1], cell.recipe
-        refuse_recipe(cell.method, recipe)
-        # Common random numbers: methods of one seed start from the same student.
-        torch.manual_seed(stable_seed(cell.seed, "student", cell.student))
-        drop_path = recipe.get("drop_path", 0.0)
-        student = models.create(cell.student, self.images.num_classes, image_size=size, drop_path=drop_path)
-        pair = models.make_pair(
-            student,
-            student if teacher is None else teacher,
-            image_shape=self.images.image_shape,
-            num_classes=self.images.num_classes,
-            train_labels=self.images.train_labels,
-            batch_size=recipe["batch_size"],
-        )
-        torch.manual_seed(stable_seed(cell.seed, "method", cell.student))
-        method = registry.get(cell.method).build(pair, **cell.settings.hyper)
+        student, method = served(cell, teacher, self.images)
         return Lane(
             str(cell),
             student,
             method,
-            plan(cell.epochs, recipe),
+            plan(cell.epochs, cell.recipe),
             seed=stable_seed(cell.seed, "lane", cell.student),
             path=grid.files(self.out, cell).checkpoint,
             settings=cell.hash,
@@ -141,6 +127,34 @@ class Maker:
             except CannotCompile as error:
                 del lanes[lane]
                 self.ledger.fail(cell, error, keep=False)
+
+
+def served(
+    cell: Cell, teacher: Tapped | None, images: Dataset, *, pretrained: bool | None = None
+) -> tuple[Tapped, Distiller]:
+    """A cell's student and its method, as they are before the first step; ``pretrained`` as for ``models.create``.
+
+    Raises:
+        ValueError: the method cannot serve the pair.
+    """
+    size, recipe = images.image_shape[-1], cell.recipe
+    refuse_recipe(cell.method, recipe)
+    # Common random numbers: methods of one seed start from the same student.
+    torch.manual_seed(stable_seed(cell.seed, "student", cell.student))
+    drop_path = recipe.get("drop_path", 0.0)
+    student = models.create(
+        cell.student, images.num_classes, image_size=size, pretrained=pretrained, drop_path=drop_path
+    )
+    pair = models.make_pair(
+        student,
+        student if teacher is None else teacher,
+        image_shape=images.image_shape,
+        num_classes=images.num_classes,
+        train_labels=images.train_labels,
+        batch_size=recipe["batch_size"],
+    )
+    torch.manual_seed(stable_seed(cell.seed, "method", cell.student))
+    return student, registry.get(cell.method).build(pair, **cell.settings.hyper)
 
 
 def refuse_recipe(name: str, recipe: Mapping[str, Any]) -> None:

@@ -10,13 +10,14 @@ import torch
 
 from kdbench import record, registry
 from kdbench.data import Dataset, trained_count
-from kdbench.run import assistants, batches, grid, known, teachers
+from kdbench.run import assistants, batches, foreseen, grid, known, teachers
 from kdbench.run.executors.choose import choose
 from kdbench.run.grid import Cell
 from kdbench.run.group import Work, disk_trouble, works
 from kdbench.run.identity import another_cells, changed_plugin
 from kdbench.run.lanes import epochs
-from kdbench.run.outcome import Emit, Outcome, Stop, Watcher, tell
+from kdbench.run.ledger import Ledger
+from kdbench.run.outcome import Done, Emit, Outcome, Stop, Watcher, tell
 from kdbench.run.pulse import run_alive
 from kdbench.run.session import Job
 from kdbench.run.tracked import attended
@@ -63,6 +64,9 @@ def run(job: Job, watch: Watcher, images: Dataset | None = None) -> Outcome:
         watch.note(sentence)
     watch.note(f"data {images.name}: {images.identity.describe()}")
     check_writable(request.out)
+    todo = _without_refused(job, todo, images, watch, outcome)
+    if not todo:
+        return outcome
     helpers = assistants.missing(request.out, todo, retry_failed=request.retry_failed)
     watch.begin(_ahead(job, images, [*helpers, *todo]))
     common = _common(job)
@@ -80,6 +84,24 @@ def run(job: Job, watch: Watcher, images: Dataset | None = None) -> Outcome:
     finally:
         known.learn(request.out, [grid.files(request.out, cell).record for cell in outcome.done])
     return outcome
+
+
+def _without_refused(job: Job, todo: list[Cell], images: Dataset, watch: Watcher, outcome: Outcome) -> list[Cell]:
+    """Cells that are left where no teacher is to be trained for a pair that the method refuses."""
+    request = job.request
+    helpers = assistants.missing(request.out, todo, retry_failed=request.retry_failed)
+    absent: dict[str, bool] = {}
+    for name in {cell.teacher for cell in todo if cell.teacher}:
+        wanted = teachers.recipe(job.suite, name, request.epochs, request.limit_train)
+        absent[name] = teachers.there(request.teachers, job.suite, name, wanted) is None
+    untaught = {cell for cell in todo if cell.teacher and (absent[cell.teacher] or cell.assistant in helpers)}
+    found = foreseen.refusals(todo, images, untaught.__contains__, watch.note)
+    done, data = Done(), images.identity.model_dump(mode="json")
+    ledger = Ledger(request.out, job.device, images.image_shape, data, done, partial(tell, watch))
+    for cell, why in found.items():
+        ledger.refuse(cell, why)
+    outcome.add(done)
+    return [cell for cell in todo if cell not in found]
 
 
 def _common(job: Job) -> Work:

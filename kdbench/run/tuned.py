@@ -166,7 +166,8 @@ def strange(out: Path, cell: Cell, data: Mapping[str, Any], teacher_sha256: str)
         return f"the weights of {cell} are gone: {error}"
     if cell.settings.limit_train == found.limit_train and found.data.get("fingerprint") != data.get("fingerprint"):
         return f"the weights of {cell} were tuned on other data; tune again, or choose another --out"
-    if found.teacher_sha256 != teacher_sha256:
+    untaught = not (found.teacher_sha256 or found.choice)  # refused before there was a teacher: nothing was chosen
+    if found.teacher_sha256 != teacher_sha256 and not untaught:
         whole = "leave out --epochs, which shortens the teacher as no trial does" if cell.quick else "tune again"
         return (
             f"the weights of {cell} were tuned under another teacher ({found.teacher_sha256[:8] or 'none'}, here"
