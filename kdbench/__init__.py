@@ -66,6 +66,10 @@ def home(name: str) -> str:
     return _HOMES.get(name, "kdbench.distiller")
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'kdbench' has no attribute {name!r}")

@@ -17,6 +17,7 @@ from kdbench import Batch, Distiller, Outputs, Pair, register
 from kdbench.methods._layers import full_precision
 
 _ZERO = 1e-6  # nearer to 0 than this an exponent is 0: dividing by it would leave rounding alone
+_SMALL = 1e-2  # nearer to 0 than this it is divided by in double precision
 
 
 def power(exponent: Tensor) -> Tensor:
@@ -27,6 +28,9 @@ def power(exponent: Tensor) -> Tensor:
 @full_precision
 def divergence(z_s: Tensor, z_t: Tensor, tau: float, alpha: float, beta: float) -> Tensor:
     """(B, K) logits each -> (): the alpha-beta divergence from p_T to p_S at temperature tau, mean over the batch."""
+    small = any(_ZERO <= abs(exponent) < _SMALL for exponent in (alpha, beta, alpha + beta))
+    if small and z_s.dtype != torch.float64:
+        return divergence(z_s.double(), z_t.double(), tau, alpha, beta).to(z_s.dtype)
     log_p, log_q = F.log_softmax(z_t / tau, dim=1), F.log_softmax(z_s / tau, dim=1)
     if abs(alpha) < _ZERO and abs(beta) < _ZERO:
         found = (log_q - log_p).square() / 2

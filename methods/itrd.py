@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from kdbench import Batch, Distiller, Outputs, Pair, register
 from kdbench.methods._layers import full_precision
 
-_TINY = 1e-6  # of 1 + |mean|: a dimension that spreads less over the batch is constant
+_TINY = 1e-6  # of 1 + |mean|: in fp32 a dimension that spreads less over the batch is constant
 
 
 def scores(x: Tensor) -> Tensor:
     """(B, D) -> (B, D), z-scores of each dimension over the batch (n - 1 in the variance); 0 where it is constant."""
-    mean = x.mean(dim=0)
+    mean, tiny = x.mean(dim=0), _TINY * torch.finfo(x.dtype).eps / torch.finfo(torch.float32).eps
     centred = x - mean
-    variance, least = centred.square().sum(dim=0) / (len(x) - 1), (_TINY * (1 + mean.detach().abs())).square()
-    return torch.where(variance > least, centred * variance.clamp(min=_TINY**2).rsqrt(), 0)
+    variance, least = centred.square().sum(dim=0) / (len(x) - 1), (tiny * (1 + mean.detach().abs())).square()
+    return torch.where(variance > least, centred * variance.clamp(min=tiny**2).rsqrt(), 0)
 
 
 @full_precision
@@ -87,6 +87,8 @@ class ITRD(Distiller):
         **common: float,
     ) -> None:
         super().__init__(pair, **common)
+        if not alpha > 0:
+            raise ValueError(f"itrd: alpha={alpha:g} does not reward correlation; take more than 0")
         self.lambda_corr, self.lambda_mutual, self.alpha = lambda_corr, lambda_mutual, alpha
         self.embed = nn.Linear(pair.student.pooled, pair.teacher.pooled)
         self.same_width = pair.student.pooled == pair.teacher.pooled

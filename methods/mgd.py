@@ -59,8 +59,8 @@ class MGD(Distiller):
             raise ValueError(f"mgd: lam={lam} is no share of the channels; take 0 to 1")
         if c_t > widest:
             raise ValueError(
-                f"mgd: to generate a map of {c_t} channels takes {18 * c_t**2 / 1e6:.0f} million weights, more than the"
-                f" student is worth; set widest={c_t} to train them all the same"
+                f"mgd: to generate a map of {c_t} channels takes {18 * c_t**2:,} weights, and widest={widest} allows"
+                f" {widest} channels; set widest={c_t} to train them all the same"
             )
         self.alpha, self.lam = alpha, lam
         self.align = nn.Conv2d(c_s, c_t, 1) if c_s != c_t else nn.Identity()

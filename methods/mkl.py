@@ -6,10 +6,13 @@ m is the teacher's margin, its first logit less its second. Lowered by m both ar
 far below as it stood above, so the classes behind them weigh more and more in the soft labels.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from kdbench import Batch, Distiller, Outputs, Pair, kl, register
+from kdbench.methods._layers import full_precision
 
 _STEP = 0.5
 
@@ -18,6 +21,15 @@ def lowered(z: Tensor, at: Tensor, by: Tensor) -> Tensor:
     """(B, K) logits with those of the classes ``at``, (B,), lowered ``by`` (B,)."""
     hit = at[:, None] == torch.arange(z.shape[1], device=z.device)
     return z - hit * by[:, None]
+
+
+@full_precision
+def at_margins(z_s: Tensor, z_t: Tensor, label: Tensor, factors: Sequence[float], tau: float) -> Tensor:
+    """(B, K) logits each and (B,) labels -> (): the mean over ``factors`` of KL, phi times the margin taken away."""
+    first, second = z_t.topk(2, dim=1).values.unbind(dim=1)
+    margin, top = first - second, z_t.argmax(dim=1)
+    each = [kl(lowered(z_s, label, phi * margin), lowered(z_t, top, phi * margin), tau) for phi in factors]
+    return torch.stack(each).mean()
 
 
 @register
@@ -75,12 +87,6 @@ class MKL(Distiller):
         self.factors = [highest - _STEP * number for number in range(round(steps) + 1)]
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        z_s, z_t = student.logits, teacher.logits
-        first, second = z_t.topk(2, dim=1).values.unbind(dim=1)
-        margin, top = first - second, z_t.argmax(dim=1)
-        each = [
-            kl(lowered(z_s, batch.label, phi * margin), lowered(z_t, top, phi * margin), self.tau)
-            for phi in self.factors
-        ]
+        loss = at_margins(student.logits, teacher.logits, batch.label, self.factors, self.tau)
         ramp = (batch.progress / self.warmup).clamp(max=1) if self.warmup else 1.0
-        return {"margins": ramp * self.weight * torch.stack(each).mean()}
+        return {"margins": ramp * self.weight * loss}

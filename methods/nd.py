@@ -75,6 +75,8 @@ class ND(Distiller):
     def __init__(self, pair: Pair, *, gamma: float = 2.0, dropout: float = 0.5, **common: float) -> None:
         super().__init__(pair, **common)
         d_s, d_t = pair.student.pooled, pair.teacher.pooled
+        if not 0 <= dropout < 1:
+            raise ValueError(f"nd: dropout={dropout:g} leaves nothing; take 0 to below 1")
         self.gamma, self.num_classes = gamma, pair.num_classes
         self.embed: nn.Module | None = None
         if d_s != d_t:

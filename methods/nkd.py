@@ -49,7 +49,7 @@ class NKD(Distiller):
     deviations = (
         "The label's column is masked instead of cut out, which gives the same numbers.",
         "The defaults are the authors' for ImageNet; for CIFAR-100 they take gamma 3.5 and tau 3, as our conventions"
-        " do, and publish no weights for its usual pairs.",
+        " do but on ImageNet's pairs, and publish no weights for CIFAR-100's usual ones.",
     )
     family = "logit"
     reads = "logits"

@@ -97,6 +97,8 @@ class OFA(Distiller):
         found = numbers(stages, "stages") or list(range(1, deepest + 1))
         if not found or any(stage not in range(1, deepest + 1) for stage in found):
             raise ValueError(f"ofa: stages={stages!r} finds no exit; this student has {deepest} stages, from 1 on")
+        if len(set(found)) < len(found):
+            raise ValueError(f"ofa: stages={stages!r} names a stage twice; each has one exit")
         self.stages = [int(stage) for stage in found]
         self.eps = numbers(eps, "eps")
         self.eps *= len(self.stages) + 1 if len(self.eps) == 1 else 1

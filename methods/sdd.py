@@ -70,7 +70,7 @@ class SDD(Distiller):
         pair: Pair,
         *,
         base: Literal["kd", "dkd", "rld"] = "kd",
-        M: str = "1-2-4",
+        M: Literal["1-2-4", "1-2", "1-4", "1"] = "1-2-4",
         weight: float = 0.9,
         weighting: Literal["sample", "mean"] = "sample",
         standardise: bool = False,
@@ -88,7 +88,7 @@ class SDD(Distiller):
                     f"sdd: the {side}'s head is not linear in its last map ({sizes.last[0]} channels become"
                     f" {sizes.pooled} when pooled), so its regions have no logits"
                 )
-        self.scales = tuple(int(number) for number in re.findall(r"\d+", M))
+        self.scales = tuple(int(number) for number in re.findall(r"\d+", M))  # the release's "[1,2,4]" will do
         for name, given, known in (
             ("base", base, ("kd", "dkd", "rld")),
             ("weighting", weighting, ("sample", "mean")),

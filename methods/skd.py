@@ -13,7 +13,7 @@ from torch import Tensor
 from kdbench import Batch, Distiller, Outputs, Pair, kl, register
 from kdbench.methods._layers import full_precision
 
-_PRODUCTS = 30  # enough where the largest eigenvalue is ten million times the smallest
+_PRODUCTS = 30  # enough, in double precision, where the largest eigenvalue is ten million times the smallest
 
 
 def cosines(z: Tensor) -> Tensor:
@@ -40,15 +40,16 @@ def inverse(sigma: Tensor) -> Tensor:
 def mahalanobis(z_s: Tensor, z_t: Tensor, ridge: float) -> Tensor:
     """(B, K) logits each -> (): mean over images of sqrt(D_i Sigma^-1 D_i^T), with D the difference of ``cosines``.
 
-    Sigma, (B, B), is the unbiased covariance of the columns of D plus ``ridge`` times the unit matrix.
+    Sigma, (B, B), is the unbiased covariance of the columns of D plus ``ridge`` times the unit matrix. All is done in
+    double precision: with few classes D has few directions, and the gradient is a difference of much larger numbers.
     """
-    apart = cosines(z_s) - cosines(z_t)
+    apart = cosines(z_s.double()) - cosines(z_t.double())
     b = len(apart)
     centred = apart - apart.mean(dim=0)
     sigma = centred.T @ centred / max(1, b - 1) + ridge * torch.eye(b, device=apart.device, dtype=apart.dtype)
     square = ((apart @ inverse(sigma)) * apart).sum(dim=1)
     tiny = torch.finfo(square.dtype).tiny
-    return torch.where(square > tiny, square.clamp(min=tiny).sqrt(), 0.0).mean()
+    return torch.where(square > tiny, square.clamp(min=tiny).sqrt(), 0.0).mean().to(z_s.dtype)
 
 
 @register

@@ -32,6 +32,12 @@ def gaussians(feat: Tensor, grid: int, eps: float) -> Tensor:
     return torch.stack(found, dim=3)
 
 
+def _fewest(size: tuple[int, int, int], grid: int) -> int:
+    """Positions of the smallest cell of a (C, H, W) map."""
+    high, wide = (min(int(part.stop - part.start) for part in cells(side, grid)) for side in size[1:])
+    return high * wide
+
+
 @register
 class WKDF(Distiller):
     """loss = CE + KD + beta(progress) / (B grid^2) * (ratio * |mu_S - mu_T|^2 + |sigma_S - sigma_T|^2).
@@ -83,11 +89,11 @@ class WKDF(Distiller):
         sides = f"{teacher[1]}x{teacher[2]}"
         if grid < 1:
             raise ValueError(f"wkd_f: grid={grid} cuts no cell; take 1 or more")
-        fewest = [min(part.stop - part.start for part in cells(side, grid)) for side in teacher[1:]]
-        if fewest[0] * fewest[1] < 2:
+        if _fewest(teacher, grid) < 2:
+            serves = [one for one in range(1, grid) if _fewest(teacher, one) > 1]
             raise ValueError(
                 f"wkd_f: with grid={grid} a cell of the teacher's {sides} map is one position, which has no variance;"
-                + (" take grid=1" if teacher[1] * teacher[2] > 1 else " this pair has nothing to fit a Gaussian to")
+                + (f" take grid={serves[-1]}" if serves else " this pair has nothing to fit a Gaussian to")
             )
         self.beta, self.ratio, self.grid, self.eps, self.decay = beta, ratio, grid, eps, decay
         self.regressor = regressor(student, teacher)

@@ -130,7 +130,8 @@ class WKDL(Distiller):
                 raise ValueError(
                     'wkd_l: this teacher shows no linear classifier to take costs from; take cost="matrix"'
                 )
-            rows = F.normalize(teacher.classifier[0].detach().to(teacher.logits.dtype), dim=1)
+            wide = torch.promote_types(teacher.logits.dtype, torch.float32)
+            rows = F.normalize(teacher.classifier[0].detach().to(wide), dim=1)
             with torch.autocast(rows.device.type, enabled=False):
                 distance = 1 - rows @ rows.T
         else:

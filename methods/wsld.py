@@ -39,8 +39,8 @@ class WSLD(Distiller):
     provenance = "authors' code"
     needs_hard_labels = True
     deviations = (
-        "The defaults are the authors' for ImageNet; our conventions take alpha 2.25 and tau 4, those of another"
-        " repository for CIFAR-100, for which the authors release none.",
+        "The defaults are the authors' for ImageNet; on other pairs our conventions take alpha 2.25 and tau 4,"
+        " those of another repository for CIFAR-100, for which the authors release none.",
         "The release's repository has no licence file; no text of it is used.",
     )
     family = "logit"

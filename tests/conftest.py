@@ -94,7 +94,7 @@ def nobody_stays() -> Iterator[None]:
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Methods and networks that the test registers are forgotten, as are its plug-ins."""
     registry.names()  # discovered before, not inside
-    for table in ("_classes", "_broken", "_refused"):
+    for table in ("_classes", "_broken", "_refused", "_digests"):
         monkeypatch.setattr(discovery, table, dict(getattr(discovery, table)))
     monkeypatch.setattr(discovery, "_attending", [*discovery._attending])  # an example shows how it is filled
     for name in list(sys.modules):

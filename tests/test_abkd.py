@@ -85,3 +85,13 @@ def test_weight_and_no_kd_term_beside_it() -> None:
 
     assert set(loss()) == {"ce", "divergence"}
     torch.testing.assert_close(loss(weight=8.0)["divergence"] * 4, loss()["divergence"])
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0.7, 1e-5), (0.7, 2e-6), (1e-5, 0.7), (0.7, -0.7 + 1e-5), (1e-4, 1e-4)])
+def test_single_precision_bears_a_small_exponent(alpha: float, beta: float) -> None:
+    """It is divided by the exponent: rounding alone would be left of what stands above."""
+    torch.manual_seed(0)
+    z_s, z_t = 2 * torch.randn(16, 20), 2 * torch.randn(16, 20)
+    single = divergence(z_s, z_t, 1.0, alpha, beta)
+    assert single.dtype == torch.float32
+    assert float(single) == pytest.approx(float(divergence(z_s.double(), z_t.double(), 1.0, alpha, beta)), rel=1e-5)

@@ -209,8 +209,8 @@ def test_a_card_says_which_words_a_value_may_be_and_what_stands_in_place_of_kd()
 def test_the_card_of_a_row_has_the_values_of_its_brackets() -> None:
     lines = fine("info", "fitnet[tap=2, beta=10]", "--pair", "resnet14:resnet8").splitlines()
     assert lines[0] == "fitnet[beta=10.0,tap=2]"
-    assert "  beta = 10.0 (100.0 by default)" in lines
-    assert "  tau = 4.0" in lines
+    assert "  beta = 10.0 (100.0 by default): weight of the term" in lines
+    assert "  tau = 4.0: temperature of that term" in lines
     (measured,) = (line for line in lines if "measured on" in line)
     assert "with the values by default" in measured
     assert "extra parameters" in "".join(lines)

@@ -41,15 +41,11 @@ def test_the_sentence_is_that_of_a_trained_teacher(tmp_path: Path, finished: Pat
 
 
 def test_what_is_no_refusal_is_left_to_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Doubtful(Distiller):
-        """Raises another error at each pair."""
+    def doubtful(pair: Pair, **hyper: object) -> Distiller:
+        torch.manual_seed(7)
+        raise ZeroDivisionError
 
-        def __init__(self, pair: Pair) -> None:
-            super().__init__(pair)
-            torch.manual_seed(7)
-            raise ZeroDivisionError
-
-    monkeypatch.setattr(registry, "get", lambda name: Doubtful)
+    monkeypatch.setattr(registry.get("kd"), "build", doubtful)
     cells = resolve(Request("kd", "resnet20:resnet8", "digits", seeds="2")).cells
     before = torch.get_rng_state()
     assert foreseen.refusals(cells, load("digits"), lambda cell: True, print) == {}
@@ -58,7 +54,7 @@ def test_what_is_no_refusal_is_left_to_the_training(monkeypatch: pytest.MonkeyPa
 
 def test_each_method_on_a_pair_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[str] = []
-    monkeypatch.setattr(foreseen, "served", lambda cell, *_, **__: built.append(cell.label))
+    monkeypatch.setattr(foreseen, "method_of", lambda cell, _: built.append(cell.label))
     monkeypatch.setattr(foreseen, "MANY", 1)
     said: list[str] = []
     cells = resolve(Request("kd,fitnet,student", "resnet20:resnet8", "digits", seeds="3")).cells
@@ -67,3 +63,60 @@ def test_each_method_on_a_pair_is_looked_at_once(monkeypatch: pytest.MonkeyPatch
     assert said == ["first a look at whether 2 methods on pairs go together, before teachers are trained"]
     foreseen.refusals(cells, load("digits"), lambda cell: False, said.append)
     assert len(built) == 2
+
+
+PLUGIN = """
+import torch
+from kdbench import Distiller, register
+
+@register
+class Keepers(Distiller):
+    'loss = CE + what the channels are worth that the teacher weighs more than others.'
+
+    reference = "mine"
+    provenance = "reading"
+
+    def __init__(self, pair, *, beta=1.0, **common):
+        super().__init__(pair, **common)
+        scale = pair.teacher_norms[-1][0].detach().abs()
+        if not (scale > scale.median()).any():
+            raise ValueError("keepers: no channel of the teacher is more important than another")
+        self.beta = beta
+
+    def terms(self, student, teacher, batch):
+        return {"kept": self.beta * student.pooled.square().mean()}
+"""
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_a_method_that_looks_at_the_teachers_weights_sees_those_of_a_trained_one(tmp_path: Path) -> None:
+    file = tmp_path / "keepers.py"
+    file.write_text(PLUGIN)
+    said = fine("run", *SMALL, "--methods", "keepers", "--plugin", file, "--out", tmp_path / "out")
+    assert "1 of 1 cell is there" in said
+
+
+def test_a_student_without_an_assistant_is_refused_by_its_name(tmp_path: Path) -> None:
+    words = [
+        "--suite",
+        "digits",
+        "--epochs",
+        1,
+        "--limit-train",
+        64,
+        "--seeds",
+        1,
+        "--pairs",
+        "resnet20:timm/test_resnet",
+    ]
+    result = kdbench("run", *words, "--methods", "hkd", "--out", tmp_path)
+    assert "no teacher assistant for timm/test_resnet" in " ".join(result.output.split())
+    assert not list(tmp_path.glob("teachers/**/*.safetensors"))
+
+
+def test_a_folder_that_cannot_be_written_is_told_as_ever(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "digits").mkdir(parents=True)
+    (tmp_path / "runs" / "digits" / "resnet14-resnet8").touch()
+    result = kdbench("run", *SMALL, "--methods", "fitnet[tap=9]", "--out", tmp_path)
+    assert result.exit_code == 1
+    assert "repeat the command when that is mended" in " ".join(result.output.split())

@@ -9,7 +9,7 @@ from toys import batch, outputs, pair
 
 from golden import Case, cases, total, unweighted
 from kdbench import Outputs, Pair
-from kdbench.methods.itrd import ITRD
+from kdbench.methods.itrd import ITRD, correlation
 
 
 @cases("itrd")
@@ -118,3 +118,18 @@ def test_kd_stands_beside_it_where_the_convention_says_so() -> None:
         set(ITRD(pair(student, teacher), kd_weight=w).double().loss(student, teacher, batch())) for w in (0.0, 1.0)
     ]
     assert names == [{"ce", "correlation", "mutual"}, {"ce", "kd", "correlation", "mutual"}]
+
+
+def test_a_dimension_far_from_zero_counts_where_the_numbers_can_tell_it() -> None:
+    """Spread by 5e-5 around 100: nothing but rounding in single precision, a correlation in double."""
+    torch.manual_seed(0)
+    around = torch.randn(32, 3, dtype=torch.float64)
+    far = torch.cat([around[:, :2], 100 + 5e-5 * around[:, 2:]], dim=1)
+    assert float(correlation(far, around, 1.5)) == pytest.approx(float(correlation(around, around, 1.5)), rel=1e-4)
+    assert correlation(far.float(), around.float(), 1.5).isfinite()
+
+
+def test_an_exponent_that_rewards_nothing_is_refused() -> None:
+    both = outputs((4, 4, 4)), outputs((4, 4, 4))
+    with pytest.raises(ValueError, match="itrd: alpha=-1 does not reward correlation"):
+        ITRD(pair(*both), alpha=-1.0)

@@ -37,3 +37,12 @@ def test_factors_that_do_not_meet_are_refused() -> None:
     for lowest in (0.3, 3.0, -1e6):
         with pytest.raises(ValueError, match="are no whole number of halves apart"):
             MKL(pair(*both), lowest=lowest)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_logits_are_widened(dtype: torch.dtype) -> None:
+    student, teacher = outputs((4, 4, 4), k=7), outputs((4, 4, 4), k=7, seed=1)
+    half_s, half_t = (one._replace(logits=one.logits.to(dtype)) for one in (student, teacher))
+    wide_s, wide_t = (one._replace(logits=one.logits.float()) for one in (half_s, half_t))
+    method = MKL(pair(student, teacher))
+    assert method.terms(half_s, half_t, batch())["margins"] == method.terms(wide_s, wide_t, batch())["margins"]

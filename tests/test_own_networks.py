@@ -143,3 +143,37 @@ def test_a_teacher_that_diverged_is_no_fault_of_the_words(tmp_path: Path) -> Non
 def test_nothing_to_fine_tune_is_a_sentence(tmp_path: Path) -> None:
     said = run("teacher", "finetune", "timm/resnet18", "--suite", "digits", "--out", str(tmp_path), code=2)
     assert "has nothing to fine-tune: write a name with a tag" in said
+
+
+ODD = """
+import sys, torch
+from torch import nn
+import kdbench
+
+@kdbench.register_model(stages=["0", "1"], classifier="4")
+def my_odd(num_classes):
+    {line}
+    maps = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 6, 3, stride=2, padding=1)
+    return nn.Sequential(*maps, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, num_classes))
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("torch.backends.mkldnn.enabled = False", "network my_odd changes"),
+        ("torch.use_deterministic_algorithms(True, warn_only=True)", "network my_odd changes"),
+        ("sys.exit(3)", "network my_odd ends the process when it is built"),
+    ],
+)
+def test_what_a_constructor_does_is_its_own_cells_failure(
+    line: str, why: str, own_registry: None, tmp_path: Path
+) -> None:
+    file = tmp_path / f"odd_{tmp_path.name.replace('-', '_')}.py"
+    file.write_text(ODD.format(line=line))
+    before = torch.backends.mkldnn.enabled, torch.are_deterministic_algorithms_enabled()
+    words = [*QUICK, "--plugin", str(file), "--methods", "kd", "--pairs", "my_odd:resnet8,resnet14:resnet8"]
+    said = " ".join(run("run", *words, "--out", str(tmp_path / "out"), code=1).split())
+    assert why in said
+    assert "1 of 2 cells are there, 1 failed" in said
+    assert before == (torch.backends.mkldnn.enabled, torch.are_deterministic_algorithms_enabled())

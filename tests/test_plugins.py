@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import warnings
@@ -139,3 +140,17 @@ def test_a_script_for_slurm_looks_at_them_too(write: Path) -> None:
     said = refused("slurm", "--suite", "digits", "--methods", "kd", "--plugin", write)
     assert "plug-in first_lines.py changes the default dtype when it is imported" in said
     assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_the_digest_is_of_what_was_imported(write: Path) -> None:
+    """Nobody had asked for it before the file was edited, while a teacher was trained, say."""
+    write.write_text(HEAD + TAIL)
+    registry.load_plugin(write)
+    before = hashlib.sha256(write.read_bytes()).hexdigest()
+    write.write_text(HEAD + TAIL + "# edited\n")
+    assert registry.source_sha256("first_lines") == before
+    with pytest.raises(ValueError, match=r"first_lines\.py was changed after it was loaded; start Python anew"):
+        registry.load_plugin(write)
+    write.write_text(HEAD + TAIL)
+    assert registry.load_plugin(write) == "first_lines"

@@ -564,3 +564,25 @@ def test_prediction_of_a_combination_is_that_of_the_part_that_changes_it() -> No
 def test_what_is_left_out_says_why(name: str, why: str) -> None:
     with pytest.raises(ValueError, match=re.escape(why)):
         registry.get(name)
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ("kd[semckd.tau=3]", "method 'kd' has no hyper-parameter 'semckd.tau'"),
+        ("at+kd[mag.tau=3]", "no hyper-parameter 'mag.tau'"),
+        ("at[tau=2]+fitnet[tau=3]", "tau is one for the whole of at+fitnet"),
+        ("ea[base=dkd]+kd", "method 'ea' has no 'base' to set in ea+kd; it has weight"),
+        ("rld[warmup=-0.1]", "rld[warmup] is 0 or more"),
+        ("wkd_f[eps=-1]", "wkd_f[eps] is 0 or more"),
+        ("sdd[M=1,2]", "sdd[M] is one of 1-2-4, 1-2, 1-4, 1, not '2'"),
+    ],
+)
+def test_words_in_brackets_that_are_of_no_part_or_of_two(row: str, why: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(why)):
+        registry.parse(row)
+
+
+def test_a_prefix_of_the_rows_own_part_is_taken() -> None:
+    assert registry.parse("kd[kd.tau=3]") == registry.parse("kd[tau=3]")
+    assert registry.parse("mag+crd[crd.nce_k=10]") == registry.parse("mag+crd[nce_k=10]")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,14 @@ import pytest
 from commands import SMALL, fine, kdbench, measured, records, refused, run, stop_after_an_epoch
 from filelock import FileLock
 
-from kdbench import models, record
+from kdbench import models, record, registry
 from kdbench.engine import fit as engine
 from kdbench.engine.errors import OutOfMemory
 from kdbench.engine.lane import Lane
+from kdbench.run import grid
+from kdbench.run.claims import claimed
+from kdbench.run.outcome import Done
+from kdbench.run.session import Request, resolve
 from kdbench.terminal.pace import Pace
 from kdbench.utils.files import check_writable
 
@@ -421,3 +426,38 @@ def test_out_of_memory_goes_on_with_fewer_lanes_or_says_which(
     assert result.exit_code == 0, result.output
     assert "going on with half of them at once" in result.output
     assert measured(tmp_path / "auto") == measured(finished)
+
+
+def test_what_force_comes_to_takes_the_place_of_the_old_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the report would go on showing a number that the method, as it is now, refuses to give."""
+    assert run(tmp_path, methods="kd,fitnet").exit_code == 0
+
+    def refuses(pair: object, **hyper: object) -> None:
+        raise ValueError("it takes other networks")
+
+    monkeypatch.setattr(registry.get("fitnet"), "build", refuses)
+    said = run(tmp_path, "--force", methods="kd,fitnet").output
+    assert "the record of before is put aside as fitnet-" in said
+    assert {name.split()[1]: one.status for name, one in records(tmp_path).items()} == {
+        "kd": "done",
+        "fitnet": "unsupported",
+    }
+    assert len(list(tmp_path.rglob("fitnet-*.replaced"))) == 1
+    monkeypatch.undo()
+    assert run(tmp_path, methods="kd,fitnet").exit_code == 0
+    assert {one.status for one in records(tmp_path).values()} == {"done"}
+
+
+def test_what_a_lost_process_of_a_forced_run_had_trained_is_not_forced_again(tmp_path: Path) -> None:
+    """The work is done a second time by another process; what it finds is younger than the run."""
+    (cell,) = resolve(Request("kd", "resnet14:resnet8", "digits", seeds="1", out=tmp_path)).cells
+    where = grid.files(tmp_path, cell)
+    where.checkpoint.parent.mkdir(parents=True)
+    for since, there in ((0.0, True), (math.inf, False)):
+        where.checkpoint.touch()
+        with claimed(tmp_path, [cell], Done(), lambda event: None, force=True, wait=False, since=since) as mine:
+            assert (mine, where.checkpoint.exists()) == ([cell], there)
+    where.record.touch()
+    done = Done()
+    with claimed(tmp_path, [cell], done, lambda event: None, force=True, wait=False, since=0.0) as mine:
+        assert (mine, done.found) == ([], [cell])

@@ -47,3 +47,17 @@ def test_what_is_no_share_and_no_ridge_is_refused() -> None:
         SKD(pair(*both), share=2.0)
     with pytest.raises(ValueError, match="skd: ridge=0 leaves a covariance"):
         SKD(pair(*both), ridge=0.0)
+
+
+@pytest.mark.parametrize(("k", "ridge"), [(100, 0.1), (10, 1e-5), (2, 0.1), (2, 1e-2)])
+def test_single_precision_keeps_the_gradient(k: int, ridge: float) -> None:
+    """With few classes, or a small ridge, it is a difference of numbers thousands of times as large."""
+    torch.manual_seed(0)
+    z_s, z_t = torch.randn(64, k), torch.randn(64, k)
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        z = z_s.to(dtype).requires_grad_(True)
+        loss = mahalanobis(z, z_t.to(dtype), ridge)
+        assert loss.dtype == dtype
+        found.append(torch.autograd.grad(loss, z)[0].double())
+    assert float((found[0] - found[1]).abs().max() / found[1].abs().max()) < 1e-6

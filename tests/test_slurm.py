@@ -287,6 +287,11 @@ def test_a_wrong_word_of_tuning_is_a_sentence(words: list[str], sentence: str, f
     assert sentence in refused("slurm", "tune", "-s", "digits", *words)
 
 
+@pytest.mark.parametrize("verb", [[], ["tune"]])
+def test_no_script_begins_anew_each_time(verb: list[str], folder: Path) -> None:
+    assert "--force would begin anew each time" in refused("slurm", *verb, "-s", "digits", "-m", "kd", "--force")
+
+
 @bash_only
 @pytest.mark.slow
 def test_the_jobs_of_an_array_make_the_choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -374,3 +374,32 @@ def test_recipes_of_the_literature() -> None:
     assert suites.load("imagenet").recipe.milestones == (30, 60, 90)
     tiny = suites.load("tiny-transformers")
     assert (tiny.recipe.drop_path, tiny.teacher.drop_path, tiny.teacher.optimizer) == (0.1, 0.0, "sgd")
+
+
+@pytest.mark.parametrize("name", suites.convention_names())
+def test_globs_of_pairs_are_beaten_by_a_pairs_own_table(name: str) -> None:
+    convention = suites.convention(name)
+
+    def of(method: str, pair: str) -> dict[str, object]:
+        return convention.hyper(method, pair, EVERY | {"weight", "lowest", "w_ofa", "M"})
+
+    for pair, weight, lowest in (
+        ("resnet56:resnet8", 2.0, -1.0),
+        ("resnet110:resnet20", 2.0, -1.0),
+        ("resnet32x4:ShuffleV1", 8.0, 0.0),
+        ("vgg13:vgg8", 8.0, -1.0),
+        ("ResNet50:vgg8", 8.0, -1.0),
+    ):
+        found = of("mkl", pair)
+        assert (found["weight"], found["lowest"]) == (weight, lowest), pair
+    for student in ("MobileNetV2", "timm/mobilenetv2_100"):
+        assert of("ofa", f"vgg13:{student}")["w_ofa"] == 0.1
+    assert of("ofa", "vgg13:vgg8")["w_ofa"] == 1.0
+    assert (of("sdd", "vgg13:ShuffleV2")["beta"], of("sdd", "vgg13:vgg8")["M"]) == (6.0, "1-2")
+    assert of("sdd", "wrn_40_2:MobileNetV2")["beta"] == 6.0
+    imagenet = of("dkd", "timm/resnet34:timm/resnet18")
+    assert (imagenet["beta"], imagenet["tau"]) == (0.5, 1.0)
+    own = convention.model_copy(
+        update={"pairs": {"a:b": {"kd": {"tau": 1.0}}, "a:*": {"kd": {"tau": 2.0}}, "*:b": {"kd": {"tau": 3.0}}}}
+    )
+    assert [own.hyper("kd", pair, EVERY)["tau"] for pair in ("a:b", "a:c", "c:b", "c:d")] == [1.0, 2.0, 3.0, 4.0]

@@ -141,3 +141,10 @@ def test_there_is_no_kd_term_beside_it() -> None:
     assert "kd_weight" not in get("wkd_l").hyperparameters()
     student, teacher = outputs((4, 4, 4)), outputs((4, 4, 4), seed=1)
     assert set(WKDL(pair(student, teacher)).loss(student, teacher, batch())) == {"ce", "target", "wasserstein"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_costs_of_half_logits_are_not_rounded(dtype: torch.dtype) -> None:
+    student, teacher = outputs((4, 4, 4), k=7), outputs((4, 4, 4), k=7, seed=1)
+    method = WKDL(pair(student, teacher))
+    assert method.costs(teacher._replace(logits=teacher.logits.to(dtype))).dtype == torch.float32

@@ -45,6 +45,7 @@ ABSENT = {
 _classes: dict[str, type[Distiller]] = {}
 _broken: dict[str, str] = {}
 _refused: dict[str, str] = {}  # plug-ins that were asked for and could not be loaded
+_digests: dict[str, str] = {}  # file -> sha256 of it as it was imported
 _attending: list[Callable[[str, Callable[[], object]], object]] = []
 
 
@@ -180,9 +181,11 @@ def _loaded(file: Path, path: str | Path) -> str:
     name = file.stem
     if not re.fullmatch(r"[\w-]+", name):
         raise ValueError(f"plug-in {file.name}: the file's name is the method's; use letters, digits, - and _ only")
+    module_name = _PLUGIN + name
+    if module_name in sys.modules and str(file) in _digests and _digest(file) != _digests[str(file)]:
+        raise ValueError(f"plug-in {file.name} was changed after it was loaded; start Python anew to use it")
     if name in _classes and Path(_file(_classes[name])).resolve() == file:
         return name  # one of ours, written as a path
-    module_name = _PLUGIN + name
     if module_name in sys.modules:
         other = getattr(sys.modules[module_name], "__file__", None)
         if other == str(file):
@@ -195,7 +198,9 @@ def _loaded(file: Path, path: str | Path) -> str:
     sys.modules[module_name] = module
     others = _classes.copy()
     try:
-        spec.loader.exec_module(module)
+        text = file.read_bytes()  # what is hashed is what is run: no compiled file of before, no edit in between
+        _digests[str(file)] = hashlib.sha256(text).hexdigest()
+        exec(compile(text, str(file), "exec", dont_inherit=True), vars(module))
     except BaseException as error:
         _forget(module_name)
         if isinstance(error, KeyboardInterrupt):
@@ -267,10 +272,15 @@ def source_sha256(name: str) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest() if digests else ""
 
 
-@cache
 def _sha256(file: str) -> str:
-    """As the file was when it was first asked for: what is imported does not change when the file is edited."""
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if Path(file).is_file() else ""
+    """As the file was imported, or first asked for: what is in memory does not change when the file is edited."""
+    if file not in _digests:
+        _digests[file] = _digest(Path(file)) if Path(file).is_file() else ""
+    return _digests[file]
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def idea(cls: type[Distiller]) -> str:

@@ -15,6 +15,8 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 #: Whole numbers are below this: counts, sizes of a layer.
 _LARGEST = 2**31
+#: Shares of the training, and what is added to be safe: below 0 they would turn the sign of a loss.
+_FROM_ZERO = ("warmup", "decay", "eps", "sharpen")
 #: Letters of a text.
 _LETTERS = 100
 
@@ -80,6 +82,8 @@ def check(cls: type[Distiller], key: str, value: object, where: str) -> None:
     if not math.isfinite(value) or (isinstance(default, int) and abs(value) >= _LARGEST):
         raise ValueError(f"{where} is a finite number, {default!r} by default, not {value:g}")
     short = key.rpartition(".")[2]
+    if short in _FROM_ZERO and value < 0:
+        raise ValueError(f"{where} is 0 or more, {default!r} by default, not {value:g}")
     if _is_temperature(short) and (value < 0 or (value == 0 and default > 0)):
         raise ValueError(f"{where} is a temperature and above 0, {default!r} by default, not {value:g}")
     if value < 0 and _is_weight(short, (part.main_weight for part in cls.components())):

@@ -87,42 +87,45 @@ def _alternatives(name: str, given: Sequence[tuple[str, str, str]]) -> list[tupl
     cls = get(name)
     known = cls.hyperparameters()
     values: dict[str, list[object]] = {}
+    said: dict[str, tuple[str, str]] = {}  # key -> the brackets that set it
     for part, inside, whose in given:
         key, own = "", get(whose).hyperparameters() if whose else known
         for token in re.split(r"[,;]", inside) if inside.strip() else ():
-            switch = _full(token, part, known)
+            switch = _full(token, part, known, name)
             if switch in known and type(known[switch].default) is bool and _serves(switch, whose, own):
                 key, token = switch, "true"
             elif "=" in token:
                 key, _, token = (word.strip() for word in token.partition("="))
-                full = _full(key, part, known)
+                full = _full(key, part, known, name)
                 if full not in known or not _serves(full, whose, own):
-                    raise ValueError(
-                        f"method {whose or name!r} has no hyper-parameter {quoted(key)}; it has {', '.join(own)}"
-                    )
+                    there = [one for one in own if _full(one, part, known, name) in known]
+                    what = f"no {quoted(key)} to set in {name}" if key in own else f"no hyper-parameter {quoted(key)}"
+                    raise ValueError(f"method {whose or name!r} has {what}; it has {', '.join(there)}")
                 key = full
             elif not key:
                 raise ValueError(f"cannot read {quoted(f'[{inside}]')} after {part!r}; write [key=value]")
             value = convert(token.strip(), known[key].default, f"{name}[{key}]")
             check(cls, key, value, f"{name}[{key}]")
+            if said.setdefault(key, (part, inside)) != (part, inside):
+                raise ValueError(f"{key} is one for the whole of {name}; set it in one of its brackets")
             values.setdefault(key, []).append(value)
     if (many := prod(map(len, values.values()))) > MOST:
         raise ValueError(f"the values in the brackets of {name} make {many:,} rows; {MOST:,} are the most")
     return [tuple(sorted(zip(values, chosen, strict=True))) for chosen in product(*values.values())]
 
 
-def _full(key: str, part: str, known: Collection[str]) -> str:
+def _full(key: str, part: str, known: Collection[str], within: str) -> str:
     """The name in a combination of what a part calls ``key``: with the part before it where others have it, too."""
     key = key.strip()
     whose, _, short = key.rpartition(".")
     if f"{part}.{key}" in known:
         return f"{part}.{key}"
-    return short if key not in known and short in known and short in _of(whose) else key
+    return short if key not in known and short in known and short in _of(whose, within) else key
 
 
 def _serves(key: str, whose: str, own: Collection[str]) -> bool:
     return key.removeprefix(f"{whose}.") in own if whose else True
 
 
-def _of(part: str) -> Collection[str]:
-    return get(part).hyperparameters() if part in names() else ()
+def _of(part: str, within: str) -> Collection[str]:
+    return get(part).hyperparameters() if part in within.split("+") else ()

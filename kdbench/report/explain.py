@@ -12,8 +12,8 @@ def explain(board: Board) -> list[str]:
     """What the numbers are, what they rest on and what they cannot tell."""
     words = [
         f"Top-1 in percent on the test set, {facts.RULE_WORDS[board.rule]}: mean ± standard deviation (number of"
-        f" seeds); {facts.seeds(board)}, {board.independent} independent runs. The best mean of a pair is in bold, the"
-        " second best underlined; that is no test."
+        f" seeds); {facts.seeds(board)}, {count(board.independent, 'independent run')}. The best mean of a pair is in"
+        " bold, the second best underlined; that is no test."
     ]
     shared = [line.shown for line in board.shown if line.independent < len(line.runs)]
     if shared:

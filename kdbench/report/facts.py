@@ -9,6 +9,7 @@ from kdbench.report.board import Board
 from kdbench.report.escape import plain
 from kdbench.report.resample import RESAMPLES
 from kdbench.report.select import Selection, version
+from kdbench.utils.wording import count
 
 #: The epoch that counts, by the rule's name.
 RULE_WORDS = {
@@ -41,7 +42,7 @@ def footer(board: Board) -> str:
     quick = "QUICK RUN, not comparable" if board.selection.quick else ""
     parts = [
         f"accuracy of the {RULE_WORDS[board.rule]}",
-        f"{seeds(board)}, {board.independent} independent runs",
+        f"{seeds(board)}, {count(board.independent, 'independent run')}",
         _epochs(board.selection.epochs),
         quick,
         f"convention {plain(board.selection.convention, 40)}",

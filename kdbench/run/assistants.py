@@ -126,10 +126,10 @@ def _network(weights: Path, name: str, images: Dataset, anew: str) -> Tapped:
     from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
 
-    from kdbench import models
+    from kdbench.run.networks import network as made
 
     with torch.random.fork_rng(devices=[]):  # the first weights of the network are overwritten
-        tapped = models.create(name, images.num_classes, image_size=images.image_shape[-1], pretrained=False)
+        tapped = made(name, images.num_classes, image_size=images.image_shape[-1], pretrained=False)
     try:
         state = from_bytes(content(weights))
         tapped.load_state_dict({key.removeprefix("student."): value for key, value in state.items()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from kdbench.run.outcome import CellEnded, Done, Emit, Note
 
 @contextmanager
 def claimed(
-    out: Path, cells: Sequence[Cell], done: Done, emit: Emit, *, force: bool, wait: bool
+    out: Path, cells: Sequence[Cell], done: Done, emit: Emit, *, force: bool, wait: bool, since: float = math.inf
 ) -> Iterator[list[Cell]]:
     """Those of the cells that are this process's to train; they are locked while the block lasts.
 
@@ -27,7 +28,8 @@ def claimed(
         cells: of one group.
         done: learns of cells that others finished or train.
         emit: likewise.
-        force: begin anew whatever is there.
+        force: begin anew whatever is there from before ``since``, a time of the folder's file system: what is younger
+            is this run's own, of a process that was lost.
         wait: for another process that trains one of them (assistants, which this run needs), in place of leaving it.
     """
     with ExitStack() as locks:
@@ -38,14 +40,23 @@ def claimed(
             if not _lock(where.lock, locks, wait=wait, before=_say_waiting(cell, emit)):
                 done.elsewhere.append(cell)
                 emit(CellEnded(cell, "elsewhere", "another kdbench run on this folder is training it"))
-            elif force:
-                where.checkpoint.unlink(missing_ok=True)
+            elif force and _older(where.record, since):
+                if _older(where.checkpoint, since):
+                    where.checkpoint.unlink(missing_ok=True)
                 mine.append(cell)
             elif where.record.exists():
                 done.found.append(cell)
             else:
                 mine.append(cell)
         yield mine
+
+
+def _older(path: Path, since: float) -> bool:
+    """Whether there is no file, or one from before."""
+    try:
+        return path.stat().st_mtime < since
+    except FileNotFoundError:
+        return True
 
 
 def _say_waiting(cell: Cell, emit: Emit) -> Callable[[], None]:

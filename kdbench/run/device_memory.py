@@ -28,6 +28,7 @@ from kdbench.models import Tapped
 from kdbench.run import grid
 from kdbench.run.grid import Cell
 from kdbench.run.lanes import plan
+from kdbench.run.networks import network
 from kdbench.run.session import Job
 from kdbench.utils.wording import count, quoted
 
@@ -120,7 +121,7 @@ def group_needs(job: Job, group: Sequence[Cell]) -> tuple[list[Need], int]:
     labels = torch.arange(50_000) % suite.num_classes
     batch = int(first.recipe["batch_size"])
     half = Precision(job.request.precision).dtype(torch.device("cuda")) is not None
-    tutor = models.create(first.teacher, suite.num_classes, image_size=suite.image_size) if first.teacher else None
+    tutor = network(first.teacher, suite.num_classes, image_size=suite.image_size) if first.teacher else None
     needs, largest = [], 0
     teacher = None if tutor is None else models.fold(tutor)
     for cell in group:
@@ -142,7 +143,7 @@ def group_needs(job: Job, group: Sequence[Cell]) -> tuple[list[Need], int]:
 def _lane(
     cell: Cell, job: Job, image_shape: tuple[int, int, int], labels: Tensor, batch: int, tutor: Tapped | None
 ) -> Lane:
-    student = models.create(cell.student, job.suite.num_classes, image_size=job.suite.image_size)
+    student = network(cell.student, job.suite.num_classes, image_size=job.suite.image_size)
     pair = models.make_pair(
         student,
         student if tutor is None else tutor,

@@ -388,7 +388,12 @@ def _asked(job: Job, group: Sequence[Cell], kept: dict[str, float]) -> float:
     if first.teacher not in kept:
         widest = max(reads, key=READS.index)
         there = tables.kept_share(
-            job.request.out, job.suite.dataset, first.teacher, job.request.precision, recipe["batch_size"], widest
+            job.request.home or job.request.out,
+            job.suite.dataset,
+            first.teacher,
+            job.request.precision,
+            recipe["batch_size"],
+            widest,
         )
         seeds = {cell.seed for cell in job.cells if cell.teacher == first.teacher}
         if there is None and first.epochs * len(seeds) <= views / 2:

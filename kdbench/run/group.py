@@ -7,6 +7,7 @@ emits events. It never prints.
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -65,6 +66,7 @@ class Work:
     compile: bool = False
     checkpoint_minutes: float | None = None  # between two checkpoints; 0: one after every epoch; None: as usual
     force: bool = False
+    since: float = math.inf  # with force: when the run began; what is younger is its own
     fail_fast: bool = False
     assisting: bool = False  # the cells are assistants: in a folder of their own, and another run's are waited for
     visits: int = 0  # how often the whole run looks at every image with this teacher
@@ -153,6 +155,7 @@ class _Group:
             done,
             emit,
             fail_fast=work.fail_fast,
+            replaced=work.replaced,
         )
         compiler = Compiler(self.device) if work.compile else None
         # What students are trained on, and what is held out of it; teachers train on all images.
@@ -166,7 +169,10 @@ class _Group:
             self._teacher(())
             return
         anew = work.force and not work.assisting  # assistants, like teachers, are kept
-        with claimed(work.records, work.cells, self.done, self.emit, force=anew, wait=work.assisting) as mine:
+        claims = claimed(
+            work.records, work.cells, self.done, self.emit, force=anew, wait=work.assisting, since=work.since
+        )
+        with claims as mine:
             if not mine:
                 return
             teacher = None

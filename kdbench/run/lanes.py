@@ -13,7 +13,7 @@ import torch
 
 from kdbench import models, registry
 from kdbench.data import Dataset, Loader
-from kdbench.distiller import Distiller
+from kdbench.distiller import Distiller, Pair
 from kdbench.engine.checkpoint import CheckpointDamaged, CheckpointForeign
 from kdbench.engine.compiled import CannotCompile, Compiler
 from kdbench.engine.guard import NotBuilt, built
@@ -71,7 +71,8 @@ class Maker:
 
     def _built(self, cell: Cell, teacher: Tapped | None, taught_by: str) -> Lane:
         """Raises: ValueError: the method cannot serve the pair."""
-        student, method = served(cell, teacher, self.images)
+        student, pair = paired(cell, teacher, self.images)
+        method = method_of(cell, pair)
         return Lane(
             str(cell),
             student,
@@ -129,16 +130,15 @@ class Maker:
                 self.ledger.fail(cell, error, keep=False)
 
 
-def served(
+def paired(
     cell: Cell, teacher: Tapped | None, images: Dataset, *, pretrained: bool | None = None
-) -> tuple[Tapped, Distiller]:
-    """A cell's student and its method, as they are before the first step; ``pretrained`` as for ``models.create``.
+) -> tuple[Tapped, Pair]:
+    """A cell's student as it is before the first step, and the pair; ``pretrained`` as for ``models.create``.
 
     Raises:
-        ValueError: the method cannot serve the pair.
+        ValueError: the student cannot be built for these images.
     """
     size, recipe = images.image_shape[-1], cell.recipe
-    refuse_recipe(cell.method, recipe)
     # Common random numbers: methods of one seed start from the same student.
     torch.manual_seed(stable_seed(cell.seed, "student", cell.student))
     drop_path = recipe.get("drop_path", 0.0)
@@ -153,8 +153,18 @@ def served(
         train_labels=images.train_labels,
         batch_size=recipe["batch_size"],
     )
+    return student, pair
+
+
+def method_of(cell: Cell, pair: Pair) -> Distiller:
+    """A cell's method as it is before the first step.
+
+    Raises:
+        ValueError: it cannot serve the pair, or be trained by the recipe.
+    """
+    refuse_recipe(cell.method, cell.recipe)
     torch.manual_seed(stable_seed(cell.seed, "method", cell.student))
-    return student, registry.get(cell.method).build(pair, **cell.settings.hyper)
+    return registry.get(cell.method).build(pair, **cell.settings.hyper)
 
 
 def refuse_recipe(name: str, recipe: Mapping[str, Any]) -> None:

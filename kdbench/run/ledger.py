@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from kdbench.models.teachers import TeacherCard
 from kdbench.record import Record, Status
 from kdbench.run import grid
 from kdbench.run.grid import Cell
-from kdbench.run.outcome import CellEnded, Done, Emit, Stop, one_line
+from kdbench.run.outcome import CellEnded, Done, Emit, Note, Stop, one_line
 from kdbench.utils import environment
 from kdbench.utils.files import atomic_write
 
@@ -39,6 +40,7 @@ class Ledger:
     fail_fast: bool = False
     card: TeacherCard | None = None
     assistant: str = ""
+    replaced: frozenset[Path] = frozenset()  # records that --force gives up, whatever comes in their place
     together: dict[Cell, list[Lane]] = field(default_factory=dict)  # the lanes that a cell's was trained beside
 
     def finish(self, lane: Lane, cell: Cell) -> None:
@@ -65,6 +67,7 @@ class Ledger:
             where = grid.files(self.out, cell)
             self.done.records[cell] = record.write(self._record(cell, "failed", said, lane), where.failed)
             where.checkpoint.unlink(missing_ok=True)
+            self._put_aside(where)
         self.done.failed[cell] = said
         self.emit(CellEnded(cell, "failed", said))
         if self.fail_fast:
@@ -73,10 +76,17 @@ class Ledger:
     def refuse(self, cell: Cell, reason: object) -> None:
         """The method does not serve the pair; the sentence is what the table prints."""
         said = one_line(reason) or "refused without a sentence"
-        self.done.records[cell] = record.write(
-            self._record(cell, "unsupported", said), grid.files(self.out, cell).failed
-        )
+        where = grid.files(self.out, cell)
+        self.done.records[cell] = record.write(self._record(cell, "unsupported", said), where.failed)
+        self._put_aside(where)
         self.emit(CellEnded(cell, "unsupported", said))
+
+    def _put_aside(self, where: grid.Files) -> None:
+        """With --force a cell that failed or was refused has no older result any more; it is kept, and not read."""
+        if where.record in self.replaced and where.record.exists():
+            aside = where.record.with_suffix(".replaced")
+            os.replace(where.record, aside)
+            self.emit(Note(f"the record of before is put aside as {aside.name}"))
 
     def _record(self, cell: Cell, status: Status, reason: str = "", lane: Lane | None = None) -> Record:
         method = registry.get(cell.method)

@@ -48,8 +48,10 @@ class Changed(ValueError):
     """
 
 
-def unchanged(what: str, work: Callable[[], T]) -> T:
-    """What ``work`` returns, an import, after which the process is as it was before.
+def unchanged(what: str, work: Callable[[], T], *, when: str = "when it is imported", own: int = 1) -> T:
+    """What ``work`` returns, an import or what ``when`` says, after which the process is as it was before.
+
+    ``own`` counts the imports that are counted as ``work``'s own.
 
     Raises:
         Changed: it was not.
@@ -62,12 +64,11 @@ def unchanged(what: str, work: Callable[[], T]) -> T:
     try:
         found = work()
     finally:
-        changed = [one for one in process.put_back(own=1) if one not in _HARMLESS]
+        changed = [one for one in process.put_back(own=own) if one not in _HARMLESS]
         process.close()
     if changed:
         raise Changed(
-            f"{what} changes {listed(changed)} when it is imported; it may not change what others"
-            " see, too: take that out of it"
+            f"{what} changes {listed(changed)} {when}; it may not change what others see, too: take that out of it"
         )
     return found
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import os
+import tempfile
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -64,7 +67,10 @@ def run(job: Job, watch: Watcher, images: Dataset | None = None) -> Outcome:
         watch.note(sentence)
     watch.note(f"data {images.name}: {images.identity.describe()}")
     check_writable(request.out)
-    todo = _without_refused(job, todo, images, watch, outcome)
+    try:
+        todo = _without_refused(job, todo, images, watch, outcome)
+    except OSError as error:
+        raise Stop(disk_trouble(request.out, error)) from error
     if not todo:
         return outcome
     helpers = assistants.missing(request.out, todo, retry_failed=request.retry_failed)
@@ -97,7 +103,8 @@ def _without_refused(job: Job, todo: list[Cell], images: Dataset, watch: Watcher
     untaught = {cell for cell in todo if cell.teacher and (absent[cell.teacher] or cell.assistant in helpers)}
     found = foreseen.refusals(todo, images, untaught.__contains__, watch.note)
     done, data = Done(), images.identity.model_dump(mode="json")
-    ledger = Ledger(request.out, job.device, images.image_shape, data, done, partial(tell, watch))
+    replaced = frozenset(grid.files(request.out, cell).record for cell in todo if request.force)
+    ledger = Ledger(request.out, job.device, images.image_shape, data, done, partial(tell, watch), replaced=replaced)
     for cell, why in found.items():
         ledger.refuse(cell, why)
     outcome.add(done)
@@ -126,10 +133,17 @@ def _common(job: Job) -> Work:
         compile=bool(request.compile),
         checkpoint_minutes=request.checkpoint_minutes,
         force=request.force,
+        since=_now(request.out) if request.force else math.inf,
         fail_fast=request.fail_fast,
         lent=request.home,
         replaced=frozenset(grid.files(request.out, cell).record for cell in forced),
     )
+
+
+def _now(out: Path) -> float:
+    """The time, as the folder's file system has it."""
+    with tempfile.NamedTemporaryFile(dir=out, prefix=".kdbench-") as file:
+        return os.fstat(file.fileno()).st_mtime
 
 
 def _seeds(job: Job) -> dict[str, int]:

@@ -259,7 +259,7 @@ def make_cell(
         weights=weights,
     )
     quick = epochs < suite.recipe.epochs or request.limit_train is not None
-    return Cell(settings, _label(spec.name, said, weights), quick, assistant)
+    return Cell(settings, label(spec.name, said, weights), quick, assistant)
 
 
 def scaled(suite: Suite) -> dict[str, int]:
@@ -293,11 +293,15 @@ def variant_of(spec: registry.Spec, usual: Mapping[str, Any]) -> tuple[str, dict
     said = {name: value for name, value in spec.hyper if value != usual[name]}
     sought = {name for one in registry.get(spec.name).search_space(dict(usual) | said) for name in one}
     fixed = {name: value for name, value in said.items() if name not in sought}
-    return _label(spec.name, fixed), fixed
+    return label(spec.name, fixed), fixed
 
 
-def _label(name: str, said: Mapping[str, Any], weights: str = "published") -> str:
-    """The method as tables show it: its name, whether it is tuned, and what was set otherwise than the suite has it."""
+def label(name: str, said: Mapping[str, Any], weights: str = "published") -> str:
+    """The method as tables show it: its name, whether it is tuned, and what was set otherwise than the suite has it.
+
+    >>> label("sdd", {"standardise": True, "tau": 2.0})
+    'sdd[standardise=True,tau=2]'
+    """
     name += "" if weights == "published" else f"@{weights}"
     inside = ",".join(f"{key}={f'{value:g}' if isinstance(value, float) else value}" for key, value in said.items())
     return f"{name}[{inside}]" if inside else name

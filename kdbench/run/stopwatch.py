@@ -26,6 +26,7 @@ from kdbench.engine.precision import Precision
 from kdbench.engine.rng import rng_state, set_rng_state
 from kdbench.engine.schedule import Plan, set_rate
 from kdbench.run.clock import Clock
+from kdbench.run.networks import network
 from kdbench.run.speeds import Size, Speeds
 from kdbench.utils import environment
 
@@ -311,7 +312,7 @@ class Stopwatch:
     def _net(self, name: str) -> models.Tapped:
         """A network; those of the zoo are made once for all steps in a row."""
         if name not in self._nets:
-            self._nets[name] = models.create(name, self.classes, image_size=self.size, pretrained=False)
+            self._nets[name] = network(name, self.classes, image_size=self.size, pretrained=False)
         return self._nets[name]
 
 

@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 
+from filelock import FileLock
+
 from kdbench.run import speeds
 from kdbench.run.clock import Clock
 from kdbench.run.estimate import Estimate
@@ -81,7 +83,19 @@ def note(out: Path, verb: str, suite: str, machine: Machine, made: Estimate, sec
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(row)
-    file = path(out)
+    file, lock = path(out), out / ".locks" / "estimates.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):  # two runs on one folder may end together
+        _append(file, text.getvalue())
+    kept = speeds.load(machine)
+    if Clock.of(machine.device, machine.threads).alone:
+        kept.ran(suite, made.measured, worked - made.loading)
+    else:  # seconds on the wall, in which all workers worked
+        kept.ran(suite, made.measured / made.sooner, worked - made.starting)
+    kept.keep()
+
+
+def _append(file: Path, row: str) -> None:
     before = ""
     with suppress(FileNotFoundError, UnicodeDecodeError):  # the first one, or nothing that kdbench wrote
         before = file.read_text(encoding="utf-8")
@@ -91,13 +105,7 @@ def note(out: Path, verb: str, suite: str, machine: Machine, made: Estimate, sec
             file.replace(_aside(file))
         before = head
     with atomic_write(file, "w", newline="") as opened:
-        opened.write(before + ("" if before.endswith("\n") else "\n") + text.getvalue())
-    kept = speeds.load(machine)
-    if Clock.of(machine.device, machine.threads).alone:
-        kept.ran(suite, made.measured, worked - made.loading)
-    else:  # seconds on the wall, in which all workers worked
-        kept.ran(suite, made.measured / made.sooner, worked - made.starting)
-    kept.keep()
+        opened.write(before + ("" if before.endswith("\n") else "\n") + row)
 
 
 def _aside(file: Path) -> Path:

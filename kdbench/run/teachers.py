@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from kdbench.models import Tapped, teachers
 from kdbench.models.teachers import DataIdentity, TeacherCard
 from kdbench.run import batches
 from kdbench.run.lanes import plan
+from kdbench.run.networks import guarded, network
 from kdbench.suites import Suite
 from kdbench.suites.published_teachers import hint
 from kdbench.utils.seeding import stable_seed
@@ -147,7 +149,8 @@ def get(
             stored = suffix
     finally:
         held.release()
-    return teachers.load(
+    load = partial(
+        teachers.load,
         folder,
         suite.dataset,
         name,
@@ -158,6 +161,7 @@ def get(
         data=identity(data, part=wanted["limit_train"] is not None and stored == _noise(wanted)),
         note=_once(note),
     )
+    return guarded(name, load)
 
 
 def identity(data: Dataset, *, part: bool = False) -> DataIdentity:
@@ -227,7 +231,7 @@ def train(
     torch.manual_seed(stable_seed(seed, "teacher", name))
     drop_path = wanted.get("drop_path", 0.0)
     side = data.image_shape[-1]
-    net = start() if start else models.create(name, data.num_classes, image_size=side, drop_path=drop_path)
+    net = start() if start else network(name, data.num_classes, image_size=side, drop_path=drop_path)
     if net.pretrained:
         note(f"teacher {name} starts from its pretrained weights ({net.pretrained[:8]})")
     checkpoint = teachers.path(folder, suite.dataset, name, variant(wanted)).with_suffix(".ckpt")

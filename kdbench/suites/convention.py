@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -19,7 +20,8 @@ class Convention(BaseModel):
     """Hyper-parameters of every method in one published setting.
 
     A method's values are, the later beating the earlier: ``ce_weight`` and ``kd_weight`` of
-    the convention, its table in ``methods``, its table for the pair in ``pairs``.
+    the convention, its table in ``methods``, its tables in ``pairs``: those of globs such as
+    "resnet32x4:*", in their order, then that of the pair itself.
 
     >>> common = convention("semckd")
     >>> common.hyper("fitnet", "resnet32x4:resnet8x4", known=["ce_weight", "kd_weight", "beta"])
@@ -34,7 +36,7 @@ class Convention(BaseModel):
     kd_weight: NotNegative
     combined_kd_weight: NotNegative  # of a combination that has kd among its parts
     methods: dict[str, dict[str, Value]] = {}
-    pairs: dict[str, dict[str, dict[str, Value]]] = {}  # "teacher:student" -> method -> values
+    pairs: dict[str, dict[str, dict[str, Value]]] = {}  # "teacher:student", or a glob of it -> method -> values
 
     def hyper(self, method: str, pair: str, known: Iterable[str]) -> dict[str, Any]:
         """Values of one method, or of a combination ``a+b``, on ``teacher:student``.
@@ -66,7 +68,11 @@ class Convention(BaseModel):
         return {key: value for key, value in values.items() if key in known}
 
     def _own(self, method: str, pair: str) -> dict[str, Value]:
-        return self.methods.get(method, {}) | self.pairs.get(pair, {}).get(method, {})
+        found = dict(self.methods.get(method, {}))
+        wide = [table for glob, table in self.pairs.items() if "*" in glob and fnmatchcase(pair, glob)]
+        for table in (*wide, self.pairs.get(pair, {})):
+            found |= table.get(method, {})
+        return found
 
 
 def convention_names() -> list[str]:

@@ -97,8 +97,9 @@ def published_on(dataset: str) -> list[PublishedOf]:
     sources: dict[str, list[tuple[Pair, Standing]]] = {}
     for pair, ones in reported(dataset).items():
         for one in ones:
-            if one.spec:
-                sources.setdefault(one.number.source, []).append((pair, one))
+            if one.spec:  # what was trained by another recipe is another table
+                recipe = f", {one.departs}" if one.departs else ""
+                sources.setdefault(f"{one.number.source}{recipe}", []).append((pair, one))
     for source, found in sorted(sources.items()):
         told = sorted({one.convention for _, one in found})
         both = [convention for convention in told if convention]

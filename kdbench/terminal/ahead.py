@@ -83,7 +83,9 @@ def look(job: Job, screen: Console, *, dry: bool = False) -> Ahead:
     Raises:
         ValueError: there is something to train, and the output folder cannot be written.
     """
-    cells = todo(job)
+    # What was refused before is asked once more, which takes no time.
+    states = job.states()
+    cells = [cell for cell in todo(job) if job.request.force or states[cell] != "unsupported"]
     found = Ahead(job, todo=tuple(cells))
     if not cells:
         return found

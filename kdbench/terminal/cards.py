@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
 
 from kdbench import registry, suites
 from kdbench.distiller import Distiller
-from kdbench.terminal import literature
+from kdbench.terminal import literature, parameters
 from kdbench.utils.wording import quoted
 
 _EVIDENCE = {
@@ -41,13 +42,16 @@ def card(label: str, pair: str | None = None) -> list[Section]:
     sections: list[Section] = [
         (str(spec), [registry.idea(part) for part in parts]),
         ("formula", _formula(parts)),
+        *(("in words", words) for words in [_words(parts)] if words),
         ("citation", [part.reference for part in parts]),
         ("family", [cls.family + apart]),
         ("provenance", [f"{cls.provenance}: {evidence}"]),
     ]
     if cls.deviations:
         sections.append(("deviations", [f"- {sentence}" for sentence in cls.deviations]))
-    sections.append(("hyper-parameters", _hyper(name, hyper)))
+    sections.append(("hyper-parameters", parameters.lines(name, hyper)))
+    if of_pairs := parameters.by_pair(name):
+        sections.append(("hyper-parameters on pairs", of_pairs))
     if cls.pretrain_epochs:
         trained = "student and method" if cls.pretrain_student else "the method's own modules"
         stage = f"{cls.pretrain_epochs} of 240 epochs (scaled with the run), trains {trained}"
@@ -78,9 +82,18 @@ def idea(name: str) -> str:
     return registry.idea(registry.get(name))
 
 
+def _paragraphs(part: type[Distiller]) -> list[str]:
+    """What a docstring says before it comes to its parameters; a formula first."""
+    told = [" ".join(one.replace("``", "").split()) for one in (inspect.getdoc(part) or "").split("\n\n")]
+    return [*takewhile(lambda one: not one.startswith(("Args:", "Raises:", ">>>")), filter(None, told))]
+
+
+def _words(parts: Sequence[type[Distiller]]) -> list[str]:
+    return [paragraph for part in parts for paragraph in _paragraphs(part)[1:]]
+
+
 def _formula(parts: Sequence[type[Distiller]]) -> list[str]:
-    docs = [(inspect.getdoc(part) or "").split("\n\n")[0].replace("``", "") for part in parts]
-    said = [" ".join(doc.split()) for doc in docs]
+    said = [next(iter(_paragraphs(part)), "") for part in parts]
     if len(parts) == 1:
         return said
     together = ["the terms of all parts, added; cross-entropy and KD count once, at the weights below"]
@@ -89,37 +102,6 @@ def _formula(parts: Sequence[type[Distiller]]) -> list[str]:
         taken = [other for other in part.absorbs if other in names]
         together += [f"{name} changes the loss of {other}, which is not added again" for other in taken]
     return together + [f"{registry.name_of(part)}: {formula}" for part, formula in zip(parts, said, strict=True)]
-
-
-def _hyper(name: str, given: Mapping[str, object]) -> list[str]:
-    known = registry.get(name).hyperparameters()
-    lines = []
-    for key, hyper in known.items():
-        value = given.get(key, hyper.default)
-        others = [f"or {_shown(other)}" for other in hyper.choices if other != value]
-        others += [] if key not in given else [f"{_shown(hyper.default)} by default"]
-        told = {one: suites.convention(one).hyper(name, "", known).get(key) for one in suites.convention_names()}
-        if len({*told.values()}) == 1 and hyper.default not in (only := {*told.values()} - {None}):
-            others += [f"{_shown(one)} in every convention" for one in only]
-        else:
-            others += [f"{_shown(v)} in convention {c}" for c, v in told.items() if v not in (None, hyper.default)]
-        if key == "kd_weight" and (reason := _instead_of_kd(name, {c for c, v in told.items() if v == 0})):
-            others.append(reason)
-        lines.append(f"{key} = {_shown(value)}" + (f" ({', '.join(others)})" if others else ""))
-    return lines or ["none"]
-
-
-def _shown(value: object) -> str:
-    return str(value) if value != "" else '""'
-
-
-def _instead_of_kd(name: str, without: Collection[str]) -> str:
-    """Why a combination has no KD in a convention that gives it to every method that does not replace it."""
-    parts = name.split("+")
-    given = [one for one in map(suites.convention, sorted(without)) if one.kd_weight]
-    found = [part for part in parts if any(not one.hyper(part, "", ["kd_weight"])["kd_weight"] for one in given)]
-    stands = "stands" if len(found) == 1 else "stand"
-    return f"no convention adds KD: {' and '.join(found)} {stands} in its place" if found and len(parts) > 1 else ""
 
 
 def _cost(name: str, pair: str | None, hyper: Mapping[str, object]) -> list[str]:

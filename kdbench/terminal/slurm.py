@@ -88,6 +88,11 @@ def _command(verb: str, of: click.Command) -> _Slurm:
         asked = _asked(form, words)
         said = _words(context, of)
         given = {name for name in words if context.get_parameter_source(name) == ParameterSource.COMMANDLINE}
+        if words["force"]:
+            raise ValueError(
+                "a script goes on where Slurm ended it, and --force would begin anew each time; choose"
+                " another --out, or remove what is to be trained anew"
+            )
         if asked.nodes is not None and (twice := given & set(_RAYS)):
             raise ValueError(f"--ray says --{min(twice).replace('_', '-')} itself; leave it out")
         job, more, notes = _job(verb, asked, words)

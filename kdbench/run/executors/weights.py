@@ -10,11 +10,12 @@ from functools import cache
 
 import torch
 
-from kdbench import models, registry
+from kdbench import registry
 from kdbench.engine.rng import rng_state, set_rng_state
 from kdbench.run.executors.spread import Load
 from kdbench.run.grid import Cell
 from kdbench.run.lanes import epochs
+from kdbench.run.networks import network
 from kdbench.run.stopwatch import BOTH, TIMM, count_macs, timm_net
 from kdbench.suites import Suite, costs
 
@@ -76,7 +77,7 @@ class Weights:
         if name.startswith(TIMM):  # may be large: no number is computed, and no memory taken
             with torch.device("meta"):
                 return count_macs(timm_net(name, classes, size).eval(), torch.empty(1, 3, size, size))
-        net = models.create(name, classes, image_size=size, pretrained=False)
+        net = network(name, classes, image_size=size, pretrained=False)
         return count_macs(net.eval(), torch.zeros(1, 3, size, size))
 
     def cell(self, cell: Cell) -> float:

@@ -45,7 +45,9 @@ def _mine(one: Try, images: Dataset, emit: Emit) -> list[Cell]:
     """Cells that nobody else trains, and that are in no table's way."""
     work, known = one.work, one.known
     anew = work.force and not work.assisting
-    mine = one.held.enter_context(claimed(work.records, work.cells, known, emit, force=anew, wait=False))
+    mine = one.held.enter_context(
+        claimed(work.records, work.cells, known, emit, force=anew, wait=False, since=work.since)
+    )
     for cell in mine:
         if why := _in_the_way(work, cell, images):
             known.failed[cell] = why
