@@ -27,7 +27,7 @@ def kl_at(z_s: Tensor, z_t: Tensor, tau: Tensor) -> Tensor:
 
 @register
 class CTKD(Distiller):
-    """loss = CE + weight * KL_tau(z_S, z_T), tau = t_start + t_end * sigmoid(theta).
+    """loss = ce_weight * CE + weight * KL_tau(z_S, z_T), tau = t_start + t_end * sigmoid(theta).
 
     theta is trained with the student, as one of its parameters (rate, momentum and weight decay alike),
     on its gradient times lambda(e) = decay_min + (decay_max - decay_min) (1 + cos(pi min(e, loops) / loops)) / 2,

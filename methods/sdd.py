@@ -37,7 +37,7 @@ def discord(z_t: Tensor, label: Tensor) -> Tensor:
 
 @register
 class SDD(Distiller):
-    """loss = CE + weight * mean over regions m and images i of w_mi * l_mi.
+    """loss = ce_weight * CE + weight * mean over regions m and images i of w_mi * l_mi.
 
     Regions are the cells of 1x1, 2x2 and 4x4 grids over the last map (``M``, "1-2-4" or "1-2"), their logits the
     network's own classifier on the cell's mean. w is 2 where the teacher is right about the region and wrong

@@ -54,9 +54,10 @@ def mahalanobis(z_s: Tensor, z_t: Tensor, ridge: float) -> Tensor:
 
 @register
 class SKD(Distiller):
-    """loss = CE + weight * (share * KL_tau + (1 - share) * M), M the ``mahalanobis`` distance of the similarities.
+    """loss = ce_weight * CE + weight * (share * KL_tau + (1 - share) * M), M the ``mahalanobis`` distance of G.
 
-    Both stand in for the KD term, which is therefore not offered.
+    G are the cosines of the logits of all pairs of images, divided by the number of classes. Both terms stand in for
+    the KD term, which is therefore not offered.
 
     Args:
         pair: of teacher and student.

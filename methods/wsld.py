@@ -30,7 +30,8 @@ class WSLD(Distiller):
     """loss = CE + alpha * tau^2 * mean_i w_i * (-sum p_T log p_S), w_i = 1 - exp(-CE_S,i / CE_T,i).
 
     p are the probabilities at temperature tau; the cross-entropies in w are those of the label, at
-    temperature 1 and without gradient. The term stands in for KD's, which is therefore not offered.
+    temperature 1 and without gradient, the teacher's plus 1e-7. The term stands in for KD's, which is therefore not
+    offered.
     """
 
     reference = (
