@@ -451,6 +451,11 @@ def test_check_ends_with_1_where_a_method_is_wrong(tmp_path: Path) -> None:
     assert "no method 'nope'" in refused("check", "nope")
 
 
+def test_a_suite_of_what_has_none_is_refused() -> None:
+    for what in ("methods", "suites", "models", "teachers"):
+        assert f"--suite is for pairs and published numbers; {what} are" in refused("list", what, "--suite", "digits")
+
+
 def test_check_takes_rows_as_run_does() -> None:
     said = fine("check", "label_smoothing[eps=0.1,0.2]", "student")
     assert "label_smoothing[eps=0.1]: keeps the contract" in said

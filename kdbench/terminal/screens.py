@@ -112,7 +112,12 @@ def show_list(what: str, suite: str, plain: bool, broken: list[str], screen: Con
     """Methods, pairs, suites, models, teachers or published numbers: a table on a terminal, one line each elsewhere.
 
     Plain lines have their columns between tabs; what is no entry goes to ``aside``.
+
+    Raises:
+        ValueError: a suite is named for what is no part of one.
     """
+    if suite != "auto" and what not in ("pairs", "published"):
+        raise ValueError(f"--suite is for pairs and published numbers; {what} are the same for every suite")
     made = {"methods": _methods, "suites": _suites, "pairs": _pairs, "models": _models}
     made |= {"teachers": _teachers, "published": _papers}
     heads, rows, notes = made[what](suite)
