@@ -66,7 +66,17 @@ def heard(text: str, folder: Path, tmp_path: Path, **env: str) -> list[list[str]
 
 @bash_only
 def test_a_job_of_the_array_runs_the_words_that_were_given(folder: Path, tmp_path: Path) -> None:
-    words = ["--out", ODD, "--notify", f"echo {ODD}", "--set", "recipe.lr=0.02", "--set", "teacher.epochs=3", "--retry-failed"]
+    words = [
+        "--out",
+        ODD,
+        "--notify",
+        f"echo {ODD}",
+        "--set",
+        "recipe.lr=0.02",
+        "--set",
+        "teacher.epochs=3",
+        "--retry-failed",
+    ]
     python = folder / "bin" / "python"
     text = fine("slurm", "--jobs", 2, "--python", python, *GRID, *words, "--no-compile")
     found = heard(text, folder, tmp_path, SLURM_ARRAY_TASK_ID="2")

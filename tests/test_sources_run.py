@@ -85,7 +85,10 @@ def test_a_smaller_picture_is_refused_unless_it_is_scaled(suite: Path, tmp_path:
 def test_weights_that_were_chosen_on_other_pictures_are_told(suite: Path, tmp_path: Path) -> None:
     words = ["run", "--suite", str(suite), "--data-dir", str(tmp_path), "--out", str(tmp_path / "out"), "--dry-run"]
     said = " ".join(run(*words, "--methods", "student,kd,semckd").split())
-    assert "the weights of kd, semckd are those of the convention semckd, chosen on CIFAR-100, not on these" in said
+    assert (
+        "the weights of kd, semckd are those of the convention semckd, chosen on CIFAR-100 or ImageNet, not on these"
+        in said
+    )
     assert f"`kdbench tune --suite {suite}` finds some" in said
     assert "chosen on CIFAR-100" not in run(*words, "--methods", "student")
     assert "chosen on CIFAR-100" not in run(*words, "--methods", "semckd[beta=100]")

@@ -158,7 +158,7 @@ def weights(convention: Convention, specs: Iterable[registry.Spec], pairs: Itera
 
 
 def weights_of_others(suite: Suite, specs: Sequence[registry.Spec], asked: str) -> str:
-    """A sentence where data of the user's own are trained on with weights that were chosen on CIFAR-100; else "".
+    """A sentence where data of the user's own are trained on with weights that were chosen on other data; else "".
 
     Args:
         suite: whose data it is.
@@ -177,8 +177,8 @@ def weights_of_others(suite: Suite, specs: Sequence[registry.Spec], asked: str) 
         return ""
     whose = ", ".join(plain) if len(plain) < 6 else count(len(plain), "method")
     return (
-        f"the weights of {whose} are those of the convention {suite.convention}, chosen on CIFAR-100, not on"
-        f" these pictures; `kdbench tune --suite {asked}` finds some, `--weights tuned` takes them"
+        f"the weights of {whose} are those of the convention {suite.convention}, chosen on CIFAR-100 or ImageNet, not"
+        f" on these pictures; `kdbench tune --suite {asked}` finds some, `--weights tuned` takes them"
     )
 
 
