@@ -31,13 +31,14 @@ class Hands:
     auto: bool = False  # nobody has said how many: one process where more do not pay
     address: str | None = None  # of a Ray cluster; None: there is none yet, or none is asked
 
-    def after(self, seconds: float) -> Hands:
-        """These, once it is known that one process would take so many seconds.
+    def after(self, seconds: float, cells: int) -> Hands:
+        """These, once it is known that one process would take so many seconds for so many cells.
 
-        >>> Hands("processes", 2, auto=True).after(10.0).executor
-        'here'
+        >>> [Hands("processes", 2, auto=True).after(*known).executor for known in ((10.0, 6), (900.0, 6), (900.0, 1))]
+        ['here', 'processes', 'here']
         """
-        return self.decided if not self.auto or seconds >= PAYS else self.alone
+        pays = seconds >= PAYS and cells > 1  # one cell and its teacher train one after the other
+        return self.decided if not self.auto or pays else self.alone
 
     @property
     def decided(self) -> Hands:

@@ -174,7 +174,7 @@ class Estimator:
         if job.request.compile:
             ahead.append("not counted: compiling the students")
         alone = Estimate(len(todo), parts, job.device, factor, self.busy, basis, tuple(ahead))
-        hands = job.hands.after(alone.alone)
+        hands = job.hands.after(alone.alone, len(todo))
         trained = {part.pair: part.seconds for part in parts if part.kind == KINDS[0]}
         faster = sooner(cells, trained, partial(self._shared, job), hands.workers, hands.at_once)
         ahead += [SHARED] if hands.crowded else []

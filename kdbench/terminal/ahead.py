@@ -46,7 +46,7 @@ class Ahead:
     def decided(self) -> Job:
         """The job with as many workers as it is worth; where nothing is known of its time, one."""
         alone = 0.0 if self.made is None else self.made.alone
-        return replace(self.job, hands=self.job.hands.after(alone))
+        return replace(self.job, hands=self.job.hands.after(alone, len(self.todo)))
 
     def begin(self) -> None:
         """The clocks run."""

@@ -71,7 +71,7 @@ def show_plan(job: Job, screen: Console) -> None:
         screen.print(table)
     screen.print("one letter per seed: D done, r running or stopped on its way, F failed, n not supported, . missing")
     counts = Counter(states.values())
-    screen.print(", ".join(f"{counts[s]} {s}" for s in _LETTERS if counts[s]) + f" of {len(states)} cells")
+    screen.print(", ".join(f"{counts[s]} {s}" for s in _LETTERS if counts[s]) + f" of {count(len(states), 'cell')}")
 
 
 def _abreast(pairs: Sequence[tuple[str, str]], room: int, seeds: int) -> Iterator[list[tuple[str, str]]]:
