@@ -180,7 +180,7 @@ def test_a_broken_plugin_is_told_by_list_and_by_a_dry_run(tmp_path: Path) -> Non
     assert "no plug-in file 'no.py'" in refused("list", "--plugin", "no.py", code=1)
     dry = refused("run", *SMALL, "-m", "kd", "--out", tmp_path, "--plugin", "no.py", "--dry-run", code=1)
     assert "no plug-in file 'no.py'" in dry
-    assert "1 missing of 1 cells" in dry
+    assert "1 missing of 1 cell" in dry
 
 
 def test_the_card_of_a_method() -> None:
