@@ -327,8 +327,10 @@ def test_methods_see_the_noisy_labels_of_the_images_that_are_left(
     whole = data.limit(DIGITS, 96)
     part: Dataset = trained_on(whole, {"fraction": 0.75, "label_noise": 0.3, "validation": 0.25})[0]
     assert len(part.train_labels) == 54
-    assert torch.equal(seen[0], whole.train_labels)  # the teacher's
-    assert torch.equal(seen[1], part.train_labels)
+    early, teacher, student = seen  # of a look before there is a teacher; the teacher's; the student's
+    assert torch.equal(teacher, whole.train_labels)
+    assert torch.equal(early, part.train_labels)
+    assert torch.equal(student, part.train_labels)
     label, idx = batches[-1]
     assert torch.equal(label, part.train_labels[idx])
 

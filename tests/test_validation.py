@@ -261,4 +261,5 @@ def test_methods_and_batches_know_the_remaining_images_alone(tmp_path: Path, mon
     monkeypatch.setattr(models, "make_pair", make_pair)
     monkeypatch.setattr(batches, "make_loader", make_loader)
     run(tmp_path, methods="crd")
-    assert counted == {"labels": [96, 72], "batches": [96, 72]}  # the teacher's, the student's
+    # Of the look before there is a teacher; the teacher's; the student's.
+    assert counted == {"labels": [72, 96, 72], "batches": [96, 72]}

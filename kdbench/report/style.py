@@ -87,7 +87,8 @@ def render(figure: Figure, kind: str) -> bytes:
         FigureCanvasAgg(figure)
         if (engine := figure.get_layout_engine()) is not None:
             # Once for all kinds, and no place holder left: either would have every kind drawn once more, unseen.
-            engine.execute(figure)
+            if figure.axes:
+                engine.execute(figure)
             figure.set_layout_engine(None)
         if kind == "svg":
             figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "kdbench"})
