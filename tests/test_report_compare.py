@@ -228,3 +228,12 @@ def test_a_large_map_has_a_scale_and_a_dot_in_each_cell_that_is_sure() -> None:
     assert sum(len(np.asarray(one.get_offsets())) for one in dots) == 2 * len(sure)
     assert "Dot: differs from zero" in " ".join(text.get_text() for text in figure.texts).replace("\n", " ")
     assert scale.get_ylim()[0] == -scale.get_ylim()[1]
+
+
+def test_a_figure_without_the_plain_student_does_not_speak_of_its_line() -> None:
+    def said(rows: dict[str, list[float]]) -> str:
+        return " ".join(" ".join(text.get_text() for text in figures(built(rows))["leaderboard"].texts).split())
+
+    rows = {"kd": [70.0, 71.0], "crd": [71.0, 72.0]}
+    assert "Dashed" not in said(rows)
+    assert "Dashed: plain student." in said(rows | {"student": [68.0, 69.0]})

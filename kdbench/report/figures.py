@@ -54,11 +54,12 @@ def leaderboard(board: Board) -> Figure | None:
     rows, columns = grid_shape(len(pairs))
     size = (max(6.4, 1.9 + 2.35 * columns), 1.25 + rows * (0.75 + 0.235 * len(lines)))
     longer = any(_beyond(lines, pair) for pair in pairs)
+    plain = any(line.label == STUDENT for line in lines)
     figure = canvas(
         *size,
         facts.title(board.selection) + quick_words(board),
         f"Top-1 (%), {facts.RULE_WORDS[board.rule]}. Dots: seeds. Bar: mean and 95% interval"
-        f"{' (an arrowhead: it goes on)' * longer}. Dashed: plain student. Blue: highest mean."
+        f"{' (an arrowhead: it goes on)' * longer}.{' Dashed: plain student.' * plain} Blue: highest mean."
         + star_words(lines)
         + cut,
         facts.footer(board),
