@@ -34,7 +34,9 @@ def gaussians(feat: Tensor, grid: int, eps: float) -> Tensor:
 
 def _fewest(size: tuple[int, int, int], grid: int) -> int:
     """Positions of the smallest cell of a (C, H, W) map."""
-    high, wide = (min(int(part.stop - part.start) for part in cells(side, grid)) for side in size[1:])
+    high, wide = (
+        min(int(part.stop - part.start) for part in cells(side, grid)) if grid < side else 1 for side in size[1:]
+    )
     return high * wide
 
 
@@ -90,7 +92,7 @@ class WKDF(Distiller):
         if grid < 1:
             raise ValueError(f"wkd_f: grid={grid} cuts no cell; take 1 or more")
         if _fewest(teacher, grid) < 2:
-            serves = [one for one in range(1, grid) if _fewest(teacher, one) > 1]
+            serves = [one for one in range(1, min(grid, max(teacher[1:]))) if _fewest(teacher, one) > 1]
             raise ValueError(
                 f"wkd_f: with grid={grid} a cell of the teacher's {sides} map is one position, which has no variance;"
                 + (f" take grid={serves[-1]}" if serves else " this pair has nothing to fit a Gaussian to")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from kdbench import registry
 from kdbench.cli import main
 from kdbench.run import clock, estimate
 from kdbench.run.estimate import Estimate, Part
@@ -199,3 +200,14 @@ def test_a_command_line_can_be_pasted(tmp_path: Path) -> None:
         *("--set", "recipe.lr=0.1", "--set", "recipe.mean=0,0,0", "--out", str(tmp_path / "a b")),
         *("--lanes", "3", "--force", "--epochs", "5", "--plugin", "x y.py"),
     ]
+
+
+@pytest.mark.parametrize("mended", [False, True])
+def test_what_was_refused_is_estimated_where_a_plugin_may_have_been_mended(
+    mended: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert asked("run", *SMALL, "--methods", "fitnet[tap=9]", "--out", tmp_path).exit_code == 1
+    takes(monkeypatch, 60.0)
+    monkeypatch.setattr(registry, "source_sha256", lambda name: "0" * 64 if mended else "")
+    said = asked("run", *SMALL, "--methods", "fitnet[tap=9]", "--out", tmp_path, "--dry-run").output
+    assert ("for 1 cell" in said) == mended

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from kdbench.run.session import Job, Request
 from kdbench.run.speeds import Speeds
 from kdbench.run.stopwatch import Item, Stopwatch, count_macs
 from kdbench.utils import environment
+from kdbench.utils.files import atomic_write
 
 
 def job(out: Path, methods: str = "kd", **words: Any) -> Job:
@@ -93,6 +96,8 @@ def test_a_table_that_is_there_is_counted(tmp_path: Path) -> None:
     batch = made.cells[0].settings.recipe["batch_size"]
     table(tmp_path, 1.0, batch)
     assert shares(made) == [0.0]
+    tuning = replace(made, request=replace(made.request, out=tmp_path / "tuned", home=tmp_path))
+    assert shares(tuning) == [0.0]  # trials lie apart, teachers and their tables do not
     assert tables.kept_share(tmp_path, "digits", "resnet14", "fp32", batch, "pooled") == 1.0
     assert tables.kept_share(tmp_path, "digits", "resnet14", "fp32", batch + 1, "logits") is None
     assert tables.kept_share(tmp_path, "digits", "resnet20", "fp32", batch, "logits") is None
@@ -561,6 +566,27 @@ def test_rows_of_another_version_are_laid_aside(tmp_path: Path, cache: Path) -> 
         taken.note(tmp_path, "run", "digits", one.machine, plain, 100.0, 50.0)
         assert (tmp_path / f"estimates-{number}.csv").read_bytes() == before
         assert len(list(csv.DictReader(taken.path(tmp_path).read_text().splitlines()))) == 1
+
+
+def test_two_runs_that_end_together_both_leave_a_row(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = job(tmp_path)
+    one = known(made, **USUAL)
+    plain = estimate.Estimator(made, budget=0.0).of(made, made.cells)
+    write = atomic_write
+
+    def slow(*given: Any, **words: Any) -> Any:
+        time.sleep(0.2)  # between the look at what is there and the write
+        return write(*given, **words)
+
+    monkeypatch.setattr(taken, "atomic_write", slow)
+    ends = [Thread(target=taken.note, args=(tmp_path, "run", "digits", one.machine, plain, 9.0, 5.0)) for _ in "ab"]
+    for end in ends:
+        end.start()
+    for end in ends:
+        end.join()
+    assert len(taken.path(tmp_path).read_text().splitlines()) == 3
 
 
 def test_a_machine_that_others_use_takes_longer(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

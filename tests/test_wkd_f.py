@@ -80,6 +80,7 @@ def test_the_student_meets_the_side_of_the_teacher(student: Shape, teacher: Shap
     [
         ((4, 4, 4), (6, 4, 4), {"grid": 4}, "one position.*take grid=3"),
         ((4, 8, 8), (6, 8, 8), {"grid": 9}, "one position"),
+        ((4, 8, 8), (6, 8, 8), {"grid": 2**31 - 1}, "one position.*take grid=7"),
         ((4, 1, 1), (6, 1, 1), {}, "nothing to fit"),
         ((4, 2, 2), (6, 2, 2), {"grid": 4}, "one position"),
         ((4, 8, 8), (6, 8, 8), {"grid": 0}, "grid=0"),

@@ -20,7 +20,7 @@ from kdbench.engine.guard import NotBuilt, built
 from kdbench.models import Tapped, entered
 from kdbench.run import assistants
 from kdbench.run.grid import Cell
-from kdbench.run.lanes import method_of, paired
+from kdbench.run.lanes import method_of, paired, refuse_recipe
 from kdbench.utils.seeding import stable_seed
 
 #: Looks at a method and a pair that are taken without a word, and pairs; most images of which banks are made to look.
@@ -84,6 +84,7 @@ def _without_assistant(cell: Cell) -> str:
 
 def _sentence(cell: Cell, pair: Pair) -> str:
     try:
+        refuse_recipe(cell.method, cell.recipe)
         built(str(cell), partial(method_of, cell, pair))
     except (NotBuilt, OutOfMemory):
         return ""

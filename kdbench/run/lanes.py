@@ -71,6 +71,7 @@ class Maker:
 
     def _built(self, cell: Cell, teacher: Tapped | None, taught_by: str) -> Lane:
         """Raises: ValueError: the method cannot serve the pair."""
+        refuse_recipe(cell.method, cell.recipe)  # before a student's weights are fetched
         student, pair = paired(cell, teacher, self.images)
         method = method_of(cell, pair)
         return Lane(
@@ -160,9 +161,8 @@ def method_of(cell: Cell, pair: Pair) -> Distiller:
     """A cell's method as it is before the first step.
 
     Raises:
-        ValueError: it cannot serve the pair, or be trained by the recipe.
+        ValueError: it cannot serve the pair.
     """
-    refuse_recipe(cell.method, cell.recipe)
     torch.manual_seed(stable_seed(cell.seed, "method", cell.student))
     return registry.get(cell.method).build(pair, **cell.settings.hyper)
 

@@ -69,13 +69,13 @@ def run(job: Job, watch: Watcher, images: Dataset | None = None) -> Outcome:
     check_writable(request.out)
     try:
         todo = _without_refused(job, todo, images, watch, outcome)
+        common = _common(job)
     except OSError as error:
         raise Stop(disk_trouble(request.out, error)) from error
     if not todo:
         return outcome
     helpers = assistants.missing(request.out, todo, retry_failed=request.retry_failed)
     watch.begin(_ahead(job, images, [*helpers, *todo]))
-    common = _common(job)
     asked = [*works(helpers, common, assisting=True), *works(todo, common, seeds=_seeds(job))]
     executor, units = choose(job, asked, images, watch.note)
     try:

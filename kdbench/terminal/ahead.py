@@ -12,6 +12,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from kdbench import registry
 from kdbench.run import budget as budgets
 from kdbench.run import taken
 from kdbench.run.budget import Choice
@@ -83,9 +84,9 @@ def look(job: Job, screen: Console, *, dry: bool = False) -> Ahead:
     Raises:
         ValueError: there is something to train, and the output folder cannot be written.
     """
-    # What was refused before is asked once more, which takes no time.
-    states = job.states()
-    cells = [cell for cell in todo(job) if job.request.force or states[cell] != "unsupported"]
+    # What a method of ours refused it will refuse again, in no time; a plug-in may have been mended.
+    states = {} if job.request.force else job.states()
+    cells = [cell for cell in todo(job) if states.get(cell) != "unsupported" or registry.source_sha256(cell.method)]
     found = Ahead(job, todo=tuple(cells))
     if not cells:
         return found
