@@ -41,6 +41,24 @@ def divergence(student: Tensor, teacher: Tensor) -> Tensor:
     return (teacher.exp() * (teacher - student)).sum(dim=1)
 
 
+def at_class(of: Tensor, z: Tensor) -> Tensor:
+    """Classes (B,) and logits (B, K) -> the (B, K) mask that is True at each row's class.
+
+    >>> at_class(torch.tensor([1]), torch.zeros(1, 3)).tolist()
+    [[False, True, False]]
+    """
+    return of[:, None] == torch.arange(z.shape[1], device=z.device)
+
+
+def ramp(progress: Tensor, warmup: float) -> Tensor | float:
+    """min(progress / warmup, 1), by which losses grow over the first share ``warmup`` of the training; 1 without one.
+
+    >>> ramp(torch.tensor(0.25), 0.5), ramp(torch.tensor(0.25), 0)
+    (tensor(0.5000), 1.0)
+    """
+    return (progress / warmup).clamp(max=1) if warmup else 1.0
+
+
 def pool(feat: Tensor, side: tuple[int, int]) -> Tensor:
     """(B, C, H, W) -> (B, C, *side), averages over equal or nearly equal windows."""
     h, w = feat.shape[2:]

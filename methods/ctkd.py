@@ -98,6 +98,6 @@ class CTKD(Distiller):
             return {"soft": self.weight * kl_at(student.logits, teacher.logits, tau)}
         given = student.logits, teacher.logits, batch.label, tau
         return {
-            "target": self.weight * self.alpha * target_class(*given),
-            "non_target": self.weight * self.beta * non_target_class(*given),
+            "target": self.weight * self.alpha * (target_class(*given).mean() * tau**2),
+            "non_target": self.weight * self.beta * (non_target_class(*given).mean() * tau**2),
         }

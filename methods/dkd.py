@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
-from kdbench.methods._layers import full_precision
+from kdbench.methods._layers import at_class, divergence, full_precision, ramp
 
 
 def log_binary(z: Tensor, target: Tensor) -> Tensor:
@@ -28,18 +28,16 @@ def log_others(z: Tensor, target: Tensor) -> Tensor:
 
 @full_precision
 def target_class(z_s: Tensor, z_t: Tensor, label: Tensor, tau: float) -> Tensor:
-    """TCKD, (): tau^2 KL between the pairs (p_y, 1 - p_y), mean over the batch."""
-    target = label[:, None] == torch.arange(z_s.shape[1], device=z_s.device)
-    log_s, log_t = log_binary(z_s / tau, target), log_binary(z_t / tau, target)
-    return (log_t.exp() * (log_t - log_s)).sum(dim=1).mean() * tau**2
+    """TCKD of each image before its factor tau^2, (B,): KL between the pairs (p_y, 1 - p_y)."""
+    target = at_class(label, z_s)
+    return divergence(log_binary(z_s / tau, target), log_binary(z_t / tau, target))
 
 
 @full_precision
 def non_target_class(z_s: Tensor, z_t: Tensor, label: Tensor, tau: float) -> Tensor:
-    """NCKD, (): tau^2 KL between the probabilities among the other classes, mean over the batch."""
-    target = label[:, None] == torch.arange(z_s.shape[1], device=z_s.device)
-    log_s, log_t = log_others(z_s / tau, target), log_others(z_t / tau, target)
-    return (log_t.exp() * (log_t - log_s)).sum(dim=1).mean() * tau**2
+    """NCKD of each image before its factor tau^2, (B,): KL between the probabilities among the other classes."""
+    target = at_class(label, z_s)
+    return divergence(log_others(z_s / tau, target), log_others(z_t / tau, target))
 
 
 @register
@@ -77,9 +75,9 @@ class DKD(Distiller):
         self.alpha, self.beta, self.warmup = alpha, beta, warmup
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        ramp = (batch.progress / self.warmup).clamp(max=1) if self.warmup else 1.0
+        grown = ramp(batch.progress, self.warmup)
         given = student.logits, teacher.logits, batch.label, self.tau
         return {
-            "target": ramp * self.alpha * target_class(*given),
-            "non_target": ramp * self.beta * non_target_class(*given),
+            "target": grown * self.alpha * (target_class(*given).mean() * self.tau**2),
+            "non_target": grown * self.beta * (non_target_class(*given).mean() * self.tau**2),
         }

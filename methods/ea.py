@@ -7,13 +7,12 @@ ICCV 2025. https://arxiv.org/abs/2311.13621
 import math
 from typing import Any, ClassVar, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
-from kdbench.methods._layers import full_precision
-from kdbench.methods.dkd import log_binary, log_others
+from kdbench.methods._layers import full_precision, ramp
+from kdbench.methods.dkd import non_target_class, target_class
 
 
 @full_precision
@@ -33,12 +32,8 @@ def divergence(z_s: Tensor, z_t: Tensor, tau: float) -> Tensor:
 @full_precision
 def decoupled(z_s: Tensor, z_t: Tensor, label: Tensor, tau: float, alpha: float, beta: float) -> Tensor:
     """(B, K) logits each -> (B,), DKD's alpha * TCKD + beta * NCKD of every image."""
-    target = label[:, None] == torch.arange(z_s.shape[1], device=z_s.device)
-    found = []
-    for split in (log_binary, log_others):
-        log_s, log_t = split(z_s / tau, target), split(z_t / tau, target)
-        found.append((log_t.exp() * (log_t - log_s)).sum(dim=1) * tau**2)
-    return alpha * found[0] + beta * found[1]
+    tckd, nckd = (part(z_s, z_t, label, tau) * tau**2 for part in (target_class, non_target_class))
+    return alpha * tckd + beta * nckd
 
 
 @register
@@ -115,6 +110,6 @@ class EA(Distiller):
         w, both = self.weights(student, teacher), (student.logits, teacher.logits)
         if not self.dkd:
             return {"weighed": self.weight * (w * divergence(*both, self.tau)).mean()}
-        ramp = (batch.progress / self.warmup).clamp(max=1) if self.warmup else 1.0
+        grown = ramp(batch.progress, self.warmup)
         loss = decoupled(*both, batch.label, self.tau, self.alpha, self.beta)
-        return {"weighed": ramp * self.weight * (w * loss).mean()}
+        return {"weighed": grown * self.weight * (w * loss).mean()}

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
-from kdbench.methods._layers import full_precision
+from kdbench.methods._layers import full_precision, ramp
 
 
 @full_precision
@@ -110,10 +110,10 @@ class IKL(Distiller):
             own = self.class_prior[batch.label]
             self.remember(w, batch.label)
             w = own
-        ramp = (batch.progress / self.warmup).clamp(max=1) if self.warmup else 1.0
+        grown = ramp(batch.progress, self.warmup)
         return {
-            "wmse": ramp * self.beta * weighted_mse(student.logits, teacher.logits, w),
-            "sce": ramp * self.alpha * soft_cross_entropy(student.logits, teacher.logits, self.tau),
+            "wmse": grown * self.beta * weighted_mse(student.logits, teacher.logits, w),
+            "sce": grown * self.alpha * soft_cross_entropy(student.logits, teacher.logits, self.tau),
         }
 
     @torch.no_grad()

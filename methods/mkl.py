@@ -12,15 +12,14 @@ import torch
 from torch import Tensor
 
 from kdbench import Batch, Distiller, Outputs, Pair, kl, register
-from kdbench.methods._layers import full_precision
+from kdbench.methods._layers import at_class, full_precision, ramp
 
 _STEP = 0.5
 
 
 def lowered(z: Tensor, at: Tensor, by: Tensor) -> Tensor:
     """(B, K) logits with those of the classes ``at``, (B,), lowered ``by`` (B,)."""
-    hit = at[:, None] == torch.arange(z.shape[1], device=z.device)
-    return z - hit * by[:, None]
+    return z - at_class(at, z) * by[:, None]
 
 
 @full_precision
@@ -88,5 +87,5 @@ class MKL(Distiller):
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         loss = at_margins(student.logits, teacher.logits, batch.label, self.factors, self.tau)
-        ramp = (batch.progress / self.warmup).clamp(max=1) if self.warmup else 1.0
-        return {"margins": ramp * self.weight * loss}
+        grown = ramp(batch.progress, self.warmup)
+        return {"margins": grown * self.weight * loss}

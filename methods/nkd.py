@@ -6,12 +6,11 @@ Approach with Normalized Loss and Customized Soft Labels. ICCV 2023. https://arx
 
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
-from kdbench.methods._layers import full_precision
+from kdbench.methods._layers import at_class, full_precision
 from kdbench.methods.dkd import log_others
 
 
@@ -25,7 +24,7 @@ def target(z_s: Tensor, z_t: Tensor, label: Tensor) -> Tensor:
 @full_precision
 def non_target(z_s: Tensor, z_t: Tensor, label: Tensor, tau: float) -> Tensor:
     """N, (): tau^2 times the soft cross-entropy among the other classes, mean over the batch."""
-    hit = label[:, None] == torch.arange(z_s.shape[1], device=z_s.device)
+    hit = at_class(label, z_s)
     log_s, log_t = log_others(z_s / tau, hit), log_others(z_t / tau, hit)  # log_s is 0 at the label
     return -(log_t.exp() * log_s).sum(dim=1).mean() * tau**2
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
 from kdbench.methods._exits import TokenExit, exit_head
-from kdbench.methods._layers import full_precision
+from kdbench.methods._layers import at_class, full_precision
 
 
 @full_precision
@@ -120,7 +120,7 @@ class OFA(Distiller):
             self.heads = nn.ModuleList(TokenExit.of(pair.student, at, left, pair.num_classes) for at, left in ways)
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        target = batch.label[:, None] == torch.arange(student.logits.shape[1], device=student.logits.device)
+        target = at_class(batch.label, student.logits)
         shown = student.feats if self.shown == "maps" else student.tokens or ()
         exits = [
             adapted(head(shown[stage]), teacher.logits, target, eps, self.temperature)

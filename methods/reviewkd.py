@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
-from kdbench.methods._layers import mse
+from kdbench.methods._layers import mse, ramp
 from kdbench.methods.ab import signed
 
 Side = tuple[int, int]
@@ -95,5 +95,5 @@ class ReviewKD(Distiller):
         for abf, feat, target in zip(self.abf, ours, theirs, strict=True):
             out, fused = abf(feat, fused, target.shape[2:])
             total = total + hcl(out, target)
-        ramp = (batch.progress / self.warmup).clamp(max=1.0) if self.warmup else 1.0
-        return {"review": self.beta * ramp * total}
+        grown = ramp(batch.progress, self.warmup)
+        return {"review": self.beta * grown * total}

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
-from kdbench.methods._layers import divergence, full_precision
+from kdbench.methods._layers import at_class, divergence, full_precision, ramp
 from kdbench.methods.dkd import log_binary
 from kdbench.methods.lskd import standardise
 
@@ -19,9 +19,8 @@ from kdbench.methods.lskd import standardise
 @full_precision
 def confidence(z_s: Tensor, z_t: Tensor, label: Tensor, tau: float) -> Tensor:
     """SCD, (B,): tau^2 KL of the teacher's (max p, 1 - max p) to the student's (p_y, 1 - p_y)."""
-    classes = torch.arange(z_s.shape[1], device=z_s.device)
-    ours = log_binary(z_s / tau, label[:, None] == classes)
-    theirs = log_binary(z_t / tau, z_t.argmax(dim=1, keepdim=True) == classes)
+    ours = log_binary(z_s / tau, at_class(label, z_s))
+    theirs = log_binary(z_t / tau, at_class(z_t.argmax(dim=1), z_t))
     return divergence(ours, theirs) * tau**2
 
 
@@ -77,11 +76,11 @@ class RLD(Distiller):
         self.standardise, self.warmup = standardise, warmup
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        ramp = (batch.progress / self.warmup).clamp(max=1) if self.warmup else 1.0
+        grown = ramp(batch.progress, self.warmup)
         z_s, z_t = student.logits, teacher.logits
         if self.standardise:
             z_s, z_t = standardise(z_s), standardise(z_t)
         return {
-            "confidence": ramp * self.alpha * confidence(z_s, z_t, batch.label, self.alpha_tau).mean(),
-            "correlation": ramp * self.beta * correlation(z_s, z_t, batch.label, self.tau).mean(),
+            "confidence": grown * self.alpha * confidence(z_s, z_t, batch.label, self.alpha_tau).mean(),
+            "correlation": grown * self.beta * correlation(z_s, z_t, batch.label, self.tau).mean(),
         }

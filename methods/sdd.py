@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
-from kdbench.methods._layers import divergence, full_precision, pool
-from kdbench.methods.dkd import log_binary, log_others
+from kdbench.methods._layers import divergence, full_precision, pool, ramp
+from kdbench.methods.dkd import non_target_class, target_class
 from kdbench.methods.lskd import standardise
 from kdbench.methods.rld import confidence, correlation
 
@@ -115,8 +115,7 @@ class SDD(Distiller):
         sides = z_s / self.tau, z_t / self.tau
         if self.base == "kd":
             return self.tau**2 * divergence(*(F.log_softmax(z, dim=1) for z in sides))
-        hit = label[:, None] == torch.arange(z_s.shape[1], device=z_s.device)
-        tckd, nckd = (divergence(*(part(z, hit) for z in sides)) for part in (log_binary, log_others))
+        tckd, nckd = (part(*sides, label, 1.0) for part in (target_class, non_target_class))
         return self.tau**2 * (self.alpha * tckd + self.beta * nckd)
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
@@ -125,5 +124,5 @@ class SDD(Distiller):
         label = batch.label[:, None].expand_as(w).flatten()
         rows = self.rows(z_s.flatten(0, 1), z_t.flatten(0, 1), label)
         loss = w.mean() * rows.mean() if self.weighting == "mean" else (w.flatten() * rows).mean()
-        ramp = (batch.progress / self.warmup).clamp(max=1) if self.warmup and self.base != "kd" else 1.0
-        return {"regions": ramp * self.weight * loss}
+        grown = ramp(batch.progress, self.warmup if self.base != "kd" else 0)
+        return {"regions": grown * self.weight * loss}

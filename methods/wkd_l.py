@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
-from kdbench.methods._layers import full_precision
+from kdbench.methods._layers import at_class, full_precision
 from kdbench.methods.dkd import log_others
 
 _EPS = 1e-8  # of the cost and of both denominators, as released
@@ -139,7 +139,7 @@ class WKDL(Distiller):
         return F.relu(1 - torch.exp(-self.sharpen * distance) if self.sharpen else distance) + _EPS
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        target = batch.label[:, None] == torch.arange(student.logits.shape[1], device=student.logits.device)
+        target = at_class(batch.label, student.logits)
         soft = student.logits / self.temperature, teacher.logits / self.temperature
         moved = transport(*soft, self.costs(teacher), target, self.smoothing, self.iterations)
         return {
