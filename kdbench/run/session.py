@@ -19,7 +19,7 @@ from kdbench.run.shards import shard
 from kdbench.suites import Convention, Suite
 from kdbench.tracking.known import chosen as trackers
 from kdbench.utils import environment
-from kdbench.utils.wording import quoted
+from kdbench.utils.wording import exact, quoted
 
 
 @dataclass(frozen=True)
@@ -299,11 +299,11 @@ def variant_of(spec: registry.Spec, usual: Mapping[str, Any]) -> tuple[str, dict
 def label(name: str, said: Mapping[str, Any], weights: str = "published") -> str:
     """The method as tables show it: its name, whether it is tuned, and what was set otherwise than the suite has it.
 
-    >>> label("sdd", {"standardise": True, "tau": 2.0})
-    'sdd[standardise=True,tau=2]'
+    >>> label("sdd", {"standardise": True, "tau": 2.0}), label("semckd", {"beta": 400.0001})
+    ('sdd[standardise=True,tau=2]', 'semckd[beta=400.0001]')
     """
     name += "" if weights == "published" else f"@{weights}"
-    inside = ",".join(f"{key}={f'{value:g}' if isinstance(value, float) else value}" for key, value in said.items())
+    inside = ",".join(f"{key}={exact(value)}" for key, value in said.items())
     return f"{name}[{inside}]" if inside else name
 
 

@@ -15,6 +15,18 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def exact(value: object) -> str:
+    """A setting as it is written: a float with as many digits as it has, so that no two are said alike.
+
+    >>> exact(2.0), exact(400.0001), exact(1e-5), exact("fc")
+    ('2', '400.0001', '1e-05', 'fc')
+    """
+    if not isinstance(value, float):
+        return str(value)
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
+
+
 def duration(seconds: float) -> str:
     """less than a second, 41 s, 3 min 20 s, 2 h 5 min, 12 days.
 
