@@ -102,6 +102,31 @@ def test_steps_are_those_of_the_papers(rule: str, tmp_path: Path) -> None:
         torch.testing.assert_close(mine, wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("rule", RULES[::2])
+def test_what_one_part_alone_reaches_has_one_momentum(rule: str, tmp_path: Path) -> None:
+    """FitNets without KD: the classifier sees cross-entropy alone, the regressor and nothing else the hint alone."""
+    one = lane(tmp_path, "fitnet", rule, kd_weight=0.0)
+    two, before = one.optimizer, [weight.detach().clone() for weight in one.optimizer.param_groups[0]["params"]]
+    assert isinstance(two, TwoMomenta)
+    v = [torch.zeros_like(weight) for weight in before]
+    one.start_epoch()
+    alone = set()
+    for batch in batches():
+        one.step(setting().teacher(batch.image), batch)  # type: ignore[misc]
+        for at, (quick, slow) in enumerate(zip(*two.collected, strict=True)):
+            if (quick is None) != (slow is None):
+                alone.add((at, quick is None))
+                gradient = quick if slow is None else slow
+                assert gradient is not None
+                v[at] = 0.9 * v[at] + gradient + 5e-4 * before[at]
+                before[at] -= 0.05 * v[at]
+    found = {hint: [at for at, of_hint in alone if of_hint == hint] for hint in (False, True)}
+    assert len(found[True]) == len([*one.method.parameters()]) > 0
+    assert len(found[False]) > 2  # what lies behind the map, and the classifier
+    for at in (*found[False], *found[True]):
+        torch.testing.assert_close(two.trained[at].detach(), before[at], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("accumulate", [1, 3])  # of 3 the fourth batch makes a step of its own
 def test_two_momenta_of_one_size_are_sgd(accumulate: int, tmp_path: Path) -> None:
     plan = replace(PLAN, accumulate=accumulate)

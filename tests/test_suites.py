@@ -20,7 +20,7 @@ def test_every_suite_stands(name: str) -> None:
     assert suites.convention(suite.convention).name == suite.convention
     table = suites.published(suite)
     assert {key[:2] for key in table} <= set(suite.pairs)
-    assert all(entry.rule == suite.published_rule and 20 < entry.mean < 95 for entry in table.values())
+    assert all(entry.rule in (None, suite.published_rule) and 20 < entry.mean < 95 for entry in table.values())
 
 
 @pytest.mark.parametrize("name", suites.names())

@@ -6,15 +6,19 @@ A rule belongs to the recipe, so any method can be trained by it and none knows 
 
 where g_i is the gradient of one part's terms. DOT (Zhao, Cui, Song and Liang, ICCV 2023): quick are the task's terms
 (cross-entropy), slow is all distillation. DeepKD (Huang et al., NeurIPS 2025): quick is what pulls at the label's class
-of the teacher, slow are the task and the rest. Weight decay goes with the task, as in DOT's formula.
+of the teacher, slow are the task and the rest. Weight decay goes with the task, as in DOT's formula. A weight that one
+part alone reaches, such as a regressor's or, with a loss on feature maps alone, the classifier's, has nothing to
+balance: its momentum is mu, as in DOT's release, and its decay goes with the part that there is.
 
 A steady gradient moves a weight by 1 / (1 - mu_i), so a gap of 0.075 around 0.9 also weighs the quick part 0.57 times
 and the slow one 4 times as much as one momentum does. What comes of the weights and what of the momenta is told apart
-by the control, ``dot-scaled`` or ``deepkd-scaled``: plain SGD whose parts, and weight decay, weigh that much.
+by the control, ``dot-scaled`` or ``deepkd-scaled``: one momentum, under which the parts that the rule would part, and
+the decay, weigh that much.
 
-Where the loss has one part there is nothing to balance: the stage before the main one, and methods without a teacher
-(the plain student), are trained by plain SGD. DeepKD's release also masks the teacher's lower classes early in the
-training; how its mask grows is not part of this rule.
+Where the loss has one part, the whole is plain SGD: the stage before the main one, and methods without a teacher (the
+plain student). The rule is that of DeepKD's paper. Its release differs: the task's momentum is the quick one for
+weights that two parts reach, weight decay goes with the label's part, and the teacher's lower classes are masked early
+in the training.
 """
 
 from __future__ import annotations
@@ -52,24 +56,26 @@ class TwoMomenta(torch.optim.SGD):
 
     ``collect`` takes the gradients of the parts, ``step`` moves the weights by them. A weight that no part reaches
     stays as it is. It obeys a loss scale as torch's fused optimizers do: a step whose gradients overflowed is not
-    taken, and nothing waits for the host.
+    taken, and nothing waits for the host. Where one part alone reaches a weight, its momentum is the mean of the two.
 
     Args:
         trained: parameters.
         lr: rate; a tensor on the device where steps are captured.
         momenta: of the quick and of the slow part.
-        weight_decay: joins the part ``decays``.
+        gains: what the gradients of the parts are multiplied by where both reach a weight.
+        weight_decay: joins the part ``decays``, or the one that there is.
         decays: 0, the quick part, or 1, the slow one.
         fused: whether a loss scale may hand over its verdict on the device.
 
-    >>> weight = nn.Parameter(torch.ones(1))
-    >>> optimizer = TwoMomenta([weight], 0.1, (0.5, 0.9), weight_decay=0.0, decays=0)
+    >>> both, alone = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+    >>> optimizer = TwoMomenta([both, alone], 0.1, (0.5, 0.9), weight_decay=0.0, decays=0)
     >>> for _ in range(2):
     ...     optimizer.zero_grad()
-    ...     optimizer.collect(0, [torch.ones(1)])
+    ...     optimizer.collect(0, [torch.ones(1), torch.ones(1)])
+    ...     optimizer.collect(1, [torch.zeros(1), None])
     ...     optimizer.step()
-    >>> f"{weight.item():.2f}"  # 1 - 0.1 - 0.1 * 1.5
-    '0.75'
+    >>> f"{both.item():.2f} {alone.item():.2f}"  # 1 - 0.1 - 0.1 * 1.5 and 1 - 0.1 - 0.1 * 1.7
+    '0.75 0.73'
     """
 
     def __init__(
@@ -78,6 +84,7 @@ class TwoMomenta(torch.optim.SGD):
         lr: float | Tensor,
         momenta: tuple[float, float],
         *,
+        gains: tuple[float, float] = (1.0, 1.0),
         weight_decay: float,
         decays: int,
         fused: bool = False,
@@ -87,13 +94,13 @@ class TwoMomenta(torch.optim.SGD):
         super().__init__(
             self.trained, lr=lr, momentum=momenta[0], weight_decay=weight_decay, fused=True if fused else None
         )
-        self.momenta, self.decays = momenta, decays
+        self.momenta, self.gains, self.decays = momenta, gains, decays
         for parameter in self.trained:
             self.state[parameter] = {name: torch.zeros_like(parameter) for name in MOMENTA}
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies of a whole lane: torch's own leaves out what a class has beside it."""
-        own = ("trained", "collected", "momenta", "decays")
+        own = ("trained", "collected", "momenta", "gains", "decays")
         return super().__getstate__() | {name: vars(self)[name] for name in own}
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -119,13 +126,16 @@ class TwoMomenta(torch.optim.SGD):
         overflowed = getattr(self, "found_inf", None)
         group = self.param_groups[0]
         for parameter, *found in zip(self.trained, *self.collected, strict=True):
-            if all(gradient is None for gradient in found):
+            reached = [part for part, gradient in enumerate(found) if gradient is not None]
+            if not reached:
                 continue
-            moves = []
+            both, moves = len(reached) == len(found), []
             for part, (name, momentum, gradient) in enumerate(zip(MOMENTA, self.momenta, found, strict=True)):
-                if part == self.decays and group["weight_decay"]:
-                    decay = group["weight_decay"] * parameter
-                    gradient = decay if gradient is None else gradient + decay
+                if gradient is not None:
+                    if group["weight_decay"] and (part == self.decays or not both):
+                        gradient = gradient + group["weight_decay"] * parameter
+                    gradient = gradient * self.gains[part] if both and self.gains[part] != 1 else gradient
+                    momentum = momentum if both else sum(self.momenta) / 2
                 kept = self.state[parameter][name]
                 moved = kept * momentum if gradient is None else kept * momentum + gradient
                 moves.append(moved)
@@ -169,14 +179,12 @@ def optimizer(lane: Lane, trained: Sequence[nn.Parameter]) -> torch.optim.Optimi
     plan, rule = lane.plan, active(lane.plan, lane.method, lane.stage)
     if rule is None:
         return plan.optimizer(trained, lane.device, fused=lane.scaler.enabled)
-    if rule.scaled:
-        share = rule.gains(plan.momentum)[_part(rule, "task")]
-        return plan.optimizer(trained, lane.device, fused=lane.scaler.enabled, decay=share)
     on_device = lane.device.type == "cuda"
     return TwoMomenta(
         trained,
         torch.tensor(plan.lr, device=lane.device) if on_device else plan.lr,
-        rule.momenta(plan.momentum),
+        (plan.momentum, plan.momentum) if rule.scaled else rule.momenta(plan.momentum),
+        gains=rule.gains(plan.momentum) if rule.scaled else (1.0, 1.0),
         weight_decay=plan.weight_decay,
         decays=_part(rule, "task"),
         fused=on_device or lane.scaler.enabled,
@@ -201,11 +209,7 @@ def totals(lane: Lane, terms: dict[str, Tensor]) -> list[Tensor]:
     if rule.quick == "target" and not parts[0]:
         raise Failed(_undivided(rule, lane.method))
     zero = next(iter(terms.values())).detach().float() * 0
-    found = [_sum(part) if part else zero for part in parts]
-    if not rule.scaled:
-        return found
-    gains = rule.gains(lane.plan.momentum)
-    return [torch.stack([gain * one for gain, one in zip(gains, found, strict=True)]).sum()]
+    return [_sum(part) if part else zero for part in parts]
 
 
 def backward(lane: Lane, sums: Sequence[Tensor]) -> None:

@@ -80,9 +80,9 @@ class Plan:
         return start * 0.1 ** sum(share >= drop for drop in method.pretrain_drops)
 
     def optimizer(
-        self, parameters: Iterable[nn.Parameter], device: torch.device, *, fused: bool = False, decay: float = 1.0
+        self, parameters: Iterable[nn.Parameter], device: torch.device, *, fused: bool = False
     ) -> torch.optim.Optimizer:
-        """SGD, or what the plan names; ``set_rate`` sets its rate every epoch. ``decay`` multiplies SGD's weight decay.
+        """SGD, or what the plan names; ``set_rate`` sets its rate every epoch.
 
         On CUDA it is fused and its rate a tensor on the device, so that a captured step reads the
         rate of the day and the host is asked nothing. A fused one has all its momenta from the start:
@@ -106,7 +106,7 @@ class Plan:
             lr=torch.tensor(self.lr, device=device) if on_device else self.lr,
             momentum=self.momentum,
             nesterov=self.nesterov,
-            weight_decay=decay * self.weight_decay,
+            weight_decay=self.weight_decay,
             fused=True if fused or on_device else None,
         )
         if made.defaults["fused"]:

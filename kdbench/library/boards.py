@@ -33,7 +33,7 @@ def boards(out: Path, note: Callable[[str], object], **words: Any) -> list[Suite
     known = [suites.load(name) for name in suites.names()]
     return report(
         out,
-        published={suite.name: suites.published(suite) for suite in known},
+        published={suite.name: suites.alike(suite) for suite in known},
         standing={suite.name: suites.records_to_beat(suite) for suite in known},
         papers=suites.published_on,
         costs=costs,

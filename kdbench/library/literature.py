@@ -20,9 +20,9 @@ def published(suite: str | PathLike[str] | None = None) -> DataFrame:
     """What papers report: a row for each published top-1 accuracy, in percent.
 
     Columns: dataset, teacher, student; method in its source's words, spec in kdbench's (empty where kdbench has no such
-    method); convention of the loss weights, crd or semckd (empty: its own, or not told); mean, std, n; rule, last or
-    best_test (empty: not told which epoch); departs, in what the recipe is another (empty: in nothing that is told);
-    source.
+    method, or the source does not tell its weights); convention of the loss weights,
+    crd or semckd (empty: its own, or not told); mean, std, n; rule, last or best_test (empty: not told which epoch);
+    departs, in what the recipe is another (empty: in nothing that is told); source.
 
     Args:
         suite: only its data set and pairs: a name or a .toml file; None for all.

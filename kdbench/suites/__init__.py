@@ -6,9 +6,9 @@ it is a TOML file here or one of the user's. No torch in this package.
 
 from kdbench.suites.convention import Convention, convention, convention_names
 from kdbench.suites.literature import PublishedOf, every_number, published_on, reported
-from kdbench.suites.published_table import Published, published
+from kdbench.suites.published_table import Published, Standing, alike, published, table
 from kdbench.suites.published_teachers import PublishedTeacher, load_published
-from kdbench.suites.records import Standing, best_comparable, records_to_beat
+from kdbench.suites.records import best_comparable, records_to_beat
 from kdbench.suites.suite import Recipe, Suite, load, names
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Recipe",
     "Standing",
     "Suite",
+    "alike",
     "best_comparable",
     "convention",
     "convention_names",
@@ -30,4 +31,5 @@ __all__ = [
     "published_on",
     "records_to_beat",
     "reported",
+    "table",
 ]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from kdbench.suites.published_table import Published, published
-from kdbench.suites.records import Standing, records_to_beat
+from kdbench.suites.published_table import PLAIN, Published, Standing, published, table
+from kdbench.suites.records import records_to_beat
 from kdbench.suites.suite import Suite, load, names
 
 Pair = tuple[str, str]
@@ -68,10 +68,10 @@ def every_number(suite: Suite | None = None) -> list[Row]:
     """
     known = list(map(load, names()))
     found = [
-        Row(one.dataset, (teacher, student), Standing(method, number, "", method, one.convention))
+        Row(one.dataset, (teacher, student), number)
         for one in known
-        for (teacher, student, method), number in published(one).items()
-        if method not in ("student", "teacher")
+        for (teacher, student, method), number in table(one).items()
+        if method not in PLAIN
     ]
     for dataset in sorted({one.dataset for one in known}):
         found += [Row(dataset, pair, one) for pair, ones in reported(dataset).items() for one in ones]
@@ -90,7 +90,7 @@ def published_on(dataset: str) -> list[PublishedOf]:
     ['suite crd', 'suite heterogeneous']
     """
     made = [
-        PublishedOf(f"suite {suite.name}", suite.convention, numbers)
+        PublishedOf(f"suite {suite.name}", _common(suite), numbers)
         for suite in map(load, names())
         if suite.dataset == dataset and (numbers := published(suite))
     ]
@@ -110,6 +110,12 @@ def published_on(dataset: str) -> list[PublishedOf]:
             of = [(pair, one) for pair, one in found if one.convention in ("", convention)]
             made.append(_table(f"{source}, convention {convention}", convention, of))
     return made
+
+
+def _common(suite: Suite) -> str:
+    """The convention of all numbers of a suite's table; empty where they have several."""
+    told = {one.convention for key, one in table(suite).items() if key[2] not in PLAIN}
+    return told.pop() if len(told) == 1 else ""
 
 
 def _table(title: str, convention: str, found: list[tuple[Pair, Standing]]) -> PublishedOf:

@@ -4,26 +4,9 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
-from kdbench.suites.published_table import Published, read_number
+from kdbench.suites.published_table import Standing, read_number
 from kdbench.suites.suite import Suite
-
-
-class Standing(NamedTuple):
-    """A published number, and what must be known before it is compared with another.
-
-    >>> from kdbench import suites
-    >>> first = records_to_beat(suites.load("crd"))["resnet56", "resnet20"][0]
-    >>> first.number.rule
-    'best_test'
-    """
-
-    method: str  # in the field's words, as its source writes it
-    number: Published
-    departs: str  # in what its recipe departs from the suite's; "": in nothing that its source tells
-    spec: str = ""  # in kdbench's words, as --methods takes it; "": kdbench has no such method
-    convention: str = ""  # of its loss weights, crd or semckd; "": its own, or not told
 
 
 def records_to_beat(suite: Suite) -> dict[tuple[str, str], list[Standing]]:
@@ -46,7 +29,7 @@ def records_to_beat(suite: Suite) -> dict[tuple[str, str], list[Standing]]:
         text = (suite._home / suite.records).read_text(encoding="utf-8")
         for row in csv.DictReader(text.splitlines()):
             more = (row["departs"].strip(), row.get("spec") or "", row.get("convention") or "")
-            one = Standing(row["method"], read_number(row, told=False), *more)
+            one = Standing(row["method"], read_number(row), *more)
             found.setdefault((row["teacher"], row["student"]), []).append(one)
     except (OSError, KeyError, ValueError, TypeError, AttributeError, csv.Error) as error:
         raise ValueError(f"the records {suite.records} of suite {suite.name}: {error}") from error

@@ -224,7 +224,7 @@ class Suite(BaseModel):
     default_methods: Annotated[tuple[Said, ...], Field(min_length=1)]
     default_seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=SEEDS)] = (0, 1, 2)
     published: str | None = None  # CSV file beside the suite's
-    published_rule: Rule | None = None
+    published_rule: Rule | None = None  # of those of its numbers whose epoch nobody tells
     records: str | None = None  # CSV file beside the suite's: see kdbench.suites.records
     notes: str = ""
 

@@ -158,10 +158,14 @@ def _published(name: str) -> list[str]:
     lines = []
     for suite in map(suites.load, suites.names()):
         bars = suites.records_to_beat(suite)
-        for (teacher, student, method), number in suites.published(suite).items():
+        for (teacher, student, method), one in suites.table(suite).items():
             if method == name:
+                number = one.number
                 spread = f" +- {number.std:.2f}" if number.std is not None else ""
                 best = suites.best_comparable(bars.get((teacher, student), ()))
                 bar = f" (to beat: {best.number.mean:.2f} {_of(best)})" if best else ""
-                lines.append(f"{suite.name}: {teacher}:{student} {number.mean:.2f}{spread}{bar}")
+                own = one.convention != suite.convention and f"convention {one.convention or 'its own, or not told'}"
+                said = "; ".join(word for word in (own, one.departs) if word)
+                given = f"{number.mean:.2f}{spread}" + (f" [{said}]" if said else "")
+                lines.append(f"{suite.name}: {teacher}:{student} {given}{bar}")
     return lines

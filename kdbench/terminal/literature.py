@@ -6,7 +6,7 @@ from kdbench import suites
 from kdbench.suites import Standing
 
 _EPOCHS = {"best_test": "best test epoch", "last": "last epoch", None: "epoch not told"}
-HEADS = ["pair", "top-1", "std", "n", "method", "here", "convention", "epoch", "recipe", "source"]
+HEADS = ["data set", "pair", "top-1", "std", "n", "method", "here", "convention", "epoch", "recipe", "source"]
 
 
 def elsewhere(name: str) -> list[str]:
@@ -32,7 +32,7 @@ def elsewhere(name: str) -> list[str]:
 
 
 def listed(suite: str) -> tuple[list[list[str]], list[str]]:
-    """A row for each published number, by pair, the highest first; and notes.
+    """A row for each published number, by data set and pair, the highest first; and notes.
 
     Args:
         suite: whose pairs; "auto" for all.
@@ -41,13 +41,14 @@ def listed(suite: str) -> tuple[list[list[str]], list[str]]:
         ValueError: there is no such suite.
 
     >>> rows, notes = listed("crd")
-    >>> [row[4] for row in rows if row[0] == "resnet56:resnet20"][:2]
+    >>> [row[5] for row in rows if row[1] == "resnet56:resnet20"][:2]
     ['HSAKD*', 'NTCE-KD']
     """
     rows = suites.every_number(None if suite == "auto" else suites.load(suite))
-    rows.sort(key=lambda row: (row.pair, -row.standing.number.mean, row.standing.method))
+    rows.sort(key=lambda row: (row.dataset, row.pair, -row.standing.number.mean, row.standing.method))
     made = [
         [
+            dataset,
             ":".join(pair),
             f"{one.number.mean:.2f}",
             "" if one.number.std is None else f"{one.number.std:.2f}",
@@ -59,7 +60,7 @@ def listed(suite: str) -> tuple[list[list[str]], list[str]]:
             one.departs,
             one.number.source,
         ]
-        for _, pair, one in rows
+        for dataset, pair, one in rows
     ]
     return made, [] if made else [f"no published number of a pair of suite {suite} is known here"]
 

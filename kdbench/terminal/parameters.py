@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Collection, Mapping
+from fnmatch import fnmatchcase
 
 from kdbench import registry, suites
 from kdbench.distiller import Distiller
@@ -42,15 +43,18 @@ def by_pair(name: str) -> list[str]:
     >>> by_pair("skd")
     ['ce_weight = 0.5, weight = 0.5: resnet32x4:resnet8x4 (convention crd)']
     """
-    parts = name.split("+")
+    known = registry.get(name).hyperparameters()
     found: dict[str, dict[str, list[str]]] = {}
     for convention in map(suites.convention, suites.convention_names()):
-        for pair, table in convention.pairs.items():
-            for of in dict.fromkeys((*parts, "+".join(sorted(parts)))):
-                if of in table:
-                    values = ", ".join(f"{key} = {_shown(value)}" for key, value in table[of].items())
-                    words = values if of == name else f"{of}: {values}"
-                    found.setdefault(words, {}).setdefault(pair, []).append(convention.name)
+        usual, said = convention.hyper(name, "", known), {}
+        for pair in convention.pairs:
+            here = convention.hyper(name, pair, known)
+            own = [key for key in known if here.get(key) != usual.get(key)]
+            said[pair] = ", ".join(f"{key} = {_shown(here[key])}" for key in own)
+        for pair, words in said.items():
+            wider = (one for one in said if one != pair and fnmatchcase(pair, one))
+            if words and words not in (said[one] for one in wider):
+                found.setdefault(words, {}).setdefault(pair, []).append(convention.name)
     every = suites.convention_names()
     return [
         f"{words}: " + ", ".join(pair + ("" if of == every else f" (convention {of[0]})") for pair, of in pairs.items())
