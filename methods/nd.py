@@ -30,8 +30,7 @@ def length(x: Tensor) -> Tensor:
 
 @full_precision
 def norm_and_direction(student: Tensor, teacher: Tensor, centre: Tensor) -> Tensor:
-    """(B, D) each -> (): mean of 1 - <s, c / |c|> / max(|s|, |t|), t for a c of zeros; 1 where s and t are zero."""
-    centre = torch.where(centre.any(dim=1, keepdim=True), centre, teacher)
+    """(B, D) each -> (): mean of 1 - <s, c / |c|> / max(|s|, |t|); 1 where c is zero, and where s and t are."""
     along = (student * F.normalize(centre, dim=1, eps=_TINY)).sum(dim=1)
     ours, theirs = length(student), length(teacher)
     longer = torch.where(ours >= theirs, ours, theirs)  # the maximum, whose gradient at a tie is the student's
@@ -59,8 +58,9 @@ class ND(Distiller):
         "The KD term has its full weight from the start; in the release it grows over the first 20 epochs.",
         "The authors choose gamma and the weight of KD per pair, for a recipe with Nesterov momentum, batches of 128"
         " and rate .1; our conventions take their gamma and keep their own KD.",
-        "An image whose vectors are both zero counts 1 without gradient, and where the class has no mean, or a mean of"
-        " zero, the teacher's vector of the image stands in for it; the release is not finite there.",
+        "An image whose vectors are both zero counts 1 without gradient, and so does one whose class has no mean, or a"
+        " mean of zero; the release is not finite there. Where no class has one, as in a loop that leaves the first"
+        " stage out, the teacher's vector of the image stands in for it.",
         "A last batch of one image trains without the term where the widths differ, because of the batch norm.",
         "One number that nothing reads is the parameter of the pre-training stage, which must have one.",
         "The release has no licence; no text of it is used.",
@@ -103,4 +103,5 @@ class ND(Distiller):
             if len(ours) < 2:
                 return {"direction": 0.0 * ours.float().sum()}
             ours = self.embed(ours)
-        return {"direction": self.gamma * norm_and_direction(ours, teacher.pooled, self.sums[batch.label])}
+        centre = torch.where(self.sums.any(), self.sums[batch.label], teacher.pooled)
+        return {"direction": self.gamma * norm_and_direction(ours, teacher.pooled, centre)}

@@ -45,7 +45,7 @@ class SDD(Distiller):
     of w instead. l is the ``base`` loss of one row: kd, tau^2 KL; dkd, alpha * TCKD + beta * NCKD; rld, alpha * SCD
     (at ``alpha_tau``; 0: tau) + beta * MCD. dkd and rld are multiplied by min(progress / warmup, 1). The authors
     weigh CE and the term .1 and .9 with kd, 1 and 1 with dkd. ``standardise`` z-scores every row of logits first;
-    then they take weight 9 and tau 2 with kd, alpha 9, beta 9 times DKD's and weighting "mean" with dkd, alpha 9
+    then they take tau 2, and weight 9 with kd, alpha 9, beta 9 times DKD's and weighting "mean" with dkd, alpha 9
     and beta 72 with rld. The term stands in for KD's, which is therefore not offered.
 
     Raises:

@@ -150,7 +150,7 @@ def test_what_has_no_meaning_is_refused(hyper: dict[str, Any], words: str) -> No
         ("crd", "ea", {"ce_weight": 0.1, "weight": 0.9}),
         ("crd", "ea+kd", {"ce_weight": 0.1, "weight": 0.9}),
         ("crd", "dkd+ea", {"ce_weight": 1.0, "weight": 1.0, "alpha": 1.0, "beta": 2.0}),
-        ("crd", "crd+dkd+ea", {"ce_weight": 1.0, "weight": 0.9, "alpha": 1.0, "dkd.beta": 2.0, "crd.beta": 0.8}),
+        ("crd", "crd+dkd+ea", {"ce_weight": 1.0, "weight": 1.0, "alpha": 1.0, "dkd.beta": 2.0, "crd.beta": 0.8}),
         ("crd", "ea+lskd", {"ce_weight": 0.1, "kd_weight": 0.0, "tau": 2.0, "weight": 9.0}),
         ("semckd", "ea", {"ce_weight": 1.0, "weight": 1.0}),
         ("semckd", "ea+kd", {"ce_weight": 1.0, "weight": 1.0}),

@@ -77,12 +77,17 @@ def test_direction_and_length() -> None:
         torch.testing.assert_close(student.grad, torch.tensor([push]))
 
 
-def test_without_a_mean_of_its_class_an_image_has_its_own_vector() -> None:
-    student, teacher, centre = torch.randn(4, 3), torch.randn(4, 3), torch.randn(4, 3)
+def test_without_a_mean_of_its_class_an_image_counts_one_and_pulls_at_nothing() -> None:
+    student, teacher, centre = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3), torch.randn(4, 3)
     centre[2] = 0
     found = norm_and_direction(student, teacher, centre)
-    centre[2] = teacher[2]
-    assert found == norm_and_direction(student, teacher, centre)
+    found.backward()
+    rest = [0, 1, 3]
+    others = norm_and_direction(student[rest], teacher[rest], centre[rest])
+    torch.testing.assert_close(found, (3 * others + 1) / 4)
+    assert student.grad is not None
+    assert not student.grad[2].any()
+    assert student.grad[rest].any(dim=1).all()
 
 
 KINDS = {

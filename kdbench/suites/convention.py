@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
+from itertools import combinations
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -43,9 +44,10 @@ class Convention(BaseModel):
 
         In a combination each part brings its own weights and CE has the convention's. KD has
         ``combined_kd_weight`` if kd is a part; else, as the temperature, what a part's table
-        says of it (the largest, if several do), else the convention's; a table of the whole
-        combination, ``a+b`` in order of the names, beats all that. Only names in ``known``
-        are returned: a class without KD, such as the plain student, is given none.
+        says of it (the largest, if several do), else the convention's. A table of a combination
+        ``a+b``, in order of the names, beats all that, also in ``a+b+c``, where CE stays the
+        convention's; that of more parts beats that of fewer. Only names in ``known`` are
+        returned: a class without KD, such as the plain student, is given none.
         """
         known = set(known)
         parts = sorted(part.strip() for part in method.split("+"))
@@ -60,11 +62,15 @@ class Convention(BaseModel):
             if "kd" in parts:
                 values["kd_weight"] = self.combined_kd_weight
             for part, table in tables.items():
-                for key, value in table.items():
-                    if key not in _COMMON:
-                        full = f"{part}.{key}"  # the name where two parts share a key
-                        values[full if full in known else key] = value
-            values |= self._own("+".join(parts), pair)
+                own = {key: value for key, value in table.items() if key not in _COMMON}
+                values |= _spelt(own, [part], known)
+            for some in (some for size in range(2, len(parts) + 1) for some in combinations(parts, size)):
+                table = self._own("+".join(some), pair)
+                if len(some) < len(parts):
+                    table.pop("ce_weight", None)
+                if "kd" in parts and "kd" not in some:
+                    table.pop("kd_weight", None)  # KD was asked for
+                values |= _spelt(table, some, known)
         return {key: value for key, value in values.items() if key in known}
 
     def _own(self, method: str, pair: str) -> dict[str, Value]:
@@ -73,6 +79,15 @@ class Convention(BaseModel):
         for table in (*wide, self.pairs.get(pair, {})):
             found |= table.get(method, {})
         return found
+
+
+def _spelt(table: Mapping[str, Value], parts: Iterable[str], known: Collection[str]) -> dict[str, Value]:
+    """A table of some parts, its keys as they are named in the combination: ``part.key`` where two share one."""
+    found = {}
+    for key, value in table.items():
+        full = [name for name in (f"{part}.{key}" for part in parts) if name in known]
+        found[full[0] if len(full) == 1 and key not in known else key] = value
+    return found
 
 
 def convention_names() -> list[str]:
