@@ -15,7 +15,7 @@ class PublishedOf(NamedTuple):
     """A published table, with what must be known to compare oneself with it.
 
     >>> [(one.title, one.convention, len(one.numbers)) for one in published_on("cub200")]
-    [('suite cub200', 'crd', 39)]
+    [('suite cub200', '', 39), ('SDD, Table 5', '', 10)]
     """
 
     title: str  # the suite that holds it, or its source

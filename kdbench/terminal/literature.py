@@ -5,8 +5,8 @@ from __future__ import annotations
 from kdbench import suites
 from kdbench.suites import Standing
 
-_EPOCHS = {"best_test": "best test epoch", "last": "last epoch", None: "epoch not told"}
-HEADS = ["data set", "pair", "top-1", "std", "n", "method", "here", "convention", "epoch", "recipe", "source"]
+_EPOCHS = {"best_test": "best test", "last": "last", None: "not told"}
+HEADS = ["pair", "data set", "top-1", "std", "n", "method", "here", "convention", "epoch", "recipe", "source"]
 
 
 def elsewhere(name: str) -> list[str]:
@@ -14,7 +14,7 @@ def elsewhere(name: str) -> list[str]:
 
     >>> lines = elsewhere("ctkd")
     >>> lines[0].partition(":")[0]
-    'CTKD README, AAAI 2023 (epoch not told)'
+    'CTKD README, AAAI 2023 (convention crd, epoch not told)'
     """
     parts = _parts(name)
     groups: dict[tuple[str, ...], list[tuple[str, str]]] = {}
@@ -41,15 +41,15 @@ def listed(suite: str) -> tuple[list[list[str]], list[str]]:
         ValueError: there is no such suite.
 
     >>> rows, notes = listed("crd")
-    >>> [row[5] for row in rows if row[1] == "resnet56:resnet20"][:2]
+    >>> [row[5] for row in rows if row[0] == "resnet56:resnet20"][:2]
     ['HSAKD*', 'NTCE-KD']
     """
     rows = suites.every_number(None if suite == "auto" else suites.load(suite))
     rows.sort(key=lambda row: (row.dataset, row.pair, -row.standing.number.mean, row.standing.method))
     made = [
         [
-            dataset,
             ":".join(pair),
+            dataset,
             f"{one.number.mean:.2f}",
             "" if one.number.std is None else f"{one.number.std:.2f}",
             "" if one.number.n is None else str(one.number.n),
@@ -70,7 +70,7 @@ def _facts(one: Standing) -> list[str]:
     said = [
         one.convention and f"convention {one.convention}",
         "" if number.n is None else f"n = {number.n}",
-        _EPOCHS[number.rule],
+        f"{_EPOCHS[number.rule]} epoch" if number.rule else "epoch not told",
     ]
     return [word for word in (*said, one.departs) if word]
 

@@ -41,7 +41,7 @@ def by_pair(name: str) -> list[str]:
     """What conventions give a method on single pairs, equal values together.
 
     >>> by_pair("skd")
-    ['ce_weight = 0.5, weight = 0.5: resnet32x4:resnet8x4 (convention crd)']
+    ['weight = 0.5, ce_weight = 0.5: resnet32x4:resnet8x4 (convention crd)']
     """
     known = registry.get(name).hyperparameters()
     found: dict[str, dict[str, list[str]]] = {}
