@@ -258,7 +258,6 @@ class Distiller(nn.Module):
     #: for each name six values from weak to strong, the fourth its default; the i-th of all names are one candidate.
     #: {}: the method has nothing of its own to tune.
     search: ClassVar[Mapping[str, tuple[bool | int | float | str, ...]] | None] = None
-
     #: Hyper-parameters that came after results were published; at their default they are no part of a cell's settings.
     later: ClassVar[tuple[str, ...]] = ()
 
@@ -269,7 +268,6 @@ class Distiller(nn.Module):
     #: Learning rate of that stage; None: the student's. It falls tenfold at pretrain_drops.
     pretrain_lr: ClassVar[float | None] = None
     pretrain_drops: ClassVar[tuple[float, ...]] = ()  # shares of the stage, such as (.5, .75)
-
     #: Who teaches in the teacher's place: (method, "double") is the student's network at twice its width, distilled
     #: from the teacher by that method, once for all that want it. Such a method sees the assistant as its teacher,
     #: in ``pair``, ``terms`` and KD; None: the teacher itself.
@@ -315,7 +313,10 @@ class Distiller(nn.Module):
                 named |= {"kd_target": self.kd_weight * target, "kd_rest": self.kd_weight * (whole - target)}
             else:
                 named["kd"] = self.kd_weight * whole
-        return named | self.terms(student, teacher, batch)
+        own = self.terms(student, teacher, batch)
+        if taken := sorted(named.keys() & own.keys()):
+            raise ValueError(f"terms() returns {', '.join(taken)}, a name of the base class; take another")
+        return named | own
 
     def transform(self, student: Outputs, teacher: Outputs) -> tuple[Outputs, Outputs]:
         """What the KD term and all terms see in place of the raw outputs (CE stays on the raw).
@@ -368,8 +369,8 @@ class Distiller(nn.Module):
                 if parameter.kind is parameter.KEYWORD_ONLY:
                     if parameter.default is parameter.empty:
                         raise ValueError(f"{cls.__name__}: hyper-parameter {parameter.name!r} has no default")
-                    facts = parameter.default, parameter.name in common, _choices(init, parameter)
-                    found.setdefault(parameter.name, Hyper(*facts))
+                    one = Hyper(parameter.default, parameter.name in common, _choices(init, parameter))
+                    found.setdefault(parameter.name, one)
             if klass is Distiller or not any(one.kind is one.VAR_KEYWORD for one in parameters):
                 break
         return found
@@ -413,8 +414,7 @@ class Distiller(nn.Module):
         if any(len(values) != len(FACTORS) for values in cls.search.values()):
             raise ValueError(f"{cls.__name__}: `search` gives {len(FACTORS)} values for each name, no more, no fewer")
         rows = [dict(zip(names, row, strict=True)) for row in zip(*cls.search.values(), strict=True)] or [{}]
-        now = {name: present[name] for name in names}
-        if now not in rows:
+        if (now := {name: present[name] for name in names}) not in rows:
             rows[FACTORS.index(1)] = now
         return rows
 

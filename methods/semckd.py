@@ -45,7 +45,11 @@ def projector(c_s: int, c_t: int) -> nn.Sequential:
 @full_precision  # sums of C H W squares overflow float16
 def describe(feat: Tensor, embed: nn.Module) -> Tensor:
     """(B, C, H, W) -> (B, E), one unit vector per image, from its similarities to the batch."""
-    return F.normalize(embed(gram(rows(feat))), dim=1)
+    similar = gram(rows(feat))
+    if next(embed.parameters()).dtype is similar.dtype:
+        return F.normalize(embed(similar), dim=1)
+    wide = {name: one.to(similar.dtype) for name, one in embed.named_parameters()}  # beside networks in half precision
+    return F.normalize(torch.func.functional_call(embed, wide, similar), dim=1)
 
 
 @full_precision

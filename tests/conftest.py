@@ -17,7 +17,7 @@ from toys import Plugin
 
 from kdbench import registry
 from kdbench.models.entered import ENTERED
-from kdbench.registry import discovery
+from kdbench.registry import digests, discovery
 from kdbench.run import clock
 
 #: Every test process measures the machine for itself: nothing of the user's own cache is read or written.
@@ -94,8 +94,9 @@ def nobody_stays() -> Iterator[None]:
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Methods and networks that the test registers are forgotten, as are its plug-ins."""
     registry.names()  # discovered before, not inside
-    for table in ("_classes", "_broken", "_refused", "_digests"):
+    for table in ("_classes", "_broken", "_refused"):
         monkeypatch.setattr(discovery, table, dict(getattr(discovery, table)))
+    monkeypatch.setattr(digests, "_imported", dict(digests._imported))
     monkeypatch.setattr(discovery, "_attending", [*discovery._attending])  # an example shows how it is filled
     for name in list(sys.modules):
         if name.startswith("kdbench_plugin_"):

@@ -74,6 +74,10 @@ class Side:
     def _read(self, given: nn.Module, image_shape: tuple[int, int, int], taps: Sequence[str] | None) -> Tapped:
         net = given.net if isinstance(given, Tapped) else given
         name = given.name if isinstance(given, Tapped) else type(net).__name__
+        if isinstance(net, torch.jit.ScriptModule):
+            raise ValueError(
+                f"{name} is a ScriptModule, and hooks do not reach inside; attach the network that it was made from"
+            )
         if hasattr(net, "_orig_mod") or compiled(net):
             raise ValueError(
                 f"{name} was compiled, and hooks do not reach inside; attach the network that torch.compile was given"

@@ -58,10 +58,11 @@ def first_tensor(shown: Any) -> Tensor | None:
 def logits_of(shown: Any, name: str) -> Tensor:
     """(B, K) logits in what a network returns: the tensor, its ``logits``, or the first tensor of several.
 
-    Of several under names it is ``logits``, else ``out``, else the only one of two dimensions.
+    Where several are rows, they must be of one width, or features could stand for logits. Of several under names it is
+    ``logits``, else ``out``, else the only one of two dimensions.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are none, or several could be.
 
     >>> logits_of((torch.zeros(2, 5), None), "net").shape
     torch.Size([2, 5])
@@ -69,6 +70,14 @@ def logits_of(shown: Any, name: str) -> Tensor:
     found = getattr(shown, "logits", None)
     if isinstance(shown, Mapping):
         found = _named(shown, name)
+    elif isinstance(shown, list | tuple) and not isinstance(found, Tensor):
+        rows = [one for one in shown if isinstance(one, Tensor) and one.dim() == 2]
+        if len({one.shape[1] for one in rows}) > 1:
+            widths = " and ".join(str(one.shape[1]) for one in rows)
+            raise ValueError(
+                f"{name} returns rows of {widths} numbers, and which are the logits is not told; return them alone, or"
+                " in a dict, called logits"
+            )
     found = found if isinstance(found, Tensor) else first_tensor(shown)
     if found is None or found.dim() != 2:
         what = type(shown).__name__ if found is None else f"a tensor of shape {tuple(found.shape)}"

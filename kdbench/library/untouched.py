@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +20,13 @@ def plain_torch() -> Iterator[None]:
     ...     nn.Linear(2, 2)(torch.ones(2)).requires_grad
     True
     """
-    default, there = torch.get_default_dtype(), torch.device("cpu")
+    default = torch.get_default_dtype()
+    elsewhere = torch.empty(0).device.type != "cpu"
     kinds = [kind for kind in ("cpu", "cuda") if kind == "cpu" or torch.cuda.is_available()]
     casts = [torch.autocast(kind, enabled=False) for kind in kinds]
     torch.set_default_dtype(torch.float32)
     try:
-        with torch.inference_mode(False), torch.enable_grad(), there:
+        with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu") if elsewhere else nullcontext():
             for cast in casts:
                 cast.__enter__()
             try:

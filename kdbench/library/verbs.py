@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from kdbench.run.tuned import Tuned
 
 Say = Callable[[str], object]
+#: Held while this process trains.
+_AT_WORK = threading.Lock()
 
 
 def run(
@@ -71,10 +74,11 @@ def run(
 
     Returns:
         the records of the asked cells, in their order; ``status`` tells which failed or were refused. Of a
-        ``dry_run`` those that are there.
+        ``dry_run`` those that are there. A cell that failed without a record is warned of.
 
     Raises:
-        ValueError: the command line's sentence where a word is wrong or the data are not there.
+        ValueError: the command line's sentence where a word is wrong or the data are not there; another run is at
+            work in this process.
         RuntimeError: the run ended early: the disk is full, or a cell failed and ``fail_fast`` is set.
 
     >>> import kdbench, tempfile
@@ -126,8 +130,10 @@ def run(
         ending.of(outcome, len(job.cells))
     found = {cell: _record(job, cell) for cell in job.cells}
     for cell, why in outcome.failed.items():
-        if found.get(cell) is None:
+        before = found.get(cell)
+        if before is None or before.status == "done":  # what is there is of another code, say, and was refused
             warnings.warn(f"{cell} failed and has no record: {why}", stacklevel=2)
+            found[cell] = None
     return [one for one in found.values() if one is not None]
 
 
@@ -350,14 +356,28 @@ class _Told:
 
 @contextmanager
 def _as_before() -> Iterator[None]:
-    """A run sets switches of the whole process; they are put back after."""
+    """A run sets switches of the whole process, which are put back after, and sees none that the caller has set.
+
+    Raises:
+        ValueError: another thread is inside.
+    """
     import torch
 
     from kdbench.engine.precision import put_switches, switches
+    from kdbench.library.untouched import plain_torch
 
-    threads, before = torch.get_num_threads(), switches()
+    if not _AT_WORK.acquire(blocking=False):
+        raise ValueError(
+            "another kdbench.run or kdbench.tune is at work in this process, and both would draw from the same random"
+            " numbers; wait for it, or take a process for each"
+        )
     try:
-        yield
+        threads, before = torch.get_num_threads(), switches()
+        try:
+            with plain_torch():
+                yield
+        finally:
+            torch.set_num_threads(threads)
+            put_switches(before)
     finally:
-        torch.set_num_threads(threads)
-        put_switches(before)
+        _AT_WORK.release()

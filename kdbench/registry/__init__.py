@@ -16,7 +16,7 @@ from kdbench.registry.discovery import (
     strangers,
     unload,
 )
-from kdbench.registry.hyper import convert
+from kdbench.registry.hyper import convert, sound
 from kdbench.registry.specs import Spec, parse
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "parse",
     "plugin_files",
     "register",
+    "sound",
     "source_sha256",
     "strangers",
     "unload",

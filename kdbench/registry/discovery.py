@@ -17,6 +17,7 @@ from importlib import import_module, metadata, util
 from pathlib import Path
 
 from kdbench.distiller import Distiller
+from kdbench.registry import digests
 from kdbench.registry._words import quoted
 from kdbench.registry.combine import combined
 
@@ -45,7 +46,6 @@ ABSENT = {
 _classes: dict[str, type[Distiller]] = {}
 _broken: dict[str, str] = {}
 _refused: dict[str, str] = {}  # plug-ins that were asked for and could not be loaded
-_digests: dict[str, str] = {}  # file -> sha256 of it as it was imported
 _attending: list[Callable[[str, Callable[[], object]], object]] = []
 
 
@@ -64,11 +64,17 @@ def register(cls: type[Distiller]) -> type[Distiller]:
     if not (isinstance(cls, type) and issubclass(cls, Distiller)):
         raise ValueError(f"@register takes a subclass of kdbench.Distiller, not {cls!r}")
     name = cls.__module__.rpartition(".")[2].removeprefix(_PLUGIN)
+    if name == "__main__":  # a notebook, or the script itself
+        name = cls.__name__.lower()
+    if name == "all":
+        raise ValueError("no method can be named all, which stands for every method; rename its file")
     there = _classes.get(name)
     if there is not None and there.__module__ != cls.__module__:
         raise ValueError(f"method {name!r} is defined twice: in {_file(there)} and in {_file(cls)}; rename one file")
     if there is not None and there.__qualname__ != cls.__qualname__:
         raise ValueError(f"{_file(cls)} registers two methods; one file holds one method")
+    if not cls.__module__.startswith(("kdbench.", _PLUGIN)):
+        digests.registered(cls)
     _classes[name] = cls
     return cls
 
@@ -182,7 +188,7 @@ def _loaded(file: Path, path: str | Path) -> str:
     if not re.fullmatch(r"[\w-]+", name):
         raise ValueError(f"plug-in {file.name}: the file's name is the method's; use letters, digits, - and _ only")
     module_name = _PLUGIN + name
-    if module_name in sys.modules and str(file) in _digests and _digest(file) != _digests[str(file)]:
+    if module_name in sys.modules and digests.known(str(file)) not in ("", _sha256(file.read_bytes())):
         raise ValueError(f"plug-in {file.name} was changed after it was loaded; start Python anew to use it")
     if name in _classes and Path(_file(_classes[name])).resolve() == file:
         return name  # one of ours, written as a path
@@ -199,7 +205,7 @@ def _loaded(file: Path, path: str | Path) -> str:
     others = _classes.copy()
     try:
         text = file.read_bytes()  # what is hashed is what is run: no compiled file of before, no edit in between
-        _digests[str(file)] = hashlib.sha256(text).hexdigest()
+        digests.imported(str(file), text)
         exec(compile(text, str(file), "exec", dont_inherit=True), vars(module))
     except BaseException as error:
         _forget(module_name)
@@ -259,7 +265,7 @@ def plugin_files() -> list[str]:
 
 
 def source_sha256(name: str) -> str:
-    """sha256 of the file of a method that is not kdbench's own; empty for ours, whose version says it.
+    """sha256 of the file of a method that is not kdbench's own, or of its code where there is no file; empty for ours.
 
     Raises:
         ValueError: see ``get``.
@@ -267,20 +273,13 @@ def source_sha256(name: str) -> str:
     >>> source_sha256("kd")
     ''
     """
-    files = sorted(_file(cls) for cls in get(name).components() if not cls.__module__.startswith("kdbench.methods."))
-    digests = [_sha256(file) for file in files]
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest() if digests else ""
+    others = [cls for cls in get(name).components() if not cls.__module__.startswith("kdbench.methods.")]
+    found = [digests.of(cls) for cls in sorted(others, key=_file)]
+    return found[0] if len(found) == 1 else _sha256("".join(found).encode()) if found else ""
 
 
-def _sha256(file: str) -> str:
-    """As the file was imported, or first asked for: what is in memory does not change when the file is edited."""
-    if file not in _digests:
-        _digests[file] = _digest(Path(file)) if Path(file).is_file() else ""
-    return _digests[file]
-
-
-def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def _sha256(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()
 
 
 def idea(cls: type[Distiller]) -> str:

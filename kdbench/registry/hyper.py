@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 import sys
@@ -42,10 +43,37 @@ def convert(text: str, default: object, where: str) -> object:
             number = float(text)
             if kind is int and not number.is_integer():
                 raise ValueError
-            return int(number) if kind is int else number
+            return int(number) if kind is int else number + 0.0  # -0 is 0: one loss has one name
         return text
     except (KeyError, ValueError, OverflowError):
         raise ValueError(f"{where} takes a value like {default!r}, not {quoted(text)}") from None
+
+
+def sound(cls: type[Distiller]) -> None:
+    """Refuse a method whose hyper-parameters nobody could set or write down.
+
+    Raises:
+        ValueError: one is no keyword, or its default is no number, bool or string.
+
+    >>> sound(Distiller)
+    """
+    for part in cls.components():
+        loose = [
+            one.name
+            for one in [*inspect.signature(part.__init__).parameters.values()][2:]  # after self and pair
+            if one.kind not in (one.KEYWORD_ONLY, one.VAR_KEYWORD)
+        ]
+        if loose:
+            raise ValueError(
+                f"method {part.__name__}: hyper-parameters are keywords; put `*` before {', '.join(loose)}"
+            )
+    for name, hyper in cls.hyperparameters().items():
+        kind, default = type(hyper.default), hyper.default
+        if kind not in (bool, int, float, str) or (kind is float and not math.isfinite(default)):
+            raise ValueError(
+                f"method {cls.__name__}: the default of {name} is a finite number, a bool or a string, not"
+                f" {quoted(repr(default))}"
+            )
 
 
 def check(cls: type[Distiller], key: str, value: object, where: str) -> None:

@@ -154,6 +154,8 @@ def resolve(request: Request, find: Callable[[str], str] | None = None) -> Job:
     if device == "cpu" and (odd := environment.threads_note()):
         notes.append(odd)
     convention = suites.convention(suite.convention)
+    for spec in specs:
+        registry.sound(registry.get(spec.name))
     words.weights(convention, specs, pairs)
     if request.weights == "published" and (others := words.weights_of_others(suite, specs, request.suite)):
         notes.append(others)
