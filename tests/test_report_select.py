@@ -158,3 +158,16 @@ def test_the_protocol_of_the_pairs_asked_for_is_taken() -> None:
     full, quick = make("kd", PAIR, 0), make("kd", PAIRS[1], 0, epochs=2, quick=True)
     assert select([full, quick]).pairs == [PAIR]
     assert select([full, quick], pairs=["*:resnet8x4"]).quick
+
+
+def test_a_table_holds_students_that_begin_at_random_and_others() -> None:
+    """A network of the user's, or with weights of timm's, stands beside one of ours; two of one name do not."""
+    own, other = "ab" * 32, "cd" * 32
+    runs = [make("kd", PAIR, seed) for seed in (0, 1)]
+    runs += [make(name, PAIRS[1], seed, pretrained=own) for name in ("kd", "student") for seed in (0, 1)]
+    runs += [make(name, PAIRS[1], 0, pretrained=other) for name in ("kd", "student")]
+    selection = select(runs)
+    assert seeds(selection) == seeds(selection, "kd", PAIRS[1]) == seeds(selection, "student", PAIRS[1]) == [0, 1]
+    assert {one.settings.pretrained for one in selection.runs["kd", PAIRS[1]]} == {own}
+    (note,) = selection.notes
+    assert "with a student that began otherwise, or a network of another file (cdcdcdcd)" in note

@@ -17,7 +17,7 @@ from kdbench.report.escape import plain
 from kdbench.report.teacherless import Pair, Runs
 
 # Set per method, per pair or per run; all other settings are the protocol of the whole table.
-_OWN = {"seed", "method", "hyper", "teacher", "student", "assistant", "weights"}
+_OWN = {"seed", "method", "hyper", "teacher", "student", "assistant", "weights", "pretrained"}
 
 
 @dataclass
@@ -136,13 +136,18 @@ def protocol(record: Record) -> dict[str, Any]:
 
 
 def side(record: Record) -> dict[str, Any]:
-    """What all runs on one pair must share besides the protocol: the teacher as it saw, and the learning rate."""
+    """What all runs on one pair must share besides the protocol: the teacher as it saw, and how the student began."""
     recipe = record.settings.recipe
     return {
         "teacher_sha256": record.teacher_sha256,
         "teacher_normalisation": record.teacher_normalisation or (recipe.get("mean"), recipe.get("std")),
         "recipe.lr": teacherless.rate(record),
-    }
+    } | ({"pretrained": begun} if (begun := record.settings.pretrained) else {})
+
+
+def _began(record: Record) -> tuple[str, str]:
+    """A student's learning rate, and its first weights or, of a network of the user's, its file."""
+    return teacherless.rate(record), record.settings.pretrained
 
 
 def version(record: Record) -> str:
@@ -178,22 +183,25 @@ def _one_protocol(records: Sequence[Record], asked: Sequence[Record], notes: lis
 
 
 def _one_teacher(records: list[Record], alone: frozenset[str], notes: list[str]) -> list[Record]:
-    """Runs on a pair with one teacher and one learning rate; a method without a teacher has the rate alone."""
+    """Runs on a pair with one teacher and one beginning of the student; without a teacher, with the latter alone."""
     taught = [one for one in records if one.method not in alone]
-    groups = _split(taught or records, lambda one: settings_hash(side(one)) if taught else teacherless.rate(one))
+    groups = _split(taught or records, lambda one: settings_hash(side(one)) if taught else _began(one))
     chosen, others = _most_complete(groups)
     if taught:
-        rate, sha256 = teacherless.rate(chosen[0]), chosen[0].teacher_sha256
-        free = _split((one for one in records if one.method in alone), teacherless.rate)
+        began, sha256 = _began(chosen[0]), chosen[0].teacher_sha256
+        free = _split((one for one in records if one.method in alone), _began)
         chosen = chosen + [
-            teacherless.without(one, sha256) for part in free if teacherless.rate(part[0]) == rate for one in part
+            teacherless.without(one, sha256) for part in free if _began(part[0]) == began for one in part
         ]
-        others = others + [part for part in free if teacherless.rate(part[0]) != rate]
+        others = others + [part for part in free if _began(part[0]) != began]
     for other in others:
         given, kept = side(other[0]), side(chosen[0])
         why = "another learning rate"
         if other[0].method not in alone and given["teacher_sha256"] != kept["teacher_sha256"]:
             why = f"another teacher (sha256 {plain(given['teacher_sha256'][:8]) or 'unknown'})"
+        elif given.get("pretrained") != kept.get("pretrained"):
+            named = plain(given.get("pretrained", "")[:8]) or "at random"
+            why = f"a student that began otherwise, or a network of another file ({named})"
         elif other[0].method not in alone and given["recipe.lr"] == kept["recipe.lr"]:
             why = "another normalisation of the teacher's images"
         notes.append(f"left out {_count(other)} on {plain(chosen[0].pair, 80)} with {why}: {_names(other)}")
