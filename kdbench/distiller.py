@@ -314,7 +314,7 @@ class Distiller(nn.Module):
             else:
                 named["kd"] = self.kd_weight * whole
         own = self.terms(student, teacher, batch)
-        if taken := sorted(named.keys() & own.keys()):
+        if taken := sorted(named.keys() & own):
             raise ValueError(f"terms() returns {', '.join(taken)}, a name of the base class; take another")
         return named | own
 
