@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -140,6 +142,48 @@ def test_a_class_of_a_notebook_is_known_by_its_code(own_registry: None) -> None:
     assert len(first) == 64
     assert first != second
     assert cell(1) == first
+
+
+NOTEBOOK = """
+import torch
+from kdbench import Distiller, register
+
+WEIGHT, KINDS = 2.0, {"a": 1, "b": 2}
+
+def near(x, y):
+    return (x - y).square().mean() if "mean" in {"sum", "mean", "none", "max"} else 0
+
+@register
+class Mine(Distiller):
+    names = {"one", "two", "three"}
+
+    def __init__(self, pair, *, beta=1.0, **common):
+        super().__init__(pair, **common)
+        self.beta, self.kind = beta, object
+
+    def terms(self, student, teacher, batch):
+        scale = [WEIGHT * x for x in KINDS.values()][0]
+        return {"mine": scale * self.beta * near(student.pooled.mean(), teacher.pooled.mean())}
+"""
+
+
+def test_the_code_of_a_notebook_is_the_same_number_in_every_process_and_knows_what_it_calls(own_registry: None) -> None:
+    def number(text: str) -> str:
+        exec(text, {"__name__": "__main__"})
+        return registry.source_sha256("mine")
+
+    first = number(NOTEBOOK)
+    environ = {**os.environ, "PYTHONHASHSEED": "1"}  # another order of every set of words
+    said = NOTEBOOK + '\nfrom kdbench import registry\nprint(registry.source_sha256("mine"))\n'
+    done = subprocess.run([sys.executable, "-"], input=said, capture_output=True, text=True, env=environ, check=True)
+    assert done.stdout.strip() == first
+    for before, after in (
+        ("WEIGHT, KINDS = 2.0", "WEIGHT, KINDS = 3.0"),  # a value beside the class
+        ("square()", "abs()"),  # a function beside it
+        ('"a": 1', '"a": 5'),
+        ("beta=1.0", "beta=2.0"),
+    ):
+        assert number(NOTEBOOK.replace(before, after)) != first, after
 
 
 def test_a_module_that_is_loaded_again_is_hashed_again(

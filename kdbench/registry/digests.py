@@ -6,7 +6,7 @@ import hashlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 
 from kdbench.distiller import Distiller
 
@@ -57,44 +57,52 @@ def of(cls: type[Distiller]) -> str:
 
 
 def _file(cls: type[Distiller]) -> Path | None:
+    if cls.__module__ == "__main__":  # of which a notebook runs piece after piece
+        return None
     name = getattr(sys.modules.get(cls.__module__), "__file__", None)
     file = Path(name) if name else None
     return file if file is not None and file.is_file() else None
 
 
 def _parts(cls: type[Distiller]) -> Iterator[object]:
-    """What a class without a file does: its functions, those of the same module that they name, and plain values."""
+    """What a class without a file does: its functions, what of the same module they name, and plain values."""
     seen: set[str] = set()
-    for klass in cls.__mro__[: cls.__mro__.index(Distiller)] if cls is not Distiller else ():
-        for name, value in sorted(vars(klass).items()):
-            if name not in (
-                "__module__",
-                "__dict__",
-                "__weakref__",
-                "__doc__",
-                "__firstlineno__",
-                "__static_attributes__",
-            ):
-                yield klass.__name__, name, *_value(getattr(value, "__func__", value), cls.__module__, seen)
+    for klass in cls.__mro__[: cls.__mro__.index(Distiller)]:
+        yield klass.__name__, *_members(klass, cls.__module__, seen)
+
+
+def _members(klass: type, module: str, seen: set[str]) -> Iterator[object]:
+    for name, value in sorted(vars(klass).items()):
+        if not (name.startswith("__") and name.endswith("__")) or name == "__init__":
+            yield name, *_value(value, module, seen)
 
 
 def _value(value: object, module: str, seen: set[str]) -> Iterator[object]:
-    value = getattr(value, "fget", value)
-    if isinstance(value, FunctionType):
-        yield from _code(value.__code__)
-        yield repr(value.__defaults__), repr(value.__kwdefaults__)
-        for name in sorted(_names(value.__code__)):
-            other = value.__globals__.get(name)
-            ours = isinstance(other, FunctionType | type) and other.__module__ == module
-            if name not in seen and (ours or isinstance(other, bool | int | float | str | tuple)):
-                seen.add(name)
-                yield name
-                members = sorted(vars(other).items()) if isinstance(other, type) else [(name, other)]
-                for key, member in members:
-                    if isinstance(member, FunctionType | bool | int | float | str | tuple) and key != "__module__":
-                        yield key, *_value(member, module, seen)
-    elif isinstance(value, bool | int | float | str | tuple):
-        yield repr(value)
+    """Of a function, what it is made of and the names that it looks up; else the value, where it is a plain one."""
+    for wrapped in ("__func__", "fget", "__wrapped__"):
+        value = getattr(value, wrapped, value)
+    if not isinstance(value, FunctionType):
+        yield _plain(value)
+        return
+    yield from _code(value.__code__)
+    yield _plain(value.__defaults__), _plain(value.__kwdefaults__)
+    for name in sorted(_names(value.__code__) - seen):
+        other = value.__globals__.get(name)
+        if getattr(other, "__module__", module) != module or isinstance(other, ModuleType):
+            continue
+        seen.add(name)
+        yield name, *(_members(other, module, seen) if isinstance(other, type) else _value(other, module, seen))
+
+
+def _plain(value: object) -> str:
+    """The same in every process: no addresses, and sets in order."""
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(_plain, value))}]"
+    if isinstance(value, set | frozenset):
+        return f"{{{', '.join(sorted(map(_plain, value)))}}}"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_plain(key)}: {_plain(one)}' for key, one in value.items())}}}"
+    return repr(value) if isinstance(value, bool | int | float | complex | str | bytes | None) else type(value).__name__
 
 
 def _code(code: CodeType) -> Iterator[object]:
@@ -103,7 +111,7 @@ def _code(code: CodeType) -> Iterator[object]:
         if isinstance(one, CodeType):
             yield from _code(one)
         else:
-            yield repr(one)
+            yield _plain(one)
 
 
 def _names(code: CodeType) -> set[str]:
