@@ -61,7 +61,7 @@ def sound(cls: type[Distiller]) -> None:
         loose = [
             one.name
             for one in [*inspect.signature(part.__init__).parameters.values()][2:]  # after self and pair
-            if one.kind not in (one.KEYWORD_ONLY, one.VAR_KEYWORD)
+            if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
         ]
         if loose:
             raise ValueError(
