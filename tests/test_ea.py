@@ -12,6 +12,7 @@ from kdbench import Distiller, kl, suites
 from kdbench.methods.dkd import DKD
 from kdbench.methods.ea import EA
 from kdbench.registry import get
+from kdbench.terminal.parameters import by_pair
 from kdbench.testing import CHECKS, Check, check_distiller, variant
 
 
@@ -166,3 +167,19 @@ def test_there_is_no_kd_term_beside_it() -> None:
     assert "kd_weight" not in get("ea").hyperparameters()
     student, teacher = outputs((4, 4, 4)), outputs((4, 4, 4), seed=1)
     assert set(EA(pair(student, teacher)).loss(student, teacher, batch())) == {"ce", "weighed"}
+
+
+@pytest.mark.parametrize("convention", ["crd", "semckd"])
+def test_tables_of_combinations_count_in_larger_ones_and_on_imagenet(convention: str) -> None:
+    def given(name: str, pair: str = "resnet56:resnet20") -> dict[str, float]:
+        return suites.convention(convention).hyper(name, pair, get(name).hyperparameters())
+
+    assert given("dkd+lskd").items() >= {"kd_weight": 0.0, "alpha": 9.0, "beta": 18.0, "tau": 2.0}.items()
+    assert given("crd+dkd+lskd").items() >= {"ce_weight": 1.0, "kd_weight": 0.0, "alpha": 9.0, "dkd.beta": 18.0}.items()
+    assert given("dkd+kd+lskd")["kd_weight"] == 9.0  # KD was asked for
+    assert given("dkd+ea+lskd")["weight"] == 1.0
+    imagenet = "timm/resnet34:timm/resnet18"
+    assert given("ea", imagenet).items() >= {"ce_weight": 1.0, "weight": 0.5, "tau": 1.0, "t": 2.0}.items()
+    assert given("dkd+ea", imagenet).items() >= {"weight": 1.0, "t": 3.0, "beta": 0.5}.items()
+    assert given("lskd+rld", imagenet)["beta"] == 4.5
+    assert not any("kd_weight" in line for line in by_pair("kd+nd"))

@@ -153,6 +153,10 @@ WEIGHT, KINDS = 2.0, {"a": 1, "b": 2}
 def near(x, y):
     return (x - y).square().mean() if "mean" in {"sum", "mean", "none", "max"} else 0
 
+class Half:
+    def __call__(self, x):
+        return x / 2
+
 @register
 class Mine(Distiller):
     names = {"one", "two", "three"}
@@ -163,7 +167,7 @@ class Mine(Distiller):
 
     def terms(self, student, teacher, batch):
         scale = [WEIGHT * x for x in KINDS.values()][0]
-        return {"mine": scale * self.beta * near(student.pooled.mean(), teacher.pooled.mean())}
+        return {"mine": scale * self.beta * near(student.pooled.mean(), teacher.pooled.mean()) * Half()(2.0)}
 """
 
 
@@ -181,6 +185,7 @@ def test_the_code_of_a_notebook_is_the_same_number_in_every_process_and_knows_wh
         ("WEIGHT, KINDS = 2.0", "WEIGHT, KINDS = 3.0"),  # a value beside the class
         ("square()", "abs()"),  # a function beside it
         ('"a": 1', '"a": 5'),
+        ("x / 2", "x * 2"),  # a class beside it
         ("beta=1.0", "beta=2.0"),
     ):
         assert number(NOTEBOOK.replace(before, after)) != first, after

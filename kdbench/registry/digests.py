@@ -73,7 +73,7 @@ def _parts(cls: type[Distiller]) -> Iterator[object]:
 
 def _members(klass: type, module: str, seen: set[str]) -> Iterator[object]:
     for name, value in sorted(vars(klass).items()):
-        if not (name.startswith("__") and name.endswith("__")) or name == "__init__":
+        if not name.startswith("__") or isinstance(value, FunctionType):
             yield name, *_value(value, module, seen)
 
 
