@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import os
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from kdbench.engine.errors import OutOfMemory, first_cause, holds, out_of_memory, release, said, text
+from kdbench.terminal.guard import Failure, sentences
 from kdbench.utils.wording import LENGTH
 
 
@@ -205,3 +207,16 @@ def test_the_first_cause_is_found_in_a_circle_too() -> None:
     one.__context__, two.__context__ = two, one
     assert first_cause(one) == "RuntimeError: two"
     assert not out_of_memory(one)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(errno.ENOSPC, 1), (errno.EIO, 1), (errno.EMFILE, 1), (errno.EACCES, 2), (errno.ENOENT, 2)]
+)
+def test_what_the_machine_lacks_is_nothing_that_the_user_has_typed(number: int, code: int) -> None:
+    @sentences
+    def verb() -> None:
+        raise OSError(number, os.strerror(number), "board.csv")
+
+    with pytest.raises(Failure, match=f"^board.csv: {os.strerror(number)}$") as found:
+        verb()
+    assert found.value.exit_code == code

@@ -19,6 +19,7 @@ from torch import nn
 
 import kdbench
 from kdbench import models, registry
+from kdbench.library import verbs
 
 WORDS: dict[str, Any] = {
     "suite": "digits",
@@ -98,6 +99,27 @@ def test_a_second_run_beside_the_first_is_refused_and_the_first_goes_on(
     assert one.weights_sha256 == plain[1]
     assert "another kdbench.run or kdbench.tune is at work" in found[-1]
     assert kdbench.run("kd", out=tmp_path, **WORDS)[0].weights_sha256 == plain[1]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # what forks here has threads, of torch's
+def test_a_child_that_was_forked_during_a_run_may_train(plain: tuple[Path, str], tmp_path: Path) -> None:
+    ends: list[int] = []
+
+    def heard(sentence: str) -> None:
+        if ends:
+            return
+        if not (child := os.fork()):
+            try:
+                with verbs._as_before():
+                    os._exit(0)
+            finally:
+                os._exit(1)
+        ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    (one,) = kdbench.run("kd", out=tmp_path, say=heard, **WORDS)
+    assert ends == [0]
+    assert one.weights_sha256 == plain[1]
 
 
 def test_a_record_of_another_code_is_not_the_answer(own_registry: None, tmp_path: Path) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench.distiller import Batch
+
+_NAME = re.compile(r"[\w.+-]+")
 
 
 def check_terms(terms: dict[str, Tensor]) -> None:
@@ -22,12 +26,33 @@ def check_terms(terms: dict[str, Tensor]) -> None:
     ValueError: term 'hint' has shape (2,), and a term is one number
     """
     for name, term in terms.items():
-        if not isinstance(name, str):
-            raise TypeError(f"the names of terms are strings, not {type(name).__name__}")
+        check_name(name)
         if not isinstance(term, Tensor):
             raise TypeError(f"term {name!r} is of type {type(term).__name__}, no tensor")
         if term.ndim:
             raise ValueError(f"term {name!r} has shape {tuple(term.shape)}, and a term is one number")
+
+
+def check_name(name: object, longest: int = 200) -> None:
+    """Whether a term may be called so: its curve is kept under that name, beside the total, and printed.
+
+    Args:
+        longest: how many characters it may have; a combination puts a part's name before the part's own.
+
+    Raises:
+        TypeError, ValueError: it may not.
+
+    >>> check_name("kd_rest")
+    >>> check_name("total")
+    Traceback (most recent call last):
+    ValueError: 'total' is no name for a term; letters, digits and _ . + -, at most 200; 'total' is the sum
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"the names of terms are strings, not {type(name).__name__}")
+    if len(name) > longest or not _NAME.fullmatch(name) or name == "total":
+        raise ValueError(
+            f"{name[:60]!r} is no name for a term; letters, digits and _ . + -, at most {longest}; 'total' is the sum"
+        )
 
 
 def smoothed(batch: Batch, num_classes: int, share: float) -> Batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +25,16 @@ if TYPE_CHECKING:
 Say = Callable[[str], object]
 #: Held while this process trains.
 _AT_WORK = threading.Lock()
+
+
+def _nothing_at_work() -> None:
+    """In a child that was forked meanwhile the lock is held for ever: the thread that trains stayed in the parent."""
+    global _AT_WORK
+    _AT_WORK = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # where there is no fork there is nothing to mend
+    os.register_at_fork(after_in_child=_nothing_at_work)
 
 
 def run(
@@ -366,7 +377,8 @@ def _as_before() -> Iterator[None]:
     from kdbench.engine.precision import put_switches, switches
     from kdbench.library.untouched import plain_torch
 
-    if not _AT_WORK.acquire(blocking=False):
+    held = _AT_WORK
+    if not held.acquire(blocking=False):
         raise ValueError(
             "another kdbench.run or kdbench.tune is at work in this process, and both would draw from the same random"
             " numbers; wait for it, or take a process for each"
@@ -380,4 +392,4 @@ def _as_before() -> Iterator[None]:
             torch.set_num_threads(threads)
             put_switches(before)
     finally:
-        _AT_WORK.release()
+        held.release()

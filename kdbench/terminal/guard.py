@@ -1,11 +1,12 @@
 """What goes wrong becomes one sentence and an exit code.
 
-0 all is well, 1 cells are missing or words were lost, 2 usage, 130 Ctrl-C, 143 and 129 another signal, 141 nobody
-reads the output any more.
+0 all is well, 1 cells are missing, words were lost or the machine lacks something (a disk is full), 2 usage, 130
+Ctrl-C, 143 and 129 another signal, 141 nobody reads the output any more.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -26,6 +27,8 @@ from kdbench.utils.wording import printable
 LENGTH = 2000
 #: Shows where an error of kdbench's own comes from.
 TRACEBACK = "KDBENCH_TRACEBACK"
+#: What this machine lacks, whatever the user has typed.
+_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN}
 _LONG = {"run", "train", "table", "probe"}  # verbs that keep what they have done and go on
 
 
@@ -70,7 +73,7 @@ class Interrupted(Failure):
 
 
 def sentences(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """What the user got wrong is one sentence and exit code 2; Ctrl-C is 130."""
+    """What the user got wrong is one sentence and exit code 2, what the machine lacks one and 1; Ctrl-C is 130."""
 
     @wraps(verb)
     def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -84,7 +87,7 @@ def sentences(verb: Callable[..., Any]) -> Callable[..., Any]:
         except ValueError as error:
             raise Failure(str(error)) from error
         except OSError as error:
-            raise Failure(trouble(error)) from error
+            raise (Ended if error.errno in _MACHINE else Failure)(trouble(error)) from error
         except click.ClickException:
             raise
         except Exception as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -12,12 +11,11 @@ import torch
 from torch import Tensor
 
 from kdbench.distiller import READS, Batch, Distiller
+from kdbench.engine.terms import check_name
 from kdbench.engine.torch_private import depends_on_values
 from kdbench.testing.strays import Strays, on_meta
 from kdbench.testing.toys import TOYS, B, Broken, Problem, Toy, differing, require, said, served
 from kdbench.testing.trainee import Trainee
-
-_NAME = re.compile(r"[\w.+-]{1,60}")
 
 
 def check_terms_are_finite_scalars(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -> None:
@@ -48,12 +46,10 @@ def _sound(terms: Mapping[str, Tensor], where: str) -> Tensor:
     require(isinstance(terms, dict), f"the terms must come as a dict of name to tensor, not {type(terms).__name__}")
     require(terms, f"there is no term to minimise {where}; with the default weights something must be left")
     for name, term in terms.items():
-        require(isinstance(name, str), f"the name {name!r} of a term is not a string")
-        require(
-            _NAME.fullmatch(name) and name != "total",
-            f"{name[:60]!r} is no name for a term; it heads a column: letters, digits and _ . + -, at most 60, and not"
-            " 'total', which is the sum",
-        )
+        try:
+            check_name(name, longest=60)
+        except (TypeError, ValueError) as error:
+            raise Broken(str(error)) from error
         kind = type(term).__name__
         require(isinstance(term, Tensor), f"term {name!r} is a {kind}, not a tensor; leave out .item() and float()")
         require(term.dim() == 0, f"term {name!r} has shape {tuple(term.shape)}, not (); reduce it, as by .mean()")
