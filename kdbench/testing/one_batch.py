@@ -218,8 +218,8 @@ def check_on_stage_only_sets(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -
     """
     problem = Problem(served(cls, toys)[0])
     for stage in Trainee(problem, cls).stages:
-        once, often = Trainee(problem, cls), Trainee(problem, cls)
-        for trainee, calls in ((once, 1), (often, 4)):
+        once, again, often = (Trainee(problem, cls) for _ in range(3))
+        for trainee, calls in ((once, 1), (again, 1), (often, 4)):
             for _ in range(calls):
                 trainee.enter(stage)
         batch = once.some_batch()
@@ -227,7 +227,9 @@ def check_on_stage_only_sets(cls: type[Distiller], toys: Sequence[Toy] = TOYS) -
         trained = [{n: p.requires_grad for n, p in t.method.named_parameters()} for t in (once, often)]
         same = modes[0] == modes[1] and trained[0] == trained[1]
         same = same and not differing(once.everything(), often.everything())
-        same = same and not differing(once.terms(batch), often.terms(batch))
+        terms = once.terms(batch)
+        if not differing(terms, again.terms(batch)):  # else chance is in them, which other checks name
+            same = same and not differing(terms, often.terms(batch))
         require(same, f"on_stage({stage!r}) called four times leaves another state than once; it must only set")
 
 
