@@ -53,10 +53,7 @@ class Outputs(NamedTuple):
     heads: tuple[Tensor, Tensor] | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Outputs:
-        """The same outputs with ``change`` applied to every tensor, in the order of ``tensors``.
-
-        A tensor that stands in two places (a tap that is also ``last``) is given to it twice.
-        """
+        """The same with ``change`` applied to every tensor in the order of ``tensors``, twice to one in two places."""
 
         def each(value: Any) -> Any:
             return tuple(map(each, value)) if isinstance(value, tuple) else None if value is None else change(value)
@@ -260,6 +257,8 @@ class Distiller(nn.Module):
     search: ClassVar[Mapping[str, tuple[bool | int | float | str, ...]] | None] = None
     #: Hyper-parameters that came after results were published; at their default they are no part of a cell's settings.
     later: ClassVar[tuple[str, ...]] = ()
+    #: Hyper-parameters that may be below 0, though their names are those of weights and shares.
+    signed: ClassVar[tuple[str, ...]] = ()
 
     #: Epochs of a stage before the main one, stated for a 240-epoch recipe and scaled with the run; 0: there is none.
     pretrain_epochs: ClassVar[int] = 0
@@ -283,10 +282,11 @@ class Distiller(nn.Module):
     #: to each of the teacher's, (B, S, T). They are kept with the student, for ``kdbench probe attention``.
     attention_modules: ClassVar[tuple[str, ...]] = ()
 
-    #: In ``a+b``: names of methods whose loss this one takes over and changes, each with the hyper-parameters
-    #: that make it do so. That loss is not added a second time, no plain KD stands beside it, and further losses
-    #: on the logits are refused: they could be meant to be changed as well.
+    #: In ``a+b``: methods whose loss this one takes over and changes, each with the hyper-parameters that make it do
+    #: so. It is added once, without plain KD; further losses on the logits are refused: they could be meant, too.
     absorbs: ClassVar[dict[str, dict[str, Any]]] = {}
+    #: In ``a+b``: methods beside which this one would not be what it says, each with what would go wrong.
+    apart: ClassVar[Mapping[str, str]] = {}
 
     #: Further views of every image: names of kdbench.data.views. Images, idx and Outputs then
     #: hold all views one after another (view-major, the plain view first); labels stay (B,).
@@ -331,10 +331,9 @@ class Distiller(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has pretrain_epochs but no pretrain_terms")
 
     def on_stage(self, stage: str) -> None:
-        """Called when ``stage`` ("pretrain" or "train") begins and after every ``train()``.
+        """Called when ``stage`` ("pretrain" or "train") begins and after every ``train()``: it sets, and never counts.
 
-        The place to freeze what the stage must not train: ``requires_grad_(False)`` and ``eval()``. May be called many
-        times, so it must only set, never count.
+        The place to freeze what the stage must not train: ``requires_grad_(False)`` and ``eval()``.
         """
 
     def predict(self, student: Outputs) -> Tensor:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
-from kdbench.methods._layers import pool
+from kdbench.methods._layers import full_precision, must_show_stages, pool
 from kdbench.methods.fitnet import regressor
 
 _SCALE = 3 / 1000  # constant of the release
@@ -23,6 +23,7 @@ def signed(outputs: Outputs) -> tuple[Tensor, ...]:
     return (outputs.feats if outputs.preacts is None else outputs.preacts)[1:]
 
 
+@full_precision  # the sum over a map passes the largest number of half precision
 def boundary(student: Tensor, teacher: Tensor, margin: float) -> Tensor:
     """Sum over (C, H, W), mean over B, of the squared way to the teacher's side of the margin."""
     missing = torch.where(teacher > 0, F.relu(margin - student), F.relu(margin + student))
@@ -37,7 +38,7 @@ class AB(Distiller):
     s the connected student map, t the teacher map and m the ``margin``.
 
     Raises:
-        ValueError: the models have different numbers of stages.
+        ValueError: the models have different numbers of stages, or none.
     """
 
     reference = (
@@ -59,6 +60,7 @@ class AB(Distiller):
 
     def __init__(self, pair: Pair, *, margin: float = 1.0, **common: float) -> None:
         super().__init__(pair, **common)
+        must_show_stages(pair, "ab")
         ours, theirs = pair.student.feats[1:], pair.teacher.feats[1:]
         if len(ours) != len(theirs):
             raise ValueError(

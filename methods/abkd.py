@@ -8,6 +8,7 @@ student is sure already.
 """
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -78,6 +79,7 @@ class ABKD(Distiller):
     family = "logit"
     reads = "logits"
     main_weight = "weight"
+    signed: ClassVar = ("alpha", "beta")
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
-from kdbench.methods._layers import mean_square
+from kdbench.methods._layers import mean_square, must_show_stages
 from kdbench.methods.ft import attention
 
 
@@ -49,6 +49,7 @@ class AFD(Distiller):
         tau: float = 4.0,
     ) -> None:
         super().__init__(pair, ce_weight=ce_weight, kd_weight=kd_weight, tau=tau)
+        must_show_stages(pair, "afd")
         self.beta, self.qk_dim = beta, qk_dim
         ours, theirs = pair.student.feats[1:], pair.teacher.feats[1:]
         self.sizes = [(h, w) for _, h, w in theirs]

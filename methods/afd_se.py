@@ -1,6 +1,6 @@
 """AFD-SE: match normalised channel maps, weighted by how much the teacher attends to each channel.
 
-Wang, Ge, Lipton, Xing. Pay Attention to Features, Transfer Learn Faster CNNs. ICLR 2020.
+Wang, Gao, Zhao, Li, Dou, Xu. Pay Attention to Features, Transfer Learn Faster CNNs. ICLR 2020.
 https://openreview.net/forum?id=ryxyCeHtPB
 
 Not AFD of AAAI 2021 (``afd``): this is the variant that the repository of multi-granularity
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
+from kdbench.methods._layers import must_show_stages
 
 
 class ChannelAttention(nn.Module):
@@ -42,7 +43,7 @@ class AFDSE(Distiller):
     to unit length.
 
     Raises:
-        ValueError: the stages of the two models differ in number, channels or side.
+        ValueError: the stages of the two models differ in number, channels or side, or there are none; eps is 0.
     """
 
     reference = (
@@ -61,9 +62,12 @@ class AFDSE(Distiller):
         self, pair: Pair, *, beta: float = 1000.0, ratio: float = 0.5, eps: float = 1e-6, **common: float
     ) -> None:
         super().__init__(pair, **common)
+        must_show_stages(pair, "afd_se")
         ours, theirs = pair.student.feats[1:], pair.teacher.feats[1:]
         if ours != theirs:
             raise ValueError(f"afd_se: the stages must have equal shapes; the student has {ours}, the teacher {theirs}")
+        if not eps > 0:
+            raise ValueError(f"afd_se: eps={eps:g} divides an empty channel by 0; take more than 0")
         self.beta, self.eps = beta, eps
         self.attention = nn.ModuleList(ChannelAttention(c, ratio) for c, _, _ in theirs)
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
-from kdbench.methods._layers import full_precision, mean_square, meet
+from kdbench.methods._layers import full_precision, mean_square, meet, must_show_stages
 
 
 def attention(feat: Tensor, p: float) -> Tensor:
@@ -33,7 +33,7 @@ class AT(Distiller):
     """loss = CE + KD + beta * sum over stages of mean (A(F_S) - A(F_T))^2, A = unit vector of mean_c |F|^p.
 
     Raises:
-        ValueError: one of the nets shows no stage beside its stem.
+        ValueError: one of the nets shows no stage beside its stem; p is not above 0.
     """
 
     reference = "Zagoruyko, Komodakis. Paying More Attention to Attention. ICLR 2017. https://arxiv.org/abs/1612.03928"
@@ -47,8 +47,9 @@ class AT(Distiller):
 
     def __init__(self, pair: Pair, *, p: float = 2.0, beta: float = 1000.0, **common: float) -> None:
         super().__init__(pair, **common)
-        if min(len(pair.student.feats), len(pair.teacher.feats)) < 2:
-            raise ValueError("at: both nets must show a stage beside the stem; this pair has none to compare")
+        must_show_stages(pair, "at")
+        if not p > 0:
+            raise ValueError(f"at: p={p:g} makes every attention the same, or divides by what is off; take more than 0")
         self.p, self.beta = p, beta
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:

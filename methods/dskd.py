@@ -8,7 +8,7 @@ predictions and feature maps supervise shallow layers, weighted by a loss-based 
 below is ours; quote its numbers as "DSKD (our reading)", never as the authors' method.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -72,6 +72,7 @@ class DSKD(Distiller):
         " weights and every default are our choice.",
     )
     family = "feature"
+    roles: ClassVar = {"shallow_ce": "task"}
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
-from kdbench.methods._layers import full_precision
+from kdbench.methods._layers import full_precision, must_show_stages
 
 
 @full_precision
@@ -32,7 +32,7 @@ class FSP(Distiller):
     The stem counts as a tap.
 
     Raises:
-        ValueError: the models differ in the number of taps or in the channels of one.
+        ValueError: the models differ in the number of taps or in the channels of one, or show their stem alone.
     """
 
     reference = "Yim et al. A Gift from Knowledge Distillation. CVPR 2017. https://doi.org/10.1109/CVPR.2017.754"
@@ -51,6 +51,7 @@ class FSP(Distiller):
 
     def __init__(self, pair: Pair, **common: float) -> None:
         super().__init__(pair, **common)
+        must_show_stages(pair, "fsp")
         ours, theirs = ([feat[0] for feat in side.feats] for side in (pair.student, pair.teacher))
         if ours != theirs:
             raise ValueError(f"fsp: the taps must have equal channels; the student has {ours}, the teacher {theirs}")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
+from kdbench.methods._layers import must_show_stages
 from kdbench.methods.hkd_port import flow
 
 
@@ -48,6 +49,7 @@ class HKD(Distiller):
         **common: float,
     ) -> None:
         super().__init__(pair, **common)
+        must_show_stages(pair, "hkd")
         self.beta, self.first_weight, self.decay, self.epochs = beta, first_weight, decay, epochs
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
-from kdbench.methods._layers import full_precision, gram, rows
+from kdbench.methods._layers import full_precision, gram, must_show_stages, rows
 from kdbench.methods.irg import square_distances
 
 
@@ -66,6 +66,7 @@ class HKDPort(Distiller):
 
     def __init__(self, pair: Pair, *, beta: float = 1.0, first_weight: float = 100.0, **common: float) -> None:
         super().__init__(pair, **common)
+        must_show_stages(pair, "hkd_port")
         self.beta, self.first_weight = beta, first_weight
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:

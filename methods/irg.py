@@ -105,12 +105,14 @@ def steps(text: str, taps: int) -> list[tuple[int, int]]:
     """ "0-1/2-3" -> [(0, 1), (2, 3)]; a tap is 0 to ``taps`` - 1.
 
     Raises:
-        ValueError: it does not read so, or a tap is not there.
+        ValueError: it does not read so, a tap is not there, or two are one.
     """
     found = [re.fullmatch(r"(\d+)-(\d+)", part.strip()) for part in text.split("/")] if text.strip() else []
     pairs = [(int(match[1]), int(match[2])) for match in found if match is not None]
     if len(pairs) < len(found):
         raise ValueError(f"irg: cannot read transform={text!r}; write pairs of taps such as 2-3 or 0-1/2-3")
+    if any(a == b for a, b in pairs):
+        raise ValueError(f"irg: transform={text!r} compares a tap with itself, which changes nothing; name two")
     for tap in (tap for step in pairs for tap in step):
         if tap >= taps:
             raise ValueError(f"irg: transform={text!r} names tap {tap}; this pair shares taps 0 to {taps - 1}")

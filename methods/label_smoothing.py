@@ -33,6 +33,7 @@ class LabelSmoothing(Distiller):
     reference = "Szegedy et al. Rethinking the Inception Architecture. CVPR 2016. https://arxiv.org/abs/1512.00567"
     provenance = "formula"
     needs_hard_labels = own_cross_entropy = True
+    roles: ClassVar = {"smoothing": "task"}
     family = "control"
     needs_teacher = False
     reads = "logits"

@@ -4,10 +4,15 @@ Sun, Ren, Li, Wang, Cao. Logit Standardization in Knowledge Distillation.
 CVPR 2024. https://arxiv.org/abs/2403.01427
 """
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from kdbench import Distiller, Outputs, Pair, register
 from kdbench.methods._layers import full_precision
+
+_LABELS = "what it makes of the labels is of the logits as they are, and would be of standardised ones"
+_OTHERS = "it has logits of its own, which would stay as they are where the teacher's are standardised"
 
 
 @full_precision
@@ -20,7 +25,8 @@ def standardise(z: Tensor) -> Tensor:
 class LSKD(Distiller):
     """loss = ce_weight * CE(z_S, y) + kd_weight * KL_tau(standardised z_S, standardised z_T).
 
-    It has no term of its own: in ``lskd+x`` the terms of x see the standardised logits too.
+    It has no term of its own: in ``lskd+x`` the terms of x see the standardised logits too. Methods that learn labels
+    from those logits, or compare the teacher's with logits that are not the student's own, are refused beside it.
     """
 
     reference = (
@@ -31,6 +37,9 @@ class LSKD(Distiller):
     family = "logit"
     reads = "logits"
     main_weight = "kd_weight"
+    apart: ClassVar = dict.fromkeys(("confidence_penalty", "deit", "label_smoothing", "tfkd"), _LABELS) | dict.fromkeys(
+        ("dskd", "mas", "ofa", "srrl"), _OTHERS
+    )
 
     def __init__(self, pair: Pair, *, ce_weight: float = 0.1, kd_weight: float = 9.0, tau: float = 2.0) -> None:
         super().__init__(pair, ce_weight=ce_weight, kd_weight=kd_weight, tau=tau)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
-from kdbench.methods._layers import full_precision, meet
+from kdbench.methods._layers import full_precision, meet, must_show_stages
 from kdbench.methods._products import matmul
 
 EPS = 1e-24  # of squared lengths: a channel that is 0 everywhere has no direction
@@ -74,6 +74,7 @@ class NST(Distiller):
 
     def __init__(self, pair: Pair, *, beta: float = 50.0, **common: float) -> None:
         super().__init__(pair, **common)
+        must_show_stages(pair, "nst")
         self.beta = beta
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
-from kdbench.methods._layers import pool
+from kdbench.methods._layers import full_precision, must_show_stages, pool
 from kdbench.methods.ab import signed
 
 
@@ -28,6 +28,7 @@ def margin(weight: Tensor, bias: Tensor) -> Tensor:
     return torch.where(negative > 1e-3, mean, -3 * sigma).to(weight.dtype)
 
 
+@full_precision  # the sum over a map passes the largest number of half precision
 def partial(student: Tensor, teacher: Tensor, floor: Tensor) -> Tensor:
     """Sum over (C, H, W), mean over B, of (s - max(t, m))^2, but 0 where s <= max(t, m) and t <= 0."""
     gap = student - torch.maximum(teacher, floor)
@@ -43,7 +44,7 @@ class OFD(Distiller):
     pooled to its side and cut off below the margins. With unequal numbers of stages the deepest L are paired.
 
     Raises:
-        ValueError: the teacher has no pre-ReLU taps with a known batch norm.
+        ValueError: the teacher has no pre-ReLU taps with a known batch norm; one of the models shows no stage.
     """
 
     reference = (
@@ -60,6 +61,7 @@ class OFD(Distiller):
 
     def __init__(self, pair: Pair, *, beta: float = 1e-3, **common: float) -> None:
         super().__init__(pair, **common)
+        must_show_stages(pair, "ofd")
         if pair.teacher_norms is None:
             raise ValueError(
                 "ofd: the teacher names no batch norms before its last ReLUs, from which the margins are taken;"

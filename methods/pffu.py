@@ -9,14 +9,16 @@ different dimensions to vectors of one length. All else below is ours; quote its
 "PFFU (our reading)", never as the authors' method.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Distiller, Outputs, Pair, kl, register
+from kdbench.methods._layers import full_precision
 
 
+@full_precision  # what keeps an empty token from 0 / 0 is 0 itself in half precision
 def uniformise(feat: Tensor, side: int, tau_a: float, variant: str = "map") -> Tensor:
     """(B, C, H, W) -> (B, N^2), or (B, N) for the variant "vector", with N = side^2, whatever C, H, W.
 
@@ -28,7 +30,7 @@ def uniformise(feat: Tensor, side: int, tau_a: float, variant: str = "map") -> T
     attention = (rows @ rows.transpose(1, 2) / tau_a).softmax(dim=2)  # (B, N, N)
     if variant == "map":
         return attention.flatten(1)
-    energy = tokens.pow(2).mean(dim=2)  # (B, N); pow, because autocast computes it in fp32
+    energy = tokens.pow(2).mean(dim=2)  # (B, N)
     return (attention * energy[:, None]).sum(dim=2)
 
 
@@ -64,6 +66,7 @@ class PFFU(Distiller):
         "Stages of 1x1 px are left out: the attention of a single token says nothing.",
     )
     family = "feature"
+    roles: ClassVar = {"branch_teacher": "task", "branch_student": "task"}
 
     def __init__(
         self,
@@ -99,7 +102,8 @@ class PFFU(Distiller):
         for head, (depth, side) in zip(self.heads, self.levels, strict=True):
             ours = uniformise(student.feats[-depth], side, self.tau_a, self.variant)
             theirs = uniformise(teacher.feats[-depth], side, self.tau_a, self.variant).detach()
-            z_s, z_t = head(ours), head(theirs)
+            own = next(head.parameters()).dtype
+            z_s, z_t = head(ours.to(own)), head(theirs.to(own))
             for name, value in (
                 ("branch_teacher", F.cross_entropy(z_t, batch.truth)),
                 ("branch_student", F.cross_entropy(z_s, batch.truth)),

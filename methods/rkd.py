@@ -58,7 +58,9 @@ class RKD(Distiller):
     deviations = (
         "Means run over all B^2 and B^3 entries, diagonals included, as released.",
         "beta_d and beta_a are those of the suites that report RKD on CIFAR-100; the paper chooses per task.",
-        "Cosines come from the law of cosines instead of difference vectors: the same values, less memory.",
+        "Cosines come from the law of cosines instead of difference vectors: the same values, less memory; but in fp32"
+        " the gradient loses digits where two images have nearly one vector (.07 % of its largest entry at a relative"
+        " distance of 1e-3, 4.5 % at 1e-5; one draw of 8 vectors of 64 entries).",
     )
     family = "relation"
     reads = "pooled"

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
-from kdbench.methods._layers import full_precision, gram, mean_square, meet, rows
+from kdbench.methods._layers import full_precision, gram, mean_square, meet, must_show_stages, rows
 
 
 def mlp(width: int, dim: int) -> nn.Sequential:
@@ -91,9 +91,8 @@ class SemCKD(Distiller):
 
     def __init__(self, pair: Pair, *, factor: int = 4, soft: float = 1.0, beta: float = 400.0, **common: float) -> None:
         super().__init__(pair, **common)
+        must_show_stages(pair, "semckd")
         students, teachers = pair.student.feats[1:], pair.teacher.feats[1:]
-        if not (students and teachers):
-            raise ValueError("semckd: both nets must show a stage beside the stem; this pair has none to compare")
         if not 1 <= factor <= pair.batch_size:
             raise ValueError(
                 f"semckd: factor={factor} does not divide batches of {pair.batch_size} images;"

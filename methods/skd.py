@@ -68,7 +68,7 @@ class SKD(Distiller):
         tau: temperature of the KL term.
 
     Raises:
-        ValueError: the share is none; the ridge is not above 0.
+        ValueError: the share is none; the ridge is not above 0, or below a ten-millionth of the batch size.
     """
 
     reference = "Streamlined KD (SKD). CVPR 2026. https://github.com/HyunJunSik/StreamLined"
@@ -99,6 +99,8 @@ class SKD(Distiller):
             raise ValueError(f"skd: share={share:g} is no share of KL in the loss; take 0 to 1")
         if not ridge > 0:
             raise ValueError(f"skd: ridge={ridge:g} leaves a covariance that has no inverse; take more than 0")
+        if ridge < (least := 1e-7 * pair.batch_size):  # an eigenvalue can be the batch size: see _PRODUCTS
+            raise ValueError(f"skd: ridge={ridge:g} is too small for a sound inverse; take {least:.2g} or more")
         self.weight, self.share, self.ridge = weight, share, ridge
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
-from kdbench.methods._layers import full_precision, mean_square, meet
+from kdbench.methods._layers import full_precision, mean_square, meet, must_show_stages
 
 INITIAL_VARIANCE = 5.0
 LEAST_VARIANCE = 1e-5
@@ -65,9 +65,8 @@ class VID(Distiller):
 
     def __init__(self, pair: Pair, *, beta: float = 1.0, **common: float) -> None:
         super().__init__(pair, **common)
+        must_show_stages(pair, "vid")
         widths = [(s[0], t[0]) for s, t in zip(pair.student.feats[1:], pair.teacher.feats[1:], strict=False)]
-        if not widths:
-            raise ValueError("vid: both nets must show a stage beside the stem; this pair has none to compare")
         self.beta = beta
         start = math.log(math.expm1(INITIAL_VARIANCE - LEAST_VARIANCE))  # softplus of it gives the variance back
         self.means = nn.ModuleList(mean(c_s, c_t) for c_s, c_t in widths)

@@ -329,6 +329,20 @@ def test_every_role_of_the_catalogue_is_one() -> None:
     assert registry.get("dkd+fitnet").roles == {"target": "target", "dkd.target": "target"}
 
 
+@pytest.mark.parametrize(
+    ("row", "terms"),
+    [
+        ("label_smoothing+sp", ["smoothing"]),
+        ("dskd", ["shallow_ce"]),
+        ("pffu", ["branch_student", "branch_teacher"]),
+        ("deit", ["class_token"]),
+    ],
+)
+def test_what_learns_labels_goes_with_the_cross_entropy(row: str, terms: list[str]) -> None:
+    """In the slow part a smoothing of a tenth would weigh four times as much, and its CE half of what it should."""
+    assert {registry.get(row).roles.get(term) for term in terms} == {"task"}
+
+
 def test_memory_counts_the_gradients_of_both_parts(tmp_path: Path) -> None:
     two, one = lane(tmp_path, "kd", "dot"), lane(tmp_path, "kd", "sum")
     weights = sum(p.nbytes for p in one.student.parameters())

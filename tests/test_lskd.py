@@ -28,3 +28,17 @@ def test_cross_entropy_stays_on_the_raw_logits() -> None:
     student, teacher = outputs((4, 4, 4)), outputs((4, 4, 4), seed=1)
     found = LSKD(pair(student, teacher), ce_weight=1.0).loss(student, teacher, batch())
     torch.testing.assert_close(found["ce"], torch.nn.functional.cross_entropy(student.logits, batch().label))
+
+
+@pytest.mark.parametrize("other", ["confidence_penalty", "deit", "label_smoothing", "tfkd"])
+def test_methods_that_learn_labels_from_the_logits_are_refused_beside_it(other: str) -> None:
+    """CE of raw logits plus a smoothing of standardised ones is no CE with smoothed labels."""
+    with pytest.raises(ValueError, match=f"lskd cannot stand beside {other}: what it makes of the labels"):
+        get(f"lskd+{other}")
+
+
+@pytest.mark.parametrize("other", ["dskd", "mas", "ofa", "srrl"])
+def test_methods_with_logits_of_their_own_are_refused_beside_it(other: str) -> None:
+    """They would compare theirs, as they are, with the teacher's standardised ones."""
+    with pytest.raises(ValueError, match=f"lskd cannot stand beside {other}: it has logits of its own"):
+        get(f"{other}+lskd+crd")

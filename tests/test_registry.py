@@ -575,12 +575,47 @@ def test_what_is_left_out_says_why(name: str, why: str) -> None:
         ("ea[base=dkd]+kd", "method 'ea' has no 'base' to set in ea+kd; it has weight"),
         ("rld[warmup=-0.1]", "rld[warmup] is 0 or more"),
         ("wkd_f[eps=-1]", "wkd_f[eps] is 0 or more"),
+        *(
+            (f"{row}]", "is 0 or more")
+            for row in (
+                *("dkd[alpha=-1", "dist[gamma=-1", "rkd[beta_d=-1", "rkd[beta_a=-1", "dskd[aux_ce=-1", "pffu[lam=-1"),
+                *("tfkd[multiplier=-1", "ttm[gamma=-1", "itrd[lambda_corr=-1", "at[p=-1", "dkd+rkd[beta_d=-1"),
+            )
+        ),
+        *(
+            (f"{row}]", "is 1 or more")
+            for row in (
+                *(
+                    "kdsvd[k=0",
+                    "cat_kd[resolution=0",
+                    "cc[dim=-1",
+                    "mag[low_dim=0",
+                    "mas[high_dim=-1",
+                    "crd[feat_dim=0",
+                ),
+                *("afd[qk_dim=0", "pffu[hidden=0", "hkd[epochs=-240", "crd+mag[low_dim=0"),
+            )
+        ),
+        *((f"{row}]", "is a share from 0 to 1") for row in ("crd[nce_m=5", "crd[nce_m=-1", "sskd[ratio_tf=-1")),
+        ("semckd[soft=0]", "semckd[soft] is a temperature and above 0"),
         ("sdd[M=1,2]", "sdd[M] is one of 1-2-4, 1-2, 1-4, 1, not '2'"),
     ],
 )
 def test_words_in_brackets_that_are_of_no_part_or_of_two(row: str, why: str) -> None:
     with pytest.raises(ValueError, match=re.escape(why)):
         registry.parse(row)
+
+
+def test_a_weight_that_may_be_negative_says_so() -> None:
+    class Mine(Distiller):
+        signed = ("gamma",)
+
+        def __init__(self, pair: Pair, *, gamma: float = 1.0, alpha: float = 1.0) -> None: ...
+
+    check(Mine, "gamma", -1.0, "mine[gamma]")
+    with pytest.raises(ValueError, match="is 0 or more"):
+        check(Mine, "alpha", -1.0, "mine[alpha]")
+    assert registry.parse("abkd[alpha=1.2,beta=-0.2]")
 
 
 def test_a_prefix_of_the_rows_own_part_is_taken() -> None:

@@ -216,7 +216,7 @@ def combined(part_names: tuple[str, ...], part_classes: tuple[type[Distiller], .
     Raises:
         ValueError: two parts that each have a stage of their own, change the network, want other
             views of the images or another teacher; a part that does not build on CE and KD; one that adds
-            nothing; one whose loss another part would have to change and cannot.
+            nothing; one whose loss another part would have to change and cannot; two of which one says so.
 
     >>> from kdbench import registry
     >>> combined(("ab", "ft"), (registry.get("ab"), registry.get("ft")))
@@ -232,6 +232,9 @@ def combined(part_names: tuple[str, ...], part_classes: tuple[type[Distiller], .
         raise ValueError(f"{name}: {' and '.join(whole)} writes its whole loss itself, CE included; it stands alone")
     if idle := [part for part, cls in pairs if _adds_nothing(cls)]:
         raise ValueError(f"{name}: {idle[0]} adds nothing to the other{'s' * (len(pairs) > 2)}; leave it out")
+    for part, cls in pairs:
+        if beside := [other for other in part_names if other in cls.apart]:
+            raise ValueError(f"{name}: {part} cannot stand beside {beside[0]}: {cls.apart[beside[0]]}")
     views = {cls.views for cls in part_classes}
     assistants = {cls.assistant for cls in part_classes}
     for clash, why in (

@@ -16,8 +16,15 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 #: Whole numbers are below this: counts, sizes of a layer.
 _LARGEST = 2**31
-#: Shares of the training, and what is added to be safe: below 0 they would turn the sign of a loss.
-_FROM_ZERO = ("warmup", "decay", "eps", "sharpen")
+#: Weights of parts of a loss, exponents, what is added to be safe: below 0 they would turn the sign of a loss.
+_FROM_ZERO = (
+    *("alpha", "gamma", "lam", "beta_a", "beta_d", "aux_ce", "lambda_corr", "lambda_mutual", "multiplier"),
+    *("warmup", "decay", "eps", "sharpen", "p", "ratio"),
+)
+#: Shares of a whole.
+_SHARES = ("nce_m", "ratio_ss", "ratio_tf")
+#: Whole numbers of which there is at least one: sizes of layers and maps, how often.
+_COUNTS = ("dim", "hidden", "k", "nce_k", "resolution", "factor", "grid", "iterations", "epochs", "widest")
 #: Letters of a text.
 _LETTERS = 100
 
@@ -79,7 +86,8 @@ def sound(cls: type[Distiller]) -> None:
 def check(cls: type[Distiller], key: str, value: object, where: str) -> None:
     """Refuse what can be right for no method; what only this method cannot use, it says itself.
 
-    Numbers are finite and of the default's type, temperatures above 0, weights not below.
+    Numbers are finite and of the default's type, temperatures above 0, weights not below, shares from 0 to 1, sizes 1
+    or more; what kind one is, its name tells. A method whose weight may be negative says so (``Distiller.signed``).
 
     Args:
         cls: the method, or a combination.
@@ -110,8 +118,14 @@ def check(cls: type[Distiller], key: str, value: object, where: str) -> None:
     if not math.isfinite(value) or (isinstance(default, int) and abs(value) >= _LARGEST):
         raise ValueError(f"{where} is a finite number, {default!r} by default, not {value:g}")
     short = key.rpartition(".")[2]
+    if any(short in part.signed for part in cls.components()):
+        return
     if short in _FROM_ZERO and value < 0:
         raise ValueError(f"{where} is 0 or more, {default!r} by default, not {value:g}")
+    if short in _SHARES and not 0 <= value <= 1:
+        raise ValueError(f"{where} is a share from 0 to 1, {default!r} by default, not {value:g}")
+    if isinstance(default, int) and (short in _COUNTS or short.endswith("_dim")) and value < 1 <= default:
+        raise ValueError(f"{where} is 1 or more, {default!r} by default, not {value:g}")
     if _is_temperature(short) and (value < 0 or (value == 0 and default > 0)):
         raise ValueError(f"{where} is a temperature and above 0, {default!r} by default, not {value:g}")
     if value < 0 and _is_weight(short, (part.main_weight for part in cls.components())):
@@ -119,7 +133,8 @@ def check(cls: type[Distiller], key: str, value: object, where: str) -> None:
 
 
 def _is_temperature(key: str) -> bool:
-    return key in ("tau", "t", "T", "temperature", "nce_t", "t_start") or key.startswith("tau_") or key.endswith("_tau")
+    words = ("tau", "t", "T", "temperature", "nce_t", "t_start", "t_end", "soft")
+    return key in words or key.startswith("tau_") or key.endswith("_tau")
 
 
 def _is_weight(key: str, main: Iterable[str]) -> bool:
