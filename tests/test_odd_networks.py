@@ -21,7 +21,7 @@ def test_a_network_that_shows_its_stem_alone_has_nothing_to_compare(name: str) -
 def test_sums_over_maps_and_empty_places_are_finite_in_half_precision(name: str) -> None:
     taps = (16, 32, 32), (64, 32, 32), (64, 16, 16)
     feats = [tuple(3 * feat.half().relu() for feat in outputs(*taps, seed=seed).feats) for seed in range(2)]
-    feats[1][-1][:, :, 0, 0] = 0
+    feats[1][-1][:, :, :4, :4] = 0
     student, teacher = (
         outputs(*taps)._replace(feats=one, last=one[-1], preacts=one, pooled=one[-1].mean((2, 3)), logits=logits.half())
         for one, logits in zip(feats, (outputs(*taps).logits, outputs(*taps, seed=1).logits), strict=True)

@@ -22,7 +22,7 @@ from kdbench.report.escape import plain
 from kdbench.report.items import NONE, Item, Row, Table, count, gain_item, one_line, p_words, spread_item, sure
 from kdbench.report.stats import Gain
 from kdbench.report.teacherless import Pair
-from kdbench.utils.tuning_file import Trial, Tuned, read
+from kdbench.utils.tuning_file import Trial, Tuned, read, under
 
 MARK = "@tuned"
 COLUMNS = (
@@ -168,6 +168,21 @@ def shorter(chosen: Sequence[Tuned], epochs: int) -> str:
     )
 
 
+def elsewhere(board: Board, chosen: Sequence[Tuned]) -> str:
+    """That weights were tuned under another recipe, in another precision or on fewer images than the rows; or empty."""
+    by_place = {(one.method, one.pair): one for one in chosen}
+    found: dict[str, list[str]] = {}
+    for line in board.everything:
+        name, mark, rest = line.label.partition(MARK)
+        for run in (run for cell in line.cells.values() for run in cell.runs) if mark else ():
+            its = run.settings
+            if one := by_place.get((name + rest, its.pair)):
+                for word in one.unlike(its.recipe, its.precision, its.limit_train, its.epochs):
+                    names = found.setdefault(str(word), [])
+                    names += [] if name + rest in names else [name + rest]
+    return plain(under(found), 600) + "." if found else ""
+
+
 def summary(chosen: Sequence[Tuned], epochs: int) -> str:
     """How often the published weight was the choice, and where the search may have been too narrow or too short."""
     return " ".join(filter(None, (often(chosen), shorter(chosen, epochs), at_the_end(chosen))))
@@ -204,7 +219,7 @@ def table(board: Board, chosen: Sequence[Tuned]) -> Table:
         f" {facts.seeds(board)}; 95% interval; *: differs from zero at 5%, corrected for the number of pairs (Holm)."
         " Weights were chosen on held-out training images, with other seeds than these."
     ]
-    if sentence := summary(chosen, board.selection.epochs):
+    if sentence := " ".join(filter(None, (summary(chosen, board.selection.epochs), elsewhere(board, chosen)))):
         notes.append(sentence)
     header = ["method: pair", "published", "tuned", "tuned - published", "p (Holm)", "weights"]
     caption = f"Published and tuned weights: top-1 (%) and paired difference, {facts.seeds(board)}."

@@ -29,6 +29,8 @@ class Cell(OfSettings):
     quick: bool  # shorter than the suite's recipe, or on a part of the training set
     #: The cell of the network that teaches in the teacher's place, see ``kdbench.run.assistants``.
     assistant: Cell | None = field(default=None, repr=False)
+    #: The method whose tuned weights it has, with [...] behind it where values were set beside; "": none were.
+    choice: str = field(default="", repr=False)
 
     @classmethod
     def of(cls, one: Record) -> Cell:

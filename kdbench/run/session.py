@@ -168,6 +168,7 @@ def resolve(request: Request, find: Callable[[str], str] | None = None) -> Job:
     )
     cells = list(dict.fromkeys(made))  # one cell under two names; one without teacher on many pairs
     tuned.same_budget(request.out, cells)
+    notes += tuned.under_others(request.out, cells)
     if part is not None:
         cells = shard(cells, *part)
     return Job(request, suite, device, cells, notes, hands)
@@ -214,13 +215,14 @@ def make_cell(
     method = registry.get(spec.name)
     usual = published_hyper(convention, spec.name, teacher, student)
     weights: Literal["published", "tuned"] = "published"
-    if request.weights == "tuned" and tuned.tunable(spec.name, usual):
-        weights = "tuned"
+    choice = ""
+    variant, fixed = variant_of(spec, usual) if request.weights == "tuned" else ("", {})
+    if request.weights == "tuned" and tuned.tunable(spec.name, usual | fixed):
+        weights, choice = "tuned", variant
         where = (suite.name, suite.dataset, suite.convention, teacher if method.needs_teacher else "", student)
-        variant, fixed = variant_of(spec, usual)
         suite_words = ["--suite", suite.name if request.suite == AUTO else request.suite]
         suite_words += [word for setting in request.overrides for word in ("--set", setting)]
-        chosen = tuned.choice(request.out, *where, variant, seed, usual | fixed, suite_words)
+        chosen = tuned.choice(request.out, *where, variant, seed, usual | fixed, suite_words, teacher)
         if chosen and chosen.keys() <= dict(spec.hyper).keys():
             raise ValueError(
                 f"{spec} sets {' and '.join(sorted(chosen))}, which is all that tuning chose; leave the"
@@ -261,7 +263,7 @@ def make_cell(
         weights=weights,
     )
     quick = epochs < suite.recipe.epochs or request.limit_train is not None
-    return Cell(settings, label(spec.name, said, weights), quick, assistant)
+    return Cell(settings, label(spec.name, said, weights), quick, assistant, choice)
 
 
 def scaled(suite: Suite) -> dict[str, int]:
@@ -292,7 +294,8 @@ def variant_of(spec: registry.Spec, usual: Mapping[str, Any]) -> tuple[str, dict
     >>> variant_of(spec, published_hyper(suites.convention("crd"), spec.name, "resnet56", "resnet20"))
     ('itrd+sdd[standardise=True]', {'standardise': True})
     """
-    said = {name: value for name, value in spec.hyper if value != usual[name]}
+    standing = {name: known.default for name, known in registry.get(spec.name).hyperparameters().items()} | dict(usual)
+    said = {name: value for name, value in spec.hyper if value != standing[name]}
     sought = {name for one in registry.get(spec.name).search_space(dict(usual) | said) for name in one}
     fixed = {name: value for name, value in said.items() if name not in sought}
     return label(spec.name, fixed), fixed

@@ -7,13 +7,14 @@ A file has every trial with its accuracies, the budget, and what they were measu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from kdbench import registry
 from kdbench.record import runs_folder, safe_name
-from kdbench.utils.tuning_file import Budget, Score, Trial, Tuned, read, write
+from kdbench.utils.tuning_file import Budget, Score, Trial, Tuned, read, under, write
 
 if TYPE_CHECKING:
     from kdbench.run.grid import Cell
@@ -28,8 +29,13 @@ __all__ = [
     "path",
     "read",
     "tunable",
+    "under_others",
     "write",
 ]
+
+
+#: Letters of a method in the name of a file.
+_LETTERS = 100
 
 
 def home(out: Path) -> Path:
@@ -55,7 +61,10 @@ def path(out: Path, suite: str, teacher: str, student: str, method: str) -> Path
             f"weights of a suite named {suite!r} cannot be kept in {home(out)}; give the suite another name"
         )
     folder = runs_folder(home(out), suite, teacher, student)
-    return home(out) / folder.relative_to(home(out) / "runs") / f"{safe_name(method)[:100]}.json"
+    name = safe_name(method)
+    if len(name) > _LETTERS:  # two long ones may begin alike
+        name = f"{name[:_LETTERS]}-{sha256(method.encode()).hexdigest()[:8]}"
+    return home(out) / folder.relative_to(home(out) / "runs") / f"{name}.json"
 
 
 def tunable(method: str, published: Mapping[str, Any]) -> bool:
@@ -72,15 +81,15 @@ def tunable(method: str, published: Mapping[str, Any]) -> bool:
 
 def choice(
     out: Path, suite: str, dataset: str, convention: str, teacher: str, student: str, method: str, seed: int,
-    published: Mapping[str, Any], words: Sequence[str] = (),
+    published: Mapping[str, Any], words: Sequence[str] = (), taught_by: str = "",
 ) -> dict[str, Any]:  # fmt: skip
-    """The tuned values of a method on a pair; ``words`` say the suite in the command that is proposed.
+    """The tuned values of a method on a pair; ``words`` and ``taught_by``, a teacher, are for the command proposed.
 
     Raises:
         ValueError: there are none, or they were tuned for something else, or on this very seed.
     """
     pair = f"{teacher}:{student}" if teacher else student
-    pairs = pair if teacher else f"TEACHER:{student}"
+    pairs = f"{teacher or taught_by or 'TEACHER'}:{student}"
     named = " ".join(map(quote, words or ("--suite", suite)))
     asked = f"--methods {quote(method)} --pairs {pairs} {named} --out {quote(str(out))}"
     again = f"kdbench tune {asked}" + "".join(f" --plugin {quote(one)}" for one in registry.plugin_files())
@@ -115,27 +124,13 @@ def bare(method: str) -> str:
 
 
 def _of(out: Path, cell: Cell) -> Tuned:
-    """The choice from which a cell has its weights: of its method, and where values were set beside, of these.
+    """The choice from which a cell has its weights.
 
     Raises:
         FileNotFoundError: it is not there.
-        ValueError: there is none, and a file that may have been it cannot be read.
+        ValueError: it cannot be read.
     """
-    plain = path(out, cell.suite, cell.teacher, cell.student, cell.method)
-    unread: Exception = FileNotFoundError(f"{plain} is not there")
-    for file in (plain, *sorted(plain.parent.glob(f"{plain.stem}_*.json"))):
-        try:
-            found = read(file)
-        except FileNotFoundError:
-            continue
-        except ValueError as error:
-            unread = error
-            continue
-        sought = {name for trial in found.trials for name in trial.values}
-        fixed = {name: value for name, value in found.published.items() if name not in sought}
-        if bare(found.method) == cell.method and fixed.items() <= cell.settings.hyper.items():
-            return found
-    raise unread
+    return read(path(out, cell.suite, cell.teacher, cell.student, cell.choice or cell.method))
 
 
 def same_budget(out: Path, cells: Sequence[Cell]) -> None:
@@ -145,15 +140,40 @@ def same_budget(out: Path, cells: Sequence[Cell]) -> None:
         ValueError: naming two that were not.
     """
     first: dict[str, tuple[str, Budget]] = {}
+    alike: dict[tuple[str, str], tuple[str, Tuned]] = {}
     for cell in cells:
         if cell.settings.weights == "tuned":
-            spent = _of(out, cell).budget
+            found = _of(out, cell)
+            spent = found.budget
             method, other = first.setdefault(cell.suite, (str(cell), spent))
             if spent != other:
                 raise ValueError(
                     f"{cell} was tuned with {spent}, but {method} with {other}; rows of one table have the same budget:"
                     " tune them in one command"
                 )
+            method, before = alike.setdefault((cell.suite, cell.student), (str(cell), found))
+            if unlike := before.unlike(found.recipe, found.precision, found.limit_train, found.budget.epochs):
+                raise ValueError(
+                    f"{cell} was tuned with {' and '.join(one.here for one in unlike)}, but {method} with"
+                    f" {' and '.join(one.there for one in unlike)}; rows of one table have the same search: tune them"
+                    " in one command"
+                )
+
+
+def under_others(out: Path, cells: Sequence[Cell]) -> list[str]:
+    """That weights were tuned otherwise than they are used here, save for the length: at most one sentence."""
+    found: dict[str, list[str]] = {}
+    for cell in cells:
+        if cell.settings.weights == "tuned":
+            try:
+                one = _of(out, cell)
+            except (OSError, ValueError):  # whoever needs it says so
+                continue
+            its = cell.settings
+            for word in one.unlike(its.recipe, its.precision, its.limit_train, its.epochs):
+                names = found.setdefault(str(word), [])
+                names += [] if cell.method in names else [cell.method]
+    return [under(found)] if found else []
 
 
 def strange(out: Path, cell: Cell, data: Mapping[str, Any], teacher_sha256: str) -> str:

@@ -101,8 +101,9 @@ def tune(
         ended = [cell for cell, state in plan.job.states().items() if state == "done"]
         if answers.found:
             pairs, methods = (dict.fromkeys(getattr(one, name) for one in answers.found) for name in ("pair", "method"))
-            taught = [pair for pair in pairs if ":" in pair]
-            where = f" --pairs {quote(','.join(taught))}" if taught else ""
+            given = plan.job.request.pairs
+            taught = ",".join(pair for pair in pairs if ":" in pair) or ("" if given == "all" else given)
+            where = f" --pairs {quote(taught)}" if taught else ""
             changed = "".join(f" --set {quote(setting)}" for setting in words["overrides"])
             rows = ",".join(dict.fromkeys(("student", *methods)))  # gains are over the plain student
             known = f"--suite {quote(plan.job.request.suite)} --methods {quote(rows)}"

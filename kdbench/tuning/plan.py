@@ -95,12 +95,14 @@ def resolve(
     convention, epochs = suites.convention(suite.convention), words.epochs or suite.recipe.epochs
     budget = (trials, epochs, chosen, suite.recipe.validation)
     questions: dict[Path, Question] = {}
+    idle: dict[str, None] = {}  # what has nothing to tune, on a pair at least
     for teacher, student in choices.choose_pairs(words.pairs, suite):
         for spec in specs:
             name, method = spec.name, registry.get(spec.name)
             usual = session.published_hyper(convention, name, teacher, student)
             variant, fixed = session.variant_of(spec, usual)
-            if len(fixed) < sum(value != usual[key] for key, value in spec.hyper):
+            standing = {key: known.default for key, known in method.hyperparameters().items()} | usual
+            if len(fixed) < sum(value != standing[key] for key, value in spec.hyper):
                 sought = dict.fromkeys(key for one in method.search_space(usual | fixed) for key in one)
                 raise ValueError(
                     f"`kdbench tune` chooses the values of {name} itself ({', '.join(sought)}); leave them out of [...]"
@@ -108,7 +110,10 @@ def resolve(
             usual |= fixed
             taught_by = teacher if method.needs_teacher else ""
             file = tuned.path(request.out, suite.name, taught_by, student, variant)
-            if file in questions or not tuned.tunable(name, usual):
+            if not tuned.tunable(name, usual):
+                idle[variant] = None
+                continue
+            if file in questions:
                 continue
             found = candidates(name, method.search_space(usual), usual, trials)
             cells = tuple(
@@ -132,11 +137,9 @@ def resolve(
             )
             questions[file] = Question(variant, usual, cells, budget, file)
     asked = list(questions.values())
-    still = {tuned.bare(question.method) for question in asked}
+    still = {question.method for question in asked}
     notes = [
-        f"{name} has nothing to tune; its row is the same with every --weights"
-        for name in dict.fromkeys(spec.name for spec in specs)
-        if name not in still
+        f"{name} has nothing to tune; its row is the same with every --weights" for name in idle if name not in still
     ]
     if asked and epochs < suite.recipe.epochs:
         notes.append(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -12,6 +13,8 @@ from kdbench.utils.wording import count
 
 Value = bool | int | float | str
 FORMAT = 1
+#: Facts of a recipe that move with the length of a run.
+_OF_LENGTH = {"milestones", "warmup_epochs"}
 
 
 class Score(BaseModel):
@@ -70,6 +73,30 @@ class Budget(BaseModel):
         return f"{count(self.trials, 'trial')} of {count(self.epochs, 'epoch')}, seeds {seeds}"
 
 
+class Unlike(NamedTuple):
+    """One thing in which a search and something else differ.
+
+    >>> print(Unlike("lr 0.5", "lr 0.02"))
+    lr 0.5, not lr 0.02
+    """
+
+    there: str  # the search
+    here: str
+
+    def __str__(self) -> str:
+        return f"{self.there}, not {self.here}"
+
+
+def under(found: Mapping[str, Iterable[str]]) -> str:
+    """A sentence of weights that were found otherwise than they are used.
+
+    >>> under({"lr 0.5, not lr 0.02": ["kd", "crd"]})
+    'Weights were tuned under other conditions, and what is best there need not be best here: lr 0.5, not ...'
+    """
+    listed = "; ".join(f"{what} ({', '.join(methods)})" for what, methods in found.items())
+    return f"Weights were tuned under other conditions, and what is best there need not be best here: {listed}"
+
+
 class Tuned(BaseModel):
     """The choice of one method on one pair, and all that it rests on.
 
@@ -120,6 +147,29 @@ class Tuned(BaseModel):
     def pair(self) -> str:
         """``teacher:student``, or the student alone."""
         return f"{self.teacher}:{self.student}" if self.teacher else self.student
+
+    def unlike(
+        self, recipe: Mapping[str, Any], precision: str, limit_train: int | None, epochs: int | None
+    ) -> list[Unlike]:
+        """In what else but the held-out images students are trained otherwise than those that the choice rests on.
+
+        What moves with the length counts only where that is the same; the length itself is told apart.
+        """
+        apart = {"validation", "eval_every"} | (_OF_LENGTH if epochs != self.budget.epochs else set())
+        names = [name for name in (*self.recipe, *(recipe.keys() - self.recipe.keys())) if name not in apart]
+        differing = [name for name in names if _plain(self.recipe.get(name)) != _plain(recipe.get(name))]
+        found = [Unlike(*(f"{name} {_plain(of.get(name))}" for of in (self.recipe, recipe))) for name in differing]
+        if self.precision != precision:
+            found.append(Unlike(self.precision, precision))
+        if self.limit_train != limit_train:
+            amounts = ("all images" if n is None else count(n, "image") for n in (self.limit_train, limit_train))
+            found.append(Unlike(*amounts))
+        return found
+
+
+def _plain(value: Any) -> Any:
+    """Lists as the file has them, so that what was read is what was written."""
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else "none" if value is None else value
 
 
 def write(one: Tuned, file: Path) -> Tuned:
