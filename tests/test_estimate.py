@@ -497,6 +497,16 @@ def test_records_of_this_machine_correct_where_no_run_does(tmp_path: Path, cache
     assert estimate.Estimator(after, budget=0.0).of(after, after.cells[1:]).factor == 1.0
 
 
+def test_records_of_a_plug_in_that_is_not_loaded_correct_nothing_and_stop_nothing(tmp_path: Path, cache: Path) -> None:
+    """Runs of strangers' methods and of ours lie in one folder; who asks for ours alone names no plug-in."""
+    made = job(tmp_path, "student")
+    known(made, **USUAL)
+    cell = made.cells[0]
+    theirs = replace(cell, settings=cell.settings.model_copy(update={"method": "somebody_elses"}), label="theirs")
+    write_record(tmp_path, replace(made, cells=[theirs]), 100.0)
+    assert estimate.Estimator(made, budget=0.0).of(made, made.cells).factor == 1.0
+
+
 def write_record(out: Path, made: Job, seconds: float, **other: str) -> None:
     cell = made.cells[0]
     one = record.Record(

@@ -242,6 +242,14 @@ def test_every_end_is_told(error: BaseException, state: str, tmp_path: Path, mon
     assert told(tmp_path).startswith(f"run {state} ")
 
 
+def test_what_there_was_before_an_early_end_is_counted(tmp_path: Path) -> None:
+    out, ask = tmp_path / "out", ASK.format(tmp_path / "told")
+    assert train(out).exit_code == 0
+    words = [*WORDS, "--methods", "student,semckd[beta=1e30]", "--epochs", "1", "--out", out, "--fail-fast"]
+    assert kdbench("run", *words, "--notify", ask).exit_code == 1
+    assert told(tmp_path) == f"run failed 2 1 1 {out}"
+
+
 def test_a_command_has_a_time_limit_and_its_children_end_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

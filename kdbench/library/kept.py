@@ -63,7 +63,7 @@ def load_student(cell: Any, *, out: Place = None, data_dir: Place = None) -> Dep
         ValueError: no such cell, several, no kept student, or other weights than the record's.
 
     >>> import kdbench
-    >>> kdbench.load_student("kd resnet8 0", out="nowhere")
+    >>> kdbench.load_student("kd resnet20:resnet8 0", out="nowhere")
     Traceback (most recent call last):
     ValueError: no finished run under nowhere/runs; `kdbench run` trains some
     """

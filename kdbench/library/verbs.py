@@ -134,6 +134,7 @@ def run(
     from kdbench.run.outcome import Stop
 
     with _as_before(), notifying("run", notify, asked.out, told.note) as ending:
+        ending.states = job.states
         try:
             outcome = runner.run(job, told)
         except Stop as stop:

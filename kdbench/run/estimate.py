@@ -316,7 +316,10 @@ class Estimator:
             if any(self.watch.known(Item(name, learns)) is None for name in names for learns in (False, True)):
                 continue
             limited = replace(job, request=replace(job.request, lanes=None))
-            parts = sum(part.seconds for part in self._group(limited, cells, {}) if part.kind in KINDS[1:4])
+            try:
+                parts = sum(part.seconds for part in self._group(limited, cells, {}) if part.kind in KINDS[1:4])
+            except ValueError:  # of a method or a network that is not loaded now
+                continue
             parts *= self.busy  # a record has the time on the wall; nobody knows how busy the machine was then
             if parts > 0 and 1 / speeds.FARTHEST <= group[0].group_seconds / parts <= speeds.FARTHEST:
                 ratios.append(group[0].group_seconds / parts)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 from kdbench.run.outcome import Outcome, one_line
 from kdbench.utils.wording import count
@@ -31,6 +33,7 @@ class Ending:
     numbers: dict[str, int] = field(default_factory=dict)  # what there is of each kind
     why: str = ""
     began: float = field(default_factory=monotonic)
+    states: Callable[[], Mapping[Any, str]] | None = None  # of the cells, for an end before the end
 
     def of(self, outcome: Outcome, asked: int) -> None:
         """That of a run that has come to its end."""
@@ -47,6 +50,13 @@ class Ending:
         """That of a tuning that has come to its end, in choices."""
         self.state = "missing" if missing else "done"
         self.numbers = {"asked": asked, "done": found, "failed": missing}
+
+    def early(self, state: str, why: BaseException) -> None:
+        """That of a command that has not come to its end: the cells are asked how they stand."""
+        self.state, self.why = state, one_line(why)
+        with suppress(Exception):  # it is about another error
+            found = Counter((self.states or dict)().values())
+            self.numbers = {"asked": found.total(), **{what: found[what] for what in ("done", "failed", "unsupported")}}
 
     def sentence(self) -> str:
         """For people."""
@@ -91,10 +101,10 @@ def notifying(verb: str, command: str | None, out: Path, say: Callable[[str], ob
     try:
         yield ending
     except KeyboardInterrupt as stop:
-        ending.state, ending.why = "interrupted", one_line(stop)
+        ending.early("interrupted", stop)
         raise
     except BaseException as error:
-        ending.state, ending.why = "failed", one_line(error)
+        ending.early("failed", error)
         raise
     finally:
         if command is not None:

@@ -161,7 +161,11 @@ def same_budget(out: Path, cells: Sequence[Cell]) -> None:
 
 
 def under_others(out: Path, cells: Sequence[Cell]) -> list[str]:
-    """That weights were tuned otherwise than they are used here, save for the length: at most one sentence."""
+    """That weights were tuned otherwise than they are used here, save for the length: at most one sentence.
+
+    >>> under_others(Path("results"), [])
+    []
+    """
     found: dict[str, list[str]] = {}
     for cell in cells:
         if cell.settings.weights == "tuned":

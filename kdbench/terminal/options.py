@@ -103,7 +103,9 @@ PLUGIN = option(
 )
 
 
-DATA = option("--data-dir", type=FOLDER, envvar="KDBENCH_DATA", help="Where data sets lie or are put.")
+DATA = option(
+    "--data-dir", type=FOLDER, envvar="KDBENCH_DATA", help="Where data sets lie or are put. Default: ~/.cache/kdbench."
+)
 
 
 DATA_SOURCE = option(
@@ -252,7 +254,11 @@ def PLACES(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _TUNING = (
-    option("--methods", "-m", help="As for `kdbench run`, without values. Default: the suite's."),
+    option(
+        "--methods",
+        "-m",
+        help="As for `kdbench run`; in brackets stands what is not tuned, e.g. kd[tau=2]. Default: the suite's.",
+    ),
     option("--pairs", "-p", default="all", show_default=True, help="As for `kdbench run`."),
     option("--suite", "-s", default="auto", show_default=True, help="As for `kdbench run`."),
     option("--trials", type=WHOLE, default=6, show_default=True, help="Candidates of every method, 2 to 6."),

@@ -68,6 +68,7 @@ def run(
 
     found.begin()
     with notifying("run", job.request.notify, job.request.out, partial(screen.print, markup=False)) as ending:
+        ending.states = job.states
         with Progress(screen) as watch:
             try:
                 outcome = runner.run(found.decided, watch)
