@@ -194,5 +194,7 @@ def test_what_came_later_is_a_hyper_parameter() -> None:
     rule = [check for check in CHECKS if check.__name__ == "check_hyperparameters_are_keywords_with_defaults"]
     (found,) = check_distiller(Mine, checks=rule)
     assert found.sentence == "`later` names taps, which is no hyper-parameter"
-    Mine.later = ("tap",)
+    Mine.later, Mine.signed = ("tap",), ("gama",)
+    assert check_distiller(Mine, checks=rule)[0].sentence == "`signed` names gama, which is no hyper-parameter"
+    Mine.signed = ()
     assert check_distiller(Mine, checks=rule)[0].ok

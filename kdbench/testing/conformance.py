@@ -238,8 +238,9 @@ def check_hyperparameters_are_keywords_with_defaults(cls: type[Distiller], toys:
         bare = [p.name for p in rest if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
         require(not bare, f"{', '.join(bare)} needs a default, the paper's value")
     known = cls.hyperparameters()
-    off = [name for name in cls.later if name not in known]
-    require(not off, f"`later` names {', '.join(off)}, which is no hyper-parameter")
+    for word in ("later", "signed"):
+        off = [name for name in getattr(cls, word) if name not in known]
+        require(not off, f"`{word}` names {', '.join(off)}, which is no hyper-parameter")
     odd = [name for name, hyper in known.items() if not isinstance(hyper.default, bool | int | float | str)]
     require(not odd, f"the default of {', '.join(odd)} must be a number, a bool or a string: the command line sets it")
 
