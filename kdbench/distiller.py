@@ -149,6 +149,7 @@ class Pair:
     train_labels: Tensor  # (N,) int64, on the CPU
     batch_size: int
     teacher_norms: tuple[tuple[Tensor, Tensor], ...] | None = None
+    averaged: tuple[bool, bool] = (True, True)  # of student and teacher: the pooled vector is the mean of the last map
 
     @property
     def num_train(self) -> int:

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench import Pair
 from kdbench.methods._products import matmul
 
 
@@ -32,12 +31,6 @@ def full_precision(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def _widen(value: Any) -> Any:
     half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
     return value.float() if half else value
-
-
-def must_show_stages(pair: Pair, method: str) -> None:
-    """Raises: ValueError: a network of the pair shows its stem alone."""
-    if min(len(pair.student.feats), len(pair.teacher.feats)) < 2:
-        raise ValueError(f"{method}: both nets must show a stage beside the stem; this pair has none to compare")
 
 
 def divergence(student: Tensor, teacher: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
-from kdbench.methods._layers import full_precision, must_show_stages, pool
+from kdbench.methods._layers import full_precision, pool
+from kdbench.methods._pairs import must_show_stages
 from kdbench.methods.fitnet import regressor
 
 _SCALE = 3 / 1000  # constant of the release

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
-from kdbench.methods._layers import mean_square, must_show_stages
+from kdbench.methods._layers import mean_square
+from kdbench.methods._pairs import must_show_stages
 from kdbench.methods.ft import attention
 
 

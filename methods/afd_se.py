@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
-from kdbench.methods._layers import must_show_stages
+from kdbench.methods._pairs import must_show_stages
 
 
 class ChannelAttention(nn.Module):

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
-from kdbench.methods._layers import full_precision, mean_square, meet, must_show_stages
+from kdbench.methods._layers import full_precision, mean_square, meet
+from kdbench.methods._pairs import must_show_stages
 
 
 def attention(feat: Tensor, p: float) -> Tensor:

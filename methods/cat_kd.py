@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
+from kdbench.methods._pairs import must_average
 
 
 def class_maps(outputs: Outputs) -> Tensor:
@@ -57,12 +58,7 @@ class CATKD(Distiller):
         **common: float,
     ) -> None:
         super().__init__(pair, **common)
-        for side, sizes in (("student", pair.student), ("teacher", pair.teacher)):
-            if sizes.last[0] != sizes.pooled:
-                raise ValueError(
-                    f"cat_kd: the {side}'s head is not linear in its last map ({sizes.last[0]} channels become"
-                    f" {sizes.pooled} when pooled), so it has no class activation maps"
-                )
+        must_average(pair, "cat_kd", "so it has no class activation maps")
         for name, count in (("top", top), ("bottom", bottom)):
             if not 0 <= count <= pair.num_classes:
                 raise ValueError(f"cat_kd: {name}={count} is no number of classes; take 0 (all) to {pair.num_classes}")

@@ -49,6 +49,8 @@ class CTKD(Distiller):
         "In log space throughout; in the release, under today's PyTorch, the gradient of theta is NaN with the DKD base"
         " and wherever a probability of the teacher underflows.",
         "An epoch of the curriculum is 1/240 of the training, whatever its length.",
+        "Under an optimizer that divides a gradient by its size (AdamW), lambda slows theta next to nothing, and"
+        " theta, as every weight of one dimension there, does not decay.",
         "The global temperature only; the one predicted for every image is left out.",
         "The release chooses beta of the DKD base per pair; the default is that of resnet32x4 -> resnet8x4.",
         "In a combination the learned temperature is that of this term alone; the others keep theirs.",

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
-from kdbench.methods._layers import full_precision, must_show_stages
+from kdbench.methods._layers import full_precision
+from kdbench.methods._pairs import must_show_stages
 
 
 @full_precision

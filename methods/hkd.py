@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
-from kdbench.methods._layers import must_show_stages
+from kdbench.methods._pairs import must_show_stages
 from kdbench.methods.hkd_port import flow
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
-from kdbench.methods._layers import full_precision, gram, must_show_stages, rows
+from kdbench.methods._layers import full_precision, gram, rows
+from kdbench.methods._pairs import must_show_stages
 from kdbench.methods.irg import square_distances
 
 

@@ -4,6 +4,7 @@ Miles, Lopez Rodriguez, Mikolajczyk. Information Theoretic Representation Distil
 BMVC 2022. https://arxiv.org/abs/2112.00459
 """
 
+import math
 from typing import ClassVar
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from kdbench import Batch, Distiller, Outputs, Pair, register
 from kdbench.methods._layers import full_precision
 
+_DIGITS = 37  # float32 holds no smaller power of ten
 _TINY = 1e-6  # of 1 + |mean|: in fp32 a dimension that spreads less over the batch is constant
 
 
@@ -27,7 +29,7 @@ def scores(x: Tensor) -> Tensor:
 @full_precision
 def correlation(embedded: Tensor, teacher: Tensor, alpha: float) -> Tensor:
     """(B, D) each -> (), log2 sum_j |c_j - 1|^(2 alpha), c_j the correlation of dimension j over the batch."""
-    c = (scores(embedded) * scores(teacher)).mean(dim=0)  # at most (B - 1) / B, so the sum is never 0
+    c = (scores(embedded) * scores(teacher)).mean(dim=0)  # at most (B - 1) / B: see ``__init__``
     return (c - 1).abs().pow(2 * alpha).sum().log2()
 
 
@@ -89,6 +91,9 @@ class ITRD(Distiller):
         super().__init__(pair, **common)
         if not alpha > 0:
             raise ValueError(f"itrd: alpha={alpha:g} does not reward correlation; take more than 0")
+        most = _DIGITS / (2 * math.log10(max(2, pair.batch_size)))  # 1 - c is 1 / B where a dimension is copied
+        if alpha > most:
+            raise ValueError(f"itrd: alpha={alpha:g} takes powers that are 0 in float32; take {most:.3g} or less")
         self.lambda_corr, self.lambda_mutual, self.alpha = lambda_corr, lambda_mutual, alpha
         self.embed = nn.Linear(pair.student.pooled, pair.teacher.pooled)
         self.same_width = pair.student.pooled == pair.teacher.pooled

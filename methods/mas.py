@@ -18,7 +18,8 @@ class MAS(MAG):
 
     deviations = (
         *MAG.deviations,
-        "In a combination the other method's logit terms see the mean too; the release replaces the KL target only.",
+        "In a combination the other method's logit terms see the mean too, save those of sdd, which are made from the"
+        " map; the release replaces the KL target only.",
     )
 
     def transform(self, student: Outputs, teacher: Outputs) -> tuple[Outputs, Outputs]:

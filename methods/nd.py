@@ -1,7 +1,7 @@
 """ND: the pooled vector should point to the teacher's mean of its class, and be at least as long as the teacher's.
 
-Wang, Cheng, Duan, Wang, Feng, Kong. Improving Knowledge Distillation via Regularizing Feature Norm and
-Direction. 2023. https://arxiv.org/abs/2305.17007
+Wang, Cheng, Duan, Wang, Feng, Kong. Improving Knowledge Distillation via Regularizing Feature Direction and Norm.
+ECCV 2024. https://arxiv.org/abs/2305.17007
 
 A pre-training stage of one epoch adds up the teacher's vectors by class. It trains nothing.
 """
@@ -47,7 +47,7 @@ class ND(Distiller):
     """
 
     reference = (
-        "Wang et al. Improving Knowledge Distillation via Regularizing Feature Norm and Direction. 2023."
+        "Wang et al. Improving Knowledge Distillation via Regularizing Feature Direction and Norm. ECCV 2024."
         " https://arxiv.org/abs/2305.17007"
     )
     provenance = "authors' code"

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
-from kdbench.methods._layers import full_precision, meet, must_show_stages
+from kdbench.methods._layers import full_precision, meet
+from kdbench.methods._pairs import must_show_stages
 from kdbench.methods._products import matmul
 
 EPS = 1e-24  # of squared lengths: a channel that is 0 everywhere has no direction

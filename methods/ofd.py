@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
-from kdbench.methods._layers import full_precision, must_show_stages, pool
+from kdbench.methods._layers import full_precision, pool
+from kdbench.methods._pairs import must_show_stages
 from kdbench.methods.ab import signed
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
 from kdbench.methods._layers import divergence, full_precision, pool, ramp
+from kdbench.methods._pairs import must_average
 from kdbench.methods.dkd import non_target_class, target_class
 from kdbench.methods.lskd import standardise
 from kdbench.methods.rld import confidence, correlation
@@ -82,12 +83,7 @@ class SDD(Distiller):
         tau: float = 4.0,
     ) -> None:
         super().__init__(pair, ce_weight=ce_weight, kd_weight=0.0, tau=tau)
-        for side, sizes in (("student", pair.student), ("teacher", pair.teacher)):
-            if sizes.last[0] != sizes.pooled:
-                raise ValueError(
-                    f"sdd: the {side}'s head is not linear in its last map ({sizes.last[0]} channels become"
-                    f" {sizes.pooled} when pooled), so its regions have no logits"
-                )
+        must_average(pair, "sdd", "so its regions have no logits")
         self.scales = tuple(int(number) for number in re.findall(r"\d+", M))  # the release's "[1,2,4]" will do
         for name, given, known in (
             ("base", base, ("kd", "dkd", "rld")),

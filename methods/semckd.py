@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Distiller, Outputs, Pair, register
-from kdbench.methods._layers import full_precision, gram, mean_square, meet, must_show_stages, rows
+from kdbench.methods._layers import full_precision, gram, mean_square, meet, rows
+from kdbench.methods._pairs import must_show_stages
 
 
 def mlp(width: int, dim: int) -> nn.Sequential:

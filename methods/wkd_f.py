@@ -91,6 +91,8 @@ class WKDF(Distiller):
         sides = f"{teacher[1]}x{teacher[2]}"
         if grid < 1:
             raise ValueError(f"wkd_f: grid={grid} cuts no cell; take 1 or more")
+        if not eps > 0:
+            raise ValueError(f"wkd_f: eps={eps:g} has no gradient at a constant channel; take more than 0")
         if _fewest(teacher, grid) < 2:
             serves = [one for one in range(1, min(grid, max(teacher[1:]))) if _fewest(teacher, one) > 1]
             raise ValueError(

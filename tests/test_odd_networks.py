@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from toys import batch, outputs, pair
 
-from kdbench import registry
+from kdbench import models, registry
 
 
 @pytest.mark.parametrize("name", ["ab", "afd", "afd_se", "at", "fsp", "hkd", "hkd_port", "nst", "ofd", "semckd", "vid"])
@@ -32,3 +34,25 @@ def test_sums_over_maps_and_empty_places_are_finite_in_half_precision(name: str)
     of = method.pretrain_terms if stage == "pretrain" else method.terms
     found = of(student, teacher, batch())
     assert all(term.isfinite() for term in found.values()), found
+
+
+@pytest.mark.parametrize("name", ["cat_kd", "sdd"])
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_head_that_reads_no_mean_of_the_last_map_has_no_regions(name: str, side: int) -> None:
+    """A norm between pooling and classifier, a class token: the widths are the same, and the logits are not."""
+    nets = [models.create(net, 10) for net in ("resnet8x4", "timm/convnext_atto")]
+    student, teacher = nets if side else reversed(nets)
+    facts: dict[str, Any] = {"num_classes": 10, "train_labels": torch.arange(40) % 10, "batch_size": 4}
+    made = models.make_pair(student, teacher, image_shape=(3, 64, 64), **facts)
+    assert made.averaged == (bool(side), not side)
+    with pytest.raises(ValueError, match=f"{name}: the {('student', 'teacher')[side]}'s head is not linear"):
+        registry.get(name).build(made)
+
+
+@pytest.mark.parametrize(
+    "net", ["resnet8x4", "wrn_16_2", "vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2", "timm/resnet18"]
+)
+def test_heads_of_the_zoo_read_the_mean(net: str) -> None:
+    one = models.create(net, 10)
+    facts: dict[str, Any] = {"num_classes": 10, "train_labels": torch.arange(40) % 10, "batch_size": 4}
+    assert models.make_pair(one, one, image_shape=(3, 32, 32), **facts).averaged == (True, True)

@@ -580,6 +580,7 @@ def test_what_is_left_out_says_why(name: str, why: str) -> None:
             for row in (
                 *("dkd[alpha=-1", "dist[gamma=-1", "rkd[beta_d=-1", "rkd[beta_a=-1", "dskd[aux_ce=-1", "pffu[lam=-1"),
                 *("tfkd[multiplier=-1", "ttm[gamma=-1", "itrd[lambda_corr=-1", "at[p=-1", "dkd+rkd[beta_d=-1"),
+                *("sdd[beta=-1", "ctkd[beta=-1", "ea[beta=-1", "ctkd[loops=-3"),
             )
         ),
         *(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from kdbench.distiller import Pair
+from kdbench.distiller import Outputs, Pair
 from kdbench.models.tapped import Tapped, measure
 
 
@@ -94,4 +95,17 @@ def make_pair(
         train_labels=train_labels,
         batch_size=batch_size,
         teacher_norms=None if shown["teacher"].preacts is None else teacher.norms(),
+        averaged=(averaged(shown["student"]), averaged(shown["teacher"])),
     )
+
+
+def averaged(shown: Outputs) -> bool:
+    """Whether the classifier reads the mean of the last map, and not a class token, or what a norm makes of the mean.
+
+    >>> last = torch.arange(8.0).reshape(1, 2, 2, 2)
+    >>> averaged(Outputs((last,), last, torch.tensor([[1.5, 5.5]]), torch.zeros(1, 2)))
+    True
+    """
+    mean, pooled = shown.last.double().mean(dim=(2, 3)), shown.pooled.double()
+    near = 0.05 if shown.pooled.dtype in (torch.float16, torch.bfloat16) else 1e-3
+    return mean.shape == pooled.shape and not bool((mean - pooled).abs().max() > near * pooled.abs().max())

@@ -18,8 +18,8 @@ _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no"
 _LARGEST = 2**31
 #: Weights of parts of a loss, exponents, what is added to be safe: below 0 they would turn the sign of a loss.
 _FROM_ZERO = (
-    *("alpha", "gamma", "lam", "beta_a", "beta_d", "aux_ce", "lambda_corr", "lambda_mutual", "multiplier"),
-    *("warmup", "decay", "eps", "sharpen", "p", "ratio"),
+    *("alpha", "beta", "gamma", "lam", "beta_a", "beta_d", "aux_ce", "lambda_corr", "lambda_mutual", "multiplier"),
+    *("warmup", "decay", "eps", "sharpen", "p", "ratio", "loops"),
 )
 #: Shares of a whole.
 _SHARES = ("nce_m", "ratio_ss", "ratio_tf")
