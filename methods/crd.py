@@ -117,7 +117,7 @@ class CRD(Distiller):
         return self.compare(student.pooled, teacher.pooled, batch.idx, self.negatives(batch))
 
     def compare(self, pooled_s: Tensor, pooled_t: Tensor, idx: Tensor, negatives: Tensor) -> dict[str, Tensor]:
-        """Both terms with given ``negatives`` (B, N), K in each row, and the update of the banks at ``idx`` (B,)."""
+        """Both terms with given ``negatives`` (B, N), K a row; in training the banks are updated at ``idx``."""
         with torch.autocast(idx.device.type, enabled=False):
             v_s = F.normalize(self.embed_s(pooled_s.to(self.memory_student.dtype)), dim=1)
             v_t = F.normalize(self.embed_t(pooled_t.to(self.memory_teacher.dtype)), dim=1)
@@ -126,8 +126,8 @@ class CRD(Distiller):
                 "contrast_student": self.beta * self.nce(v_s, self.memory_teacher, self.z_student, idx, drawn),
                 "contrast_teacher": self.beta * self.nce(v_t, self.memory_student, self.z_teacher, idx, drawn),
             }
-        for bank, v in ((self.memory_student, v_s.detach()), (self.memory_teacher, v_t.detach())):
-            bank.index_copy_(0, idx, F.normalize(self.nce_m * bank[idx] + (1 - self.nce_m) * v, dim=1))
+        for bank, v in ((self.memory_student, v_s), (self.memory_teacher, v_t)) if self.training else ():
+            bank.index_copy_(0, idx, F.normalize(self.nce_m * bank[idx] + (1 - self.nce_m) * v.detach(), dim=1))
         return named
 
     def nce(self, v: Tensor, bank: Tensor, z: Tensor, idx: Tensor, drawn: Tensor) -> Tensor:
@@ -144,6 +144,6 @@ class CRD(Distiller):
             loss = F.softplus(shift - own).mean() + negatives.mean() + k * math.log1p(EPS / c)
             slope.scatter_(1, idx[:, None], -(shift - own).sigmoid())
             grad = matmul(slope, bank) / (b * self.nce_t)
-        z.copy_(z_now)
+        z.copy_(z_now if self.training else z)
         attached: Tensor = loss + ((v - v.detach()) * grad).sum()  # that value, and that gradient for v
         return attached

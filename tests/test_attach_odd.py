@@ -367,3 +367,28 @@ def test_a_loss_of_nothing_is_told() -> None:
 def test_words_of_the_verbs_of_wrong_kinds(call: Callable[[], object], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         call()
+
+
+def test_a_look_at_the_loss_changes_no_state() -> None:
+    """In evaluation, without gradients: banks, centres and normalisers are those of the training alone."""
+    looked = []
+    for name in kdbench.registry.names():
+        cls = kdbench.registry.get(name)
+        if cls.pretrain_epochs or cls.views or cls.assistant:
+            continue
+        try:
+            d = attach(name)
+        except ValueError:  # not for these networks
+            continue
+        image, label, idx = batch()
+        d.eval()
+        d.progress = 0.5
+        before = {key: value.clone() for key, value in d.state_dict().items() if isinstance(value, Tensor)}
+        with torch.no_grad():
+            d(image, label, idx)
+        after = d.state_dict()
+        changed = [key for key, value in before.items() if not torch.equal(value, after[key])]
+        assert not changed, f"{name}: {changed}"
+        looked.append(name)
+    assert len(looked) > 40
+    assert "crd" in looked

@@ -12,6 +12,7 @@ from kdbench.record import Record, RecordDamaged
 from kdbench.run import grid
 from kdbench.run.grid import Cell
 from kdbench.utils.files import expanded
+from kdbench.utils.globs import in_order
 from kdbench.utils.wording import quoted
 
 _SHOWN = 5
@@ -106,7 +107,7 @@ def _names(one: Record) -> set[str]:
 
 def _only(done: Sequence[Record], asked: Iterable[str]) -> Record:
     left = list(done)
-    for place, word in enumerate(asked):
+    for place, word in enumerate(map(in_order, asked)):
         kept = [one for one in left if word.removeprefix("seed=") in _names(one)]
         # ``semckd`` alone is the row of that name, where there are others with other values.
         if any(one.method == word for one in kept):

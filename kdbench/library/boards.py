@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 def boards(out: Path, note: Callable[[str], object], **words: Any) -> list[SuiteReport]:
     """``kdbench.report.report`` of an output folder, with what stands in kdbench's own tables.
 
+    Among ``suites`` may be TOML files: of the suite of that name, with the published numbers that the file names.
+
     Raises:
         ValueError, OSError: see there.
 
@@ -30,11 +32,18 @@ def boards(out: Path, note: Callable[[str], object], **words: Any) -> list[Suite
     costs, unread = rows()
     if unread:
         note(f"no costs are shown: {unread}")
-    known = [suites.load(name) for name in suites.names()]
+    known = {name: suites.load(name) for name in suites.names()}
+    asked = words.pop("suites", None)
+    if asked is not None:  # a file's own tables stand beside its runs
+        files = {one: suites.load(one) for one in asked if one.strip().endswith(".toml")}
+        known |= {suite.name: suite for suite in files.values()}
+        asked = [files[one].name if one in files else one for one in asked]
     return report(
         out,
-        published={suite.name: suites.alike(suite) for suite in known},
-        standing={suite.name: suites.records_to_beat(suite) for suite in known},
+        suites=asked,
+        published={name: suites.alike(suite) for name, suite in known.items()},
+        standing={name: suites.records_to_beat(suite) for name, suite in known.items()},
+        own=known,
         papers=suites.published_on,
         costs=costs,
         **words,

@@ -107,26 +107,34 @@ def behind_the_leader(board: Board) -> str:
     leader, others = compared[0], compared[1:]
     frame = every_two(board)
     frame = frame[frame["pair"] == (ALL if len(board.pairs) > 1 else escape.csv(":".join(board.pairs[0])))]
-    found: dict[object, float | None] = {}
-    for method, other, p in zip(frame["method"], frame["other"], frame["p_holm"], strict=True):
-        if escape.csv(leader.label) in (method, other):
-            mate = other if method == escape.csv(leader.label) else method
-            found[mate] = None if p is None or np.isnan(p) else float(p)
-    tested = [line for line in others if found.get(escape.csv(line.label)) is not None]
+    found: dict[object, tuple[float, float]] = {}  # p, and how far the leader is above
+    own = escape.csv(leader.label)
+    columns = (frame[name] for name in ("method", "other", "p_holm", "difference"))
+    for method, other, p, apart in zip(*columns, strict=True):
+        if own in (method, other) and p is not None and not np.isnan(p):
+            found[other if method == own else method] = float(p), float(apart if method == own else -apart)
+    level = [line.shown for line in others if line.rank == leader.rank]
+    best = f"{leader.shown}, which has the best average rank" + (f" with {_listed(level)}" if level else "")
+    tested = [line for line in others if escape.csv(line.label) in found]
     if not tested:
-        return (
-            f"Nothing is told apart from {leader.shown}, which has the best average rank: without seeds to repeat it, a"
-            " difference is no finding"
+        repeated = any(len(cell.by_seed) > 1 for line in compared for cell in line.cells.values())
+        why = (
+            "the differences that can be paired are the same in every seed, and have no spread to be tested against"
+            if repeated
+            else "without seeds to repeat it, a difference is no finding"
         )
-    apart = [line for line in tested if sure(found[escape.csv(line.label)])]
-    alike = [line.shown for line in others if line not in apart]
+        return f"Nothing is told apart from {best}: {why}"
+    sound = [(line, found[escape.csv(line.label)]) for line in tested]
+    below = [line.shown for line, (p, apart) in sound if sure(p) and apart > 0]
+    above = [line.shown for line, (p, apart) in sound if sure(p) and apart <= 0]
+    alike = [line.shown for line in others if line.shown not in below + above]
     where = "over all pairs" if len(board.pairs) > 1 else "on the pair"
-    if not alike:
+    how = "paired test over seeds, every two methods, Holm, 5%"
+    higher = f"; in the mean above it, told apart: {_listed(above)}" if above else ""
+    if not alike and not above:
         return f"{leader.shown} is told apart from every other method {where} (paired test, every two methods, Holm)"
-    return (
-        f"Not told apart from {leader.shown}, which has the best average rank, {where}: {_listed(alike)}; told apart:"
-        f" {_listed([line.shown for line in apart]) or 'none'} (paired test over seeds, every two methods, Holm, 5%)"
-    )
+    told = f"told apart: {_listed(below) or 'none'}{higher} ({how})"
+    return f"Not told apart from {best}, {where}: {_listed(alike) or 'none'}; {told}"
 
 
 def _listed(names: list[str]) -> str:

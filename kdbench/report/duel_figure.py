@@ -33,6 +33,8 @@ def duels(board: Board) -> Figure | None:
     shown = shown[: MOST_PANELS + 1] if small else shown[:1]
     place = {escape.csv(line.label): number for number, line in enumerate(lines)}
     maps = {name: _matrix(frame[frame["pair"] == name], place, len(lines)) for name in shown}
+    if not maps:
+        return None  # no two methods share a run
     if not any(certain.any() for _, certain in maps.values()) and not small:
         return None  # a large map without a mark says nothing that the table does not
     rows, columns = grid_shape(len(maps))

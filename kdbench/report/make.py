@@ -13,6 +13,7 @@ from kdbench import record
 from kdbench.record import Record
 from kdbench.report import board as boards
 from kdbench.report import (
+    comparable,
     compare,
     cost,
     facts,
@@ -38,7 +39,7 @@ from kdbench.report.gather import gather
 from kdbench.report.items import Table
 from kdbench.report.records import Records, to_beat
 from kdbench.report.sensitivity_figure import sensitivity
-from kdbench.suites import PublishedOf
+from kdbench.suites import PublishedOf, Suite
 from kdbench.utils.collecting import set_aside
 from kdbench.utils.files import atomic_write
 from kdbench.utils.globs import fits
@@ -107,6 +108,7 @@ class _Asked:
     costs: Sequence[Cost]
     formats: Sequence[str]
     addresses: linked.Addresses | None
+    own: Mapping[str, Suite]
 
 
 def report(
@@ -124,6 +126,7 @@ def report(
     costs: Sequence[Cost] | None = None,
     formats: Sequence[str] = FORMATS,
     addresses: linked.Addresses | None = None,
+    own: Mapping[str, Suite] | None = None,
 ) -> list[SuiteReport]:
     """Write the leaderboards of an output folder.
 
@@ -140,6 +143,7 @@ def report(
         top: show so many of the best methods; ranks and corrections still count all. None shows all.
         published: published numbers of a suite, see ``PublishedTables``.
         standing: by suite, the published numbers to beat, see ``kdbench.suites.records_to_beat``.
+        own: by name, the suites that these numbers belong to: runs that depart from theirs have none beside them.
         papers: published tables of a data set, such as ``kdbench.suites.published_on``: the order of their methods is
             compared with the order here.
         costs: measured costs of methods; without them none are shown.
@@ -178,7 +182,18 @@ def report(
     rows = None if rows is None or "all" in rows else _labels(rows, there)
     keep = None if rows is None else [*rows, baseline, STUDENT]
     asked = _Asked(
-        baseline, keep, columns, select, top, published, standing or {}, papers, costs or (), kinds, addresses
+        baseline,
+        keep,
+        columns,
+        select,
+        top,
+        published,
+        standing or {},
+        papers,
+        costs or (),
+        kinds,
+        addresses,
+        own or {},
     )
     with set_aside():  # a million points, which make no circles
         return _written(out, by_suite, rows, asked, problems)
@@ -211,8 +226,8 @@ def _suite(out: Path, suite: str, records: Sequence[Record], asked: _Asked) -> S
     selection = selecting.select(records, asked.methods, asked.pairs)
     board = boards.build(selection, asked.baseline, asked.rule, asked.top)
     notes = [*selection.notes, *board.notes]
-    papers = _published(suite, asked.published, notes)
-    standing = asked.standing.get(suite, {})
+    numbers = _published(suite, asked.published, notes), asked.standing.get(suite, {})
+    papers, standing = comparable.beside(selection, asked.own.get(suite), *numbers, notes)
     shown = tables.all_tables(board, papers, standing)
     measured = cost.tables(board, asked.costs)
     if not measured:

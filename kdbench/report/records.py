@@ -46,8 +46,9 @@ def to_beat(board: Board, standing: Records) -> Table:
 
 
 def _own(board: Board, pair: Pair, rule: str) -> tuple[Line, Spread] | None:
-    """The best method of the table, whether it is among the top that are shown or not."""
-    found = [(line, spread) for line in board.everything if (spread := line.cells[pair].spread(rule)) is not None]
+    """The best method of the table that leaves the student as it is, shown or not."""
+    lines = [line for line in board.everything if line.kind != "modified"]
+    found = [(line, spread) for line in lines if (spread := line.cells[pair].spread(rule)) is not None]
     return max(found, key=lambda one: one[1].mean, default=None)
 
 
