@@ -148,3 +148,26 @@ def test_who_is_above_the_leader_in_the_mean_is_said_to_be(tmp_path: Path) -> No
     found = sentence(tmp_path)
     assert found.startswith("Not told apart from kd, which has the best average rank")
     assert "in the mean above it, told apart: crd" in found
+
+
+def test_how_often_students_are_evaluated_parts_no_table_of_last_epochs(tmp_path: Path) -> None:
+    for name, every in (("student", 1), ("kd", 1), ("crd", 3)):
+        recipe = {"lr": 0.05, "batch_size": 64, "eval_every": every}
+        save(tmp_path, make(name, PAIRS[1], 0, setting={"recipe": recipe}))
+    (made,) = boards(tmp_path, print, formats=FORMATS)
+    assert {line.label for line in made.board.everything} == {"student", "kd", "crd"}
+    assert "oracle" not in {one.name for one in made.tables}
+    assert "runs were evaluated every 1 and every 3 epochs, which changes no student" in " ".join(made.notes)
+    (made,) = boards(tmp_path, print, formats=FORMATS, select="oracle")
+    assert {line.label for line in made.board.everything} == {"student", "kd"}
+    assert "eval_every 3, not 1" in " ".join(made.notes)
+
+
+def test_how_often_students_are_evaluated_changes_none(tmp_path: Path) -> None:
+    words: dict[str, Any] = {"suite": "digits", "pairs": "resnet14:resnet8", "seeds": 1, "limit_train": 96, "epochs": 3}
+    often, seldom = (
+        api.run("kd,crd", out=tmp_path / str(every), set={"teacher.epochs": 1, "recipe.eval_every": every}, **words)
+        for every in (1, 3)
+    )
+    assert [one.weights_sha256 for one in often] == [one.weights_sha256 for one in seldom]
+    assert [one.top1_last for one in often] == [one.top1_last for one in seldom]

@@ -223,7 +223,7 @@ def _written(
 
 
 def _suite(out: Path, suite: str, records: Sequence[Record], asked: _Asked) -> SuiteReport:
-    selection = selecting.select(records, asked.methods, asked.pairs)
+    selection = selecting.select(records, asked.methods, asked.pairs, asked.rule)
     board = boards.build(selection, asked.baseline, asked.rule, asked.top)
     notes = [*selection.notes, *board.notes]
     numbers = _published(suite, asked.published, notes), asked.standing.get(suite, {})

@@ -51,6 +51,11 @@ class Selection:
         """All finished records; one that stands in two columns is there twice."""
         return [record for key in sorted(self.runs) for record in self.runs[key]]
 
+    @property
+    def looks(self) -> list[int]:
+        """Every how many epochs students were evaluated; several where runs are compared by their last epoch."""
+        return sorted({found for one in self.finished if (found := one.settings.recipe.get("eval_every")) is not None})
+
     def known(self) -> set[tuple[Pair, int]]:
         """(pair, seed) of every cell that any method has a record of: what a complete method would have."""
         finished = {(pair, one.seed) for (_, pair), cell in self.runs.items() for one in cell}
@@ -58,7 +63,10 @@ class Selection:
 
 
 def select(
-    records: Sequence[Record], methods: Sequence[str] | None = None, pairs: Sequence[str] | None = None
+    records: Sequence[Record],
+    methods: Sequence[str] | None = None,
+    pairs: Sequence[str] | None = None,
+    rule: str = "last",
 ) -> Selection:
     """Choose what can be compared among the records of one suite.
 
@@ -66,6 +74,8 @@ def select(
         records: all records of the suite, at least one.
         methods: rows to keep; None keeps all.
         pairs: columns to keep, ``teacher:student`` or globs of it; None keeps all.
+        rule: the epoch that counts. How often students are evaluated changes none of them: by their last epoch runs
+            are compared however often, by a best one only where it was found among as many.
 
     Raises:
         ValueError: none of these methods or pairs is there.
@@ -76,7 +86,7 @@ def select(
     if not asked:
         there = sorted({plain(one.pair, 80) for one in records})
         raise ValueError(f"suite {suite} has no runs on {', '.join(pairs or ())}; it has runs on {', '.join(there)}")
-    everything = _one_protocol(records, asked, notes)
+    everything = _one_protocol(records, asked, notes, rule)
     kept = [one for one in everything if methods is None or one.method in methods]
     if not kept:
         there = sorted({plain(one.method, 80) for one in everything})
@@ -101,7 +111,7 @@ def select(
     versions = sorted({version(one) for cell in runs.values() for one in cell})
     if len(versions) > 1:
         notes.append(f"the runs were made with different versions of the code: {_some(versions)}")
-    return Selection(
+    made = Selection(
         first.suite,
         first.dataset,
         first.convention,
@@ -113,6 +123,12 @@ def select(
         notes,
         alone,
     )
+    if len(made.looks) > 1:
+        every = " and every ".join(map(str, made.looks))
+        notes.append(
+            f"runs were evaluated every {every} epochs, which changes no student: their best epochs are not compared"
+        )
+    return made
 
 
 def protocol(record: Record) -> dict[str, Any]:
@@ -159,9 +175,11 @@ def _wanted(pair: Pair, patterns: Sequence[str]) -> bool:
     return any(pattern == "all" or fnmatchcase(":".join(pair), pattern) for pattern in patterns)
 
 
-def _one_protocol(records: Sequence[Record], asked: Sequence[Record], notes: list[str]) -> list[Record]:
+def _one_protocol(records: Sequence[Record], asked: Sequence[Record], notes: list[str], rule: str) -> list[Record]:
     """Records of the most complete protocol among those asked for; the others are named."""
-    keys = {id(one): settings_hash(protocol(one)) for one in records}
+    free = {"recipe.eval_every"} if rule == "last" else set()
+    shared = {id(one): {name: it for name, it in protocol(one).items() if name not in free} for one in records}
+    keys = {place: settings_hash(found) for place, found in shared.items()}
     groups = _split(asked, lambda one: keys[id(one)])
     finished = {id(group): sum(one.status == "done" for one in group) for group in groups}
     groups.sort(
@@ -175,8 +193,9 @@ def _one_protocol(records: Sequence[Record], asked: Sequence[Record], notes: lis
     )
     chosen = groups[0]
     for other in groups[1:]:
+        why = _difference(shared[id(other[0])], shared[id(chosen[0])])
         notes.append(
-            f"left out {_count(other)} of another protocol ({_difference(protocol(other[0]), protocol(chosen[0]))}):"
+            f"left out {_count(other)} of another protocol ({why}):"
             f" {_names(other)}; rows of one table share all settings but the method's own, and the data"
         )
     return [one for one in records if keys[id(one)] == keys[id(chosen[0])]]

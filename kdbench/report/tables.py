@@ -45,7 +45,7 @@ def all_tables(
         significance(board),
         mismatch.table(board),
         averaged.table(board),
-        oracle(board) if board.rule != "oracle" else Table("oracle", "", [], []),
+        oracle(board) if board.rule != "oracle" and len(board.selection.looks) < 2 else Table("oracle", "", [], []),
         reproduction(board, published, standing),
         quality(board),
         parameters(board),
