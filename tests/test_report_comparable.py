@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ from synthetic import PAIRS, make, save
 import kdbench as api
 from kdbench import suites
 from kdbench.library.boards import boards
+from kdbench.report.comparable import departures
 from kdbench.report.compare import behind_the_leader
+from kdbench.run.session import Request, resolve
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 FORMATS = ("md",)
@@ -171,3 +174,12 @@ def test_how_often_students_are_evaluated_changes_none(tmp_path: Path) -> None:
     )
     assert [one.weights_sha256 for one in often] == [one.weights_sha256 for one in seldom]
     assert [one.top1_last for one in often] == [one.top1_last for one in seldom]
+
+
+@pytest.mark.parametrize("name", suites.names())
+def test_cells_of_a_suite_depart_from_it_in_nothing(name: str) -> None:
+    suite = suites.load(name)
+    cells = resolve(Request("student,kd", suite=name, device="cpu", seeds="1")).cells
+    runs_ = [SimpleNamespace(settings=cell.settings, student=cell.student) for cell in cells]
+    selection: Any = SimpleNamespace(dataset=suite.dataset, epochs=suite.recipe.epochs, finished=runs_)
+    assert departures(selection, suite) == []
