@@ -14,6 +14,8 @@ LEAVES = {
     "thread": "threading.Thread(target=time.sleep, args=(60,), name='left').start()",
     "process": "multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,)).start()",
     "daemon": "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()",
+    "idle pool": "ThreadPoolExecutor(1).submit(time.sleep, 0).result()",
+    "busy pool": "ThreadPoolExecutor(1, thread_name_prefix='left').submit(time.sleep, 60)",
     "short": "threading.Thread(target=time.sleep, args=(0.3,)).start()",
 }
 
@@ -22,6 +24,7 @@ LEAVES = {
 def test_nobody_waits_for_what_is_left(kind: str, tmp_path: Path) -> None:
     code = (
         "import atexit, multiprocessing, threading, time\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
         "from kdbench.cli import main\n"
         "from kdbench.terminal import leaving\n"
         "leaving.GRACE = 1.0\n"
@@ -33,6 +36,9 @@ def test_nobody_waits_for_what_is_left(kind: str, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=50)
     assert time.monotonic() - began < 40
     assert done.returncode == 2
-    assert ("without a thread that a plug-in has left running ('left')" in done.stderr) == (kind == "thread")
+    assert ("without a thread that a plug-in has left running ('left" in done.stderr) == (
+        kind in ("thread", "busy pool")
+    )
+    assert ("left running" in done.stderr) == (kind in ("thread", "busy pool"))
     assert "Traceback" not in done.stderr
     assert (tmp_path / "ended").exists()

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+from concurrent.futures import thread as pools
 
 #: Seconds that threads which are not daemons have to end by themselves.
 GRACE = 5.0
@@ -37,4 +38,14 @@ def unhindered(code: int) -> int:
 
 def _left() -> list[threading.Thread]:
     ours = (threading.main_thread(), threading.current_thread())
-    return [one for one in threading.enumerate() if one not in ours and not one.daemon]
+    return [one for one in threading.enumerate() if one not in ours and not one.daemon and not _waits(one)]
+
+
+def _waits(thread: threading.Thread) -> bool:
+    """Whether it is a worker of a thread pool that waits for work: Python's end sends it home at once.
+
+    ``torch.compile`` leaves such a pool behind.
+    """
+    frame = sys._current_frames().get(thread.ident or 0)
+    work = getattr(pools, "_worker", None)  # not of Python's promises; without it the pool is named
+    return frame is not None and work is not None and frame.f_code is work.__code__
