@@ -56,3 +56,10 @@ def test_heads_of_the_zoo_read_the_mean(net: str) -> None:
     one = models.create(net, 10)
     facts: dict[str, Any] = {"num_classes": 10, "train_labels": torch.arange(40) % 10, "batch_size": 4}
     assert models.make_pair(one, one, image_shape=(3, 32, 32), **facts).averaged == (True, True)
+
+
+def test_rounding_of_half_precision_is_no_other_head() -> None:
+    torch.manual_seed(0)
+    one = models.create("MobileNetV2", 100).half()
+    facts: dict[str, Any] = {"num_classes": 100, "train_labels": torch.arange(200) % 100, "batch_size": 4}
+    assert models.make_pair(one, one, image_shape=(3, 32, 32), **facts).averaged == (True, True)

@@ -613,7 +613,16 @@ def test_a_weight_that_may_be_negative_says_so() -> None:
 
         def __init__(self, pair: Pair, *, gamma: float = 1.0, alpha: float = 1.0) -> None: ...
 
+    class Below(Distiller):
+        def __init__(self, pair: Pair, *, alpha: float = -0.5) -> None: ...
+
+    check(Below, "alpha", -1.0, "below[alpha]")  # its default says that it is no weight
     check(Mine, "gamma", -1.0, "mine[gamma]")
+    for row in ("abkd+dkd[dkd.alpha=-1]", "abkd+dkd[dkd.beta=-1]"):
+        with pytest.raises(ValueError, match=r"is 0 or more|weighs a loss"):
+            registry.parse(row)
+    assert registry.parse("abkd+dkd[abkd.beta=-0.2]")
+    assert registry.parse("ctkd[t_end=0]")
     with pytest.raises(ValueError, match="is 0 or more"):
         check(Mine, "alpha", -1.0, "mine[alpha]")
     assert registry.parse("abkd[alpha=1.2,beta=-0.2]")

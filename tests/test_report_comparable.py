@@ -13,7 +13,7 @@ from synthetic import PAIRS, make, save
 import kdbench as api
 from kdbench import suites
 from kdbench.library.boards import boards
-from kdbench.report.comparable import departures
+from kdbench.report.comparable import departures, otherwise
 from kdbench.report.compare import behind_the_leader
 from kdbench.run.session import Request, resolve
 
@@ -46,7 +46,7 @@ def test_runs_that_depart_from_the_suite_have_no_published_number_beside_them(
 ) -> None:
     found, notes = tables(runs(tmp_path, **changes))
     assert not found & {"records", "reproduction"}
-    assert "No published number of suite semckd stands beside these runs" in notes
+    assert "No published number of suite semckd stands beside" in notes
     assert why in notes
 
 
@@ -180,6 +180,16 @@ def test_how_often_students_are_evaluated_changes_none(tmp_path: Path) -> None:
 def test_cells_of_a_suite_depart_from_it_in_nothing(name: str) -> None:
     suite = suites.load(name)
     cells = resolve(Request("student,kd", suite=name, device="cpu", seeds="1")).cells
-    runs_ = [SimpleNamespace(settings=cell.settings, student=cell.student) for cell in cells]
-    selection: Any = SimpleNamespace(dataset=suite.dataset, epochs=suite.recipe.epochs, finished=runs_)
+    runs_ = {("kd", (cell.teacher, cell.student)): [cell] for cell in cells}
+    selection: Any = SimpleNamespace(dataset=suite.dataset, epochs=suite.recipe.epochs, runs=runs_)
     assert departures(selection, suite) == []
+    assert otherwise(selection, suite) == {}
+
+
+def test_a_pair_that_departs_takes_no_other_with_it(tmp_path: Path) -> None:
+    save(tmp_path, *(make(name, PAIRS[1], 0) for name in ("student", "kd", "crd")))
+    save(tmp_path, make("kd", PAIRS[0], 0, setting={"recipe": {"lr": 0.1, "batch_size": 64}}))
+    (made,) = boards(tmp_path, print, formats=FORMATS)
+    (row,) = (row for one in made.tables if one.name == "records" for row in one.rows)
+    assert row.items[0].text.split()[-1] == PAIRS[1][1]
+    assert f"the runs on {':'.join(PAIRS[0])}" in " ".join(made.notes)

@@ -107,7 +107,8 @@ def _names(one: Record) -> set[str]:
 
 def _only(done: Sequence[Record], asked: Iterable[str]) -> Record:
     left = list(done)
-    for place, word in enumerate(map(in_order, asked)):
+    for place, said in enumerate(asked):
+        word = said if any(said in _names(one) for one in left) else in_order(said)
         kept = [one for one in left if word.removeprefix("seed=") in _names(one)]
         # ``semckd`` alone is the row of that name, where there are others with other values.
         if any(one.method == word for one in kept):

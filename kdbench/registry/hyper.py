@@ -19,7 +19,7 @@ _LARGEST = 2**31
 #: Weights of parts of a loss, exponents, what is added to be safe: below 0 they would turn the sign of a loss.
 _FROM_ZERO = (
     *("alpha", "beta", "gamma", "lam", "beta_a", "beta_d", "aux_ce", "lambda_corr", "lambda_mutual", "multiplier"),
-    *("warmup", "decay", "eps", "sharpen", "p", "ratio", "loops"),
+    *("warmup", "decay", "eps", "sharpen", "p", "ratio", "loops", "t_end"),
 )
 #: Shares of a whole.
 _SHARES = ("nce_m", "ratio_ss", "ratio_tf")
@@ -118,9 +118,8 @@ def check(cls: type[Distiller], key: str, value: object, where: str) -> None:
     if not math.isfinite(value) or (isinstance(default, int) and abs(value) >= _LARGEST):
         raise ValueError(f"{where} is a finite number, {default!r} by default, not {value:g}")
     short = key.rpartition(".")[2]
-    if any(short in part.signed for part in cls.components()):
-        return
-    if short in _FROM_ZERO and value < 0:
+    unsigned = value < 0 <= default and not _signed(cls, key)
+    if short in _FROM_ZERO and unsigned:
         raise ValueError(f"{where} is 0 or more, {default!r} by default, not {value:g}")
     if short in _SHARES and not 0 <= value <= 1:
         raise ValueError(f"{where} is a share from 0 to 1, {default!r} by default, not {value:g}")
@@ -128,12 +127,20 @@ def check(cls: type[Distiller], key: str, value: object, where: str) -> None:
         raise ValueError(f"{where} is 1 or more, {default!r} by default, not {value:g}")
     if _is_temperature(short) and (value < 0 or (value == 0 and default > 0)):
         raise ValueError(f"{where} is a temperature and above 0, {default!r} by default, not {value:g}")
-    if value < 0 and _is_weight(short, (part.main_weight for part in cls.components())):
+    if unsigned and _is_weight(short, (part.main_weight for part in cls.components())):
         raise ValueError(f"{where} weighs a loss and is 0 or more, {default!r} by default, not {value:g}")
 
 
+def _signed(cls: type[Distiller], key: str) -> bool:
+    """Whether the part that a hyper-parameter belongs to says that it may be negative."""
+    name, _, short = key.rpartition(".")
+    owners = [part for part in cls.components() if short in part.hyperparameters()]
+    named = [part for part in owners if name == part.__module__.rpartition(".")[2] or name == part.__name__.lower()]
+    return all(short in part.signed for part in named or owners)
+
+
 def _is_temperature(key: str) -> bool:
-    words = ("tau", "t", "T", "temperature", "nce_t", "t_start", "t_end", "soft")
+    words = ("tau", "t", "T", "temperature", "nce_t", "t_start", "soft")
     return key in words or key.startswith("tau_") or key.endswith("_tau")
 
 

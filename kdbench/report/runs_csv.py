@@ -22,7 +22,7 @@ COLUMNS = (
     "suite",
     "dataset",
     "convention",
-    "protocol",  # the same in all runs that may be compared on one pair
+    "protocol",  # the same in all runs that may be compared on one pair; by their last epoch, also where recipe.eval_every differs
     "teacher",
     "student",
     "method",

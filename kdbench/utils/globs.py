@@ -14,7 +14,7 @@ def fits(word: str, name: str) -> bool:
     >>> [fits(word, "semckd[beta=4]") for word in ("semckd[beta=4]", "semckd*", "*[beta=?]", "semckd")]
     [True, True, True, False]
     """
-    return in_order(word) == name or (
+    return name in (word, in_order(word)) or (
         any(sign in word for sign in "*?") and fnmatchcase(name, word.replace("[", "[[]"))
     )
 
