@@ -22,7 +22,7 @@ COLUMNS = (
     "suite",
     "dataset",
     "convention",
-    "protocol",  # the same in all runs that may be compared on one pair; by their last epoch, also where recipe.eval_every differs
+    "protocol",  # the same in all runs that may be compared on one pair; last epochs may where eval_every alone differs
     "teacher",
     "student",
     "method",
