@@ -31,6 +31,9 @@ class AFD(Distiller):
     alpha is a softmax over the S student stages of a bilinear form between a key of the student's
     and a query of the teacher's channel means, plus learned positions; n is the map of mean squares
     over channels at the teacher's size, of unit length.
+
+    Raises:
+        ValueError: one of the nets shows no stage beside its stem.
     """
 
     reference = "Ji, Heo, Park. Show, Attend and Distill. AAAI 2021. https://arxiv.org/abs/2102.02973"

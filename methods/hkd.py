@@ -19,6 +19,9 @@ class HKD(Distiller):
     flow is the Jeffreys divergence between student and assistant, under a cosine and a Student-t
     kernel: flow_D on the pooled vectors, flow_l on the flattened maps of stage l. The assistant has
     twice the student's width and was distilled from the teacher by PKT.
+
+    Raises:
+        ValueError: one of the nets shows no stage beside its stem.
     """
 
     reference = (

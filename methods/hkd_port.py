@@ -47,6 +47,9 @@ class HKDPort(Distiller):
     flow is the Jeffreys divergence between student and assistant, under a cosine and a Student-t
     kernel on the flattened maps. The assistant has twice the student's width and was distilled
     from the teacher by PKT.
+
+    Raises:
+        ValueError: one of the nets shows no stage beside its stem.
     """
 
     reference = (

@@ -61,6 +61,9 @@ class NST(Distiller):
     """loss = CE + KD + beta * sum over stages of MMD^2(F_S, F_T), kernel k(x, y) = <x, y>^2.
 
     A channel is one sample: its map as a unit vector.
+
+    Raises:
+        ValueError: one of the nets shows no stage beside its stem.
     """
 
     reference = (

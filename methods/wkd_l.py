@@ -67,8 +67,8 @@ class WKDL(Distiller):
         cost: "fc", 1 - cosine between rows of the teacher's classifier; or "matrix", the buffer
             ``class_distance`` (K, K), in which all classes are equally far apart until another is loaded.
         sharpen: distances D become 1 - exp(-sharpen * D); 0 leaves them.
-        smoothing: weight of the plan's entropy. Where costs are above some 15 times this, hardly anything is moved and
-            W is next to 0, as in the release: with sharpen=0 it must be larger than the default.
+        smoothing: weight of the plan's entropy. Where costs are above some 18 times this, exp(-cost / smoothing) is
+            below the release's 1e-8 and W next to 0: with sharpen=0 it must be larger than the default.
         iterations: of Sinkhorn's algorithm.
         decay: share of the training after which gamma falls; 1 keeps it.
         ce_weight: weight of the cross-entropy.

@@ -63,3 +63,21 @@ def test_rounding_of_half_precision_is_no_other_head() -> None:
     one = models.create("MobileNetV2", 100).half()
     facts: dict[str, Any] = {"num_classes": 100, "train_labels": torch.arange(200) % 100, "batch_size": 4}
     assert models.make_pair(one, one, image_shape=(3, 32, 32), **facts).averaged == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ("at[p=0]", "at: p=0 makes every attention the same"),
+        ("afd_se[eps=0]", "afd_se: eps=0 divides an empty channel by 0"),
+        ("wkd_f[eps=0]", "wkd_f: eps=0 has no gradient at a constant channel"),
+        ("irg[transform=1-1]", "compares a tap with itself"),
+        ("skd[ridge=1e-9]", "skd: ridge=1e-09 is too small for a sound inverse"),
+        ("itrd[alpha=30]", "itrd: alpha=30 takes powers that are 0 in float32"),
+    ],
+)
+def test_values_that_a_method_cannot_use_are_refused_when_it_is_built(row: str, why: str) -> None:
+    (spec,) = registry.parse(row)
+    shown = outputs((4, 8, 8), (4, 4, 4), (4, 4, 4))
+    with pytest.raises(ValueError, match=why):
+        registry.get(spec.name).build(pair(shown, shown), **dict(spec.hyper))

@@ -171,16 +171,15 @@ def shorter(chosen: Sequence[Tuned], epochs: int) -> str:
 def elsewhere(board: Board, chosen: Sequence[Tuned]) -> str:
     """That weights were tuned under another recipe, in another precision or on fewer images than the rows; or empty."""
     by_place = {(one.method, one.pair): one for one in chosen}
-    found: dict[str, list[str]] = {}
+    found = []
     for line in board.everything:
         name, mark, rest = line.label.partition(MARK)
         for run in (run for cell in line.cells.values() for run in cell.runs) if mark else ():
             its = run.settings
             if one := by_place.get((name + rest, its.pair)):
-                for word in one.unlike(its.recipe, its.precision, its.limit_train, its.epochs):
-                    names = found.setdefault(str(word), [])
-                    names += [] if name + rest in names else [name + rest]
-    return plain(under(found), 600) + "." if found else ""
+                unlike = one.unlike(its.recipe, its.precision, its.limit_train, its.epochs)
+                found += [(word, name + rest) for word in unlike]
+    return plain(said, 600) + "." if (said := under(found)) else ""
 
 
 def summary(chosen: Sequence[Tuned], epochs: int) -> str:

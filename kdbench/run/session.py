@@ -229,7 +229,7 @@ def make_cell(
                 " brackets out, or take --weights published"
             )
         usual |= chosen
-    standing = {name: known.default for name, known in method.hyperparameters().items()} | usual
+    standing = in_force(spec.name, usual)
     said = {name: value for name, value in spec.hyper if value != standing[name]}
     recipe = suite.recipe.facts_for(student, epochs)
     recipe |= {name: list(recipe[name]) for name in ("mean", "std")} | scaled(suite)
@@ -287,6 +287,15 @@ def published_hyper(convention: Convention, method: str, teacher: str, student: 
     return usual | convention.hyper(method, f"{teacher}:{student}", known)
 
 
+def in_force(method: str, usual: Mapping[str, Any]) -> dict[str, Any]:
+    """Every hyper-parameter of a method as it stands: ``usual``, and the defaults of those that came later.
+
+    >>> in_force("fitnet", {"beta": 10.0})["teacher_tap"]
+    -1
+    """
+    return {name: known.default for name, known in registry.get(method).hyperparameters().items()} | dict(usual)
+
+
 def variant_of(spec: registry.Spec, usual: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """A method with what is set otherwise than usual and not tuned: its label, and these values.
 
@@ -294,7 +303,7 @@ def variant_of(spec: registry.Spec, usual: Mapping[str, Any]) -> tuple[str, dict
     >>> variant_of(spec, published_hyper(suites.convention("crd"), spec.name, "resnet56", "resnet20"))
     ('itrd+sdd[standardise=True]', {'standardise': True})
     """
-    standing = {name: known.default for name, known in registry.get(spec.name).hyperparameters().items()} | dict(usual)
+    standing = in_force(spec.name, usual)
     said = {name: value for name, value in spec.hyper if value != standing[name]}
     sought = {name for one in registry.get(spec.name).search_space(dict(usual) | said) for name in one}
     fixed = {name: value for name, value in said.items() if name not in sought}

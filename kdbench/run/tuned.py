@@ -7,6 +7,7 @@ A file has every trial with its accuracies, the budget, and what they were measu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from shlex import quote
@@ -166,18 +167,14 @@ def under_others(out: Path, cells: Sequence[Cell]) -> list[str]:
     >>> under_others(Path("results"), [])
     []
     """
-    found: dict[str, list[str]] = {}
+    found = []
     for cell in cells:
         if cell.settings.weights == "tuned":
-            try:
-                one = _of(out, cell)
-            except (OSError, ValueError):  # whoever needs it says so
-                continue
             its = cell.settings
-            for word in one.unlike(its.recipe, its.precision, its.limit_train, its.epochs):
-                names = found.setdefault(str(word), [])
-                names += [] if cell.method in names else [cell.method]
-    return [under(found)] if found else []
+            with suppress(OSError, ValueError):  # whoever needs it says so
+                unlike = _of(out, cell).unlike(its.recipe, its.precision, its.limit_train, its.epochs)
+                found += [(word, cell.method) for word in unlike]
+    return [said] if (said := under(found)) else []
 
 
 def strange(out: Path, cell: Cell, data: Mapping[str, Any], teacher_sha256: str) -> str:

@@ -101,7 +101,7 @@ def resolve(
             name, method = spec.name, registry.get(spec.name)
             usual = session.published_hyper(convention, name, teacher, student)
             variant, fixed = session.variant_of(spec, usual)
-            standing = {key: known.default for key, known in method.hyperparameters().items()} | usual
+            standing = session.in_force(name, usual)
             if len(fixed) < sum(value != standing[key] for key, value in spec.hyper):
                 sought = dict.fromkeys(key for one in method.search_space(usual | fixed) for key in one)
                 raise ValueError(

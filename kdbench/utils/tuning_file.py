@@ -87,13 +87,18 @@ class Unlike(NamedTuple):
         return f"{self.there}, not {self.here}"
 
 
-def under(found: Mapping[str, Iterable[str]]) -> str:
-    """A sentence of weights that were found otherwise than they are used.
+def under(found: Iterable[tuple[Unlike, str]]) -> str:
+    """A sentence of methods whose weights were found otherwise than they are used; empty where there is none.
 
-    >>> under({"lr 0.5, not lr 0.02": ["kd", "crd"]})
+    >>> under([(Unlike("lr 0.5", "lr 0.02"), "kd"), (Unlike("lr 0.5", "lr 0.02"), "crd")])
     'Weights were tuned under other conditions, and what is best there need not be best here: lr 0.5, not ...'
     """
-    listed = "; ".join(f"{what} ({', '.join(methods)})" for what, methods in found.items())
+    by_word: dict[str, dict[str, None]] = {}
+    for word, method in found:
+        by_word.setdefault(str(word), {})[method] = None
+    if not by_word:
+        return ""
+    listed = "; ".join(f"{what} ({', '.join(methods)})" for what, methods in by_word.items())
     return f"Weights were tuned under other conditions, and what is best there need not be best here: {listed}"
 
 
