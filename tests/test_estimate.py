@@ -385,6 +385,17 @@ def test_what_two_processes_timed_on_a_part_is_kept_together(cache: Path) -> Non
     assert (speeds.load(machine).seconds, speeds.load(machine).in_part) == ({"a": 2.0, "b": 3.0, "c": 1.0}, {"b"})
 
 
+def test_runs_that_end_together_are_all_kept(cache: Path) -> None:
+    machine = speeds.Machine.of("cpu", "fp32")
+    one, other = speeds.load(machine), speeds.load(machine)
+    one.ran("digits", 100.0, 110.0)
+    other.ran("digits", 100.0, 130.0)
+    one.keep()
+    other.keep()
+    other.keep()  # what was written is not written again
+    assert [run.seconds for run in speeds.load(machine).runs] == [110.0, 130.0] == [run.seconds for run in other.runs]
+
+
 def test_all_networks_are_timed_on_a_part_before_one_is_on_a_whole_batch(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

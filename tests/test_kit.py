@@ -106,6 +106,14 @@ def test_mutant_is_caught(name: str, plugin: Plugin) -> None:
     assert words in found[check], found[check]
 
 
+def test_a_weight_of_another_name_is_told_once(plugin: Plugin) -> None:
+    cls = plugin(FOLDER / "weight_of_another_name.py")
+    asked = {"tuning_has_its_candidates", "hyperparameters_do_something", "alone_as_in_company"}
+    checks = [one for one in CHECKS if one.__name__.removeprefix("check_") in asked]
+    assert len(checks) == 3
+    assert set(failures(check_distiller(cls, checks=checks))) == {"tuning_has_its_candidates"}
+
+
 def test_a_loss_that_is_compiled_again_is_told_of(plugin: Plugin) -> None:
     cls = plugin(FOLDER / "counts_in_python.py")
     found = failures(check_distiller(cls, checks=[c for c in CHECKS if c.__name__ == "check_loss_compiles_whole"]))

@@ -250,6 +250,21 @@ def test_what_there_was_before_an_early_end_is_counted(tmp_path: Path) -> None:
     assert told(tmp_path) == f"run failed 2 1 1 {out}"
 
 
+def test_choices_that_were_there_before_an_early_end_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(28, "full")
+
+    out = tmp_path / "out"
+    words = [*WORDS, "--epochs", "1", "--trials", "2", "--out", out]
+    fine("tune", *words, "--methods", "label_smoothing")
+    monkeypatch.setattr(runner, "works", broken)
+    ask = ASK.format(tmp_path / "told")
+    assert kdbench("tune", *words, "--methods", "label_smoothing,kd", "--notify", ask).exit_code != 0
+    assert told(tmp_path) == f"tune failed 2 1 0 {out}"
+
+
 def test_a_command_has_a_time_limit_and_its_children_end_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

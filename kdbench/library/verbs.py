@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kdbench import record
@@ -207,7 +208,7 @@ def tune(
     from kdbench.run.notify import notifying
     from kdbench.run.outcome import Stop
     from kdbench.tuning import plan as planning
-    from kdbench.tuning.tune import kept
+    from kdbench.tuning.tune import kept, standing
     from kdbench.tuning.tune import tune as answer
 
     asked = request(
@@ -250,6 +251,7 @@ def tune(
     if not plan.questions:
         return []
     with _as_before(), notifying("tune", notify, asked.out, told.note) as ending:
+        ending.states = partial(standing, plan)
         try:
             answers = answer(plan, told)
         except Stop as stop:

@@ -13,12 +13,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kdbench.run import hearts, speeds
 from kdbench.utils import memory
 from kdbench.utils.files import atomic_write, content
+from kdbench.utils.turns import turn
 
 _SUFFIX = ".promise"
 #: Seconds that are waited for another process which looks at the memory at this moment.
@@ -89,17 +89,8 @@ class Planning:
     @contextmanager
     def looking(self) -> Iterator[memory.Promised]:
         """What others have planned; nobody else looks while the block lasts, in which ``take`` is called."""
-        lock = FileLock(folder() / "lock")
-        try:
-            folder().mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=PATIENCE)
-        except (OSError, NotImplementedError, Timeout):  # a folder that is only read, or knows no locks
-            pass
-        try:
+        with turn(folder() / "lock", patience=PATIENCE):
             yield others(self.path)
-        finally:
-            with suppress(OSError):
-                lock.release()
 
     def take(self, need: int) -> None:
         """So many bytes will be taken beyond what this process has."""

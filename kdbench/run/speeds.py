@@ -14,11 +14,12 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from kdbench.utils import environment
 from kdbench.utils.files import atomic_write, expanded, is_file
 from kdbench.utils.sealing import canonical
+from kdbench.utils.turns import turn
 
 #: Names the folder of what kdbench measures of a machine.
 CACHE = "KDBENCH_CACHE"
@@ -28,6 +29,8 @@ RUNS, SHORTEST = 20, 15.0
 FARTHEST = 8.0
 #: Bytes of a file of speeds, at most.
 LARGEST = 2**22
+#: Seconds that are waited for another process which writes them at this moment.
+PATIENCE = 5.0
 
 Seconds = Annotated[float, Field(ge=0, lt=1e6, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, lt=1e10, allow_inf_nan=False)]
@@ -92,6 +95,7 @@ class Speeds(BaseModel):
     in_part: set[str] = set()  # of these the names that were timed on a part of a batch, for want of time
     sizes: dict[str, Size] = {}
     runs: list[Taken] = []
+    _own: list[Taken] = PrivateAttr(default_factory=list)  # runs that are not in the file yet
 
     @property
     def counts(self) -> tuple[int, int, int]:
@@ -107,7 +111,8 @@ class Speeds(BaseModel):
     def ran(self, suite: str, parts: float, seconds: float) -> None:
         """Count in what a run took; one that is too short, or took what nothing explains, is left out."""
         if parts > 0 and seconds >= SHORTEST and 1 / FARTHEST <= seconds / parts <= FARTHEST:
-            self.runs = [*self.runs, Taken(suite=suite, parts=parts, seconds=seconds)][-RUNS:]
+            one = Taken(suite=suite, parts=parts, seconds=seconds)
+            self.runs, self._own = [*self.runs, one][-RUNS:], [*self._own, one]
 
     def factor(self, suite: str) -> tuple[float, int]:
         """By how much runs took longer than their parts, and how many runs say so: those of the suite, else all.
@@ -120,11 +125,13 @@ class Speeds(BaseModel):
 
     def keep(self) -> None:
         """Write them, with what another process has measured meanwhile; no error where the folder cannot be written."""
-        now = load(self.machine)
-        self.in_part |= now.in_part - self.seconds.keys()
-        self.seconds, self.sizes = now.seconds | self.seconds, now.sizes | self.sizes
-        with suppress(OSError), atomic_write(self.path, "w") as file:
-            json.dump(self.model_dump(mode="json"), file, indent=1, allow_nan=False)
+        with turn(self.path.with_suffix(".lock"), patience=PATIENCE):
+            now = load(self.machine)
+            self.in_part |= now.in_part - self.seconds.keys()
+            self.seconds, self.sizes = now.seconds | self.seconds, now.sizes | self.sizes
+            self.runs, self._own = [*now.runs, *self._own][-RUNS:], []
+            with suppress(OSError), atomic_write(self.path, "w") as file:
+                json.dump(self.model_dump(mode="json"), file, indent=1, allow_nan=False)
 
 
 def folder() -> Path:

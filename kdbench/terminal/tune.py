@@ -23,7 +23,7 @@ from kdbench.terminal import ahead, screens
 from kdbench.terminal.console import Progress, escape
 from kdbench.terminal.guard import Ended
 from kdbench.tuning import plan as planning
-from kdbench.tuning.tune import Answers
+from kdbench.tuning.tune import Answers, standing
 from kdbench.tuning.tune import tune as answer
 from kdbench.utils.wording import count
 
@@ -92,6 +92,7 @@ def tune(
     found.begin()
     say = partial(screen.print, markup=False)
     with notifying("tune", request.notify, request.out, say) as ending:
+        ending.states = partial(standing, plan)
         with Progress(screen) as watch:
             try:
                 answers = answer(plan, watch)

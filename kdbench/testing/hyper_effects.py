@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from kdbench.distiller import Distiller
-from kdbench.testing.toys import TOYS, Problem, Toy, differing, require, served
+from kdbench.testing.toys import TOYS, Problem, Toy, candidates, differing, require, served
 from kdbench.testing.trainee import Trainee
 
 _COMMON = {"ce_weight": (0.25, 0.75), "kd_weight": (0.25, 0.75)}
@@ -34,21 +34,21 @@ def check_hyperparameters_do_something(cls: type[Distiller], toys: Sequence[Toy]
     require(not unread, f"__init__ takes {', '.join(unread)} and never reads it; use it, or leave it out")
     known = cls.hyperparameters()
     idle = {name for name in _COMMON if name in known}
-    candidates = [values for values in cls.search_space({}) if values]
-    scaled = bool(candidates)
+    tried = [values for values in candidates(cls) if values]
+    scaled = bool(tried)
     for toy in served(cls, toys):
         problem = Problem(toy)
         for name in sorted(idle):
             found = [_looked(problem, cls, {name: value}) for value in _COMMON[name]]
             idle -= {name} if None not in found and differing(*found) else set()  # type: ignore[arg-type]
-        shown = [one for one in (_looked(problem, cls, values) for values in candidates) if one is not None]
+        shown = [one for one in (_looked(problem, cls, values) for values in tried) if one is not None]
         scaled = scaled and not any(differing(shown[0], one) for one in shown[1:])
     require(
         not idle,
         f"the loss does not change with {', '.join(sorted(idle))}; call super().__init__(pair, **common), and leave"
         " cross-entropy and KD to the base class's loss",
     )
-    names = ", ".join(candidates[0]) if candidates else ""
+    names = ", ".join(tried[0]) if tried else ""
     require(
         not scaled,
         f"nothing that is built or lost changes with {names}, which tuning scales; use it in `terms`, name another"

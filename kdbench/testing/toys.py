@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -257,6 +257,18 @@ def _refusal(cls: type[Distiller], toy: Toy) -> str:
     except ValueError as error:
         return " ".join(str(error).split()) or "ValueError without a sentence"
     return ""
+
+
+def candidates(cls: type[Distiller]) -> list[dict[str, Any]]:
+    """What tuning tries of a method; none where that cannot be told, which one check alone has to say.
+
+    >>> candidates(Distiller)
+    []
+    """
+    try:
+        return cls.search_space({})
+    except ValueError:
+        return []
 
 
 def served(cls: type[Distiller], toys: Sequence[Toy]) -> list[Toy]:

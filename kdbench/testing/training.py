@@ -13,7 +13,7 @@ from kdbench.distiller import Batch, Distiller
 from kdbench.engine.lane import Diverged
 from kdbench.engine.torch_private import versions
 from kdbench.testing.hidden_state import loose_state, plain_tensors
-from kdbench.testing.toys import TOYS, Broken, Problem, Toy, differing, require, served
+from kdbench.testing.toys import TOYS, Broken, Problem, Toy, candidates, differing, require, served
 from kdbench.testing.trainee import Trainee
 
 
@@ -260,7 +260,7 @@ def check_alone_as_in_company(cls: type[Distiller], toys: Sequence[Toy] = TOYS) 
     >>> check_alone_as_in_company(registry.get("fitnet"))  # keeps the rule, so nothing is said
     """
     told = _first(cls, toys)
-    other = next((values for values in cls.search_space({}) if values), {})  # another instance has other weights
+    other = next((values for values in candidates(cls) if values), {})  # another instance has other weights
     one, mate = Trainee(told.problem, cls), Trainee(told.problem, cls, seed=1, hyper=other)
     while not one.done:
         for batch in one.batches():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -91,24 +92,43 @@ def kept(plan: Plan, watch: Watcher) -> dict[Path, Tuned]:
     if plan.job.request.force:
         return {}
     again = plan.job.request.retry_failed
-    return {question.file: one for question in plan.questions if (one := answered(question, again, watch))}
+    return {question.file: one for question in plan.questions if (one := answered(question, again, watch.note))}
 
 
-def answered(question: Question, retry_failed: bool, watch: Watcher) -> Tuned | None:
+def answered(question: Question, retry_failed: bool, note: Callable[[str], object]) -> Tuned | None:
     """The choice that is there, if it is of these very trials; None: it is to be made."""
     try:
         one = tuned.read(question.file)
     except FileNotFoundError:
         return None
     except ValueError as error:
-        watch.note(f"{error}; the choice is made anew")
+        note(f"{error}; the choice is made anew")
         return None
     scores = [score for trial in one.trials for score in trial.scores]
     same = [score.settings for score in scores] == [cell.hash for cell in question.all]
     if not same or one.plugin_sha256 != registry.source_sha256(tuned.bare(question.method)):
-        watch.note(f"{question} was tuned otherwise before ({one.budget}); {question.file} will hold the new choice")
+        note(f"{question} was tuned otherwise before ({one.budget}); {question.file} will hold the new choice")
         return None
     return None if retry_failed and any(score.val_top1 is None for score in scores) else one
+
+
+def standing(plan: Plan) -> dict[Path, str]:
+    """How each choice of a plan stands by its file: ``done``, or ``open`` where it is not of these trials or not there.
+
+    >>> from kdbench.run.session import Request
+    >>> from kdbench.tuning.plan import resolve
+    >>> plan = resolve(Request("at", "resnet20:resnet8", "digits", out=Path("nowhere"), device="cpu"))
+    >>> list(standing(plan).values())
+    ['open']
+    """
+    return {
+        question.file: "done" if answered(question, False, _unsaid) is not None else "open"
+        for question in plan.questions
+    }
+
+
+def _unsaid(sentence: str) -> None:
+    """Why a choice is to be made anew, where nobody asked."""
 
 
 def answer(plan: Plan, question: Question) -> Tuned | None:
