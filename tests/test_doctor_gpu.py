@@ -40,7 +40,9 @@ def test_there_are_sixteen_in_their_order() -> None:
     assert all(check.expected for check in checks.CHECKS)
 
 
-@pytest.mark.parametrize("number", [1, 6, 7, 8, 9, 10, 11, 12, 13])
+@pytest.mark.parametrize(
+    "number", [1, 6, 7, 8, 9, 10, *(pytest.param(dear, marks=pytest.mark.slow) for dear in (11, 12)), 13]
+)
 def test_what_needs_no_cuda_passes_on_the_cpu(number: int) -> None:
     [(verdict, found)] = made(number)
     assert verdict == "ok", found

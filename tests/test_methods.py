@@ -14,7 +14,8 @@ from kdbench.testing import CHECKS, Check
 
 pytestmark = pytest.mark.core
 
-COMBINATIONS = ["crd+mag", "crd+semckd", "fitnet+mas", "kd+simkd", "crd+label_smoothing"]
+QUICK, DEAREST = ["kd+simkd", "crd+label_smoothing"], ["crd+mag", "crd+semckd", "fitnet+mas"]
+COMBINATIONS = [*QUICK, *DEAREST]
 (DEAR,) = (check for check in CHECKS if check.__name__ == "check_loss_compiles_whole")
 METHODS = Path(kdbench.__file__).parent / "methods"
 
@@ -32,7 +33,9 @@ def trouble(check: Check, cls: type[Distiller]) -> str:
     return ""
 
 
-@pytest.mark.parametrize("name", [*registry.names(), *COMBINATIONS])
+@pytest.mark.parametrize(
+    "name", [*registry.names(), *QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in DEAREST)]
+)
 def test_contract(name: str) -> None:
     cls = registry.get(name)
     broken = {rule(check): why for check in CHECKS if check is not DEAR and (why := trouble(check, cls))}

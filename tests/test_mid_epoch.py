@@ -122,7 +122,8 @@ FEEDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", FEEDS)
+#: Workers are processes, which take seconds to begin; tests/test_sources.py has them in the fast suite.
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * ("workers" in name)) for name in FEEDS])
 def test_every_kind_of_batches_goes_on_in_mid_epoch(name: str, tmp_path: Path) -> None:
     cut_and_resumed(lambda place: made("kd", place), tmp_path, STEPS + 2, lambda: loader(**FEEDS[name]))
 

@@ -261,9 +261,9 @@ def test_which_rows_are_the_logits_is_not_guessed() -> None:
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
 def test_semckd_beside_networks_in_half_precision(kind: torch.dtype) -> None:
-    student, teacher = (models.create(name, 10).to(kind) for name in ("resnet8", "resnet14"))
-    attached = kdbench.attach(student, teacher, "semckd", labels=[0, 1] * 8, batch_size=8, image_size=32)
-    loss = attached(torch.randn(8, 3, 32, 32).to(kind), torch.arange(8) % 10, torch.arange(8))
+    student, teacher = (models.create(name, 10).to(kind) for name in ("resnet8", "resnet8"))
+    attached = kdbench.attach(student, teacher, "semckd", labels=[0, 1] * 8, batch_size=4, image_size=16)
+    loss = attached(torch.randn(4, 3, 16, 16).to(kind), torch.arange(4), torch.arange(4))
     loss.backward()
     assert loss.isfinite()
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -19,6 +21,12 @@ from kdbench.utils.wording import printable, quoted
 HOME: Traversable = files("kdbench.suites")
 #: Bytes of a file that may be a suite, and letters of what it says that an error repeats.
 LARGEST, SHOWN = 2**20, 200
+
+
+@cache
+def shipped() -> tuple[str, ...]:
+    """Names of the files that kdbench brings, sorted; read once, as all that lies there."""
+    return tuple(sorted(file.name for file in HOME.iterdir()))
 
 
 def find(kind: str, name: str, known: Iterable[str], prefix: str = "") -> tuple[Traversable, Traversable]:
@@ -84,6 +92,24 @@ def read(file: Traversable) -> dict[str, Any]:
         raise ValueError(f"{file.name} is not readable as TOML: {printable(str(error), SHOWN)}") from error
     except ValueError as error:  # Python's own
         raise ValueError(f"{file.name} is not readable as TOML: it has a number of thousands of digits") from error
+
+
+def rows(home: Traversable, name: str) -> Sequence[dict[str, Any]]:
+    """The rows of a CSV file; those of kdbench's own files are read once, and nobody changes them.
+
+    Raises:
+        OSError, ValueError, csv.Error: it cannot be read.
+    """
+    return _own_rows(name) if home is HOME else _rows(home / name)
+
+
+@cache
+def _own_rows(name: str) -> tuple[dict[str, Any], ...]:
+    return _rows(HOME / name)
+
+
+def _rows(file: Traversable) -> tuple[dict[str, Any], ...]:
+    return tuple(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

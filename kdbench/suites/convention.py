@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
+from functools import cache
+from importlib.resources.abc import Traversable
 from itertools import combinations
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from kdbench.suites._files import HOME, find, read, sentence
+from kdbench.suites._files import HOME, find, read, sentence, shipped
 from kdbench.suites.kinds import NotNegative, Said
 
 Value = bool | int | float | str
@@ -96,8 +98,7 @@ def convention_names() -> list[str]:
     >>> convention_names()
     ['crd', 'semckd']
     """
-    found = (file.name for file in HOME.iterdir())
-    return sorted(f.removeprefix(_PREFIX).removesuffix(".toml") for f in found if f.startswith(_PREFIX))
+    return [file.removeprefix(_PREFIX).removesuffix(".toml") for file in shipped() if file.startswith(_PREFIX)]
 
 
 def convention(name: str) -> Convention:
@@ -112,7 +113,17 @@ def convention(name: str) -> Convention:
     Traceback (most recent call last):
     ValueError: no convention 'semkd' (a file of yours ends in .toml); did you mean semckd?
     """
-    file, _ = find("convention", name, convention_names(), _PREFIX)
+    file, home = find("convention", name, convention_names(), _PREFIX)
+    return _own(name) if home is HOME else _checked(file)
+
+
+@cache
+def _own(name: str) -> Convention:
+    """One of kdbench's: read once."""
+    return _checked(HOME / f"{_PREFIX}{name}.toml")
+
+
+def _checked(file: Traversable) -> Convention:
     try:
         return Convention.model_validate(read(file))
     except ValidationError as error:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from kdbench.suites._files import rows
 from kdbench.suites.suite import Rule, Suite
 
 #: What stands in a table beside methods.
@@ -61,9 +62,7 @@ def table(suite: Suite) -> dict[Key, Standing]:
     """
     if suite.published is None:
         return {}
-    file = suite._home / suite.published
     try:
-        rows: list[dict[str, Any]] = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
         return {
             (row["teacher"], row["student"], row["method"]): Standing(
                 row["method"],
@@ -72,7 +71,7 @@ def table(suite: Suite) -> dict[Key, Standing]:
                 row["method"],
                 row.get("convention", suite.convention) or "",
             )
-            for row in rows
+            for row in rows(suite._home, suite.published)
         }
     except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
         raise ValueError(f"the published table {suite.published} of suite {suite.name}: {error}") from error

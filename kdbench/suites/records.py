@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Mapping
 
+from kdbench.suites._files import rows
 from kdbench.suites.published_table import Standing, read_number
 from kdbench.suites.suite import Suite
 
@@ -26,8 +27,7 @@ def records_to_beat(suite: Suite) -> dict[tuple[str, str], list[Standing]]:
         return {}
     found: dict[tuple[str, str], list[Standing]] = {}
     try:
-        text = (suite._home / suite.records).read_text(encoding="utf-8")
-        for row in csv.DictReader(text.splitlines()):
+        for row in rows(suite._home, suite.records):
             more = (row["departs"].strip(), row.get("spec") or "", row.get("convention") or "")
             one = Standing(row["method"], read_number(row), *more)
             found.setdefault((row["teacher"], row["student"]), []).append(one)

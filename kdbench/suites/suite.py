@@ -7,14 +7,14 @@ import re
 import tomllib
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from functools import reduce
+from functools import cache, reduce
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from kdbench.suites._files import HOME, anchored, find, nearest, read, sentence
+from kdbench.suites._files import HOME, anchored, find, nearest, read, sentence, shipped
 from kdbench.suites.convention import convention_names
 from kdbench.suites.kinds import (
     BATCH,
@@ -320,9 +320,9 @@ def names() -> list[str]:
     >>> {"crd", "digits", "semckd"} <= set(names())
     True
     """
-    found = (file.name for file in HOME.iterdir())
     others = ("convention_", "teachers.")
-    return sorted(f.removesuffix(".toml") for f in found if f.endswith(".toml") and not f.startswith(others))
+    files = (file for file in shipped() if file.endswith(".toml") and not file.startswith(others))
+    return sorted(file.removesuffix(".toml") for file in files)
 
 
 def load(name: str) -> Suite:
@@ -338,6 +338,16 @@ def load(name: str) -> Suite:
     ValueError: no suite 'digit' (a file of yours ends in .toml); did you mean digits?
     """
     file, home = find("suite", name, names())
+    return _own(name) if home is HOME else _checked(file, home)
+
+
+@cache
+def _own(name: str) -> Suite:
+    """One of kdbench's: read once."""
+    return _checked(HOME / f"{name}.toml", HOME)
+
+
+def _checked(file: Traversable, home: Traversable) -> Suite:
     raw = read(file)
     if isinstance(home, Path) and isinstance(raw.get("convention"), str) and raw["convention"].endswith(".toml"):
         raw["convention"] = str(home / raw["convention"])  # one that lies beside the user's suite
