@@ -8,8 +8,9 @@ from kdbench.suites.convention import Convention, convention, convention_names
 from kdbench.suites.literature import PublishedOf, every_number, published_on, reported
 from kdbench.suites.published_table import Published, Standing, alike, published, table
 from kdbench.suites.published_teachers import PublishedTeacher, load_published
+from kdbench.suites.recipe import Recipe
 from kdbench.suites.records import best_comparable, records_to_beat
-from kdbench.suites.suite import Recipe, Suite, load, names
+from kdbench.suites.suite import Suite, load, names
 
 __all__ = [
     "Convention",
