@@ -349,6 +349,56 @@ class Odd(Distiller):
 """
 
 
+#: It dies while a process that it has forked holds all that it held.
+DIES = """
+import os, sys, time
+child = os.fork()
+if child == 0:
+    time.sleep(100)
+with open(os.environ["HELPERS"], "a") as file:
+    print(child, file=file)
+os._exit(4)
+"""
+
+
+def test_a_worker_whose_children_live_on_is_lost_and_they_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(number: int, frame: object) -> None:
+        raise TimeoutError("nobody saw that the worker is gone")
+
+    monkeypatch.setattr(processes, "_CHILD", DIES)
+    monkeypatch.setenv("HELPERS", str(tmp_path / "helpers"))
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(60)
+    try:
+        executor = processes.Processes(load("digits"), [Slot(0, "cpu")])
+        with pytest.raises(ValueError, match="worker processes cannot be started: it ended with code 4"):
+            list(executor.run([Unit(0, work(tmp_path, cells()))], print))
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    helpers = [int(line) for line in (tmp_path / "helpers").read_text().split()]
+    assert len(helpers) == processes.STARTS
+    until(lambda: all(map(gone, helpers)))
+
+
+@pytest.mark.slow
+def test_what_a_method_forks_takes_no_other_cell_with_it(alone: Path, tmp_path: Path) -> None:
+    file = tmp_path / "odd.py"
+    file.write_text(
+        PLUGIN.partition("        flag =")[0]
+        + """        if os.fork() == 0:
+            import time
+            time.sleep(300)
+        os._exit(4)
+"""
+    )
+    said = ended(
+        tmp_path / "out", "--workers", "2", "--plugin", str(file), "--methods", "kd,fitnet,student,odd", code=1
+    )
+    assert "a worker was lost (it ended with code 4" in said
+    assert measured(tmp_path / "out") == measured(alone)
+
+
 @pytest.mark.slow
 def test_records_do_not_depend_on_the_number_of_workers(alone: Path, tmp_path: Path) -> None:
     said = ended(tmp_path, "--workers", "2")

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 LEAVES = {
     "thread": "threading.Thread(target=time.sleep, args=(60,), name='left').start()",
     "process": "multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,)).start()",
+    "daemon process": "multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,), daemon=True).start()",
     "daemon": "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()",
     "idle pool": "ThreadPoolExecutor(1).submit(time.sleep, 0).result()",
     "busy pool": "ThreadPoolExecutor(1, thread_name_prefix='left').submit(time.sleep, 60)",

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from commands import fine, kdbench, measured, refused
 from rich.console import Console
 
 import kdbench as suite
-from kdbench.run import hearts, notify, runner, session
+from kdbench.run import grid, hearts, notify, pulse, runner, session
 from kdbench.run.hearts import Heart
 from kdbench.run.outcome import Standing
 from kdbench.terminal import watching
 from kdbench.terminal.console import Screen
+from kdbench.utils.naming import cell_key, key_of
 
 WORDS = ["--pairs", "resnet14:resnet8", "--suite", "digits", "--seeds", "1", "--limit-train", "64", "--device", "cpu"]
 GONE: dict[str, Any] = {"host": "vm", "space": "", "pid": 1, "born": "x", "since": 0.0, "beat": 0.0}
@@ -103,6 +105,35 @@ def test_the_dead_are_told_and_swept_by_the_next_run(tmp_path: Path) -> None:
     assert any("dead: 2 cells not ended (vm, pid" in line for line in watching.lines(looks))
     hearts.sweep(tmp_path)
     assert [one.name for one in sorted(hearts.folder(tmp_path).iterdir())] == ["far.heart", "old.heart"]
+
+
+def test_what_a_dead_run_left_and_others_ended_is_not_waited_for(tmp_path: Path) -> None:
+    """As after a reboot, or on a node that does not come back: nobody can look whether the process is there."""
+    out = tmp_path / "out"
+    asked = session.Request(
+        "student,label_smoothing", "resnet14:resnet8", "digits", seeds="1", epochs=1, limit_train=64
+    )
+    job = session.resolve(replace(asked, device="cpu", out=out))
+    keys = [cell_key(cell.seed, cell.hash) for cell in job.cells]
+    written(out, "node17", work="run", space="another", cells=2, ended=0, waiting=keys, beat=time.time() - 3600)
+    looks = watching.Looks(out)
+    for methods, over in (("student", False), ("student,label_smoothing", True)):
+        assert kdbench("run", *WORDS, "--methods", methods, "--epochs", "1", "--out", out).exit_code == 0
+        looks.look()
+        assert looks.over == over
+    assert looks.dead == []
+    assert [one.host for one in hearts.read(out)] == ["vm"]
+
+
+def test_a_run_names_what_it_has_not_ended(tmp_path: Path) -> None:
+    job = session.resolve(
+        session.Request("student,kd", "resnet14:resnet8", "digits", seeds="1", device="cpu", out=tmp_path)
+    )
+    told = pulse.RunPulse(None, "suite digits", job.cells)
+    assert len(told.facts()["waiting"]) == 2
+    told._ended.add(job.cells[0])
+    assert told.facts()["waiting"] == [cell_key(0, job.cells[1].hash)]
+    assert key_of(grid.files(tmp_path, job.cells[1]).failed.name) == cell_key(0, job.cells[1].hash)
 
 
 def test_another_machines_clock_makes_nobody_dead(tmp_path: Path) -> None:
@@ -240,6 +271,17 @@ def test_every_end_is_told(error: BaseException, state: str, tmp_path: Path, mon
             out=tmp_path / "out", notify=ASK.format(tmp_path / "told"),
         )  # fmt: skip
     assert told(tmp_path).startswith(f"run {state} ")
+
+
+def test_times_that_cannot_be_written_down_are_a_sentence(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "estimates.csv").mkdir(parents=True)
+    done = train(out, "--notify", ASK.format(tmp_path / "told"))
+    assert done.exit_code == 0
+    assert f"not written down for later estimates: {out / 'estimates.csv'}: Is a directory" in done.output.replace(
+        "\n", ""
+    )
+    assert told(tmp_path) == f"run done 1 1 0 {out}"
 
 
 def test_what_there_was_before_an_early_end_is_counted(tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ class Heart(BaseModel):
     title: str = ""
     cells: Annotated[int, Field(ge=0)] = 0  # of a run: asked for and not there when it began
     ended: Annotated[int, Field(ge=0)] = 0  # of these, whatever became of them
+    waiting: list[str] = []  # the others' files, see ``naming.cell_key``; none where they are too many to be told
     lanes: list[Training] = []
     speed: Annotated[float, Field(ge=0)] = 0.0  # images per second through all lanes; 0: none passed yet
     seconds_left: float | None = None

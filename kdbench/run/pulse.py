@@ -10,8 +10,11 @@ from typing import Any, TypeVar, cast
 from kdbench.run.grid import Cell
 from kdbench.run.hearts import Training, beating, sweep
 from kdbench.run.outcome import CellEnded, Emit, EpochEnded, Event, GroupBegins, LanesBegin, Standing, Stepped
+from kdbench.utils.naming import cell_key
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+#: Cells of a run, at most, whose files a sign of life names: it is written every few seconds.
+TOLD = 2000
 
 
 class Counted:
@@ -122,9 +125,14 @@ class RunPulse:
 
     def facts(self) -> dict[str, Any]:
         """For ``hearts.Heart``."""
-        ended = len(self._ended & self._cells)
-        left = self._counted.seconds_left()
-        return {"title": self._title, "cells": len(self._cells), "ended": ended, "seconds_left": left}
+        ended, left = self._ended & self._cells, self._cells - self._ended
+        return {
+            "title": self._title,
+            "cells": len(self._cells),
+            "ended": len(ended),
+            "waiting": sorted(cell_key(cell.seed, cell.hash) for cell in left) if len(left) <= TOLD else [],
+            "seconds_left": self._counted.seconds_left(),
+        }
 
 
 def group_alive(run_group: Function) -> Function:

@@ -22,7 +22,7 @@ from kdbench.run.grid import Cell
 from kdbench.run.outcome import one_line
 from kdbench.run.session import Job, Request
 from kdbench.terminal.console import seen
-from kdbench.utils.files import check_writable
+from kdbench.utils.files import check_writable, trouble
 from kdbench.utils.wording import duration
 
 #: Seconds on a CPU from which on a run asks whether it is meant.
@@ -57,7 +57,10 @@ class Ahead:
         return 0.0 if self.estimator is None else self.estimator.clock.now()
 
     def end(self, verb: str, done: Sequence[Cell], screen: Console) -> None:
-        """Say what it took; where every cell was trained that was to be, write that down for the next estimate."""
+        """Say what it took; where every cell was trained that was to be, write that down for the next estimate.
+
+        Where that cannot be written, a sentence says so: all that was computed is there.
+        """
         seconds, worked = time.monotonic() - self.started[0], self._worked() - self.started[1]
         if self.made is None or self.estimator is None or not self.made.cells:
             return
@@ -69,7 +72,10 @@ class Ahead:
         if set(self.todo) <= set(done):
             out = self.job.request.home or self.job.request.out
             machine = self.estimator.speeds.machine
-            taken.note(out, verb, self.job.suite.name, machine, self.made, seconds, worked)
+            try:
+                taken.note(out, verb, self.job.suite.name, machine, self.made, seconds, worked)
+            except OSError as error:
+                screen.print(f"what it took is not written down for later estimates: {trouble(error)}", markup=False)
 
 
 def todo(job: Job) -> list[Cell]:

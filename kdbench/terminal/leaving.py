@@ -9,6 +9,8 @@ import threading
 import time
 from concurrent.futures import thread as pools
 
+from kdbench.utils.children import end_children
+
 #: Seconds that threads which are not daemons have to end by themselves.
 GRACE = 5.0
 
@@ -17,13 +19,10 @@ def unhindered(code: int) -> int:
     """The exit code to end with; where something would hold up the end, the process ends in here.
 
     Python waits for every thread and every process of ``multiprocessing`` that is no daemon, however long they last,
-    so that a run would stand still after its last sentence. Such processes are ended; of threads that last, a sentence
-    says so and the process ends without them.
+    so that a run would stand still after its last sentence; daemons it would ask to end, which those that were forked
+    hear as we do. All of them are ended; of threads that last, a sentence says so and the process ends without them.
     """
-    children = sys.modules.get("multiprocessing")
-    for child in children.active_children() if children is not None else ():
-        if not child.daemon:
-            child.kill()  # forked from us, it would hear another signal as we do
+    end_children()
     until = time.monotonic() + GRACE
     for thread in _left():
         thread.join(max(0.0, until - time.monotonic()))

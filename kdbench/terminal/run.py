@@ -75,8 +75,8 @@ def run(
             except Stop as stop:
                 raise Ended(str(stop)) from stop
         screens.show_outcome(job, outcome, screen, trained=bool(found.todo))
-        found.end("run", outcome.done, screen)
         ending.of(outcome, len(job.cells))
+        found.end("run", outcome.done, screen)
     return outcome.exit_code or (1 if broken else 0)
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from kdbench.utils.children import own
+
 #: Ctrl-C is Python's own matter.
 _ASKED = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
@@ -31,7 +33,7 @@ def orderly() -> Iterator[None]:
     if threading.current_thread() is threading.main_thread():
         ours = [number for number in _ASKED if signal.getsignal(number) is signal.SIG_DFL]
     for number in ours:
-        signal.signal(number, _raise)
+        signal.signal(number, own(_raise))
     try:
         yield
     finally:

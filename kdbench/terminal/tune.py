@@ -98,6 +98,7 @@ def tune(
                 answers = answer(plan, watch)
             except Stop as stop:
                 raise Ended(str(stop)) from stop
+        ending.chosen(len(plan.questions), len(answers.found), len(answers.missing))
         show(answers, screen)
         ended = [cell for cell, state in plan.job.states().items() if state == "done"]
         if answers.found:
@@ -112,7 +113,6 @@ def tune(
             asked = f"{known}{where}{changed}{files} --out {quote(str(plan.out))}"
             screen.print(f"Next: kdbench run --weights tuned {asked}", markup=False)
         found.end("tune", ended, screen)
-        ending.chosen(len(plan.questions), len(answers.found), len(answers.missing))
     return 1 if answers.missing or broken else 0
 
 

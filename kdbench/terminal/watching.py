@@ -16,6 +16,7 @@ from kdbench.run import hearts
 from kdbench.run.hearts import Heart, Training
 from kdbench.terminal.console import escape, head, seen
 from kdbench.terminal.streams import plain
+from kdbench.utils.naming import key_of
 from kdbench.utils.wording import count, duration, printable
 
 #: Seconds between two rounds of lines, where there is no terminal.
@@ -39,8 +40,16 @@ class Looks:
         self.alive, self.dead = [], []
         for one in hearts.read(self.out):
             (self.dead if self._is_dead(one) else self.alive).append(one)
+        self.dead = [one for one in self.dead if not self._made_up_for(one)]
         found = [path for place in _PLACES for path in self.out.glob(f"{place}/*.ckpt")]
         self.stopped = sorted(path.stem for path in found)
+
+    def _made_up_for(self, one: Heart) -> bool:
+        """Whether all that a dead run left has ended since, whoever did it."""
+        if not one.waiting or one.work != "run":
+            return False
+        found = (path for place in _PLACES for path in self.out.glob(f"{place}/*.json"))
+        return set(one.waiting) <= {key_of(path.name) for path in found}
 
     def _is_dead(self, one: Heart) -> bool:
         """A clock that differs from this one's is no death: a sign that has changed since the last look is life."""

@@ -13,7 +13,25 @@ def cell_stem(method: str, seed: int, settings_hash: str) -> str:
     'semckd_beta-200_tau-2-s0-0123abcd'
     """
     readable = method.replace("]", "").replace("[", "_").replace(",", "_").replace("=", "-")
-    return f"{safe_name(readable)[:100]}-s{seed}-{settings_hash}"
+    return f"{safe_name(readable)[:100]}-{cell_key(seed, settings_hash)}"
+
+
+def cell_key(seed: int, settings_hash: str) -> str:
+    """What no two cells of an output folder share: the end of the names of their files.
+
+    >>> cell_key(0, "0123abcd")
+    's0-0123abcd'
+    """
+    return f"s{seed}-{settings_hash}"
+
+
+def key_of(file: str) -> str:
+    """The key of the cell whose file has that name; of other files something that is no cell's.
+
+    >>> key_of("semckd_beta-200_tau-2-s0-0123abcd.failed.json")
+    's0-0123abcd'
+    """
+    return "-".join(file.removesuffix(".json").removesuffix(".failed").rsplit("-", 2)[1:])
 
 
 def runs_folder(out: Path, suite: str, teacher: str, student: str) -> Path:

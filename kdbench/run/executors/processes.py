@@ -30,6 +30,7 @@ from kdbench.run.executors.slots import Slot, strongest
 from kdbench.run.executors.unit import Unit
 from kdbench.run.outcome import Done, Emit, Event, Note, one_line
 from kdbench.utils import environment
+from kdbench.utils.children import end_group
 
 #: Seconds that a worker has to say that it is ready (libraries, a device that hangs), and to end when it is asked to.
 START, PATIENCE = 180.0, 60.0
@@ -191,6 +192,8 @@ class _Crew:
     def _heard(self) -> list[_Worker]:
         """Workers that have said something, or are gone."""
         found = {key.data.slot.number for key, _ in self.selector.select(timeout=0.5)}
+        # A process that a worker has started may hold its pipe open, so that the end of it is not heard there.
+        found |= {number for number, worker in self.workers.items() if worker.process.poll() is not None}
         now = time.monotonic()
         for worker in self.workers.values():
             if not worker.ready and now - worker.started > START:
@@ -201,12 +204,14 @@ class _Crew:
     def _hear(self, worker: _Worker, board: Board) -> Iterator[Ended]:
         self._printed(worker)
         while True:
+            ended = worker.process.poll() is not None  # asked first: by then all that it has said lies in the pipe
             try:
-                if not worker.pipe.poll():
-                    return
-                message = worker.pipe.recv()
+                message = worker.pipe.recv() if worker.pipe.poll() else None
             except Exception:  # the end of the pipe, or a message that was cut
-                yield from self._gone(worker, board)
+                message, ended = None, True
+            if message is None:
+                if ended:
+                    yield from self._gone(worker, board)
                 return
             match message:
                 case Ready():
@@ -246,6 +251,7 @@ class _Crew:
         if worker.process.poll() is None:
             worker.process.kill()
             worker.process.wait()
+        end_group(worker.process.pid)
         self._printed(worker, whole=True)
         self._forget(worker)
         why, unit = worker.went(), worker.unit
@@ -291,6 +297,7 @@ class _Crew:
                 if worker.process.poll() is None:
                     worker.process.kill()
                 worker.process.wait()
+                end_group(worker.process.pid)
                 self._forget(worker)
             self.selector.close()
 

@@ -26,6 +26,7 @@ from kdbench.run.executors.lend import borrow, read
 from kdbench.run.executors.messages import Begin, Gathered, Interrupted, Raised, Ready, Unfit
 from kdbench.run.group import Work, run_group
 from kdbench.utils import environment
+from kdbench.utils.children import end_children, own
 
 #: Seconds for which steps are gathered before they are told, and those that a lonely worker has to end in.
 OFTEN, LONELY = 0.1, 60.0
@@ -36,7 +37,8 @@ Heard = SimpleQueue[object]
 def serve(pipe: Connection) -> int:
     """Work until the pipe is closed; returns the exit status."""
     heard: Heard = SimpleQueue()
-    signal.signal(signal.SIGTERM, _raise)
+    signal.signal(signal.SIGTERM, own(_raise))
+    os.register_at_fork(after_in_child=pipe.close)  # what a method forks does not hold it open when we are gone
     threading.Thread(target=_listen, args=(pipe, heard), daemon=True, name="kdbench worker").start()
     try:
         begin = heard.get()
@@ -57,6 +59,7 @@ def _listen(pipe: Connection, heard: Heard) -> None:
     heard.put(None)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(LONELY)
+    end_children()
     os._exit(1)
 
 
@@ -110,4 +113,5 @@ def main(handle: int) -> None:
     with suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()
+    end_children()
     os._exit(code)  # threads that a method has left behind do not hold up the end
