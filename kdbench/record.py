@@ -204,6 +204,7 @@ class Record(OfSettings, BaseModel):
     curve: list[Point] = Field(default_factory=list)
 
     weights_sha256: str = ""
+    kept_sha256: str = ""  # of what is kept beside the student, see ``beside_sha256``; "": nothing, or an older record
     data: dict[str, Any] = Field(default_factory=dict)  # identity of the data set, see kdbench.data
     teacher_sha256: str = ""
     teacher_top1: float | None = None

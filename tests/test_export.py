@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,14 @@ def test_a_cell_that_is_none_is_a_sentence(results: Path, cell: Any, sentence: s
         cells.find(cell, results)
 
 
+def test_a_path_with_a_blank_is_a_path_however_it_is_given(results: Path, tmp_path: Path) -> None:
+    shutil.copytree(results, home := tmp_path / "sp ace" / "ü r")
+    where = grid.files(home, grid.Cell.of(one(results, "kd", 1)))
+    for cell in (where.record, str(where.record), [str(where.record)], f" {where.student} "):
+        found, out = cells.find(cell, results)
+        assert (found.seed, out.samefile(home)) == (1, True)
+
+
 def test_a_record_that_was_carried_away_is_told(results: Path, tmp_path: Path) -> None:
     kept = grid.files(results, grid.Cell.of(one(results, "student"))).record
     away = tmp_path / kept.name
@@ -172,6 +181,27 @@ def test_timm_loads_its_folder(results: Path, tmp_path: Path, name: str) -> None
         assert again.pretrained_cfg["num_classes"] == 10  # type: ignore[index]
     assert torch.allclose(again.eval()(images()), wanted(images()), atol=1e-6)
     assert off < 1e-5
+
+
+def test_the_lines_of_a_card_load_a_network_of_a_fixed_size(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """timm's default for it is 224 pixels; it was trained on 32."""
+    monkeypatch.chdir(tmp_path)
+    name, record_ = "timm/vit_tiny_patch16_224", student(results).record
+    torch.manual_seed(0)
+    net = models.create(name, 10, image_size=32, pretrained=False)
+    of = record_.model_copy(update={"settings": record_.settings.model_copy(update={"student": name})})
+    wanted = deployed.Deployed(net, None, of, tuple("0123456789"), (3, 32, 32))
+    files.to_timm(wanted, tmp_path, "")
+    lines = (tmp_path / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    found: dict[str, Any] = {}
+    exec(lines, found)
+    shown = torch.randn(3, 3, 32, 32)
+    assert torch.allclose(found["net"](shown), wanted(shown), atol=1e-6)
+    again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert torch.allclose(again(shown), wanted(shown), atol=1e-6)
+    assert json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"]["fixed_input_size"]
 
 
 @pytest.mark.parametrize("method", ["kd", "simkd"])
@@ -302,16 +332,25 @@ def test_an_export_takes_the_place_of_an_export_alone(results: Path, tmp_path: P
         ("torch", "mine.pth", "mine.pth"),
         ("torch", "x", "x.md"),
         ("hub", "hub", "hub/README.md"),
+        ("torch", "own/model.safetensors", "own/README.md"),
+        ("timm", "timm", "timm/config.json"),
     ):
         theirs = tmp_path / victim
         theirs.parent.mkdir(exist_ok=True)
-        theirs.write_text("weeks of work")
+        theirs.write_text(work := "weeks of work on students that kdbench has trained")
         with pytest.raises(ValueError, match="is there and no export of kdbench; name another --out, or move it away"):
             kdbench.export("student", to, results=results, out=tmp_path / name)
-        assert theirs.read_text() == "weeks of work"
+        assert theirs.read_text() == work
         theirs.unlink()
-        for _ in range(2):  # its own it writes anew
-            kdbench.export("student", to, results=results, out=tmp_path / name)
+        for method in ("student", "kd seed=1"):  # its own it writes anew
+            made = kdbench.export(method, to, results=results, out=tmp_path / name)
+        for file in made.files:  # but not what somebody has gone on with
+            whole = file.read_bytes()
+            file.write_bytes(whole + b"\n")
+            with pytest.raises(ValueError, match="is there and no export of kdbench"):
+                kdbench.export("student", to, results=results, out=tmp_path / name)
+            file.write_bytes(whole)
+        kdbench.export("student", to, results=results, out=tmp_path / name)
 
 
 # -- on a terminal -----------------------------------------------------------------------

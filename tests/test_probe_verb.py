@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -166,6 +167,43 @@ def test_other_data_are_not_measured_on(copied: Path, monkeypatch: pytest.Monkey
     assert "are not those it was measured on" in fine("probe", "cost", "--out", copied, code=1)
 
 
+def older(out: Path, method: str) -> None:
+    """A record as it was before it knew what is kept beside its student."""
+    (path,) = (out / "runs").rglob(f"{method}-s0-*.json")
+    record.write(record.read(path).model_copy(update={"kept_sha256": ""}), path)
+
+
+@pytest.mark.parametrize("method", ["simkd", "semckd"])
+def test_parts_of_a_method_that_changed_are_told_wherever_they_are_loaded(method: str, copied: Path) -> None:
+    student = next((copied / "students").rglob(f"{method}-*.safetensors"))
+    state = load_file(student)
+    name = next(key for key in state if key.startswith("method.") and state[key].is_floating_point())
+    save_file(state | {name: state[name] * 1.0001}, student)
+    sentence = f"does not hold the parts of {method} that the record was measured with"
+    assert sentence in fine("eval", "--out", copied, code=1)
+    probe = {"simkd": "calibration", "semckd": "attention"}[method]
+    assert sentence in fine("probe", probe, "--methods", method, "--out", copied, code=1)
+    words = ["export", method, "--results", copied, "--out", copied / "x.safetensors"]
+    assert sentence in " ".join(fine(*words, code=2).split())
+    older(copied, method)  # which does not know, and is believed
+    assert f"measured calibration of {method}" in fine("probe", "calibration", "--methods", method, "--out", copied)
+    save_file(state, student)
+    again = fine("probe", "calibration", "--methods", method, "--out", copied)
+    assert ("modules of the method: measured anew" in " ".join(again.split())) == (method == "simkd")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in a folder")
+def test_a_pipe_in_the_place_of_a_student_is_told(copied: Path) -> None:
+    student = next((copied / "students").rglob("kd-*.safetensors"))
+    student.unlink()
+    os.mkfifo(student)
+    for verb in (["eval"], ["probe", "calibration", "--methods", "kd"]):
+        assert "it is a pipe or a device, no file" in " ".join(fine(*verb, "--out", copied, code=1).split())
+    student.unlink()
+    student.mkdir()
+    assert f"{student}: Is a directory" in fine("eval", "--out", copied, code=1).replace("\n", "")
+
+
 def test_attention_is_kept_beside_the_student_and_missing_from_older_ones(copied: Path) -> None:
     output = fine("probe", "attention", "--out", copied)
     assert "measured attention of semckd on resnet14:resnet8, seed 0: mean entropy" in output
@@ -178,6 +216,7 @@ def test_attention_is_kept_beside_the_student_and_missing_from_older_ones(copied
     student = next((copied / "students").rglob("semckd-*.safetensors"))
     state = load_file(student)
     assert {key.split(".")[1] for key in state if key.startswith("method.")} == {"query", "key"}
+    older(copied, "semckd")
     # Queries of nothing are all alike; without queries there is a sentence.
     save_file({key: value * (not key.startswith("method.query")) for key, value in state.items()}, student)
     fine("probe", "attention", "--methods", "semckd", "--force", "--out", copied)
@@ -308,6 +347,8 @@ def test_cifar_c_where_its_files_lie(copied: Path, tmp_path: Path) -> None:
         (["transfer", "--set", "transfer.protocol="], "transfer.protocol='' will not do: protocol is empty"),
         (["robustness", "--set", "robustness.corruptions=fog"], "no corruption 'fog'; there are gaussian_noise"),
         (["robustness", "--set", "robustness.corruptions=cifar-c"], "whose folder --cifar-c names"),
+        (["robustness", "--set", "robustness.images=1"], "accuracy is that of 2 images or more"),
+        (["robustness", "--cifar-c", "/no/where"], "/no/where has no corruptions; --cifar-c takes"),
         (["cost", "--methods", "kdd"], "no finished runs of method 'kdd'; did you mean kd"),
         (["cost", "--pairs", "resnet14:resnet20"], "no finished runs on pair 'resnet14:resnet20'; did you mean"),
         (["cost", "--seeds", "7,"], "no finished runs with seeds 7; there are seeds 0"),

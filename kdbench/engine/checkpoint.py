@@ -197,6 +197,16 @@ def stranger(state: Any) -> str:
     return ""
 
 
+def beside_sha256(state: dict[str, Tensor]) -> str:
+    """sha256 of what is kept beside a student (``student.*``): its method's parts, averaged weights; "" for nothing.
+
+    >>> beside_sha256({"student.weight": torch.ones(2)}), len(beside_sha256({"method.weight": torch.ones(2)}))
+    ('', 64)
+    """
+    found = {name: value for name, value in state.items() if not name.startswith("student.")}
+    return state_sha256(found) if found else ""
+
+
 def state_sha256(state: dict[str, Tensor]) -> str:
     """sha256 over names, dtypes, shapes and bytes, in order of the names.
 

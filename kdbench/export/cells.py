@@ -11,11 +11,12 @@ from kdbench import record
 from kdbench.record import Record, RecordDamaged
 from kdbench.run import grid
 from kdbench.run.grid import Cell
-from kdbench.utils.files import expanded
+from kdbench.utils.files import expanded, is_file
 from kdbench.utils.globs import in_order
 from kdbench.utils.wording import quoted
 
 _SHOWN = 5
+_FILES = (".json", ".safetensors")  # of a record, and of a kept student
 
 
 def find(cell: Any, out: Path) -> tuple[Record, Path]:
@@ -38,10 +39,12 @@ def find(cell: Any, out: Path) -> tuple[Record, Path]:
         return _finished(cell, str(cell.method)), out
     if not isinstance(cell, str | Path | Iterable):
         raise ValueError(f"a cell is a record, a path, or words such as: semckd resnet20:resnet8 0; not {cell!r}")
+    if isinstance(cell, str) and cell.strip().endswith(_FILES) and is_file(expanded(cell.strip())):
+        cell = [cell.strip()]  # a path with a blank in it
     words = [str(cell)] if isinstance(cell, Path) else cell.split() if isinstance(cell, str) else [*map(str, cell)]
     if not words:
         raise ValueError("no cell was named; give the path of a record, or words such as: semckd resnet20:resnet8 0")
-    if len(words) == 1 and words[0].endswith((".json", ".safetensors")):
+    if len(words) == 1 and words[0].endswith(_FILES):
         return _at(expanded(words[0]))
     words = [part for word in words for part in word.split()]  # "kd resnet8 0" quoted as one is three of them
     found, _ = record.read_all(out / "runs")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load as from_bytes
 from torch import Tensor, nn
 
 from kdbench import models
@@ -19,6 +19,7 @@ from kdbench.models import Tapped
 from kdbench.models.tapped import measure
 from kdbench.probes import kept
 from kdbench.record import Record
+from kdbench.utils.files import content
 
 
 class Deployed(nn.Module):
@@ -88,9 +89,12 @@ def load(one: Record, out: Path, data_dir: Path | None = None) -> Deployed:
     """
     path = student_file(one, out)
     try:
-        state = load_file(path)
-    except (SafetensorError, OSError) as error:
+        state = from_bytes(content(path))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
+    except SafetensorError as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
+    kept.check(one, state, str(path))
     images = None
     if one.modified_student or not {"classes", "image_shape"} <= one.data.keys():
         images = kept.images(one.dataset, data_dir, one.settings.limit_train, one.settings.recipe.get("image_size"))

@@ -14,6 +14,7 @@ from torch import Tensor
 from kdbench import models
 from kdbench.export.deployed import Deployed, borrowed, difference
 from kdbench.export.facts import card, facts, metadata
+from kdbench.export.place import CONFIG, WEIGHTS, write_card
 from kdbench.models.nets._net import timm_name
 from kdbench.utils.files import atomic_write
 
@@ -31,16 +32,19 @@ def state(deployed: Deployed, out: Path) -> dict[str, Tensor]:
     return {key: value.detach().contiguous().clone() for key, value in found.items()}
 
 
-def to_torch(
-    deployed: Deployed, file: Path, out: Path, licence: str, *, header: bool = False
-) -> tuple[list[Path], float]:
+def to_torch(deployed: Deployed, file: Path, out: Path, licence: str) -> tuple[list[Path], float]:
     """One file of weights, and its card. Returns the paths and the difference of logits."""
+    said, off = _weights(deployed, file, out, licence)
+    return [file, write_card(card(deployed, said, file.name, _how(deployed, file.name)), [file])], off
+
+
+def _weights(deployed: Deployed, file: Path, out: Path, licence: str) -> tuple[dict[str, Any], float]:
     tensors = state(deployed, out)
     off = difference(_again(deployed, tensors), deployed)
     said = facts(deployed, licence, off)
     with atomic_write(file) as stream:
         stream.write(save(tensors, metadata(said)))
-    return [file, write_card(deployed, said, file, _how(deployed, file.name), header=header)], off
+    return said, off
 
 
 def to_timm(deployed: Deployed, folder: Path, licence: str, *, header: bool = False) -> tuple[list[Path], float]:
@@ -54,48 +58,55 @@ def to_timm(deployed: Deployed, folder: Path, licence: str, *, header: bool = Fa
         raise ValueError(
             f"{one.method} changes the network, and timm has no model for it; --to torch, torch-export or onnx does"
         )
-    weights = folder / "model.safetensors"
+    weights = folder / WEIGHTS
     tensors = state(deployed, folder)
     with atomic_write(weights) as stream:  # timm loads it from here to be compared
         stream.write(save(tensors, {"format": "pt"}))
     arch = architecture(one.student)
-    net = timm.create_model(arch, num_classes=len(deployed.classes), checkpoint_path=str(weights), **_size(deployed))
+    size = _size(deployed)
+    net = timm.create_model(arch, num_classes=len(deployed.classes), checkpoint_path=str(weights), **size)
     off = difference(net.eval(), deployed)
     said = facts(deployed, licence, off)
     with atomic_write(weights) as stream:
         stream.write(save(tensors, metadata(said)))
+    theirs = one.student.startswith(_TIMM)
+    timm_cfg = timm.get_pretrained_cfg(arch) if theirs else None
     cfg = {
         "architecture": arch,
         "num_classes": len(deployed.classes),
         "input_size": list(deployed.image_shape),
-        "fixed_input_size": False,
+        "fixed_input_size": bool(timm_cfg and timm_cfg.fixed_input_size),
         "crop_pct": 1.0,
         "interpolation": "bilinear",
         "mean": list(deployed.mean),
         "std": list(deployed.std),
         "license": licence or "other",
     }
-    config = _config(folder, said, architecture=arch, num_classes=len(deployed.classes), pretrained_cfg=cfg)
-    own = one.student.startswith(_TIMM)
+    own = {"model_args": size} if size else {}
+    config = _config(folder, said, architecture=arch, num_classes=len(deployed.classes), **own, pretrained_cfg=cfg)
     use = (
-        f"import timm{'' if own else chr(10) + 'import kdbench.models  # registers the network with timm'}\n"
+        f"import timm{'' if theirs else chr(10) + 'import kdbench.models  # registers the network with timm'}\n"
         f'net = timm.create_model("{arch}", num_classes={len(deployed.classes)},'
-        ' checkpoint_path="model.safetensors").eval()'
+        f'{"".join(f" {name}={value}," for name, value in size.items())} checkpoint_path="{WEIGHTS}").eval()'
     )
-    return [weights, config, write_card(deployed, said, weights, use, header=header)], off
+    text = card(deployed, said, weights.name, use, header=header)
+    return [weights, config, write_card(text, [weights, config])], off
 
 
 def to_hub(deployed: Deployed, folder: Path, out: Path, licence: str) -> tuple[list[Path], float]:
     """A folder for Hugging Face: that of timm, or, of a network that its method changes, its parts."""
     if deployed.method is None:
         return to_timm(deployed, folder, licence, header=True)
-    (weights, model_card), off = to_torch(deployed, folder / "model.safetensors", out, licence, header=True)
-    return [weights, _config(folder, facts(deployed, licence, off)), model_card], off
+    weights = folder / WEIGHTS
+    said, off = _weights(deployed, weights, out, licence)
+    config = _config(folder, said)
+    text = card(deployed, said, weights.name, _how(deployed, weights.name), header=True)
+    return [weights, config, write_card(text, [weights, config])], off
 
 
 def _config(folder: Path, said: dict[str, Any], **own: Any) -> Path:
     """``config.json``: what is timm's, the names of the classes, and kdbench's facts."""
-    path = folder / "config.json"
+    path = folder / CONFIG
     with atomic_write(path, "w") as text:
         json.dump({**own, "label_names": said["classes"], "kdbench": said}, text, indent=1)
         text.write("\n")
@@ -105,14 +116,6 @@ def _config(folder: Path, said: dict[str, Any], **own: Any) -> Path:
 def architecture(student: str) -> str:
     """Its name in timm's registry."""
     return student.removeprefix(_TIMM).partition(".")[0] if student.startswith(_TIMM) else timm_name(student)
-
-
-def write_card(deployed: Deployed, said: dict[str, Any], file: Path, use: str, *, header: bool = False) -> Path:
-    """The card beside a file: README.md in a folder of its own, else ``FILE.md``."""
-    path = file.parent / "README.md" if file.name == "model.safetensors" else file.with_suffix(file.suffix + ".md")
-    with atomic_write(path, "w") as text:
-        text.write(card(deployed, said, file.name, use, header=header))
-    return path
 
 
 def read_facts(file: Path) -> dict[str, Any]:

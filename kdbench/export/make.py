@@ -12,8 +12,9 @@ from kdbench.export import hub
 from kdbench.export.cells import find, title
 from kdbench.export.deployed import load
 from kdbench.export.facts import compared
+from kdbench.export.place import CONFIG, WEIGHTS, free
 from kdbench.record import Record
-from kdbench.utils.files import apart, check_writable, expanded, is_file
+from kdbench.utils.files import apart, check_writable, expanded
 from kdbench.utils.wording import quoted
 
 #: Kinds, and the endings of their files; "": a folder.
@@ -90,7 +91,7 @@ def export(
     target = expanded(out) if out is not None else Path(_stem(one) + (KINDS[to] or f"-{to}"))
     _fits(target, to)
     apart(target, home)
-    _free(target, to)
+    free([target] if KINDS[to] else [target / WEIGHTS, target / CONFIG])
     data = data_dir or os.environ.get("KDBENCH_DATA")
     licence = licence or ""
     deployed = load(one, home, None if data is None else expanded(data))
@@ -132,21 +133,6 @@ def export(
 def _stem(one: Record) -> str:
     pair = record.safe_name(one.pair.replace(":", "-").replace("/", "-"))
     return f"{pair}-{record.cell_stem(one.method, one.seed, one.settings_hash)}"
-
-
-def _free(target: Path, to: str) -> None:
-    """Raises: ValueError: what lies in the place of the files was written by somebody else."""
-    card = target.with_name(f"{target.name}.md") if KINDS[to] else target / "README.md"
-    files = [target] if KINDS[to] else [target / "model.safetensors", target / "config.json"]
-    there = [file for file in (*files, card) if os.path.lexists(file)]
-    if not there:
-        return
-    try:
-        ours = all(map(is_file, there)) and "kdbench" in card.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        ours = False
-    if not ours:
-        raise ValueError(f"{there[0]} is there and no export of kdbench; name another --out, or move it away")
 
 
 def _fits(target: Path, to: str) -> None:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from kdbench.export.deployed import Deployed, difference
-from kdbench.export.facts import facts
-from kdbench.export.files import write_card
+from kdbench.export.facts import card, facts
+from kdbench.export.place import write_card
 from kdbench.utils.files import atomic_write
 
 FACTS = "kdbench.json"
@@ -43,7 +43,7 @@ def to_program(deployed: Deployed, file: Path, licence: str) -> tuple[list[Path]
     with atomic_write(file) as stream:
         stream.write(_saved(program, {FACTS: json.dumps(said, sort_keys=True)}))
     use = f"import torch\nnet = torch.export.load({json.dumps(file.name)}).module()  # net(images) -> logits"
-    return [file, write_card(deployed, said, file, use)], off
+    return [file, write_card(card(deployed, said, file.name, use), [file])], off
 
 
 def to_onnx(deployed: Deployed, file: Path, licence: str) -> tuple[list[Path], float | None]:
@@ -81,7 +81,7 @@ def to_onnx(deployed: Deployed, file: Path, licence: str) -> tuple[list[Path], f
         f"import onnxruntime\nsession = onnxruntime.InferenceSession({json.dumps(file.name)})\n"
         'logits, = session.run(None, {"images": images})  # float32, (B, C, H, W)'
     )
-    return [file, write_card(deployed, said, file, use)], off
+    return [file, write_card(card(deployed, said, file.name, use), [file])], off
 
 
 def _saved(program: torch.export.ExportedProgram, beside: dict[str, Any]) -> bytes:

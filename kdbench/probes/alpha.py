@@ -18,6 +18,7 @@ from kdbench import models, registry
 from kdbench.data import trained_on
 from kdbench.distiller import Distiller, Outputs
 from kdbench.engine.attending import attending, attention_state
+from kdbench.engine.checkpoint import beside_sha256
 from kdbench.probes.probe import Context, Found, NotApplicable, Probe, Settings
 from kdbench.probes.subject import Subject
 from kdbench.utils.findings import Matrix
@@ -143,4 +144,8 @@ def _method(subject: Subject) -> Distiller:
     return found[1].eval().to(subject.device)
 
 
-PROBE = Probe("attention", AttentionSettings, _measure, needs_teacher=True)
+def _rests_on(settings: AttentionSettings, subject: Subject, context: Context) -> dict[str, str]:
+    return {"attention": beside_sha256(dict(subject.state))[:12]}
+
+
+PROBE = Probe("attention", AttentionSettings, _measure, needs_teacher=True, rests_on=_rests_on)

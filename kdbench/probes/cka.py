@@ -18,12 +18,15 @@ from pydantic import Field
 from torch import Tensor
 
 from kdbench.distiller import Outputs
+from kdbench.probes import checked
 from kdbench.probes.probe import Context, Found, Probe, Settings
 from kdbench.probes.subject import Subject
 from kdbench.utils.findings import Matrix
 
 #: The unbiased estimate divides by N - 3.
 FEWEST = 4
+#: Deviations of a channel from its mean that are no more than rounding, in shares of its largest value.
+ROUNDING = 1e-6
 
 
 class SimilaritySettings(Settings):
@@ -50,12 +53,14 @@ def similarity(batches: Iterable[tuple[Mapping[str, Tensor], Mapping[str, Tensor
         batches: for each minibatch of B images the layers of both networks, (B, ...) each, by name. Minibatches of
             fewer than ``FEWEST`` images are left out.
 
+    They need not be equal: each counts as its number of pairs of images, which is how sure its estimate is.
+
     Returns:
         One number for each pair of layers: 1 for equal maps (up to rotation and scale), near 0, on either side, for
         independent ones. None where a layer is constant.
 
     Raises:
-        ValueError: no minibatch is large enough, or a value is not finite.
+        ValueError: no minibatch is large enough, its layers are not of the same images, or a value is not finite.
 
     >>> x = torch.randn(64, 5, generator=torch.Generator().manual_seed(0))
     >>> turned = 3 * x @ torch.linalg.qr(torch.randn(5, 5)).Q
@@ -68,19 +73,22 @@ def similarity(batches: Iterable[tuple[Mapping[str, Tensor], Mapping[str, Tensor
     theirs: Tensor | None = None
     names: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     for left, right in batches:
-        if len(next(iter(left.values()))) < FEWEST:
+        n = len(next(iter(left.values())))
+        if any(len(layer) != n for layer in (*left.values(), *right.values())):
+            raise ValueError("the layers of a minibatch are those of the same images")
+        if n < FEWEST:
             continue
         names = tuple(left), tuple(right)
         a, b = [_gram(layer) for layer in left.values()], [_gram(layer) for layer in right.values()]
-        found = torch.stack([torch.stack([hsic(x, y) for y in b]) for x in a])
-        own, other = (torch.stack([hsic(x, x) for x in side]) for side in (a, b))
+        weight = n * (n - 3)
+        found = weight * torch.stack([torch.stack([hsic(x, y) for y in b]) for x in a])
+        own, other = (weight * torch.stack([hsic(x, x) for x in side]) for side in (a, b))
         cross = found if cross is None else cross + found
         ours = own if ours is None else ours + own
         theirs = other if theirs is None else theirs + other
     if cross is None or ours is None or theirs is None:
         raise ValueError(f"CKA takes minibatches of {FEWEST} images or more, and there is none")
-    if not bool(cross.isfinite().all()):
-        raise ValueError("its maps are not finite")
+    checked.finite(cross, "its maps")
     scale = (ours.clamp(min=0)[:, None] * theirs.clamp(min=0)[None]).sqrt()
     values = [
         [float(value / by) if float(by) > 0 else None for value, by in zip(row, bys, strict=True)]
@@ -101,10 +109,13 @@ def hsic(a: Tensor, b: Tensor) -> Tensor:
 def _gram(layer: Tensor) -> Tensor:
     """(B, ...) -> (B, B) in double with a zero diagonal.
 
-    Centred first, which the estimate does not see and rounding does.
+    Centred first, which the estimate does not see and rounding does. What rounding alone leaves of a channel that is
+    the same for all images is nothing.
     """
     flat = layer.flatten(1).float()
+    largest = flat.abs().amax(dim=0)
     flat = flat - flat.mean(dim=0)
+    flat = torch.where(flat.abs().amax(dim=0) <= ROUNDING * largest, 0.0, flat)
     gram = (flat @ flat.T).double()
     return gram - gram.diagonal().diag_embed()
 
@@ -171,4 +182,4 @@ def _mean(values: list[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-PROBE = Probe("similarity", SimilaritySettings, _measure, needs_teacher=True)
+PROBE = Probe("similarity", SimilaritySettings, _measure, needs_teacher=True, version=2)

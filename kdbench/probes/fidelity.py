@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdbench.probes import checked
 from kdbench.probes.probe import Context, Found, Probe, Settings
 from kdbench.probes.subject import Subject
 
@@ -41,7 +42,7 @@ def agreement(student: Tensor, teacher: Tensor, labels: Tensor) -> Agreement:
         labels: (N,) int64.
 
     Raises:
-        ValueError: shapes that do not go together, or no images.
+        ValueError: shapes or labels that do not go together, no images, or logits that are not finite.
 
     >>> teacher = torch.tensor([[9.0, 0.0], [9.0, 0.0], [0.0, 9.0], [0.0, 9.0]])
     >>> student = torch.tensor([[9.0, 0.0], [0.0, 9.0], [0.0, 9.0], [0.0, 9.0]])
@@ -49,11 +50,13 @@ def agreement(student: Tensor, teacher: Tensor, labels: Tensor) -> Agreement:
     >>> found.agreement, found.on_teachers_errors, found.right_on_errors
     (75.0, 100.0, 0.0)
     """
-    if student.shape != teacher.shape or len(student) != len(labels) or not len(labels):
+    if student.shape != teacher.shape:
         raise ValueError(
-            f"logits of one shape and as many labels are compared, not {tuple(student.shape)},"
-            f" {tuple(teacher.shape)} and {len(labels)}"
+            f"logits of one shape are compared, not the student's {tuple(student.shape)} with the teacher's"
+            f" {tuple(teacher.shape)}"
         )
+    labels = checked.answers(student, labels)
+    checked.finite(teacher, "the teacher's logits")
     same = student.argmax(dim=1) == teacher.argmax(dim=1)
     wrong = teacher.argmax(dim=1) != labels
     divergence = F.kl_div(

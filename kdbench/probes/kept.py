@@ -13,6 +13,7 @@ from torch import Tensor
 from kdbench import data, models, registry
 from kdbench.data import Dataset
 from kdbench.distiller import Distiller
+from kdbench.engine.checkpoint import beside_sha256
 from kdbench.models import Tapped, teachers
 from kdbench.models.teachers import TeacherCard
 from kdbench.record import Record
@@ -48,6 +49,21 @@ def part(state: dict[str, Tensor], prefix: str, path: Path) -> dict[str, Tensor]
     if not found:
         raise ValueError(f"{path.name} has no weights of the {prefix[:-1]}")
     return found
+
+
+def check(one: Record, state: dict[str, Tensor], name: str) -> None:
+    """What is kept beside a student is what the record was measured with; older records do not know.
+
+    Raises:
+        ValueError: it is not.
+
+    >>> from types import SimpleNamespace as Facts
+    >>> check(Facts(kept_sha256="0" * 64, method="simkd"), {}, "simkd-s0.safetensors")
+    Traceback (most recent call last):
+    ValueError: simkd-s0.safetensors does not hold the parts of simkd that the record was measured with
+    """
+    if one.kept_sha256 and beside_sha256(state) != one.kept_sha256:
+        raise ValueError(f"{name} does not hold the parts of {one.method} that the record was measured with")
 
 
 def method(one: Record, student: Tapped, images: Dataset, out: Path, state: dict[str, Tensor]) -> Distiller:

@@ -14,7 +14,7 @@ import itertools
 import warnings
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -28,11 +28,12 @@ from torch import Tensor, nn
 
 from kdbench.data import Dataset
 from kdbench.data.stratified import stratified
+from kdbench.probes import checked
 from kdbench.probes.other_data import USUAL, canonical_names, fetch, short
 from kdbench.probes.probe import Context, Found, Probe, Settings
 from kdbench.probes.subject import Subject
 from kdbench.utils.seeding import stable_seed
-from kdbench.utils.wording import count
+from kdbench.utils.wording import count, quoted
 
 Protocol = Literal["logistic", "sgd", "mag"]
 #: Inverse penalties (scikit-learn's C, per summed loss) that are tried on vectors of unit variance, strong to weak.
@@ -106,17 +107,22 @@ def transfer(
         doubled: ``mag`` has batches of 128 and twice the rate, as for Tiny ImageNet.
 
     Raises:
-        ValueError: fewer than two classes, or vectors that are not finite.
+        ValueError: fewer than two classes, vectors that are not finite, not as many labels as vectors, no vectors, or
+            no such protocol.
 
     >>> vectors = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(20, 1)
     >>> labels = torch.tensor([0, 1]).repeat(20)
     >>> transfer(vectors, labels, vectors, labels).top1
     100.0
     """
+    if protocol not in get_args(Protocol):
+        raise ValueError(f"no protocol {quoted(protocol)}; there are {', '.join(get_args(Protocol))}")
+    train_labels = checked.classes(train_labels, len(train))
+    test_labels = checked.classes(test_labels, len(test))
     if len(train_labels.unique()) < 2:
         raise ValueError("a classifier takes training images of two classes or more")
-    if not bool(train.isfinite().all() and test.isfinite().all()):
-        raise ValueError("its pooled vectors are not finite")
+    for vectors in (train, test):
+        checked.finite(vectors, "its pooled vectors")
     if protocol == "logistic":
         return _logistic(train, train_labels, test, test_labels, seed)
     recipe = RECIPES[protocol]

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError
 
+from kdbench.engine.checkpoint import beside_sha256
 from kdbench.engine.errors import said, text
 from kdbench.probes.choose import Choice, Target
 from kdbench.probes.probe import Context, Found, NotApplicable, Probe, Settings
@@ -149,7 +150,8 @@ def _identity(probe: Probe[Any], settings: Settings, subject: Subject, context: 
         "precision": subject.precision.name,
     }
     if one.modified_student and not subject.target.of_teacher:
-        found["modules of the method"] = settings_hash(one.settings.hyper) + one.plugin_sha256
+        parts = beside_sha256(dict(subject.state))[:12]
+        found["modules of the method"] = settings_hash(one.settings.hyper) + one.plugin_sha256 + parts
     if probe.needs_teacher:
         found["teacher"] = subject.target.teacher_sha256
     return found | probe.rests_on(settings, subject, context)

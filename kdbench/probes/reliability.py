@@ -7,6 +7,7 @@ Calibrating Deep Neural Networks using Focal Loss. NeurIPS 2020. https://arxiv.o
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -17,12 +18,15 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from kdbench.data.stratified import stratified
+from kdbench.probes import checked
 from kdbench.probes.probe import Context, Found, Probe, Settings
 from kdbench.probes.subject import Subject
 from kdbench.utils.seeding import stable_seed
 
 #: The temperature is looked for between exp(-SPAN) and exp(SPAN).
 SPAN = 4.0
+#: So near to an end of that the best temperature is taken to lie beyond it, in units of SPAN.
+EDGE = 1e-3
 
 
 class CalibrationSettings(Settings):
@@ -64,17 +68,17 @@ def calibration(logits: Tensor, labels: Tensor, *, bins: int = 15, temperature: 
         temperature: what the logits are divided by first.
 
     Raises:
-        ValueError: there are no images, or logits that are not finite.
+        ValueError: there are no images, labels that are no classes, logits that are not finite, or no such bins or
+            temperature.
 
     >>> sure = torch.tensor([[0.0, 200.0]] * 4)  # always certain, right three times of four
     >>> found = calibration(sure, torch.tensor([1, 1, 1, 0]))
     >>> found.ece, found.adaptive_ece, found.brier
     (25.0, 25.0, 0.5)
     """
-    if not len(labels):
-        raise ValueError("there are no images to measure calibration on")
-    if not bool(logits.isfinite().all()):
-        raise ValueError("its logits are not finite")
+    labels = checked.answers(logits, labels)
+    if bins < 1 or not 0 < temperature < math.inf:
+        raise ValueError(f"calibration takes one bin or more and a temperature above 0, not {bins} and {temperature}")
     wide = logits.double() / temperature
     chances = wide.softmax(dim=1)
     confidence, predicted = chances.max(dim=1)
@@ -90,8 +94,12 @@ def calibration(logits: Tensor, labels: Tensor, *, bins: int = 15, temperature: 
         found.append(Bin(place / bins, (place + 1) / bins, images, *means))
         if images:
             gaps += abs(float((right - confidence)[inside].sum()))
+    # Images that are equally sure stand in no order: each counts as right as all of them are.
+    _, alike, sizes = confidence.unique(return_inverse=True, return_counts=True)
+    share = torch.zeros(len(sizes), dtype=right.dtype).index_add_(0, alike, right) / sizes
+    gap = share[alike] - confidence
     order = confidence.argsort(stable=True)
-    equal = sum(abs(float((right - confidence)[part].sum())) for part in order.tensor_split(min(bins, len(labels))))
+    equal = sum(abs(float(gap[part].sum())) for part in order.tensor_split(min(bins, len(labels))))
     truth = F.one_hot(labels, logits.shape[1])
     return Calibration(
         tuple(found),
@@ -103,13 +111,17 @@ def calibration(logits: Tensor, labels: Tensor, *, bins: int = 15, temperature: 
 
 
 def best_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The temperature with the least NLL on (N, K) logits and (N,) labels.
+    """The temperature with the least NLL on (N, K) logits and (N,) labels, from exp(-``SPAN``) to exp(``SPAN``).
+
+    Raises:
+        ValueError: there are no images, labels that are no classes, or logits that are not finite.
 
     >>> logits = torch.tensor([[0.0, 8.0]] * 4)  # right three times of four: 3 / 4 = sigmoid(ln 3)
     >>> found = best_temperature(logits, torch.tensor([1, 1, 1, 0]))
     >>> round(8 / found, 3)  # ln 3
     1.099
     """
+    labels = checked.answers(logits, labels)
     wide = logits.double()
     best = minimize_scalar(
         lambda log: float(F.cross_entropy(wide / float(torch.tensor(log).exp()), labels)),
@@ -151,7 +163,10 @@ def _measure(subject: Subject, settings: CalibrationSettings, context: Context) 
              "confidence": at.confidence, "accuracy": at.accuracy}
             for at in one.bins
         ]  # fmt: skip
-    return Found(summary, rows)
+    notes = []
+    if SPAN - abs(math.log(temperature)) < EDGE:
+        notes.append(f"the temperature {temperature:.3g} is an end of what is looked through; the best may lie beyond")
+    return Found(summary, rows, notes=notes)
 
 
-PROBE = Probe("calibration", CalibrationSettings, _measure)
+PROBE = Probe("calibration", CalibrationSettings, _measure, version=2)

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from kdbench.data.stratified import stratified
-from kdbench.probes import cifar_c
+from kdbench.probes import checked, cifar_c
 from kdbench.probes.corruption import LEVELS, STRENGTHS, corrupt
 from kdbench.probes.probe import Context, Found, Probe, Settings
 from kdbench.probes.subject import Subject
@@ -47,6 +47,13 @@ class RobustnessSettings(Settings):
     images: Annotated[int, Field(ge=0)] = 0
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
+    @field_validator("images")
+    @classmethod
+    def _several(cls, images: int) -> int:
+        if images == 1:
+            raise ValueError("accuracy is that of 2 images or more, or of all of them, which is 0")
+        return images
+
     @field_validator("corruptions")
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -78,7 +85,7 @@ def robustness(
         make: makes the corrupted images, as ``corrupt`` does.
 
     Raises:
-        ValueError: no such corruption, or no images.
+        ValueError: no such corruption, no images or not as many labels, or logits that are not finite.
 
     >>> import torch
     >>> images = torch.tensor([0, 255], dtype=torch.uint8)[:, None, None, None].expand(2, 3, 8, 8)
@@ -88,8 +95,7 @@ def robustness(
     >>> robustness(is_white, images, torch.tensor([0, 1]), ["contrast"])
     {'contrast': [100.0, 100.0, 100.0, 100.0, 100.0, 100.0]}
     """
-    if not len(labels):
-        raise ValueError("there are no images to corrupt")
+    labels = checked.classes(labels, len(images))
     clean = _top1(answer, images, labels)
 
     def under(kind: str, level: int) -> float:
@@ -114,7 +120,8 @@ def _top1(
     for first, last in _chunks(len(images)):
         part = images[first:last]
         shown = part if change is None else change(part, first)
-        right += int((answer(shown).argmax(dim=1) == labels[first:last]).sum())
+        logits = checked.finite(answer(shown), "its logits" if change is None else "its logits on corrupted images")
+        right += int((logits.argmax(dim=1) == labels[first:last]).sum())
     return 100 * right / len(labels)
 
 
@@ -214,6 +221,7 @@ def _spread(settings: RobustnessSettings, context: Context) -> list[RobustnessSe
     own = tuple(name for name in settings.corruptions if name != FILES)
     parts = [settings.model_copy(update={"corruptions": own})] if own else []
     if context.cifar_c is not None:
+        cifar_c.kinds(context.cifar_c)  # a folder that is not there is told once, not of every network
         parts.append(settings.model_copy(update={"corruptions": (FILES,)}))
     elif FILES in settings.corruptions:
         raise ValueError(f"robustness.corruptions names {FILES}, whose folder --cifar-c names")

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load as from_bytes
 from torch import Tensor
 
 from kdbench import models
@@ -22,10 +22,11 @@ from kdbench.engine.precision import Precision
 from kdbench.models import Tapped
 from kdbench.models.renormalise import Normalisation
 from kdbench.models.teachers import TeacherCard
-from kdbench.probes import kept
+from kdbench.probes import checked, kept
 from kdbench.probes.choose import Target
 from kdbench.record import Record
 from kdbench.run.batches import plain_batches
+from kdbench.utils.files import content
 
 
 @dataclass
@@ -85,7 +86,7 @@ class Subject:
         Raises:
             ValueError: some are not finite.
         """
-        return _finite(self.answers(self.images.test_images), "its")
+        return checked.finite(self.answers(self.images.test_images), "its logits on the test images")
 
     @property
     def labels(self) -> Tensor:
@@ -95,7 +96,8 @@ class Subject:
     @cached_property
     def teacher_logits(self) -> Tensor:
         """(N, K) logits of the teacher on the test images, on the CPU."""
-        return _finite(torch.cat([seen.logits.cpu() for seen in self.taught(self.batches())]), "its teacher's")
+        found = torch.cat([seen.logits.cpu() for seen in self.taught(self.batches())])
+        return checked.finite(found, "its teacher's logits on the test images")
 
     @torch.no_grad()
     def taught(self, batches: Plain) -> Iterator[Outputs]:
@@ -136,6 +138,7 @@ def load(target: Target, out: Path, data_dir: Path | None, device: torch.device,
         own = card.normalisation or Normalisation.of(*given)
         return Subject(target, _placed(net, device), images, recipe | own._asdict(), device, precision)
     state = kept_state(target.student_file)
+    kept.check(one, state, target.student_file.name)
     net = models.create(one.student, images.num_classes, image_size=images.image_shape[-1], pretrained=False)
     net.load_state_dict(kept.part(state, "student.", target.student_file))
     if state_sha256(net.state_dict()) != one.weights_sha256:
@@ -157,11 +160,12 @@ def kept_state(path: Path) -> dict[str, Tensor]:
         ValueError: there is no such file, or it is damaged.
     """
     try:
-        return load_file(path)
+        return from_bytes(content(path))
     except FileNotFoundError:
         raise ValueError(f"its student was not kept: there is no {path}") from None
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+        why = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+        raise ValueError(f"{path} is damaged: {why}") from error
 
 
 def _teacher(target: Target, out: Path, images: Dataset, given: Any) -> tuple[Tapped, TeacherCard]:
@@ -173,12 +177,6 @@ def _teacher(target: Target, out: Path, images: Dataset, given: Any) -> tuple[Ta
         images.image_shape[-1],
         normalisation=given,
     )
-
-
-def _finite(logits: Tensor, whose: str) -> Tensor:
-    if not bool(logits.isfinite().all()):
-        raise ValueError(f"{whose} logits on the test images are not finite")
-    return logits
 
 
 def _placed(net: Tapped, device: torch.device) -> Tapped:

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save
 
 from kdbench import record, registry
+from kdbench.engine.checkpoint import beside_sha256
 from kdbench.engine.lane import Lane
 from kdbench.models.teachers import TeacherCard
 from kdbench.record import Record, Status
@@ -133,6 +134,7 @@ class Ledger:
             "ece": lane.report["ece"],
             "agreement": lane.report.get("agreement"),
             "weights_sha256": lane.weights_sha256(),
+            "kept_sha256": beside_sha256(lane.kept_state()),
             "extra_infer_params": lane.extra_infer_params(example),
         }
 

@@ -108,10 +108,16 @@ def content(path: Path) -> bytes:
     b'whole'
     """
     file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with open(file, "rb") as opened:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
+    try:
+        mode = os.fstat(file).st_mode
+        if stat.S_ISDIR(mode):  # the system would name the descriptor's number
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+        if not stat.S_ISREG(mode):
             raise OSError(errno.EINVAL, "it is a pipe or a device, no file", os.fspath(path))
-        return opened.read()
+        with open(file, "rb", closefd=False) as opened:
+            return opened.read()
+    finally:
+        os.close(file)
 
 
 def trouble(error: OSError) -> str:
