@@ -24,6 +24,7 @@ def drawn(*size: int, seed: int = 0) -> Tensor:
 
 
 Z, Y = drawn(20, 5), torch.arange(20) % 5
+PICTURES = torch.randint(256, (20, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 ODD: list[tuple[Callable[[], object], str]] = [
     (lambda: agreement(Z * float("nan"), Z, Y), "its logits are not finite"),
     (lambda: agreement(Z, Z / 0, Y), "the teacher's logits are not finite"),
@@ -60,7 +61,6 @@ ODD: list[tuple[Callable[[], object], str]] = [
     ),
     (lambda: robustness(lambda x: torch.zeros(len(x), 5), PICTURES, Y[:3], ["blur"]), "20 images and 3 labels"),
 ]
-PICTURES = torch.randint(256, (20, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize(("measure", "sentence"), ODD)
