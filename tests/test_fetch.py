@@ -228,6 +228,9 @@ def test_a_file_of_ones_own(checkpoint: Path, accuracy: float, tmp_path: Path) -
     other = tmp_path / "other.pt"
     other.write_bytes(checkpoint.read_bytes() + b"x")
     output = fetch(tmp_path, mine, "--from", other, code=2)
+    assert "is not the published somebodys-resnet8: it has" in output
+    other.write_bytes(b"x" + checkpoint.read_bytes()[1:])
+    output = fetch(tmp_path, mine, "--from", other, code=2)
     assert "is not the published somebodys-resnet8: its sha256 is" in output
     assert "there is no file" in fetch(tmp_path, mine, "--from", tmp_path / "none.pt", code=2)
     assert not (tmp_path / "out").exists()

@@ -237,11 +237,11 @@ pack.pack(found[0], names.canonical({word(folder)!r}), found[1], Path({str(tmp_p
     assert found is not None
     read: list[str] = []
 
-    def counted(files: Sequence[str], size: int) -> Decoded:
-        read.extend(files)
-        return decode(files, size)
+    def counted(files: Sequence[str], first: int, many: int, size: int) -> Decoded:
+        read.extend(files[first : first + many])
+        return decode(files[first : first + many], size)
 
-    monkeypatch.setattr(pack, "decode", counted)
+    monkeypatch.setattr(pack, "decode_block", counted)
     made = pack.pack(found[0], names.canonical(word(folder)), SIZE, tmp_path / "pack")
     assert len(read) == 21 - 8
     assert made.fingerprint == data.load(word(folder)).fingerprint

@@ -58,13 +58,18 @@ class Room:
                 self._changed.notify_all()
 
 
-def decode(files: Sequence[str], size: int) -> Decoded:
+def decode(files: Sequence[str], size: int, *, keep: bool = True) -> Decoded:
     """Read all files as squares; of the full-size pictures only those in hand are in memory.
+
+    Args:
+        files: their paths.
+        size: side of the squares in pixels.
+        keep: False: no pictures are given back, which are looked at for what is to be said of them.
 
     Raises:
         DataMissing: some cannot be used: the first, why, and which are the others.
     """
-    images = np.empty((len(files), 3, size, size), dtype=np.uint8)
+    images = np.empty((len(files) if keep else 0, 3, size, size), dtype=np.uint8)
     digests = [b""] * len(files)
     remarks: dict[int, frozenset[str]] = {}
     failed: dict[int, DataMissing] = {}
@@ -79,7 +84,8 @@ def decode(files: Sequence[str], size: int) -> Decoded:
             except DataMissing as error:
                 failed[i] = error
                 continue
-            images[i] = picture.pixels.transpose(2, 0, 1)
+            if keep:
+                images[i] = picture.pixels.transpose(2, 0, 1)
             digests[i] = picture.digest
             if picture.remarks:
                 remarks[i] = picture.remarks
@@ -94,6 +100,19 @@ def decode(files: Sequence[str], size: int) -> Decoded:
         raise DataMissing(_failures(files, failed))
     held = {key: [i for i in sorted(remarks) if key in remarks[i]] for key in pictures.REMARKS}
     return Decoded(torch.from_numpy(images), digests, {key: where for key, where in held.items() if where})
+
+
+def decode_block(files: Sequence[str], first: int, many: int, size: int) -> Decoded:
+    """Some of the files, from ``first`` on; where one cannot be used, all that follow are looked at as well.
+
+    Raises:
+        DataMissing: some cannot be used, as of ``decode``; those behind the block are named, too.
+    """
+    try:
+        return decode(files[first : first + many], size)
+    except DataMissing:
+        decode(files[first:], size, keep=False)
+        raise
 
 
 def decode_here(files: Sequence[str], size: int) -> Tensor:

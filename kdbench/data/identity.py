@@ -101,10 +101,10 @@ def identify(
         counts.append(tuple(torch.bincount(labels, minlength=len(classes)).tolist()))
     c, h, w = train_images.shape[1:]
     parts = Parts(
-        train_images=_sha256(train_images),
-        train_labels=_sha256(train_labels),
-        test_images=_sha256(test_images),
-        test_labels=_sha256(test_labels),
+        train_images=part_sha256(train_images),
+        train_labels=part_sha256(train_labels),
+        test_images=part_sha256(test_images),
+        test_labels=part_sha256(test_labels),
     )
     return DataIdentity(
         fingerprint=_fingerprint(classes, (c, h, w), parts),
@@ -193,7 +193,12 @@ def tensors_sha256(parts: Iterable[Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _sha256(values: Tensor | DataSource) -> str:
+def part_sha256(values: Tensor | DataSource) -> str:
+    """SHA-256 of images or labels, as ``Parts`` has it.
+
+    >>> part_sha256(torch.arange(3)) == part_sha256(torch.arange(3)), len(part_sha256(torch.arange(3)))
+    (True, 64)
+    """
     if isinstance(values, DataSource):
         return values.sha256()
     array = values.contiguous().numpy()

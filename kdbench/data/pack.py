@@ -16,14 +16,14 @@ import numpy as np
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from kdbench.data.decode import decode
-from kdbench.data.errors import shown, why
+from kdbench.data.decode import decode_block
+from kdbench.data.errors import DataMissing, shown, why
 from kdbench.data.folder import Listed
 from kdbench.data.identity import DataIdentity, identify
 from kdbench.data.packed import FORMAT, HEADER, PARTS, Packed, header, is_pack, opened
 from kdbench.data.pictures import REMARKS
 from kdbench.data.sets import Dataset
-from kdbench.data.source import head, stamp
+from kdbench.data.source import head, listing_sha256, stamp
 from kdbench.utils import wording
 from kdbench.utils.files import atomic_write
 from kdbench.utils.sealing import checksum
@@ -122,11 +122,7 @@ class _Making:
         except ValueError:
             same = False
         if not same:
-            if is_pack(self.folder) and header(self.folder)["dataset"] != self.word:
-                raise ValueError(
-                    f"{shown(self.folder)} is the pack of {header(self.folder)['dataset']}; choose another --out, or"
-                    " remove it"
-                )
+            self._mine(whole)
             with atomic_write(file) as opened_:
                 opened_.write(json.dumps(begin).encode() + b"\n")
             return {}
@@ -141,6 +137,20 @@ class _Making:
             good += len(line)
         os.truncate(file, good)
         return found
+
+    def _mine(self, journal: list[bytes]) -> None:
+        """Raises: ValueError: the pack, or the file of its name, that lies there is not of these data."""
+        if not is_pack(self.folder):
+            return
+        try:
+            other = header(self.folder)["dataset"]
+        except DataMissing:  # cut, or of another kdbench: the journal knows whose it is
+            try:
+                other = json.loads(journal[0])["dataset"]
+            except (IndexError, ValueError, KeyError, TypeError):
+                other = "something else"
+        if other != self.word:
+            raise ValueError(f"{shown(self.folder)} is the pack of {other}; choose another --out, or remove it")
 
     def _room(self, known: dict[tuple[str, int], _Line]) -> None:
         need = (sum(self.counts) - len(known) * BLOCK) * (self.each + 4)
@@ -158,7 +168,7 @@ class _Making:
         start = first if part == "train" else self.counts[0] + first
         digests, remarks = b"", {}
         if isinstance(self.dataset, Listed):
-            found = decode(self._paths()[start : start + many], self.size)
+            found = decode_block(self._paths(), start, many, self.size)
             images, digests, remarks = found.images, b"".join(found.digests), found.remarks
         else:
             whole = self.dataset.train_images if part == "train" else self.dataset.test_images
@@ -197,6 +207,8 @@ class _Making:
         names = self.dataset.names if isinstance(self.dataset, Listed) else self.dataset.classes
         identity: DataIdentity = identify(train, train_labels, test, test_labels, names, notes)
         values = {"format": FORMAT, "dataset": self.word, "identity": identity.model_dump(mode="json")}
+        if isinstance(self.dataset, Listed):
+            values["files"] = listing_sha256(self._paths(), self.dataset.home)
         with atomic_write(self.folder / HEADER, "w") as file:
             json.dump(values | {"checksum": checksum(values)}, file, indent=1)
 

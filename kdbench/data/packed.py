@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from kdbench.data.errors import DataMissing, shown, why
-from kdbench.data.identity import DataIdentity
+from kdbench.data.identity import DataIdentity, part_sha256
 from kdbench.data.sets import Dataset
 from kdbench.data.source import DataSource
 from kdbench.utils.sealing import checksum
@@ -112,7 +112,7 @@ def opened(folder: Path) -> Dataset:
     """The data set of a pack.
 
     Raises:
-        DataMissing: there is none, or its files are not as long as they were.
+        DataMissing: there is none, its files are not as long as they were, or its labels not those that were packed.
     """
     found = header(folder)
     identity = DataIdentity.model_validate(found["identity"])
@@ -127,6 +127,10 @@ def opened(folder: Path) -> Dataset:
                 said = "is not there" if here < 0 else f"has {here:,} bytes, not {size:,}"
                 raise DataMissing(f"{shown(file)} of a pack {said}; `kdbench data pack` makes it anew")
         labels = torch.from_numpy(np.fromfile(folder / f"{part}.labels", dtype="<i8").astype(np.int64))
+        if part_sha256(labels) != getattr(identity.parts, f"{part}_labels"):
+            raise DataMissing(
+                f"{shown(folder / part)}.labels of a pack is not as it was packed; `kdbench data pack` makes it anew"
+            )
         arrays += [Packed(folder / f"{part}.u8", shape, getattr(identity.parts, f"{part}_images")), labels]
     train, train_labels, test, test_labels = arrays
     return Dataset(found["dataset"], train, train_labels, test, test_labels, identity.classes, identity.notes)

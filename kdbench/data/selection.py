@@ -5,7 +5,6 @@ The data set is the same whichever it is, and so are its fingerprint and every b
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,14 +15,14 @@ import torch
 from torch import Tensor
 
 from kdbench.data import names, sets
-from kdbench.data.decode import decode, free_memory
+from kdbench.data.decode import decode_block, free_memory
 from kdbench.data.errors import DataMissing, shown
 from kdbench.data.folder import Listed, list_folder
-from kdbench.data.packed import is_pack, opened
+from kdbench.data.packed import header, is_pack, opened
 from kdbench.data.sets import Dataset
-from kdbench.data.source import Files, Memory, cache_folder, head
+from kdbench.data.source import Files, Memory, head, listing_sha256, recalled, remember
 from kdbench.utils import wording
-from kdbench.utils.files import atomic_write, expanded
+from kdbench.utils.files import expanded
 
 SOURCES = ("auto", "resident", "packed", "streamed")
 #: ``auto`` keeps pictures in memory where they take no more than this share of what is free; the loader's padded copy
@@ -103,7 +102,7 @@ def choose(
 
     Raises:
         DataMissing: the files, or the pack, are not there.
-        ValueError: no such data set or source, or it does not fit into memory.
+        ValueError: no such data set or source, it does not fit into memory, or the pack is not of these pictures.
 
     >>> resident, streamed = choose("digits"), choose("digits", source="streamed", workers=0)
     >>> resident.fingerprint == streamed.fingerprint
@@ -121,6 +120,7 @@ def choose(
             raise ValueError(
                 f"{shown(folder)} is the pack of {found.name}, not of {word}; name another with packed:FOLDER"
             )
+        _compare(found, folder, word, root, say)
         return replace(found, name=names.canonical(word), workers=workers or 0)
     files = listed(word, root)
     many = usual_workers() if workers is None else workers
@@ -160,6 +160,35 @@ def _base(word: str) -> str:
     return f"imagefolder@{found.size}" if found else word
 
 
+def _compare(found: Dataset, folder: Path, word: str, root: Path | None, say: Say) -> None:
+    """Hold a pack against the pictures that it was made of, where they are here.
+
+    Raises:
+        ValueError: they are others, or not as they were.
+    """
+    try:
+        here = listed(word, root)
+    except DataMissing as error:
+        say(f"the pack of {found.name} is not compared with its pictures: {error}")
+        return
+    if here is None:
+        return
+    pictures, _ = here
+    counts = len(pictures.train), len(pictures.test)
+    if found.classes != pictures.names:
+        why = "the classes are others"
+    elif counts != (len(found.train_images), len(found.test_images)):
+        why = f"there are {counts[0]:,} and {counts[1]:,}"
+    elif header(folder).get("files") not in (None, listing_sha256(pictures.files, pictures.home)):
+        why = "some have another name or length"  # None: packed before packs knew
+    else:
+        return
+    raise ValueError(
+        f"{shown(folder)} is not the pack of the pictures in {shown(pictures.home)} as they are now ({why});"
+        f" `kdbench data pack {word}` makes it anew, packed:FOLDER names another, streamed takes the files"
+    )
+
+
 def _streamed(word: str, pictures: Listed, size: int, workers: int, say: Say) -> Dataset:
     train_labels, test_labels = pictures.labels()
     files, n = pictures.files, len(pictures.train)
@@ -171,13 +200,10 @@ def _streamed(word: str, pictures: Listed, size: int, workers: int, say: Say) ->
 def _surveyed(pictures: Listed, size: int, train: Files, test: Files, say: Say) -> tuple[str, ...]:
     """Look at every picture once: sums of both parts are remembered, and what is to be said is given back."""
     key = sha256(f"{train.name} {test.name}".encode()).hexdigest()
-    file = cache_folder() / f"survey-{key[:32]}.json"
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if found["name"] == key and train.know(found["train"]) and test.know(found["test"]):
-            return tuple(map(str, found["notes"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    if found := recalled(key, "survey-"):
+        train.know(found["train"])
+        test.know(found["test"])
+        return tuple(found["notes"])
     paths, n = pictures.files, len(train)
     say(f"looking once at {len(paths):,} pictures, for their fingerprint; it is remembered until a file changes")
     sums = {"train": sha256(head(train.shape)), "test": sha256(head(test.shape))}
@@ -185,7 +211,7 @@ def _surveyed(pictures: Listed, size: int, train: Files, test: Files, say: Say) 
     remarks: dict[str, list[int]] = {}
     for part, first, end in (("train", 0, n), ("test", n, len(paths))):
         for start in range(first, end, BLOCK):
-            made = decode(paths[start : min(end, start + BLOCK)], size)
+            made = decode_block(paths, start, min(BLOCK, end - start), size)
             sums[part].update(made.images.numpy().data)
             for mark, where in made.remarks.items():
                 remarks.setdefault(mark, []).extend(len(digests) + at for at in where)
@@ -196,11 +222,7 @@ def _surveyed(pictures: Listed, size: int, train: Files, test: Files, say: Say) 
     known = {part: one.hexdigest() for part, one in sums.items()}
     train.know(known["train"])
     test.know(known["test"])
-    try:
-        with atomic_write(file, "w") as opened_:
-            json.dump({"name": key, **known, "notes": notes}, opened_)
-    except OSError:
-        pass  # they are looked at again the next time
+    remember(key, {**known, "notes": notes}, "survey-")
     return notes
 
 

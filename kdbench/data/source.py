@@ -9,18 +9,27 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from kdbench.data.errors import DataMissing, shown
+from kdbench.utils import sealed
 from kdbench.utils.files import atomic_write, expanded
+from kdbench.utils.sealing import checksum
 
 #: Pictures that are taken at once where all of them are gone through.
 BLOCK = 256
+#: Files, at most, that are asked for their lengths where a pack is compared with its folder.
+LOOKED_AT = 100_000
 
 
 class DataSource(ABC):
@@ -117,7 +126,8 @@ class Files(DataSource):
         self._ends = lengths.cumsum()
         self.size = size
         self.shape = (len(files), 3, size, size)
-        self.name = stamp(files, size)
+        facts = _facts(files)
+        self.name, self._marks = _stamp(files, facts, size), _marks(facts)
         self._sum = ""
 
     def path(self, position: int) -> str:
@@ -129,12 +139,19 @@ class Files(DataSource):
         """See ``DataSource``."""
         from kdbench.data.decode import decode_here
 
-        return decode_here([self.path(i) for i in idx.tolist()], self.size)
+        paths = [self.path(i) for i in idx.tolist()]
+        taken = decode_here(paths, self.size)
+        changed = _marks(_facts(paths)) != self._marks[idx.numpy()]
+        if changed.any():
+            raise DataMissing(
+                f"the picture {shown(paths[int(changed.argmax())])} has changed since this command began, and a record"
+                " names the pictures of then; repeat the command when nobody changes them"
+            )
+        return taken
 
-    def know(self, sha256: str) -> bool:
-        """Take over what somebody who saw all pictures has found; always true."""
-        self._sum = str(sha256)
-        return True
+    def know(self, sha256: str) -> None:
+        """Take over what somebody who saw all pictures has found."""
+        self._sum = sha256
 
     def sha256(self) -> str:
         """See ``DataSource``."""
@@ -148,13 +165,44 @@ def head(shape: Sequence[int]) -> bytes:
 
 def stamp(files: Sequence[str], size: int) -> str:
     """Hash of paths, lengths and times of files: another one as soon as a file is written again."""
-    digest = hashlib.sha256(f"{size}\n".encode())
-    for file in files:
-        try:
+    return _stamp(files, _facts(files), size)
+
+
+def listing_sha256(files: Sequence[str], home: Path) -> str:
+    """Hash of the paths below a folder, and of the lengths of the files where they are not too many to be looked at.
+
+    Unlike ``stamp`` it is the same of a folder that was moved or copied.
+
+    >>> listing_sha256(["/a/train/cat/1.png"], Path("/a")) == listing_sha256(["/b/train/cat/1.png"], Path("/b"))
+    True
+    """
+    lengths = _facts(files)[:, 0].tolist() if len(files) <= LOOKED_AT else [0] * len(files)
+    digest = hashlib.sha256()
+    for file, length in zip(files, lengths, strict=True):
+        below = unicodedata.normalize("NFC", os.path.relpath(file, home))
+        digest.update(os.fsencode(below) + f"\0{length}\n".encode())
+    return digest.hexdigest()
+
+
+def _facts(files: Sequence[str]) -> NDArray[np.int64]:
+    """(N, 2): length and time of each file; -1 of one that is gone, which who reads it says."""
+    found = np.full((len(files), 2), -1, dtype=np.int64)
+    for row, file in zip(found, files, strict=True):
+        with suppress(OSError):
             about = os.stat(file)
-            fact = f"{about.st_size} {about.st_mtime_ns}"
-        except OSError:
-            fact = "gone"  # who reads it says so
+            row[:] = about.st_size, about.st_mtime_ns
+    return found
+
+
+def _marks(facts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(N,): one number for length and time of each file, as all of them are sent to workers."""
+    return facts[:, 1] * 1_000_003 + facts[:, 0]
+
+
+def _stamp(files: Sequence[str], facts: NDArray[np.int64], size: int) -> str:
+    digest = hashlib.sha256(f"{size}\n".encode())
+    for file, (length, when) in zip(files, facts.tolist(), strict=True):
+        fact = "gone" if length < 0 else f"{length} {when}"
         digest.update(os.fsencode(file) + f"\0{fact}\n".encode())
     return digest.hexdigest()
 
@@ -163,20 +211,33 @@ def remembered(name: str, make: Callable[[], str]) -> str:
     """A sum that was made before of what has this name, or ``make()``, kept in the user's cache for the next time."""
     if not name:
         return make()
-    file = cache_folder() / f"{name[:32]}.json"
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if found["name"] == name and isinstance(found["sum"], str):
-            return found["sum"]
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    if found := recalled(name):
+        return str(found["sum"])
     made = make()
-    try:
-        with atomic_write(file, "w") as opened:
-            json.dump({"name": name, "sum": made}, opened)
-    except OSError:
-        pass  # it is made again the next time
+    remember(name, {"sum": made})
     return made
+
+
+def recalled(name: str, kind: str = "") -> dict[str, Any]:
+    """What was remembered under a name, as it was written; empty where there is nothing, or it was changed."""
+    place = _place(name, kind)
+    try:
+        found = sealed.fields(place)
+        sealed.check(place, found)
+    except (OSError, ValueError, KeyError):
+        return {}
+    return found if found.get("name") == name else {}
+
+
+def remember(name: str, values: Mapping[str, Any], kind: str = "") -> None:
+    """Keep it in the user's cache for the next time; where that cannot be written, it is found anew."""
+    said = {"name": name, **values}
+    with suppress(OSError), atomic_write(_place(name, kind), "w") as opened:
+        json.dump(said | {"checksum": checksum(said)}, opened)
+
+
+def _place(name: str, kind: str) -> Path:
+    return cache_folder() / f"{kind}{name[:32]}.json"
 
 
 def cache_folder() -> Path:

@@ -81,6 +81,11 @@ def _given(file: Path, one: PublishedTeacher) -> Path:
     """Raises: ValueError: it is not the published file."""
     if not is_file(file):
         raise ValueError(f"there is no file {file}; --from takes {one.file}, which is at {one.address}")
+    if (size := file.stat().st_size) != one.bytes:
+        raise ValueError(
+            f"{file} is not the published {one.name}: it has {size:,} bytes, the table has {one.bytes:,};"
+            f" get it from {one.address}"
+        )
     if (found := file_sha256(file)) != one.sha256:
         raise ValueError(
             f"{file} is not the published {one.name}: its sha256 is {found[:12]}, the table has {one.sha256[:12]};"
@@ -97,7 +102,7 @@ def _cached(one: PublishedTeacher, screen: Console) -> Path:
     """
     target = speeds.folder() / "teachers" / one.file
     if is_file(target):
-        if file_sha256(target) == one.sha256:
+        if target.stat().st_size == one.bytes and file_sha256(target) == one.sha256:
             return target
         screen.print(f"{target} is not the published {one.name}; it is fetched anew", markup=False)
     live = seen(screen) and not screen.is_dumb_terminal
