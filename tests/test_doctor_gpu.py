@@ -145,7 +145,7 @@ def spoilt_table(monkeypatch: pytest.MonkeyPatch) -> None:
         (8, spoilt_batch),
         (9, spoilt_repeat),
         (10, spoilt_terms),
-        (11, spoilt_repeat),
+        pytest.param(11, spoilt_repeat, marks=pytest.mark.slow),
         (13, spoilt_table),
     ],
 )

@@ -97,7 +97,7 @@ def test_warm_up_is_that_of_dkd() -> None:
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
-@pytest.mark.parametrize("name", ["dkd+ea", "crd+ea+kd", "ea+lskd"])
+@pytest.mark.parametrize("name", ["dkd+ea", pytest.param("crd+ea+kd", marks=pytest.mark.slow), "ea+lskd"])
 def test_combinations_keep_the_contract(name: str, check: Check) -> None:
     check(get(name))
 

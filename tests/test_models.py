@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -185,7 +186,15 @@ def test_parameter_counts() -> None:
     assert {n: sum(p.numel() for p in create(n, 100).parameters()) for n in names()} == PARAMETERS
 
 
-@pytest.mark.parametrize("name", names())
+#: The deepest and widest of families whose others are tried.
+DEEP = {"ResNet50", "resnet110", "resnet110x2", "resnet116", "vgg16", "vgg19"}
+
+
+def deep_slow(some: Iterable[str]) -> list[Any]:
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in DEEP)) for name in some]
+
+
+@pytest.mark.parametrize("name", deep_slow(names()))
 def test_8px_images_train(name: str) -> None:
     tapped = create(name, 10)
     shown = tapped(torch.randn(4 if PARAMETERS[name] > 1e7 else 64, 3, 8, 8))
@@ -296,7 +305,7 @@ def test_create_refuses() -> None:
         create("resnet20", 10, pretrained=True)
 
 
-@pytest.mark.parametrize("name", sorted(set(names()) - {"resnet8x4_double"}))
+@pytest.mark.parametrize("name", deep_slow(sorted(set(names()) - {"resnet8x4_double"})))
 def test_double_has_twice_the_channels(name: str) -> None:
     wider = double(name)
     assert wider == resolve(wider.upper()) == f"{name}_double"
