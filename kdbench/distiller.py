@@ -303,9 +303,8 @@ class Distiller(nn.Module):
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """CE + KD + terms, by name; their sum is minimised. The engine calls this."""
-        named: dict[str, Tensor] = {}
-        if self.ce_weight:
-            named["ce"] = self.ce_weight * F.cross_entropy(student.logits, batch.truth)
+        plain = student.logits[: len(batch.label)] if self.views else student.logits  # labels are of the first view
+        named = {"ce": self.ce_weight * F.cross_entropy(plain, batch.truth)} if self.ce_weight else {}
         student, teacher = self.transform(student, teacher)
         if self.kd_weight:
             whole = kl(student.logits, teacher.logits, self.tau)

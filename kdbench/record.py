@@ -82,7 +82,7 @@ class Settings(BaseModel):
     precision: str = "fp32"
     compile: bool = False
     assistant: Assistant | None = None
-    pretrained: str = ""  # sha256 of the weights that the student starts from; "": random ones
+    pretrained: str = ""  # sha256 of what the student starts from, see ``Tapped.pretrained``
     weights: Literal["published", "tuned"] = "published"  # where values come from that were not set by hand
 
     @property

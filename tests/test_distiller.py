@@ -6,10 +6,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves
 
-from kdbench import Outputs, Shapes
+from kdbench import Batch, Distiller, Outputs, Shapes
+from kdbench.testing.toys import TWIN, Problem
 
 FEATS = tuple(torch.full((2, c, 4, 3), float(c)) for c in (3, 5))
 HEAD = torch.full((7, 5), 10.0), torch.full((7,), 11.0)
@@ -65,3 +67,21 @@ def test_map_asks_in_the_order_of_tensors() -> None:
 def test_shapes_are_those_of_one_image() -> None:
     assert WHOLE.shapes() == Shapes(((3, 4, 3), (5, 4, 3)), (5, 4, 3), 5)
     assert KINDS["tokens"].shapes().tokens == ((12, 3), (13, 5))
+
+
+def test_further_views_leave_the_cross_entropy_to_the_plain_one() -> None:
+    """Labels are those of the first of the views; KD and the method's own terms see all."""
+
+    class Turned(Distiller):
+        views = ("rot90",)
+
+        def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+            return {"rows": torch.tensor(float(len(student.logits)))}
+
+    problem = Problem(TWIN)
+    batch = next(problem.batches(epoch=0, total=1, views=2))
+    seen = problem.show(batch.image)
+    found = Turned.build(problem.pair, kd_weight=1.0).loss(seen, seen, batch)
+    many = len(batch.label)
+    assert torch.equal(found["ce"], F.cross_entropy(seen.logits[:many], batch.label))
+    assert found["rows"] == len(seen.logits) == 2 * many

@@ -17,7 +17,7 @@ from commands import measured, refused, small
 
 from kdbench.data import load
 from kdbench.run import choices, devices, group, outcome, session
-from kdbench.run.executors import examine, lend, plan, processes
+from kdbench.run.executors import examine, lend, plan, processes, strangers
 from kdbench.run.executors.board import TRIES, Board
 from kdbench.run.executors.merge import Merged
 from kdbench.run.executors.slots import Slot, slots, strongest
@@ -366,7 +366,7 @@ def test_a_worker_whose_children_live_on_is_lost_and_they_end(tmp_path: Path, mo
         raise TimeoutError("nobody saw that the worker is gone")
 
     monkeypatch.setattr(processes, "_CHILD", DIES)
-    monkeypatch.setattr(processes.strangers, "known", tuple)  # plug-ins of other tests, whose files are gone
+    monkeypatch.setattr(strangers, "known", tuple)  # plug-ins of other tests, whose files are gone
     monkeypatch.setenv("HELPERS", str(tmp_path / "helpers"))
     before = signal.signal(signal.SIGALRM, late)
     signal.alarm(60)

@@ -16,6 +16,7 @@ from kdbench.distiller import Distiller, Outputs
 from kdbench.engine.checkpoint import state_sha256
 from kdbench.export.cells import student_file, title
 from kdbench.models import Tapped
+from kdbench.models.entered import as_it_was
 from kdbench.models.tapped import measure
 from kdbench.probes import kept
 from kdbench.record import Record
@@ -95,6 +96,7 @@ def load(one: Record, out: Path, data_dir: Path | None = None) -> Deployed:
     except SafetensorError as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     kept.check(one, state, str(path))
+    as_it_was(one.student, one.settings.pretrained, title(one))
     images = None
     if one.modified_student or not {"classes", "image_shape"} <= one.data.keys():
         images = kept.images(one.dataset, data_dir, one.settings.limit_train, one.settings.recipe.get("image_size"))
@@ -104,7 +106,7 @@ def load(one: Record, out: Path, data_dir: Path | None = None) -> Deployed:
     c, h, w = one.data["image_shape"] if images is None else images.image_shape
     with torch.random.fork_rng(devices=[]):  # first weights, which are overwritten
         student = models.create(one.student, len(classes), image_size=w, pretrained=False)
-        student.load_state_dict(kept.part(state, "student.", path))
+        kept.filled(student, kept.part(state, "student.", path), path.name)
         if state_sha256(student.state_dict()) != one.weights_sha256:
             raise ValueError(f"{path} does not hold the weights that the record was measured with")
         method = None

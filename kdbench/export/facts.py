@@ -10,6 +10,7 @@ import torch
 from kdbench import registry
 from kdbench.export.cells import title
 from kdbench.export.deployed import Deployed
+from kdbench.models.entered import find
 from kdbench.utils import environment
 from kdbench.utils.wording import count
 
@@ -48,7 +49,8 @@ def facts(deployed: Deployed, licence: str, difference: float | None) -> dict[st
         "settings": one.settings_hash,
         "weights_sha256": one.weights_sha256,
         "teacher_sha256": one.teacher_sha256,
-        "pretrained": own.pretrained,
+        "pretrained": "" if find(one.student) else own.pretrained,
+        "network_sha256": own.pretrained if find(one.student) else "",
         "classes": list(deployed.classes),
         "image_shape": list(deployed.image_shape),
         "mean": list(deployed.mean),
@@ -142,9 +144,18 @@ One run, seed {one.seed}, {count(one.epochs, "epoch")}{quick}; on the test image
 - Weights sha256 {one.weights_sha256}
 - Teacher sha256 {one.teacher_sha256 or "none"}
 - Data fingerprint {plain(str(said["data"])) or "not known"}
-{f"- Started from pretrained weights, sha256 {own.pretrained}" + chr(10) if own.pretrained else ""}
+{_began(one.student, own.pretrained)}
 {licence}
 """
+
+
+def _began(student: str, sha256: str) -> str:
+    """A line of the card where there is something to say."""
+    if not sha256:
+        return ""
+    if find(student) is not None:
+        return f"- Network of the user's, whose code has the sha256 {sha256}\n"
+    return f"- Started from pretrained weights, sha256 {sha256}\n"
 
 
 def _source(method: str) -> tuple[str, str]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from kdbench.models.tapped import Tapped
+
+Net = TypeVar("Net", bound=nn.Module)
 
 
 def fold(tapped: Tapped, half: torch.dtype | None = None) -> Tapped:
@@ -27,7 +30,7 @@ def fold(tapped: Tapped, half: torch.dtype | None = None) -> Tapped:
     >>> torch.allclose(fold(net)(image).logits, net(image).logits, atol=1e-4)
     True
     """
-    folded = copy.deepcopy(tapped).eval().requires_grad_(False)
+    folded = copied(tapped).eval().requires_grad_(False)
     folded._norms = tapped.norms()
     for module in list(folded.net.modules()) if tapped.folds else ():
         for conv_name, norm_name in _pairs(module):
@@ -45,6 +48,20 @@ def fold(tapped: Tapped, half: torch.dtype | None = None) -> Tapped:
             if type(module) is nn.Conv2d:
                 module.to(half)
     return folded.to(memory_format=torch.channels_last)
+
+
+def copied(net: Net) -> Net:
+    """A deep copy of a module, also where it keeps what its last pass has made, as for Grad-CAM or a weight norm.
+
+    Such tensors hang on a graph, which cannot be copied; the copy has their values.
+
+    >>> net = nn.Linear(2, 2)
+    >>> net.kept = net(torch.ones(1, 2))
+    >>> copied(net).kept.requires_grad
+    False
+    """
+    made = (value for module in net.modules() for value in vars(module).values() if isinstance(value, torch.Tensor))
+    return copy.deepcopy(net, {id(value): value.detach().clone() for value in made if value.grad_fn is not None})
 
 
 def _pairs(module: nn.Module) -> Iterator[tuple[str, str]]:

@@ -7,11 +7,13 @@ one that has ``tap`` and ``head`` itself (``kdbench.models.tapped.Reader``) is t
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, cast, overload
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -46,16 +48,12 @@ def register_model(make: Make | None = None, *, stages: Sequence[str] = (), clas
     """
 
     def enter(made: Make) -> Make:
-        name = getattr(made, "__name__", "")
-        file = inspect.getsourcefile(made) or "" if inspect.isfunction(made) or inspect.isclass(made) else ""
+        name, own = getattr(made, "__name__", ""), Own.of(made, tuple(stages), classifier)
         known = find(name)
-        if (
-            not name.isidentifier()
-            or (known is not None and known.file != file)
-            or _plain(name) in set(map(_plain, ZOO))
-        ):
+        other = known is not None and known.file != own.file and not (known.in_a_notebook and own.in_a_notebook)
+        if not name.isidentifier() or other or _plain(name) in set(map(_plain, ZOO)):
             raise ValueError(f"the name {name!r} is another network's; give the function another one")
-        ENTERED[name] = Own(made, tuple(stages), classifier, file)
+        ENTERED[name] = own
         made.__kdbench_model__ = True  # type: ignore[attr-defined]
         return made
 
@@ -95,6 +93,7 @@ def create(name: str, num_classes: int, *, image_size: int) -> Tapped:
             f" the names of submodules, such as {', '.join(list(dict(net.named_children()))[:4])}"
         )
     tapped = Tapped(net, name, reader=reader)
+    _fit(net, name)
     tapped.pretrained = own.sha256
     tapped.folds = False  # what is folded away cannot be tapped
     return tapped
@@ -130,9 +129,15 @@ class OwnReader:
         image = picture((3, image_size, image_size)).to(linear.weight)
         with evaluating(net):
             try:
-                logits, seen = net(image), self.tap(image)
+                logits, seen = net(shown := image.clone()), self.tap(image.clone())
             except Exception as error:
                 raise ValueError(f"{name} cannot be tapped with {image_size}-px images: {_line(error)}") from error
+            if not torch.equal(shown, image):
+                raise ValueError(f"{name} writes into its images, which others see, too; clone them first")
+            if not isinstance(logits, Tensor):
+                raise ValueError(
+                    f"{name} gives a {type(logits).__name__}; it is to give logits, (B, {linear.out_features})"
+                )
             if any(not isinstance(one, Tensor) or one.ndim != 4 for one in seen.feats):
                 raise ValueError(f"the stages of {name} are to be maps (B, C, H, W); one of them is none")
             near = _CLOSE * logits.abs().max()
@@ -152,6 +157,21 @@ class OwnReader:
     def head(self, last: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, K) logits."""
         return F.linear(last.mean(dim=(2, 3)), self.linear.weight, self.linear.bias)
+
+
+def _fit(net: nn.Module, name: str) -> None:
+    """Raises: ValueError: it cannot be copied, kept or trained as runs do it."""
+    try:
+        copy.deepcopy(net)
+    except Exception as error:
+        raise ValueError(f"{name} cannot be copied, as runs do to evaluate it: {_line(error)}") from error
+    if odd := [key for key, value in net.state_dict().items() if not isinstance(value, Tensor)]:
+        raise ValueError(f"the state_dict of {name} has {odd[0]!r}, which is no tensor; kept weights are tensors alone")
+    if odd := [key for key, value in net.named_parameters() if value.dtype is not torch.float32]:
+        kind = str(dict(net.named_parameters())[odd[0]].dtype).removeprefix("torch.")
+        raise ValueError(
+            f"{odd[0]} of {name} is {kind}; runs train float32 weights, and --precision says what they use"
+        )
 
 
 def _plain(name: str) -> str:

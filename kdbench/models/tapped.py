@@ -33,7 +33,8 @@ class Tapped(nn.Module):
     Attributes:
         name: canonical name, such as "resnet32x4" or "timm/resnet18".
         net: the model itself; its ``state_dict()`` has the published keys.
-        pretrained: SHA-256 of the weights that it started from; "": it began at random.
+        pretrained: SHA-256 of the weights that it started from, or of the code of a network of the user's; "": it is
+            the zoo's and began at random.
         renormalise: turns the images given into the model's own terms; None: they are.
 
     Args:

@@ -80,7 +80,7 @@ class TeacherCard(BaseModel):
     mean: tuple[Finite, ...] | None = None  # its own normalisation, which it sees images in whatever the student's
     std: tuple[Positive, ...] | None = None
     precision: str | None = None  # in which top1 was measured
-    pretrained: str | None = None  # SHA-256 of the weights it started from; "" where it began at random
+    pretrained: str | None = None  # as ``Tapped.pretrained``
     checksum: str = ""  # over all the rest; "" in an old card, which nobody can vouch for
 
     @property

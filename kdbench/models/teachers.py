@@ -19,6 +19,7 @@ from torch import Tensor
 
 from kdbench.models import teacher_card
 from kdbench.models.checkpoints import match, read_checkpoint
+from kdbench.models.entered import as_it_was
 from kdbench.models.renormalise import Normalisation
 from kdbench.models.tapped import Tapped
 from kdbench.models.teacher_card import DataIdentity, TeacherCard, seal
@@ -212,6 +213,7 @@ def load(
             f"{weights} is not the file its card describes: sha256 {sha256[:12]}, the card has {card.sha256[:12]};"
             " restore it, or remove both to train anew"
         )
+    as_it_was(name, card.pretrained or "", f"the teacher {name} of {where.parent}")
     with torch.random.fork_rng(devices=[]):  # the first weights of the network are overwritten
         tapped = create(name, card.num_classes, image_size=image_size, pretrained=False)
     try:

@@ -19,6 +19,7 @@ from kdbench.data import trained_on
 from kdbench.distiller import Distiller, Outputs
 from kdbench.engine.attending import attending, attention_state
 from kdbench.engine.checkpoint import beside_sha256
+from kdbench.probes.kept import method_changed
 from kdbench.probes.probe import Context, Found, NotApplicable, Probe, Settings
 from kdbench.probes.subject import Subject
 from kdbench.utils.findings import Matrix
@@ -121,6 +122,8 @@ def _method(subject: Subject) -> Distiller:
         registry.get(one.settings.method)
     except ValueError as error:
         raise NotApplicable(f"{error}; --plugin names its file") from error
+    if changed := method_changed(one):
+        raise ValueError(changed)
     pair = models.make_pair(
         subject.net,
         subject.teacher,

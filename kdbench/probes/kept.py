@@ -15,6 +15,7 @@ from kdbench.data import Dataset
 from kdbench.distiller import Distiller
 from kdbench.engine.checkpoint import beside_sha256
 from kdbench.models import Tapped, teachers
+from kdbench.models.entered import as_it_was
 from kdbench.models.teachers import TeacherCard
 from kdbench.record import Record
 
@@ -66,15 +67,67 @@ def check(one: Record, state: dict[str, Tensor], name: str) -> None:
         raise ValueError(f"{name} does not hold the parts of {one.method} that the record was measured with")
 
 
-def method(one: Record, student: Tapped, images: Dataset, out: Path, state: dict[str, Tensor]) -> Distiller:
-    """The method's modules, which the evaluated network of this row needs.
+def filled(net: Tapped, state: dict[str, Tensor], name: str) -> None:
+    """Put a kept student's weights into its network.
+
+    Raises:
+        ValueError: they are of another network.
+
+    >>> filled(models.create("resnet8", 10), {}, "kd-s0.safetensors")
+    Traceback (most recent call last):
+    ValueError: kd-s0.safetensors holds weights of another network than resnet8: Missing key(s) in state_dict: ...
+    """
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:
+        why = " ".join(str(error).partition(":\n")[2].split())[:300]
+        raise ValueError(f"{name} holds weights of another network than {net.name}: {why}") from error
+
+
+def network_changed(one: Record) -> str:
+    """That a student is a network of the user's whose code is another than then; "": it is not."""
+    try:
+        as_it_was(one.student, one.settings.pretrained, f"{one.method} on {one.pair}, seed {one.seed}")
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def method_changed(one: Record) -> str:
+    """That the method is a plug-in whose code is another than then; "": it is not, or it is not loaded.
 
     >>> from types import SimpleNamespace as Facts
-    >>> one = Facts(dataset="digits", teacher="resnet20", teacher_sha256="0" * 64, method="simkd")
+    >>> method_changed(Facts(plugin_sha256="", settings=Facts(method="simkd")))
+    ''
+    """
+    try:
+        now = registry.source_sha256(one.settings.method) if one.plugin_sha256 else ""
+    except ValueError:  # who needs it says so
+        return ""
+    if now == one.plugin_sha256:
+        return ""
+    return (
+        f"the plug-in of {one.method} is another than its record was made with (sha256 {one.plugin_sha256[:8]}, now"
+        f" {now[:8]}): restore its file, or train it anew with --force"
+    )
+
+
+def method(
+    one: Record, student: Tapped, images: Dataset, out: Path, state: dict[str, Tensor], *, believed: bool = False
+) -> Distiller:
+    """The method's modules, which the evaluated network of this row needs.
+
+    Raises:
+        ValueError: its teacher is not there, or, unless it is ``believed``, its code is another than then.
+
+    >>> from types import SimpleNamespace as Facts
+    >>> one = Facts(dataset="digits", teacher="resnet20", teacher_sha256="0" * 64, method="simkd", plugin_sha256="")
     >>> method(one, None, Facts(image_shape=(3, 8, 8)), Path("nowhere"), {})
     Traceback (most recent call last):
     ValueError: its teacher resnet20 (00000000) is not in nowhere/teachers, and simkd predicts with it
     """
+    if not believed and (changed := method_changed(one)):
+        raise ValueError(changed)
     mentor = teacher(one, out / "teachers", images.image_shape[-1])
     pair = models.make_pair(
         student,

@@ -145,10 +145,12 @@ def _compare(what: str, one: Record, path: Path, out: Path, data_dir: Path | Non
     state = from_bytes(content(path))
     kept.check(one, state, path.name)
     student = models.create(one.student, images.num_classes, image_size=images.image_shape[-1], pretrained=False)
-    student.load_state_dict(kept.part(state, "student.", path))
+    kept.filled(student, kept.part(state, "student.", path), path.name)
     if state_sha256(student.state_dict()) != one.weights_sha256:
         return Verdict(what, "wrong", f"{path.name} does not hold the weights that the record was measured with")
-    method = kept.method(one, student, images, out, kept.part(state, "method.", path)) if one.modified_student else None
+    method = None
+    if one.modified_student:
+        method = kept.method(one, student, images, out, kept.part(state, "method.", path), believed=True)
     precision = Precision(one.settings.precision)
     precision.check(device)
     precision.prepare(device)
@@ -161,6 +163,9 @@ def _compare(what: str, one: Record, path: Path, out: Path, data_dir: Path | Non
     found = f"{top1:.2f}%"
     if top1 == one.top1_last:
         return Verdict(what, "equal", f"{found}, as recorded")
+    for changed in (kept.network_changed(one), kept.method_changed(one)):
+        if changed:
+            return Verdict(what, "wrong", f"{found}, the record has {one.top1_last:.2f}%, and {changed}")
     same = {"torch": torch.__version__, "device": str(device), "cpu": environment.cpu_name()}
     moved = [name for name, here in same.items() if one.environment.get(name) != here]
     near = moved and abs(top1 - (one.top1_last or 0.0)) <= CLOSE

@@ -11,9 +11,12 @@ from typing import Any, TypeVar
 
 from kdbench import models
 from kdbench.models import Tapped, entered
+from kdbench.registry.code import of_function
 from kdbench.run.plugins import unchanged
 
 T = TypeVar("T")
+
+entered.codes_by(of_function)
 
 
 def network(name: str, num_classes: int, **more: Any) -> Tapped:

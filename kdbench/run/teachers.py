@@ -21,7 +21,7 @@ from kdbench.engine.fit import Setting, Watcher, fit
 from kdbench.engine.graph.backend import machine_for
 from kdbench.engine.lane import Lane
 from kdbench.engine.precision import Precision
-from kdbench.models import Tapped, teachers
+from kdbench.models import Tapped, entered, teachers
 from kdbench.models.teachers import DataIdentity, TeacherCard
 from kdbench.run import batches
 from kdbench.run.lanes import plan
@@ -232,7 +232,7 @@ def train(
     drop_path = wanted.get("drop_path", 0.0)
     side = data.image_shape[-1]
     net = start() if start else network(name, data.num_classes, image_size=side, drop_path=drop_path)
-    if net.pretrained:
+    if net.pretrained and entered.find(name) is None:  # else it names the code of a network of the user's
         note(f"teacher {name} starts from its pretrained weights ({net.pretrained[:8]})")
     checkpoint = teachers.path(folder, suite.dataset, name, variant(wanted)).with_suffix(".ckpt")
     lane = _lane(net, data, wanted, checkpoint, seed=stable_seed(seed, "teacher lane", name), device=device, note=note)
