@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from telling import fast
+from torch import Tensor
 from training import COMBINATIONS, EPOCHS, assert_same, lane, loader, result, setting, supported, train
 
-from kdbench import registry
+from kdbench import Batch, Outputs, registry
 from kdbench.engine import checkpoint
 from kdbench.engine.lane import Lane, NothingToTrain
 from kdbench.engine.schedule import Plan
@@ -167,3 +168,20 @@ def test_a_stage_without_anything_to_train_is_named(
 def test_bytes_that_are_no_checkpoint_are_refused(damage: Callable[[bytes], bytes]) -> None:
     with pytest.raises(checkpoint.CheckpointDamaged, match="checkpoint one is truncated"):
         checkpoint.unpack(damage(checkpoint.pack({"epoch": 1})), "one")
+
+
+def test_a_layer_that_a_method_makes_in_its_loss_is_told(tmp_path: Path) -> None:
+    """It is in no optimizer, so it would stay as it was drawn, without a word."""
+    late, mate = lane("kd", tmp_path / "late"), lane("kd", tmp_path / "mate")
+    usual, layer = late.method.terms, torch.nn.Linear(10, 10)
+
+    def terms(student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        late.method.late = layer
+        return usual(student, teacher, batch) | {"late": layer(student.logits).square().mean()}
+
+    late.method.terms = terms  # type: ignore[method-assign]
+    train([late, mate])
+    assert late.failure is not None
+    assert "the method made late.weight after its stage began" in late.failure
+    assert mate.failure is None
+    assert mate.done

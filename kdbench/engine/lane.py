@@ -247,7 +247,9 @@ class Lane:
 
         Raises:
             Diverged: a term is not finite, or every step overflowed and lower scales do not help.
+            Failed: see ``stepping.check``.
         """
+        stepping.check(self)
         gradients.finish(self)
         self.begun, self.shared = 0, 0.0
         self.seconds += shared_seconds

@@ -7,7 +7,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from kdbench.distiller import Distiller
 from kdbench.engine.averaging import Average
+from kdbench.engine.errors import Failed
 from kdbench.engine.optimizers import SGD
 from kdbench.engine.precision import Scaler
 from kdbench.engine.schedule import Plan
@@ -22,6 +24,7 @@ class Lane(Protocol):
     average: Average | None
     waiting: int
     compiled: Any
+    method: Distiller
 
 
 def by_host(plan: Plan) -> str:
@@ -40,6 +43,24 @@ def begin(lane: Lane) -> None:
     lane.waiting = 0
     if lane.average is not None:
         lane.average.begin()
+
+
+def check(lane: Lane) -> None:
+    """Everything of the method that requires a gradient is trained.
+
+    Raises:
+        Failed: something was made, or asked for a gradient, after the optimizer of its stage.
+
+    >>> from kdbench.testing.examples import lanes
+    >>> check(*lanes("kd"))
+    """
+    trained = {id(p) for group in lane.optimizer.param_groups for p in group["params"]}
+    late = [name for name, p in lane.method.named_parameters() if p.requires_grad and id(p) not in trained]
+    if late:
+        raise Failed(
+            f"the method made {late[0]} after its stage began, or asked for its gradient then, and nothing trains it;"
+            " make parameters in __init__"
+        )
 
 
 def averaged(lane: Lane) -> dict[str, Tensor]:
