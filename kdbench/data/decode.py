@@ -22,6 +22,8 @@ from kdbench.utils import memory, wording
 
 #: After so many pictures that cannot be used the rest is not looked at.
 ENOUGH = 20
+#: So many behind a block with such a one are looked at, for their names: more would keep its sentence waiting.
+LOOK_ON = 20_000
 #: Bytes that a full-size pixel may take on its way: as it lies, turned, with alpha, laid on white.
 _BYTES = 16
 _LEAST = 2**24  # pixels that may be in hand at any time, however little memory is free
@@ -103,15 +105,15 @@ def decode(files: Sequence[str], size: int, *, keep: bool = True) -> Decoded:
 
 
 def decode_block(files: Sequence[str], first: int, many: int, size: int) -> Decoded:
-    """Some of the files, from ``first`` on; where one cannot be used, all that follow are looked at as well.
+    """Some of the files, from ``first`` on; where one cannot be used, those that follow are looked at as well.
 
     Raises:
-        DataMissing: some cannot be used, as of ``decode``; those behind the block are named, too.
+        DataMissing: some cannot be used, as of ``decode``; of the next ``LOOK_ON`` files those are named, too.
     """
     try:
         return decode(files[first : first + many], size)
     except DataMissing:
-        decode(files[first:], size, keep=False)
+        decode(files[first : first + many + LOOK_ON], size, keep=False)
         raise
 
 
