@@ -89,7 +89,7 @@ def test_images_that_are_equally_sure_stand_in_no_order() -> None:
 
 
 def test_a_small_last_minibatch_counts_as_little_as_it_tells() -> None:
-    """Of two batches the second has four images: with equal weights CKA's spread was forty times that of one batch."""
+    """Of two batches the second has four images, and with equal weights their sum says little of the first."""
     found = []
     for seed in range(30):
         x = drawn(404, 6, seed=seed)

@@ -16,7 +16,6 @@ from kdbench.distiller import Distiller, Outputs
 from kdbench.engine.checkpoint import state_sha256
 from kdbench.export.cells import student_file, title
 from kdbench.models import Tapped
-from kdbench.models.entered import as_it_was
 from kdbench.models.tapped import measure
 from kdbench.probes import kept
 from kdbench.record import Record
@@ -96,7 +95,6 @@ def load(one: Record, out: Path, data_dir: Path | None = None) -> Deployed:
     except SafetensorError as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     kept.check(one, state, str(path))
-    as_it_was(one.student, one.settings.pretrained, title(one))
     images = None
     if one.modified_student or not {"classes", "image_shape"} <= one.data.keys():
         images = kept.images(one.dataset, data_dir, one.settings.limit_train, one.settings.recipe.get("image_size"))

@@ -52,11 +52,13 @@ def part(state: dict[str, Tensor], prefix: str, path: Path) -> dict[str, Tensor]
     return found
 
 
-def check(one: Record, state: dict[str, Tensor], name: str) -> None:
-    """What is kept beside a student is what the record was measured with; older records do not know.
+def check(one: Record, state: dict[str, Tensor], name: str, *, believed: bool = False) -> None:
+    """What is kept beside a student, and the code of a network of the user's, are those that the record was made with.
+
+    Older records do not know of the first. `kdbench eval`, which measures anew, asks for the second where it matters.
 
     Raises:
-        ValueError: it is not.
+        ValueError: they are not.
 
     >>> from types import SimpleNamespace as Facts
     >>> check(Facts(kept_sha256="0" * 64, method="simkd"), {}, "simkd-s0.safetensors")
@@ -65,6 +67,8 @@ def check(one: Record, state: dict[str, Tensor], name: str) -> None:
     """
     if one.kept_sha256 and beside_sha256(state) != one.kept_sha256:
         raise ValueError(f"{name} does not hold the parts of {one.method} that the record was measured with")
+    if not believed and (changed := network_changed(one)):
+        raise ValueError(changed)
 
 
 def filled(net: Tapped, state: dict[str, Tensor], name: str) -> None:

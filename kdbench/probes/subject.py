@@ -20,7 +20,6 @@ from kdbench.distiller import Distiller, Outputs
 from kdbench.engine.checkpoint import state_sha256
 from kdbench.engine.precision import Precision
 from kdbench.models import Tapped
-from kdbench.models.entered import as_it_was
 from kdbench.models.renormalise import Normalisation
 from kdbench.models.teachers import TeacherCard
 from kdbench.probes import checked, kept
@@ -140,7 +139,6 @@ def load(target: Target, out: Path, data_dir: Path | None, device: torch.device,
         return Subject(target, _placed(net, device), images, recipe | own._asdict(), device, precision)
     state = kept_state(target.student_file)
     kept.check(one, state, target.student_file.name)
-    as_it_was(one.student, one.settings.pretrained, f"{one.method} on {one.pair}, seed {one.seed}")
     net = models.create(one.student, images.num_classes, image_size=images.image_shape[-1], pretrained=False)
     kept.filled(net, kept.part(state, "student.", target.student_file), target.student_file.name)
     if state_sha256(net.state_dict()) != one.weights_sha256:
